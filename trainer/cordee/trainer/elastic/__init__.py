@@ -1,0 +1,1 @@
+"""The elastic step: shards, exact reduction, commit, and state handed to a joiner."""
