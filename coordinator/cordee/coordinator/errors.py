@@ -1,0 +1,48 @@
+"""Why the coordinator could not do what was asked.
+
+Every error carries a sentence that says what is wrong and, where there is something to do about it, a hint. `code` is the word that
+REST clients see; the REST layer maps it to a status in one table. Whatever is not a `CoordinatorError` is a bug.
+"""
+
+__all__ = ["ConflictError", "CoordinatorError", "InvalidError", "NotFoundError", "TooLargeError", "UnauthorizedError"]
+
+
+class CoordinatorError(Exception):
+    """The root of all errors that the coordinator raises on purpose."""
+
+    code = "error"
+
+    def __init__(self, message: str, hint: str = "") -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+
+
+class NotFoundError(CoordinatorError):
+    """No such job, bundle or page."""
+
+    code = "not_found"
+
+
+class ConflictError(CoordinatorError):
+    """The job's state does not allow it."""
+
+    code = "conflict"
+
+
+class InvalidError(CoordinatorError):
+    """The request itself is wrong."""
+
+    code = "invalid"
+
+
+class TooLargeError(CoordinatorError):
+    """More bytes than the coordinator takes."""
+
+    code = "too_large"
+
+
+class UnauthorizedError(CoordinatorError):
+    """No token, or a wrong one."""
+
+    code = "unauthorized"
