@@ -1,0 +1,116 @@
+"""Writes checkpoints beside training: the step pays for a copy in memory, a thread pays for the disk."""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+import shutil
+import threading
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from cordee.trainer.checkpoint.files import fsync_directory, fsync_file, sha256_of
+from cordee.trainer.checkpoint.layout import FORMAT, MANIFEST, STATE_FILE, step_directories, step_directory
+
+__all__ = ["CheckpointWriter", "write_checkpoint"]
+
+Arrays = Mapping[str, np.ndarray[Any, Any]]
+
+
+def write_checkpoint(directory: Path, step: int, arrays: Arrays, meta: Mapping[str, Any]) -> tuple[Path, int]:
+    """Writes one checkpoint and returns its folder and size in bytes. Raises `OSError` when storage fails."""
+    from safetensors.numpy import save_file
+
+    directory.mkdir(parents=True, exist_ok=True)
+    target = step_directory(directory, step)
+    unfinished = directory / f".{target.name}.{os.getpid()}.{secrets.token_hex(4)}.tmp"
+    unfinished.mkdir()
+    try:
+        state = unfinished / STATE_FILE
+        save_file(dict(arrays), state)
+        fsync_file(state)
+        size = state.stat().st_size
+        manifest = {
+            "format": FORMAT,
+            "step": step,
+            "created": time.time(),
+            "files": {STATE_FILE: {"bytes": size, "sha256": sha256_of(state)}},
+            "meta": dict(meta),
+        }
+        (unfinished / MANIFEST).write_text(json.dumps(manifest, indent=1), encoding="utf-8")
+        fsync_file(unfinished / MANIFEST)
+        fsync_directory(unfinished)
+        if target.exists():
+            # A redone step writes the same bits; or the one there was found damaged. Either way the new one is good.
+            shutil.rmtree(target)
+        unfinished.rename(target)
+        fsync_directory(directory)
+    finally:
+        shutil.rmtree(unfinished, ignore_errors=True)
+    return target, size
+
+
+class CheckpointWriter:
+    """Keeps the newest `keep` checkpoints of a run in `directory`.
+
+    `on_written(step, path, size_bytes, seconds)` and `on_failed(step, error)` are called from the writing thread. A failing
+    disk never stops training: the failure is reported, and the next checkpoint tries again.
+    """
+
+    def __init__(
+        self,
+        directory: Path,
+        *,
+        keep: int,
+        on_written: Callable[[int, Path, int, float], None],
+        on_failed: Callable[[int, Exception], None],
+    ) -> None:
+        if keep < 1:
+            raise ValueError(f"keep at least one checkpoint, not {keep}")
+        self._directory = directory
+        self._keep = keep
+        self._on_written = on_written
+        self._on_failed = on_failed
+        self._thread: threading.Thread | None = None
+
+    @property
+    def busy(self) -> bool:
+        """Whether a checkpoint is being written now; `save` would wait for it."""
+        return self._thread is not None and self._thread.is_alive()
+
+    def save(self, step: int, arrays: Arrays, meta: Mapping[str, Any]) -> None:
+        """Writes `arrays` in the background. They must not change any more: hand over copies."""
+        self.wait()
+        self._thread = threading.Thread(
+            target=self._write, args=(step, arrays, meta), name=f"checkpoint-{step}", daemon=True
+        )
+        self._thread.start()
+
+    def wait(self) -> None:
+        """Waits until nothing is being written."""
+        if self._thread is not None:
+            self._thread.join()
+            self._thread = None
+
+    def _write(self, step: int, arrays: Arrays, meta: Mapping[str, Any]) -> None:
+        started = time.monotonic()
+        try:
+            path, size = write_checkpoint(self._directory, step, arrays, meta)
+            self._prune()
+        except Exception as error:  # whatever storage throws: training goes on, the error is told
+            self._on_failed(step, error)
+            return
+        self._on_written(step, path, size, time.monotonic() - started)
+
+    def _prune(self) -> None:
+        for _, path in step_directories(self._directory)[: -self._keep]:
+            shutil.rmtree(path, ignore_errors=True)
+        for leftover in self._directory.glob(".step-*.tmp"):
+            # A writer that was killed left it; a live one's folder is younger than a day.
+            if time.time() - leftover.stat().st_mtime > 86_400:
+                shutil.rmtree(leftover, ignore_errors=True)

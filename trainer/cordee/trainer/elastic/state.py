@@ -1,0 +1,87 @@
+"""A run's training state as named arrays and a few scalars: what a joiner is handed and a checkpoint holds.
+
+Names are `model.<parameter or buffer>` and `optimizer.<key>.<parameter>`, so that a state can be read, compared and moved
+without the code that made it. Arrays are views into the live model and optimiser: capturing copies nothing, restoring writes
+in place, because parameters are views into flat storage that must stay where it is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from cordee.trainer import random
+from cordee.trainer.array import Array, to_host
+
+if TYPE_CHECKING:
+    from cordee.trainer.nn import Module
+    from cordee.trainer.optim import Optimizer
+
+__all__ = ["StateError", "TrainingState", "model_arrays"]
+
+
+class StateError(Exception):
+    """A training state does not fit the model and optimiser that are to take it."""
+
+
+def model_arrays(model: Module) -> dict[str, Array]:
+    """The arrays of `model`'s parameters and buffers, by name."""
+    arrays: dict[str, Array] = {name: parameter.data for name, parameter in model.named_parameters()}
+    arrays.update((name, buffer.data) for name, buffer in model.named_buffers())
+    return arrays
+
+
+class TrainingState:
+    """The state of one model and one optimiser."""
+
+    def __init__(self, model: Module, optimizer: Optimizer) -> None:
+        self._model = model
+        self._optimizer = optimizer
+        self._parameter_names = {id(parameter): name for name, parameter in model.named_parameters()}
+        for group in optimizer.groups:
+            for parameter in group.parameters:
+                if id(parameter) not in self._parameter_names:
+                    raise ValueError(
+                        f"the optimizer trains a parameter of shape {tuple(parameter.shape)} that the model does not "
+                        f"have; make the optimizer from the same model: optim.SGD(model.parameters(), …)"
+                    )
+
+    def views(self) -> dict[str, Array]:
+        """Every array of the state, by name, as views into the live storage."""
+        arrays = {f"model.{name}": array for name, array in model_arrays(self._model).items()}
+        for group in self._optimizer.groups:
+            for key, flat in group.state.items():
+                for parameter, view in zip(group.parameters, group.views(flat), strict=True):
+                    arrays[f"optimizer.{key}.{self._parameter_names[id(parameter)]}"] = view
+        return arrays
+
+    def host_copies(self) -> dict[str, np.ndarray[Any, Any]]:
+        """Every array of the state, by name, copied to host memory: a snapshot that training does not change."""
+        return {name: np.array(to_host(view), order="C", copy=True) for name, view in self.views().items()}
+
+    def scalars(self) -> dict[str, Any]:
+        """What is no array, as JSON would have it."""
+        return {"optimizer": self._optimizer.scalars(), "random": random.get_state()}
+
+    def restore(self, arrays: Mapping[str, Any], scalars: Mapping[str, Any]) -> None:
+        """Takes over `arrays` and `scalars`, in place. Raises `StateError`, changing nothing, when they do not fit."""
+        views = self.views()
+        problems = [f"{name} is missing" for name in sorted(views.keys() - arrays.keys())]
+        problems += [f"{name} is unknown here" for name in sorted(arrays.keys() - views.keys())]
+        for name in sorted(views.keys() & arrays.keys()):
+            view, array = views[name], arrays[name]
+            if tuple(view.shape) != tuple(array.shape) or view.dtype != array.dtype:
+                problems.append(
+                    f"{name} is {tuple(array.shape)} {array.dtype} there, {tuple(view.shape)} {view.dtype} here"
+                )
+        if problems:
+            raise StateError(
+                "the training state does not fit this script's model and optimizer (did the script change?): "
+                + "; ".join(problems)
+            )
+        for name, view in views.items():
+            view[...] = arrays[name] if isinstance(view, np.ndarray) else type(view)(arrays[name])
+        self._optimizer.load_scalars(scalars["optimizer"])
+        random.set_state(scalars["random"])

@@ -1,0 +1,166 @@
+"""One step of training, as one worker of a world computes it."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from cordee.trainer import random
+from cordee.trainer.elastic.header import StepHeader
+from cordee.trainer.elastic.protocols import PeerLostError
+from cordee.trainer.elastic.tree import deal
+
+if TYPE_CHECKING:
+    from cordee.trainer.data import Batch
+    from cordee.trainer.elastic.protocols import World
+    from cordee.trainer.elastic.run import Run
+    from cordee.trainer.tensor import Tensor
+
+__all__ = ["Step"]
+
+
+class Step:
+    """This worker's share of one optimiser update, as `Run.steps` yields it.
+
+    Go through `shards`, call `backward` with the mean loss of each, then `commit`. After a loss of a worker the same step is
+    yielded again, with another share.
+
+    Attributes:
+        number: the step, from 1.
+        epoch: its epoch, from 1.
+        index: its place in the epoch, from 0.
+        num_samples: samples in its global batch.
+        epoch_end: whether it is the last of its epoch.
+        loss: mean loss over the global batch, once committed; NaN where `backward` was not used. The same on every worker.
+        committed: whether its update has been applied here.
+    """
+
+    def __init__(self, run: Run, world: World, number: int) -> None:
+        loader = run.loader
+        steps_per_epoch = len(loader)
+        self.number = number
+        self.epoch = (number - 1) // steps_per_epoch + 1
+        self.index = (number - 1) % steps_per_epoch
+        self.epoch_end = self.index == steps_per_epoch - 1
+        self.num_samples = loader.num_samples(self.index)
+        self.loss = math.nan
+        self.committed = False
+        self.lost = False
+        self._run = run
+        self._world = world
+        self._range = deal(loader.num_shards, world.size)[world.rank]
+        self._next_shard = self._range[0]
+        self._samples_in_shard = 0
+        self._shard_loss = math.nan
+        self._losses: list[float] = []
+        self._touched = np.zeros(sum(len(group.parameters) for group in run.optimizer.groups), np.bool_)
+        self._started = time.perf_counter()
+
+    @property
+    def shards(self) -> Iterator[Batch]:
+        """This worker's shards of the global batch, each a batch; inside, random numbers are keyed by step and shard."""
+        run, loader = self._run, self._run.loader
+        if self._next_shard != self._range[0]:
+            raise RuntimeError(f"step {self.number}: its shards were gone through already")
+        for group, partials in zip(run.optimizer.groups, run.partials, strict=True):
+            partials.clear(group.grad)
+        for shard in range(*self._range):
+            batch = loader.shard_batch(self.epoch - 1, self.index, shard)
+            run.optimizer.zero_grad()
+            self._shard_loss = math.nan
+            if batch is not None:
+                self._samples_in_shard = len(batch)
+                with random.scope(step=self.number, shard=shard):
+                    yield batch
+            self._fold(shard)
+
+    def backward(self, loss: Tensor) -> None:
+        """Adds the gradient of `loss`, the *mean* loss over the shard at hand, weighted by the shard's share of the batch.
+
+        So the sum over all shards is the gradient of the mean loss over the global batch, whatever the shards' sizes.
+        """
+        if not self._samples_in_shard:
+            raise RuntimeError(f"step {self.number}: backward is called inside `for batch in step.shards`")
+        weight = self._samples_in_shard / self.num_samples
+        value = float(loss.item()) * weight
+        self._shard_loss = value if math.isnan(self._shard_loss) else self._shard_loss + value
+        loss.backward(weight)
+
+    def commit(self) -> bool:
+        """Sums the gradients of all workers, exactly, and applies the update.
+
+        Returns whether the step is committed. False: a worker was lost in the middle; nothing was applied, and `Run.steps`
+        yields the step again.
+        """
+        if self.committed or self.lost:
+            raise RuntimeError(f"step {self.number} was committed already; go on with the next one")
+        if self._next_shard != self._range[1]:
+            raise RuntimeError(
+                f"step {self.number} cannot be committed: {self._range[1] - self._next_shard} of this worker's "
+                f"{self._range[1] - self._range[0]} shards were not gone through"
+            )
+        run = self._run
+        header = StepHeader(self.number, run.membership.change_pending(), tuple(self._losses), self._touched).pack()
+        try:
+            headers = self._exchange(header)
+        except PeerLostError as error:
+            self.lost = True
+            run.lost(error)
+            return False
+        self._apply(headers)
+        run.committed(self, time.perf_counter() - self._started, any(h.change_pending for h in headers))
+        return True
+
+    def _fold(self, shard: int) -> None:
+        run = self._run
+        offset = 0
+        for group, partials in zip(run.optimizer.groups, run.partials, strict=True):
+            count = len(group.parameters)
+            self._touched[offset : offset + count] |= group.touched()
+            offset += count
+            group.fill_untouched()
+            partials.fold(shard, group.grad, last=shard == self._range[1] - 1)
+        self._losses.append(self._shard_loss)
+        self._samples_in_shard = 0
+        self._next_shard = shard + 1
+
+    def _exchange(self, header: bytes) -> list[StepHeader]:
+        """Reduces every group; the gradients end in the groups' own buffers. Nothing is applied unless all arrive."""
+        run, communicator = self._run, self._world.communicator
+        packed: list[bytes] = []
+        for group, partials in zip(run.optimizer.groups, run.partials, strict=True):
+            received = communicator.all_reduce(
+                partials.spans, group.grad, num_shards=run.loader.num_shards, header=b"" if packed else header
+            )
+            packed = packed or received
+        headers = [StepHeader.unpack(one) for one in packed]
+        for rank, one in enumerate(headers):
+            if one.step != self.number or len(one.touched) != len(self._touched):
+                raise RuntimeError(
+                    f"rank {rank} is at step {one.step} with {len(one.touched)} parameters, this worker at step "
+                    f"{self.number} with {len(self._touched)}: the workers do not run the same script"
+                )
+        return headers
+
+    def _apply(self, headers: list[StepHeader]) -> None:
+        optimizer = self._run.optimizer
+        touched = np.logical_or.reduce([header.touched for header in headers])
+        offset = 0
+        for group in optimizer.groups:
+            count = len(group.parameters)
+            group.mark_touched(touched[offset : offset + count])
+            offset += count
+        optimizer.step()
+        # Ranks hold ascending ranges, so this is shard order; fsum's result does not depend on the order anyway.
+        losses = [loss for header in headers for loss in header.losses]
+        given = [loss for loss in losses if not math.isnan(loss)]
+        self.loss = math.fsum(given) if given and len(given) == self._expected_losses() else math.nan
+        self.committed = True
+
+    def _expected_losses(self) -> int:
+        """Shards that have samples: only those can report a loss."""
+        return min(self._run.loader.num_shards, self.num_samples)
