@@ -240,7 +240,7 @@ class Run:
         return {
             "step": self._step,
             "samples": self._samples,
-            "metrics": self.metrics,
+            "metrics": dict(self.metrics),
             "scalars": self._state.scalars(),
         }
 

@@ -1,0 +1,46 @@
+"""What all tests share: the device, a fixed seed that is printed, and Hypothesis' profiles."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+from hypothesis import HealthCheck, settings
+
+SEED = 20260401
+
+settings.register_profile("default", deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
+settings.register_profile("thorough", deadline=None, max_examples=2000, print_blob=True)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "default"))
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--device",
+        choices=["cpu", "cuda"],
+        default="cpu",
+        help="where the engine's tensors live; cuda needs CuPy and a device",
+    )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    # Before anything imports the engine: it reads its device and its thread count from the environment once.
+    os.environ["CORDEE_DEVICE"] = config.getoption("--device")
+
+
+def pytest_report_header(config: pytest.Config) -> str:
+    return f"cordee: device {config.getoption('--device')}, seed {SEED}"
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if config.getoption("--device") != "cuda":
+        skip = pytest.mark.skip(reason="needs --device cuda")
+        for item in items:
+            if "cuda" in item.keywords:
+                item.add_marker(skip)
+
+
+@pytest.fixture
+def seed() -> int:
+    """The seed of every random choice in a test."""
+    return SEED
