@@ -99,6 +99,11 @@ class Run:
         """Workers in the world of the moment; 1 before there is one."""
         return self._world.size if self._world else 1
 
+    @property
+    def generation(self) -> int:
+        """The generation of the world of the moment: it grows with every membership change; 0 before there is one."""
+        return self._world.generation if self._world else 0
+
     def weights(self) -> dict[str, np.ndarray[Any, Any]]:
         """The parameters and buffers of the moment, by name, in host memory."""
         return {name: to_host(array) for name, array in model_arrays(self.model).items()}

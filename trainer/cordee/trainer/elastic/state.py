@@ -53,8 +53,8 @@ class TrainingState:
         arrays = {f"model.{name}": array for name, array in model_arrays(self._model).items()}
         for group in self._optimizer.groups:
             for key, flat in group.state.items():
-                for parameter, view in zip(group.parameters, group.views(flat), strict=True):
-                    arrays[f"optimizer.{key}.{self._parameter_names[id(parameter)]}"] = view
+                for index, parameter in enumerate(group.parameters):
+                    arrays[f"optimizer.{key}.{self._parameter_names[id(parameter)]}"] = group.view(flat, index)
         return arrays
 
     def host_copies(self) -> dict[str, np.ndarray[Any, Any]]:

@@ -1,0 +1,230 @@
+"""How long a killed worker holds the others up, and how long until it is a member again; and how long a job takes to start.
+
+    python benchmarks/recovery.py [--kills 20] [--torch-kills 5]
+
+Three workers train an MLP 64-256-10. A worker is chosen by seed and killed with SIGKILL, again and again; every process
+writes a line with the time of each committed step. Measured from the kill:
+
+  survivors   to the first step committed in a world without the victim (by any survivor)
+  whole       to the first step committed by the victim's successor
+  start       from the launch of the command to the first committed step, with nothing running before
+
+Beside it, where PyTorch is installed, `torchrun` with gloo, the same model and a checkpoint at every step, with the setting
+that lets it recover at all (a store of its own per restart). For torchrun both are the same moment: all workers restart.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import importlib.util
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from machine import median, print_machine, print_rows
+
+HERE = Path(__file__).resolve().parent
+WORKERS = 3
+DEADLINE_SECONDS = 60.0
+
+
+@dataclass(frozen=True)
+class Commit:
+    """A committed step, as the process that committed it wrote it down."""
+
+    time: float
+    worker: str
+    pid: int
+    step: int
+    generation: int
+    size: int
+
+
+@dataclass
+class Figures:
+    """What was measured of one system, in seconds."""
+
+    start: list[float] = field(default_factory=list)
+    survivors: list[float] = field(default_factory=list)
+    whole: list[float] = field(default_factory=list)
+    restarted_survivors: int = 0
+
+
+class StepLogs:
+    """Follows the step logs of all processes in a folder."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._offsets: dict[Path, int] = {}
+        self.commits: list[Commit] = []
+
+    def poll(self) -> list[Commit]:
+        """The commits that were written since the last call."""
+        fresh = []
+        for path in self._folder.glob("*.jsonl"):
+            with path.open("rb") as file:
+                file.seek(self._offsets.get(path, 0))
+                data = file.read()
+            whole = data[: data.rfind(b"\n") + 1]
+            self._offsets[path] = self._offsets.get(path, 0) + len(whole)
+            for line in whole.splitlines():
+                entry = json.loads(line)
+                fresh.append(Commit(**{"generation": 0, **entry}))
+        fresh.sort(key=lambda commit: commit.time)
+        self.commits.extend(fresh)
+        return fresh
+
+    def wait(self, wanted: Callable[[Commit], bool], since: int, deadline: float) -> Commit | None:
+        """The first commit after position `since` that is `wanted`; None when the deadline passes."""
+        seen = since
+        while True:
+            self.poll()
+            tail = sorted(self.commits[seen:], key=lambda commit: commit.time)
+            for commit in tail:
+                if wanted(commit):
+                    return commit
+            if time.monotonic() > deadline:
+                return None
+            time.sleep(0.002)
+
+
+def current_members(logs: StepLogs) -> dict[str, int]:
+    """Worker → pid of those that committed the newest step of a full world."""
+    newest = max(commit.step for commit in logs.commits)
+    return {commit.worker: commit.pid for commit in logs.commits if commit.step >= newest - 1}
+
+
+@contextlib.contextmanager
+def launched(command: list[str], log: Path, environment: dict[str, str]) -> Iterator[subprocess.Popen[bytes]]:
+    with (log / "output.txt").open("wb") as output:
+        process = subprocess.Popen(
+            command, stdout=output, stderr=output, env={**os.environ, **environment}, start_new_session=True
+        )
+        try:
+            yield process
+        finally:
+            if process.poll() is None:
+                process.send_signal(signal.SIGINT)
+                try:
+                    process.wait(20)
+                except subprocess.TimeoutExpired:
+                    os.killpg(process.pid, signal.SIGKILL)
+                    process.wait()
+
+
+def measure(command: list[str], log: Path, environment: dict[str, str], kills: int, figures: Figures, seed: int) -> None:
+    """Launches `command`, kills one of its workers `kills` times, and adds to `figures`."""
+    chooser = random.Random(seed)
+    logs = StepLogs(log)
+    began = time.time()
+    with launched(command, log, environment):
+        first = logs.wait(lambda commit: commit.size == WORKERS, 0, time.monotonic() + DEADLINE_SECONDS)
+        if first is None:
+            print(f"# no step within {DEADLINE_SECONDS:.0f} s; its output:\n{(log / 'output.txt').read_text()[-2000:]}")
+            return
+        figures.start.append(min(commit.time for commit in logs.commits) - began)
+        for _ in range(kills):
+            position = len(logs.commits)
+            settled = logs.wait(
+                lambda commit, after=position: commit.size == WORKERS, position, time.monotonic() + DEADLINE_SECONDS
+            )
+            if settled is None:
+                print("# the world did not become whole again; stopped here")
+                return
+            time.sleep(chooser.uniform(0.3, 0.8))
+            logs.poll()
+            members = current_members(logs)
+            generation = max(commit.generation for commit in logs.commits)
+            victim = chooser.choice(sorted(members))
+            position = len(logs.commits)
+            killed_pid = members[victim]
+            killed_at = time.time()
+            os.kill(killed_pid, signal.SIGKILL)
+            deadline = time.monotonic() + DEADLINE_SECONDS
+            # torchrun has no generation: there, everybody restarts, so any commit of a new process counts.
+            survivor = logs.wait(
+                lambda c, g=generation, m=members: c.time > killed_at
+                and (c.generation > g if c.generation else c.pid not in m.values()),
+                position,
+                deadline,
+            )
+            back = logs.wait(
+                lambda c, v=victim, p=killed_pid: c.worker == v and c.pid != p and c.time > killed_at, position, deadline
+            )
+            if survivor is None or back is None:
+                print(f"# kill of worker {victim}: no step within {DEADLINE_SECONDS:.0f} s; stopped here")
+                return
+            figures.survivors.append(survivor.time - killed_at)
+            figures.whole.append(back.time - killed_at)
+            after = current_members(logs)
+            figures.restarted_survivors += sum(after.get(w, p) != p for w, p in members.items() if w != victim)
+
+
+def cordee_command(log: Path, steps: int) -> list[str]:
+    return [
+        sys.executable, "-m", "cordee.coordinator.cli", "run", str(HERE / "workloads" / "mlp_cordee.py"),
+        "--workers", f"1:{WORKERS}", "--state", str(log / "state"), "--",
+        "--log", str(log), "--steps", str(steps),
+    ]  # fmt: skip
+
+
+def torchrun_command(log: Path, steps: int) -> list[str]:
+    return [
+        sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", str(WORKERS), "--max-restarts", "1000",
+        "--monitor-interval", "0.1", "--rdzv-backend", "c10d", "--rdzv-endpoint", "127.0.0.1:0",
+        str(HERE / "workloads" / "mlp_torch.py"), "--log", str(log), "--steps", str(steps),
+    ]  # fmt: skip
+
+
+def row(name: str, values: list[float], peer: list[float]) -> list[str]:
+    def both(sample: list[float]) -> str:
+        return f"{median(sample):.3f} / {max(sample):.3f} ({len(sample)})" if sample else "–"
+
+    ratio = f"{median(values) / median(peer):.3f}" if values and peer else "–"
+    return [name, both(values), both(peer), ratio]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--kills", type=int, default=20)
+    parser.add_argument("--starts", type=int, default=3, help="launches to take the start time of")
+    parser.add_argument("--torch-kills", type=int, default=5)
+    parser.add_argument("--seed", type=int, default=0)
+    arguments = parser.parse_args()
+    print_machine("numpy", "torch")
+    print(f"# {WORKERS} workers, MLP 64-256-10, seed {arguments.seed}; seconds, median / worst (how many)")
+    has_torch = importlib.util.find_spec("torch") is not None
+    ours, peer = Figures(), Figures()
+    # Longer than any number of kills takes; the job is cancelled when they are through.
+    steps = 1_000_000
+    for launch in range(arguments.starts):
+        kills = arguments.kills if launch == arguments.starts - 1 else 0
+        with tempfile.TemporaryDirectory() as folder:
+            measure(cordee_command(Path(folder), steps), Path(folder), {}, kills, ours, arguments.seed)
+        if has_torch:
+            kills = arguments.torch_kills if launch == arguments.starts - 1 else 0
+            with tempfile.TemporaryDirectory() as folder:
+                environment = {"TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1", "OMP_NUM_THREADS": "1"}
+                measure(torchrun_command(Path(folder), steps), Path(folder), environment, kills, peer, arguments.seed)
+    print_rows(
+        ["", "cordee", "torchrun, gloo", "ratio of medians"],
+        [
+            row("start to first step", ours.start, peer.start),
+            row("kill to survivors' next step", ours.survivors, peer.survivors),
+            row("kill to whole again", ours.whole, peer.whole),
+        ],
+    )
+    print(f"# survivors' processes restarted: cordee {ours.restarted_survivors}, torchrun {peer.restarted_survivors}")
+
+
+if __name__ == "__main__":
+    main()
