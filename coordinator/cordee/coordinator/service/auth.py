@@ -1,0 +1,56 @@
+"""Tokens: one for people, kept in a file only its owner can read, and one per job for its workers.
+
+There is no mode without a token. All comparisons take the same time wherever the first difference lies.
+"""
+
+import contextlib
+import hmac
+import os
+import secrets
+from pathlib import Path
+
+from cordee.coordinator.errors import CoordinatorError
+
+__all__ = ["bearer", "is_loopback", "load_or_create_token", "matches", "new_token"]
+
+_NUM_BYTES = 32
+_MIN_LENGTH = 16
+
+
+def new_token() -> str:
+    """A fresh secret."""
+    return secrets.token_urlsafe(_NUM_BYTES)
+
+
+def load_or_create_token(path: Path) -> str:
+    """The token of this state folder; made on first use, readable by its owner only."""
+    with contextlib.suppress(FileExistsError):
+        # O_EXCL and the mode together: at no moment does the file exist with wider permissions.
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        with os.fdopen(descriptor, "w") as file:
+            file.write(new_token() + "\n")
+            file.flush()
+            os.fsync(descriptor)
+    if path.stat().st_mode & 0o077:
+        path.chmod(0o600)
+    token = path.read_text().strip()
+    if len(token) < _MIN_LENGTH or not token.isascii():
+        message = f"the token file {path} holds no usable token (at least {_MIN_LENGTH} ASCII characters)"
+        raise CoordinatorError(message, hint="delete it and a new one is made")
+    return token
+
+
+def bearer(header: str | None) -> str:
+    """The token of an `Authorization: Bearer …` header; empty when there is none."""
+    scheme, _, token = (header or "").partition(" ")
+    return token.strip() if scheme.lower() == "bearer" else ""
+
+
+def matches(given: str, expected: str) -> bool:
+    """Whether the tokens are the same. An empty one never is."""
+    return bool(given) and bool(expected) and hmac.compare_digest(given.encode(), expected.encode())
+
+
+def is_loopback(host: str) -> bool:
+    """Whether an address can be reached from this machine only."""
+    return host in {"localhost", "::1"} or host.startswith("127.")

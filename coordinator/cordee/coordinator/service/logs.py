@@ -1,0 +1,183 @@
+"""A job's logs: the lines its agents write, merged by time, each with the rank its worker had then.
+
+Agents append to `jobs/<id>/logs/<worker>.jsonl`; nothing passes through the coordinator, so logs are complete however
+often it was away. Following looks at the files' sizes a few times a second and reads what was added.
+"""
+
+import asyncio
+import bisect
+import heapq
+import json
+from collections import deque
+from collections.abc import AsyncIterator, Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from cordee.coordinator.service.store import WorldRow
+
+__all__ = ["LogLine", "LogReader", "RankHistory"]
+
+FOLLOW_SECONDS: Final = 0.12
+_CHUNK_BYTES: Final = 1 << 20
+_BATCH_LINES: Final = 2000
+
+
+@dataclass(frozen=True, slots=True)
+class LogLine:
+    """A line of output. The rank is None before the worker's first world."""
+
+    time: float
+    worker: str
+    rank: int | None
+    stream: str
+    line: str
+
+
+class RankHistory:
+    """Which rank a worker had at a time."""
+
+    def __init__(self, worlds: Sequence[WorldRow]) -> None:
+        self._times = [world.formed_at for world in worlds]
+        self._ranks = [{worker: rank for rank, worker in enumerate(world.members)} for world in worlds]
+
+    def rank(self, worker: str, time: float) -> int | None:
+        """Its rank in the world of that time, or else in the last world before that it was in."""
+        for index in range(bisect.bisect_right(self._times, time) - 1, -1, -1):
+            if worker in self._ranks[index]:
+                return self._ranks[index][worker]
+        return None
+
+
+class _Tail:
+    """Whole lines of one file, as they are added."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._offset = 0
+        self._rest = b""
+
+    def grown(self) -> bool:
+        """Whether there is something to read."""
+        try:
+            return self.path.stat().st_size > self._offset
+        except OSError:
+            return False
+
+    def read(self) -> tuple[list[dict[str, Any]], bool]:
+        """The next lines, and whether there may be more at once."""
+        try:
+            with self.path.open("rb") as file:
+                file.seek(self._offset)
+                data = file.read(_CHUNK_BYTES)
+        except OSError:
+            return [], False
+        self._offset += len(data)
+        *lines, self._rest = (self._rest + data).split(b"\n")
+        parsed = []
+        for line in lines:
+            try:
+                entry = json.loads(line)
+            except ValueError:  # an agent killed while it wrote
+                continue
+            if isinstance(entry, dict) and isinstance(entry.get("time"), int | float) and "worker" in entry:
+                parsed.append(entry)
+        return parsed, len(data) == _CHUNK_BYTES
+
+
+class LogReader:
+    """Reads the logs of one job. `worlds` gives its worlds so far; it is asked again while following."""
+
+    def __init__(
+        self,
+        folder: Path,
+        worlds: Callable[[], Sequence[WorldRow]],
+        *,
+        rank: int | None = None,
+        worker: str | None = None,
+    ) -> None:
+        self._folder = folder
+        self._worlds = worlds
+        self._rank = rank
+        self._worker = worker
+        self._tails: dict[Path, _Tail] = {}
+
+    async def read(
+        self, *, tail: int | None = None, follow: Callable[[], bool] | None = None
+    ) -> AsyncIterator[list[LogLine]]:
+        """Lines in the order of their times, in batches.
+
+        `tail` is how many of the lines written so far come. `follow` says whether more are to be waited for; it is asked
+        before each look, so what was written before it first said no is given still.
+        """
+        latest = deque[LogLine](maxlen=tail) if tail is not None else None
+        async for batch in self._drain():
+            if latest is None:
+                yield batch
+            else:
+                latest.extend(batch)
+        if latest:
+            yield list(latest)
+        while follow is not None:
+            more = follow()
+            found = False
+            async for batch in self._drain():
+                found = True
+                yield batch
+            if not more and not found:
+                return
+            await asyncio.sleep(FOLLOW_SECONDS)
+
+    async def _drain(self) -> AsyncIterator[list[LogLine]]:
+        """What has been added since the last call."""
+        if not await asyncio.to_thread(self._look):
+            return
+        ranks = RankHistory(self._worlds())
+        pending: dict[_Tail, deque[dict[str, Any]]] = {tail: deque() for tail in self._tails.values()}
+        batch: list[LogLine] = []
+        # A merge of sorted files: a file's next line is needed only when its earlier ones are used up.
+        heap: list[tuple[float, int, _Tail]] = []
+        for index, tail in enumerate(pending):
+            await self._fill(tail, pending[tail])
+            if pending[tail]:
+                heap.append((float(pending[tail][0]["time"]), index, tail))
+        heapq.heapify(heap)
+        while heap:
+            _, index, tail = heapq.heappop(heap)
+            line = self._line(pending[tail].popleft(), ranks)
+            if line is not None:
+                batch.append(line)
+            if not pending[tail]:
+                await self._fill(tail, pending[tail])
+            if pending[tail]:
+                heapq.heappush(heap, (float(pending[tail][0]["time"]), index, tail))
+            if len(batch) >= _BATCH_LINES:
+                yield batch
+                batch = []
+        if batch:
+            yield batch
+
+    async def _fill(self, tail: _Tail, lines: deque[dict[str, Any]]) -> None:
+        more = True
+        while more and not lines:
+            found, more = await asyncio.to_thread(tail.read)
+            lines.extend(found)
+
+    def _look(self) -> bool:
+        """Find new files; whether any file has grown."""
+        grown = False
+        for path in self._folder.glob("*.jsonl"):
+            tail = self._tails.get(path)
+            if tail is None:
+                if self._worker is not None and path.stem != self._worker:
+                    continue
+                tail = self._tails[path] = _Tail(path)
+            grown = grown or tail.grown()
+        return grown
+
+    def _line(self, entry: dict[str, Any], ranks: RankHistory) -> LogLine | None:
+        worker, time = str(entry["worker"]), float(entry["time"])
+        rank = ranks.rank(worker, time)
+        if self._rank is not None and rank != self._rank:
+            return None
+        return LogLine(time, worker, rank, str(entry.get("stream", "stdout")), str(entry.get("line", "")))

@@ -1,0 +1,167 @@
+"""What travels over REST: snake_case JSON, times as Unix seconds, absent numbers as null (never NaN, which JSON lacks)."""
+
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field
+
+__all__ = [
+    "ErrorBody",
+    "ErrorView",
+    "EventView",
+    "Health",
+    "JobError",
+    "JobList",
+    "JobView",
+    "LogView",
+    "MemberView",
+    "Placement",
+    "Plan",
+    "ScaleRequest",
+    "Submission",
+    "WorkersView",
+]
+
+
+class _Model(BaseModel):
+    model_config = ConfigDict(extra="forbid", ser_json_inf_nan="null")
+
+
+class WorkersView(_Model):
+    """How many workers a job may have, should have, and has."""
+
+    min: int
+    max: int
+    wanted: int = Field(description="what the scheduler gives it now")
+    now: int = Field(description="members of the current world")
+
+
+class MemberView(_Model):
+    """A worker of a job."""
+
+    worker: str
+    rank: int | None = Field(description="null: not a member of the current world")
+    state: str
+    step: int
+    restarts: int
+    pid: int | None
+
+
+class EventView(_Model):
+    """A sentence in a job's history."""
+
+    time: float
+    kind: str
+    message: str
+
+
+class JobError(_Model):
+    """Why a job failed, where its script is to blame."""
+
+    exception: str
+    traceback: str
+    worker: str | None
+
+
+class JobView(_Model):
+    """Everything about a job."""
+
+    id: str
+    name: str
+    state: str
+    reason: str = Field(description="one sentence: why it is in this state; may be empty")
+    created_at: float
+    started_at: float | None
+    finished_at: float | None
+    seconds: float = Field(description="since it was created, until it ended or now")
+    script: str
+    args: list[str]
+    workers: WorkersView
+    threads: int
+    device: str
+    launcher: str
+    generation: int
+    generations: int
+    recoveries: int
+    step: int
+    steps_total: int | None
+    epoch: int | None
+    epochs: int | None
+    loss: float | None
+    samples: int
+    samples_per_second: float | None
+    step_seconds: float | None
+    metrics: dict[str, float | None]
+    weights_sha256: str | None
+    weights_path: str | None
+    members: list[MemberView]
+    events: list[EventView] = Field(description="the newest 50")
+    error: JobError | None
+    folder: str = Field(description="the job's folder on the coordinator's machine")
+
+
+class JobList(_Model):
+    """All jobs, newest first."""
+
+    jobs: list[JobView]
+
+
+class Submission(_Model):
+    """A job to take in. The job document's schema is `cordee.coordinator.spec`'s; it is checked by it, not here."""
+
+    job: dict[str, Any]
+    bundle: str | None = Field(default=None, description="the SHA-256 of an uploaded bundle; not needed for a dry run")
+
+
+class Placement(_Model):
+    """Where a job would run now."""
+
+    launcher: str
+    workers_now: int
+    capacity: int
+    free: int
+    message: str
+
+
+class Plan(_Model):
+    """Answer to a dry run."""
+
+    valid: bool
+    placement: Placement
+
+
+class ScaleRequest(_Model):
+    """A new range of worker counts."""
+
+    min: int
+    max: int
+
+
+class LogView(_Model):
+    """A line of a job's output."""
+
+    time: float
+    worker: str
+    rank: int | None
+    stream: str
+    line: str
+
+
+class Health(_Model):
+    """The coordinator answers."""
+
+    status: str
+    version: str
+
+
+class ErrorBody(_Model):
+    """What is wrong, and what to do about it."""
+
+    code: str
+    message: str
+    hint: str = ""
+
+
+class ErrorView(_Model):
+    """The shape of every refusal."""
+
+    error: ErrorBody

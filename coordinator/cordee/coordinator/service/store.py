@@ -1,0 +1,266 @@
+"""What must survive the coordinator: jobs, worlds, events, tokens, in SQL.
+
+Everything is written before it is acted on: a world before it is sent, a submission before it is acknowledged. Commits
+go to SQLite's write-ahead log without waiting for the disk (`synchronous=NORMAL`: a killed process loses nothing, and
+a world costs a fraction of a millisecond), except a submission's, which waits (`FULL`: a power cut loses nothing either).
+
+Calls are synchronous, from the coordinator's loop only: one writer, no pool, no thread to hop to.
+"""
+
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+import sqlalchemy as sa
+from sqlalchemy.pool import StaticPool
+
+from cordee.coordinator.errors import CoordinatorError
+
+__all__ = ["SCHEMA_VERSION", "EventRow", "JobRow", "Store", "WorldRow"]
+
+SCHEMA_VERSION: Final = 1
+
+_metadata = sa.MetaData()
+
+_meta = sa.Table(
+    "meta",
+    _metadata,
+    sa.Column("name", sa.String, primary_key=True),
+    sa.Column("value", sa.String, nullable=False),
+)
+_jobs = sa.Table(
+    "jobs",
+    _metadata,
+    sa.Column("id", sa.String, primary_key=True),
+    sa.Column("name", sa.String, nullable=False),
+    sa.Column("created_at", sa.Float, nullable=False),
+    sa.Column("state", sa.String, nullable=False),  # beside the snapshot, for queries and for people with sqlite3
+    sa.Column("document", sa.JSON, nullable=False),
+    sa.Column("bundle", sa.String, nullable=True),
+    sa.Column("snapshot", sa.JSON, nullable=False),
+    sa.Column("result", sa.JSON, nullable=True),
+    sa.Column("error", sa.JSON, nullable=True),
+    sa.Index("jobs_by_name", "name", "created_at"),
+)
+_worlds = sa.Table(
+    "worlds",
+    _metadata,
+    sa.Column("job", sa.ForeignKey("jobs.id", ondelete="CASCADE"), primary_key=True),
+    sa.Column("generation", sa.Integer, primary_key=True),
+    sa.Column("formed_at", sa.Float, nullable=False),
+    sa.Column("step", sa.Integer, nullable=False),
+    sa.Column("cause", sa.String, nullable=False),
+    sa.Column("members", sa.JSON, nullable=False),  # worker ids; ranks are positions
+)
+_events = sa.Table(
+    "events",
+    _metadata,
+    sa.Column("id", sa.Integer, primary_key=True, autoincrement=True),
+    sa.Column("job", sa.ForeignKey("jobs.id", ondelete="CASCADE"), nullable=False),
+    sa.Column("time", sa.Float, nullable=False),
+    sa.Column("kind", sa.String, nullable=False),
+    sa.Column("message", sa.String, nullable=False),
+    sa.Index("events_by_job", "job", "id"),
+)
+_tokens = sa.Table(
+    "worker_tokens",
+    _metadata,
+    sa.Column("job", sa.ForeignKey("jobs.id", ondelete="CASCADE"), primary_key=True),
+    sa.Column("token", sa.String, nullable=False),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class JobRow:
+    """A job as it is stored. `snapshot` is the job machine's own; nobody else looks into it."""
+
+    id: str
+    name: str
+    created_at: float
+    state: str
+    document: dict[str, Any]
+    bundle: str | None
+    snapshot: dict[str, Any]
+    result: dict[str, Any] | None = None
+    error: dict[str, Any] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class WorldRow:
+    """Who trained together, from when on."""
+
+    job: str
+    generation: int
+    formed_at: float
+    step: int
+    cause: str
+    members: tuple[str, ...] = field(default=())
+
+
+@dataclass(frozen=True, slots=True)
+class EventRow:
+    """A sentence in a job's history."""
+
+    time: float
+    kind: str
+    message: str
+
+
+class Store:
+    """The coordinator's memory. Used from one thread."""
+
+    def __init__(self, path: Path) -> None:
+        self._engine = sa.create_engine(
+            f"sqlite:///{path}",
+            poolclass=StaticPool,
+            # The server is built in one thread and closed in it; `check_same_thread` would only forbid the tests' way.
+            connect_args={"check_same_thread": False, "isolation_level": None},
+        )
+        sa.event.listen(self._engine, "connect", _configure)
+        sa.event.listen(self._engine, "begin", _begin)
+        try:
+            with self._engine.begin() as connection:
+                _metadata.create_all(connection)
+                found = connection.scalar(sa.select(_meta.c.value).where(_meta.c.name == "schema_version"))
+                if found is None:
+                    connection.execute(_meta.insert().values(name="schema_version", value=str(SCHEMA_VERSION)))
+        except sa.exc.DatabaseError as error:
+            self._engine.dispose()
+            raise CoordinatorError(
+                f"the coordinator's database {path} cannot be used: {error.orig}",
+                hint="it may be damaged: move it away, or choose another state folder",
+            ) from error
+        if found is not None and found != str(SCHEMA_VERSION):
+            self._engine.dispose()
+            raise CoordinatorError(
+                f"the database {path} has schema version {found}, and this Cordee speaks {SCHEMA_VERSION}",
+                hint="use the Cordee that made it, or another state folder",
+            )
+        path.chmod(0o600)  # it holds the workers' tokens
+
+    def close(self) -> None:
+        """Let go of the file."""
+        self._engine.dispose()
+
+    # -- writing
+
+    def create_job(self, row: JobRow, token: str) -> None:
+        """Take a submission in. On disk when this returns."""
+        with self._synced(), self._engine.begin() as connection:
+            connection.execute(_jobs.insert().values(_values(row)))
+            connection.execute(_tokens.insert().values(job=row.id, token=token))
+
+    def save(
+        self,
+        job: str,
+        *,
+        state: str,
+        snapshot: Mapping[str, Any],
+        result: Mapping[str, Any] | None = None,
+        error: Mapping[str, Any] | None = None,
+        worlds: Sequence[WorldRow] = (),
+        events: Iterable[EventRow] = (),
+    ) -> None:
+        """Everything that one turn of a job's machine changed, in one transaction."""
+        with self._engine.begin() as connection:
+            connection.execute(
+                _jobs.update()
+                .where(_jobs.c.id == job)
+                .values(
+                    state=state,
+                    snapshot=dict(snapshot),
+                    result=dict(result) if result is not None else sa.null(),
+                    error=dict(error) if error is not None else sa.null(),
+                )
+            )
+            for world in worlds:
+                connection.execute(
+                    _worlds.insert().values(
+                        job=world.job,
+                        generation=world.generation,
+                        formed_at=world.formed_at,
+                        step=world.step,
+                        cause=world.cause,
+                        members=list(world.members),
+                    )
+                )
+            rows = [{"job": job, "time": event.time, "kind": event.kind, "message": event.message} for event in events]
+            if rows:
+                connection.execute(_events.insert(), rows)
+
+    def add_event(self, job: str, kind: str, message: str) -> EventRow:
+        """One more sentence, outside a turn of the machine."""
+        event = EventRow(time.time(), kind, message)
+        with self._engine.begin() as connection:
+            connection.execute(_events.insert().values(job=job, time=event.time, kind=kind, message=message))
+        return event
+
+    # -- reading
+
+    def jobs(self) -> list[JobRow]:
+        """Every job, newest first."""
+        with self._engine.begin() as connection:
+            found = connection.execute(_jobs.select().order_by(_jobs.c.created_at.desc(), _jobs.c.id.desc()))
+            return [JobRow(**row._mapping) for row in found]
+
+    def worlds(self, job: str) -> list[WorldRow]:
+        """A job's worlds, oldest first."""
+        with self._engine.begin() as connection:
+            found = connection.execute(_worlds.select().where(_worlds.c.job == job).order_by(_worlds.c.generation))
+            return [WorldRow(**(dict(row._mapping) | {"members": tuple(row.members)})) for row in found]
+
+    def events(self, job: str, *, last: int) -> list[EventRow]:
+        """The newest events of a job, oldest of them first."""
+        query = _events.select().where(_events.c.job == job).order_by(_events.c.id.desc()).limit(last)
+        with self._engine.begin() as connection:
+            found = [EventRow(row.time, row.kind, row.message) for row in connection.execute(query)]
+        return found[::-1]
+
+    def tokens(self) -> dict[str, str]:
+        """The worker token of every job."""
+        with self._engine.begin() as connection:
+            return {row.job: row.token for row in connection.execute(_tokens.select())}
+
+    @contextmanager
+    def _synced(self) -> Iterator[None]:
+        self._pragma("synchronous=FULL")
+        try:
+            yield
+        finally:
+            self._pragma("synchronous=NORMAL")
+
+    def _pragma(self, setting: str) -> None:
+        # Not through SQLAlchemy: it would open a transaction, where this pragma is ignored.
+        connection = self._engine.raw_connection()
+        try:
+            connection.cursor().execute(f"PRAGMA {setting}")
+        finally:
+            connection.close()
+
+
+def _configure(connection: Any, _record: object) -> None:
+    cursor = connection.cursor()
+    for setting in ("journal_mode=WAL", "synchronous=NORMAL", "foreign_keys=ON", "busy_timeout=5000"):
+        cursor.execute(f"PRAGMA {setting}")
+    cursor.close()
+
+
+def _begin(connection: sa.Connection) -> None:
+    connection.exec_driver_sql("BEGIN IMMEDIATE")
+
+
+def _values(row: JobRow) -> dict[str, Any]:
+    return {
+        "id": row.id,
+        "name": row.name,
+        "created_at": row.created_at,
+        "state": row.state,
+        "document": row.document,
+        "bundle": row.bundle,
+        "snapshot": row.snapshot,
+        "result": row.result if row.result is not None else sa.null(),
+        "error": row.error if row.error is not None else sa.null(),
+    }
