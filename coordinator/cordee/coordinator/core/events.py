@@ -1,0 +1,179 @@
+"""What happens to a job, as the shell reports it. Frozen and printable: a list of (now, event) replays a history.
+
+Events of a worker carry its incarnation. The shell reports them in the order of the worker's stream, `WorkerAttached`
+first, and `WorkerDetached` last. When a worker opens a second stream before the shell has seen the first one break, the
+shell drops the first without a word: `WorkerDetached` is reported only for a stream that is still the newest of its
+incarnation.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from cordee.coordinator.core.model import ArrivalReason, Result
+
+__all__ = [
+    "AgentExited",
+    "CancelRequested",
+    "Event",
+    "JobRefused",
+    "Recovered",
+    "ScaleRequested",
+    "Scheduled",
+    "ScriptFailed",
+    "Tick",
+    "WorkerArrived",
+    "WorkerAttached",
+    "WorkerDetached",
+    "WorkerFinished",
+    "WorkerHeard",
+    "WorkerLeaving",
+]
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerAttached:
+    """A worker's Hello. The shell answers Welcome itself (with `JobMachine.generation`), before it gives this event.
+
+    `step` is None when the worker holds no state (Hello.has_state is false), else its last committed step.
+    """
+
+    worker: str
+    incarnation: str
+    address: str = ""
+    generation: int = 0
+    step: int | None = None
+    pid: int = 0
+    waiting: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerDetached:
+    """The worker's stream has ended, by whatever end."""
+
+    worker: str
+    incarnation: str
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerHeard:
+    """A Heartbeat, or any other message that is no event of its own (Progress, Checkpointed, Note). Cheap to handle."""
+
+    worker: str
+    incarnation: str
+    step: int | None = None
+    """The step the message told of; None: it told of none, and the last known one stays."""
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerArrived:
+    """The worker waits at a step boundary. `step` is None when it holds no state."""
+
+    worker: str
+    incarnation: str
+    generation: int
+    step: int | None
+    reason: ArrivalReason
+    suspects: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerLeaving:
+    worker: str
+    incarnation: str
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerFinished:
+    worker: str
+    incarnation: str
+    result: Result
+
+
+@dataclass(frozen=True, slots=True)
+class ScriptFailed:
+    worker: str
+    incarnation: str
+    exception: str
+    traceback: str = ""
+    step: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class AgentExited:
+    """An agent has exited, or could not be started.
+
+    `code` is its exit code, negative for a signal, None when it could not be started or is gone for reasons the launcher
+    does not know; `message` then says why.
+    """
+
+    worker: str
+    code: int | None
+    message: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Scheduled:
+    """The scheduler's grant: how many workers the job may have from now on. Ignored when it is below the minimum."""
+
+    count: int
+
+
+@dataclass(frozen=True, slots=True)
+class ScaleRequested:
+    """A user's new limits. A grant above the new maximum shrinks to it at once; growing is the scheduler's to grant."""
+
+    minimum: int
+    maximum: int
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.minimum <= self.maximum:
+            raise ValueError(
+                f"workers: the minimum must be at least 1 and at most the maximum, got {self.minimum}:{self.maximum}"
+            )
+
+
+@dataclass(frozen=True, slots=True)
+class CancelRequested:
+    reason: str = "cancelled by the user"
+
+
+@dataclass(frozen=True, slots=True)
+class JobRefused:
+    """The shell found that the job can never run (its source is gone, its launcher unknown): it fails with this message."""
+
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class Recovered:
+    """First event of a machine made from a stored record after the coordinator's restart.
+
+    `agents` are the ids of this job's workers whose agents the launcher says are alive.
+    """
+
+    agents: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True, slots=True)
+class Tick:
+    """The time of `JobMachine.next_deadline()` has come."""
+
+
+Event = (
+    WorkerAttached
+    | WorkerDetached
+    | WorkerHeard
+    | WorkerArrived
+    | WorkerLeaving
+    | WorkerFinished
+    | ScriptFailed
+    | AgentExited
+    | Scheduled
+    | ScaleRequested
+    | CancelRequested
+    | JobRefused
+    | Recovered
+    | Tick
+)

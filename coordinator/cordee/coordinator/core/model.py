@@ -1,0 +1,161 @@
+"""The words of the coordinator's core: job states, worlds, results, and the times it works by."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+__all__ = [
+    "TERMINAL_STATES",
+    "ArrivalReason",
+    "Cause",
+    "JobError",
+    "JobState",
+    "LossCause",
+    "Member",
+    "Policy",
+    "Result",
+    "StopReason",
+    "World",
+    "worker_id",
+    "worker_index",
+]
+
+
+class JobState(StrEnum):
+    PENDING = "pending"
+    """Waits for the scheduler to give it its minimum."""
+    STARTING = "starting"
+    """Its agents are started; no world has been formed yet."""
+    RUNNING = "running"
+    RECOVERING = "recovering"
+    """Its world broke, or fewer workers than its minimum are left."""
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
+
+TERMINAL_STATES = frozenset({JobState.SUCCEEDED, JobState.FAILED, JobState.CANCELLED})
+
+
+class Cause(StrEnum):
+    """Why a world was formed."""
+
+    START = "start"
+    JOIN = "join"
+    LOSS = "loss"
+    SCALE = "scale"
+    DRAIN = "drain"
+
+
+class LossCause(StrEnum):
+    """How a loss was first noticed; the `cause` label of the recoveries' metrics."""
+
+    DISCONNECTED = "disconnected"
+    """The worker's stream broke: its process died."""
+    HEARTBEAT = "heartbeat"
+    """The stream is up, but nothing was heard for too long: the process is stopped or hangs."""
+    MESH = "mesh"
+    """A peer said that its connection broke, before anything was noticed here."""
+    REPLACED = "replaced"
+    """A newer process of the same worker has attached."""
+
+
+class ArrivalReason(StrEnum):
+    JOIN = "join"
+    CHANGE = "change"
+    PEER_LOST = "peer_lost"
+
+
+class StopReason(StrEnum):
+    DRAINED = "drained"
+    CANCELLED = "cancelled"
+    FINISHED = "finished"
+    FAILED = "failed"
+    FENCED = "fenced"
+
+
+@dataclass(frozen=True, slots=True)
+class Member:
+    """One worker of a world. Its rank is its position in `World.members`."""
+
+    worker: str
+    incarnation: str
+    address: str
+    step: int | None
+    """The last committed step it arrived with; None: it holds no state and is healed by a peer."""
+
+
+@dataclass(frozen=True, slots=True)
+class World:
+    generation: int
+    members: tuple[Member, ...]
+    step: int
+    """The furthest committed step among the members; 0 when none of them holds state."""
+    cause: Cause
+
+    def rank(self, worker: str) -> int | None:
+        for rank, member in enumerate(self.members):
+            if member.worker == worker:
+                return rank
+        return None
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """What a finished worker says it ended with."""
+
+    step: int
+    samples: int
+    weights_sha256: str = ""
+    """Empty: the script made no elastic run."""
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    weights_path: str = ""
+    """Empty: this worker did not write the weights."""
+
+
+@dataclass(frozen=True, slots=True)
+class JobError:
+    """Why a job failed, in the words of whoever failed it."""
+
+    exception: str
+    traceback: str = ""
+    worker: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """The times and budgets a job is run by, in seconds. One place, so that tests and operators see them together."""
+
+    heartbeat_seconds: float = 0.5
+    """Workers are asked to be heard at least this often."""
+    heartbeat_timeout_seconds: float = 3.0
+    """A worker of a world, or one waiting for a world, that is silent for so long is lost."""
+    joining_timeout_seconds: float = 30.0
+    """A worker that still imports and builds its model may be silent for so long: nobody waits for it."""
+    settle_seconds: float = 1.0
+    """With the minimum present and nobody holding state, how long to wait for the rest after the latest arrival."""
+    reattach_seconds: float = 10.0
+    """After the coordinator's restart: how long a known member may take to attach again. It trains on meanwhile."""
+    finish_seconds: float = 5.0
+    """Once the first rank has finished, how long the others may take."""
+    stop_seconds: float = 10.0
+    """How long a worker or agent that was told to stop may take before its agent is killed."""
+    last_words_seconds: float = 1.0
+    """How long to wait for the traceback of a script whose agent has already said that it raised."""
+    restart_budget: int = 20
+    """How often one worker's agent is started again within the window before the worker is given up."""
+    restart_window_seconds: float = 600.0
+    restart_backoff_seconds: float = 0.2
+    """The first restart is at once, the n-th after this times 2 to the n."""
+    restart_backoff_max_seconds: float = 10.0
+
+
+def worker_id(job: str, index: int) -> str:
+    return f"{job}-w{index}"
+
+
+def worker_index(worker: str) -> int:
+    """The slot number in a worker id. Raises ValueError when it is none."""
+    return int(worker.rpartition("-w")[2])

@@ -1,0 +1,129 @@
+"""What a job must remember over the coordinator's death, and its form in the store.
+
+Everything else about a running job is rebuilt from the launcher's list and from the workers' own re-attachment.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from cordee.coordinator.core.model import Cause, JobError, JobState, Member, Result, World, worker_index
+
+__all__ = ["FinishedWorker", "JobRecord", "SlotRecord"]
+
+
+@dataclass(frozen=True, slots=True)
+class SlotRecord:
+    """One worker id that the job runs, or still has to see the end of."""
+
+    worker: str
+    retiring: bool = False
+    """Scaled away: it goes at the next step boundary, and does not come back."""
+    given_up: bool = False
+    """Its restarts are used up: it holds no capacity, and is not started again unless the job is scaled."""
+    exits: tuple[float, ...] = ()
+    """When its agent exited unasked, within the budget's window."""
+    restarts: int = 0
+    """Processes of this worker seen so far, less one. For people."""
+    incarnation: str = ""
+    """The newest process that attached."""
+    fenced: tuple[str, ...] = ()
+    """The latest processes that must not come back: lost, replaced, or released."""
+    joined: bool = False
+    """It has been a member of a world."""
+    scaled: bool = False
+    """It was added by growing, after the first world."""
+
+    @property
+    def index(self) -> int:
+        return worker_index(self.worker)
+
+
+@dataclass(frozen=True, slots=True)
+class FinishedWorker:
+    worker: str
+    incarnation: str
+    rank: int
+    at: float
+    result: Result
+
+
+@dataclass(frozen=True, slots=True)
+class JobRecord:
+    """A job's durable half. Times are the shell's wall clock, the one that `handle` is given."""
+
+    job: str
+    minimum: int
+    maximum: int
+    wanted: int = 0
+    """The scheduler's grant."""
+    state: JobState = JobState.PENDING
+    reason: str = ""
+    world: World | None = None
+    """The newest world; its generation is the job's."""
+    slots: tuple[SlotRecord, ...] = ()
+    finished: tuple[FinishedWorker, ...] = ()
+    """Who has said Finished. Once there is one, no further world is formed."""
+    error: JobError | None = None
+    recoveries: int = 0
+    created_at: float = 0.0
+    started_at: float | None = None
+    """When the first world was formed."""
+    finished_at: float | None = None
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.minimum <= self.maximum:
+            raise ValueError(
+                f"workers: the minimum must be at least 1 and at most the maximum, got {self.minimum}:{self.maximum}"
+            )
+
+    @property
+    def generation(self) -> int:
+        return 0 if self.world is None else self.world.generation
+
+    @property
+    def result(self) -> Result | None:
+        """What the job ended with: the lowest rank's word, completed by the others' (who wrote the weights; metrics)."""
+        if not self.finished:
+            return None
+        results = [f.result for f in sorted(self.finished, key=lambda f: (f.rank, f.worker))]
+        metrics: dict[str, float] = {}
+        for result in reversed(results):
+            metrics.update(result.metrics)
+        return Result(
+            step=results[0].step,
+            samples=results[0].samples,
+            weights_sha256=results[0].weights_sha256,
+            metrics=metrics,
+            weights_path=next((r.weights_path for r in results if r.weights_path), ""),
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        """A JSON-able dict: what the store keeps."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> JobRecord:
+        fields = dict(data)
+        fields["state"] = JobState(fields["state"])
+        fields["world"] = _world(fields["world"])
+        fields["slots"] = tuple(
+            SlotRecord(**{**slot, "exits": tuple(slot["exits"]), "fenced": tuple(slot["fenced"])})
+            for slot in fields["slots"]
+        )
+        fields["finished"] = tuple(FinishedWorker(**{**f, "result": Result(**f["result"])}) for f in fields["finished"])
+        fields["error"] = None if fields["error"] is None else JobError(**fields["error"])
+        return cls(**fields)
+
+
+def _world(data: Mapping[str, Any] | None) -> World | None:
+    if data is None:
+        return None
+    return World(
+        generation=data["generation"],
+        members=tuple(Member(**member) for member in data["members"]),
+        step=data["step"],
+        cause=Cause(data["cause"]),
+    )
