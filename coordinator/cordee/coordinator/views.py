@@ -1,0 +1,121 @@
+"""What a coordinator answers, as plain typed dictionaries: what it sends is what `-o json` prints.
+
+The server declares the same shapes as pydantic models (`service/rest/models.py`); a test holds the two together. They are
+not shared because a client must not import a web framework to read JSON.
+"""
+
+from typing import Final, TypedDict
+
+__all__ = [
+    "TERMINAL_STATES",
+    "Event",
+    "JobFailure",
+    "JobView",
+    "LogLine",
+    "Member",
+    "Placement",
+    "Plan",
+    "WorkerCounts",
+]
+
+TERMINAL_STATES: Final = frozenset({"succeeded", "failed", "cancelled"})
+
+
+class WorkerCounts(TypedDict):
+    """How many workers a job may have, should have, and has."""
+
+    min: int
+    max: int
+    wanted: int
+    now: int
+
+
+class Member(TypedDict):
+    """A worker of a job."""
+
+    worker: str
+    rank: int | None
+    state: str
+    step: int
+    restarts: int
+    pid: int | None
+
+
+class Event(TypedDict):
+    """A sentence in a job's history."""
+
+    time: float
+    kind: str
+    message: str
+
+
+class JobFailure(TypedDict):
+    """What a script raised."""
+
+    exception: str
+    traceback: str
+    worker: str | None
+
+
+class JobView(TypedDict):
+    """Everything about a job, as the coordinator serves it."""
+
+    id: str
+    name: str
+    state: str
+    reason: str
+    created_at: float
+    started_at: float | None
+    finished_at: float | None
+    seconds: float
+    script: str
+    args: list[str]
+    workers: WorkerCounts
+    threads: int
+    device: str
+    launcher: str
+    generation: int
+    generations: int
+    recoveries: int
+    step: int
+    steps_total: int | None
+    epoch: int | None
+    epochs: int | None
+    loss: float | None
+    samples: int
+    samples_per_second: float | None
+    step_seconds: float | None
+    metrics: dict[str, float | None]
+    weights_sha256: str | None
+    weights_path: str | None
+    members: list[Member]
+    events: list[Event]
+    error: JobFailure | None
+    folder: str
+
+
+class Placement(TypedDict):
+    """Where a job would run now."""
+
+    launcher: str
+    workers_now: int
+    capacity: int
+    free: int
+    message: str
+
+
+class Plan(TypedDict):
+    """The answer to a dry run."""
+
+    valid: bool
+    placement: Placement
+
+
+class LogLine(TypedDict):
+    """A line of a job's output."""
+
+    time: float
+    worker: str
+    rank: int | None
+    stream: str
+    line: str
