@@ -1,7 +1,7 @@
 """What a coordinator answers, as plain typed dictionaries: what it sends is what `-o json` prints.
 
-The server declares the same shapes as pydantic models (`service/rest/models.py`); a test holds the two together. They are
-not shared because a client must not import a web framework to read JSON.
+The server declares the same shapes as pydantic models (`service/rest/models.py`); a test holds the two together. They
+are not shared because a client must not import a web framework to read JSON.
 """
 
 from typing import Final, TypedDict
