@@ -1,0 +1,84 @@
+"""Who gets how many workers: a pure function from the jobs' demands and the capacity to worker counts.
+
+The rules, in order:
+
+1. A job that runs keeps its minimum. Nothing is ever stopped to make room; what is above a minimum may be drained.
+2. Jobs are admitted by priority, then age: their minimum all at once, or nothing. A job that does not fit yet is not
+   overtaken by later ones, or a stream of small jobs would starve it; a job whose minimum exceeds the whole capacity
+   holds nobody up.
+3. What is left goes to the admitted jobs, one worker at a time to the one that has fewest, up to their maximum.
+4. A grant is given only out of slots that are free now. A slot whose worker still drains is not, so the promise to one
+   job never runs ahead of what another has really given back; ask again when a slot comes free.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from heapq import heapify, heappop, heappush
+
+__all__ = ["Demand", "schedule", "targets"]
+
+
+@dataclass(frozen=True, slots=True)
+class Demand:
+    """What one job asks for, and what it has."""
+
+    job: str
+    minimum: int
+    maximum: int
+    submitted: float = 0.0
+    priority: int = 0
+    """Higher goes first."""
+    granted: int = 0
+    """Its last grant; 0: it waits."""
+    occupied: int = 0
+    """The slots its workers hold now, draining ones included."""
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.minimum <= self.maximum:
+            raise ValueError(f"job {self.job}: the minimum must be in 1..maximum, got {self.minimum}:{self.maximum}")
+
+
+def schedule(demands: Iterable[Demand], capacity: int) -> dict[str, int]:
+    """The grant of every job, given now. Call it again whenever a demand, the capacity or an `occupied` changes."""
+    order = _in_order(demands)
+    target = targets(order, capacity)
+    grants = {d.job: min(d.granted, target[d.job]) for d in order}
+    free = capacity - sum(max(d.occupied, grants[d.job]) for d in order)
+    for d in order:
+        held = max(d.occupied, grants[d.job])
+        offer = min(target[d.job], held + max(free, 0))
+        if offer <= grants[d.job] or (grants[d.job] < d.minimum and offer < d.minimum):
+            continue
+        grants[d.job] = offer
+        free -= max(offer - held, 0)
+    return grants
+
+
+def targets(demands: Iterable[Demand], capacity: int) -> dict[str, int]:
+    """What every job has once all that must drain has drained."""
+    order = _in_order(demands)
+    counts = {d.job: min(d.granted, d.minimum) for d in order}
+    left = capacity - sum(counts.values())
+    for d in order:
+        need = d.minimum - counts[d.job]
+        if need <= 0 or d.minimum > capacity:
+            continue
+        if need > left:
+            break
+        counts[d.job] += need
+        left -= need
+    poorest = [(counts[d.job], place, d) for place, d in enumerate(order) if d.minimum <= counts[d.job] < d.maximum]
+    heapify(poorest)
+    while left > 0 and poorest:
+        count, place, d = heappop(poorest)
+        counts[d.job] = count + 1
+        left -= 1
+        if count + 1 < d.maximum:
+            heappush(poorest, (count + 1, place, d))
+    return counts
+
+
+def _in_order(demands: Iterable[Demand]) -> list[Demand]:
+    return sorted(demands, key=lambda d: (-d.priority, d.submitted, d.job))
