@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from cordee.trainer.array import to_host
+from cordee.trainer.array import to_numpy
 from cordee.trainer.checkpoint import CheckpointError, CheckpointWriter, load_latest
 from cordee.trainer.elastic import runtime
 from cordee.trainer.elastic.partials import PartialSums
@@ -106,7 +106,7 @@ class Run:
 
     def weights(self) -> dict[str, np.ndarray[Any, Any]]:
         """The parameters and buffers of the moment, by name, in host memory."""
-        return {name: to_host(array) for name, array in model_arrays(self.model).items()}
+        return {name: to_numpy(array) for name, array in model_arrays(self.model).items()}
 
     def weights_sha256(self) -> str:
         """The fingerprint of the weights of the moment: equal means the same bits (see `elastic.weights`)."""
@@ -215,7 +215,7 @@ class Run:
 
     def _give_state(self, world: World, takers: list[int]) -> None:
         views = self._state.views()
-        buffers = [np.ascontiguousarray(to_host(view)).reshape(-1) for view in views.values()]
+        buffers = [np.ascontiguousarray(to_numpy(view)).reshape(-1) for view in views.values()]
         meta = json.dumps(
             {
                 **self._position(),

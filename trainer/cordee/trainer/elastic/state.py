@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from cordee.trainer import random
-from cordee.trainer.array import Array, to_host
+from cordee.trainer.array import Array, to_numpy
 
 if TYPE_CHECKING:
     from cordee.trainer.nn import Module
@@ -59,7 +59,7 @@ class TrainingState:
 
     def host_copies(self) -> dict[str, np.ndarray[Any, Any]]:
         """Every array of the state, by name, copied to host memory: a snapshot that training does not change."""
-        return {name: np.array(to_host(view), order="C", copy=True) for name, view in self.views().items()}
+        return {name: np.array(to_numpy(view), order="C", copy=True) for name, view in self.views().items()}
 
     def scalars(self) -> dict[str, Any]:
         """What is no array, as JSON would have it."""
