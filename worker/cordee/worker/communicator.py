@@ -1,0 +1,242 @@
+"""One world's exchange over TCP: the exact all-reduce, and training state from peer to peer.
+
+The law of this file: the bits of a sum depend on the shards' gradients alone. `plan` says who adds what in which order;
+here bytes are moved, and summed as they come. A worker that sees a connection break, or is told to stop, shuts all of
+its own: so within moments every member knows that this world is over, whatever it was waiting for.
+"""
+
+from __future__ import annotations
+
+import select
+import socket
+import struct
+from collections.abc import Mapping, Sequence
+from types import TracebackType
+from typing import Any, Final, NoReturn
+
+import numpy as np
+from cordee.trainer.elastic.protocols import Buffer, PeerLostError
+from cordee.trainer.elastic.tree import Span
+from cordee.worker.abort import Abort
+from cordee.worker.link import Link, drive
+from cordee.worker.listener import Listener
+from cordee.worker.mesh import Peer, join
+from cordee.worker.plan import Plan, make_plan
+from cordee.worker.reduction import OutOfStepError, Reduction, bytes_of
+
+__all__ = ["TcpCommunicator", "connect"]
+
+_STATE: Final = b"STA1"
+_STATE_FRAME: Final = struct.Struct("<4sIQ")
+"""Kind, number of buffers, bytes of meta."""
+_GONE: Final = select.POLLHUP | select.POLLERR | select.POLLRDHUP
+
+
+def connect(
+    listener: Listener,
+    *,
+    generation: int,
+    rank: int,
+    members: Sequence[Peer],
+    key: bytes,
+    timeout_seconds: float = 30.0,
+    abort: Abort | None = None,
+) -> TcpCommunicator:
+    """Connects the workers of one world and returns its communicator.
+
+    Raises `PeerLostError` as `mesh.join` does. `abort` may be set by another thread, during this call and for as
+    long as the communicator lives; it is closed with it.
+    """
+    abort = abort or Abort()
+    try:
+        sockets = join(
+            listener,
+            generation=generation,
+            rank=rank,
+            members=members,
+            key=key,
+            timeout_seconds=timeout_seconds,
+            abort=abort,
+        )
+    except BaseException:
+        abort.close()
+        raise
+    names = {member.rank: f"{member.worker} (rank {member.rank})" for member in members}
+    return TcpCommunicator(rank, len(members), sockets, names, abort)
+
+
+class TcpCommunicator:
+    """`cordee.trainer.elastic.protocols.Communicator` over one TCP connection per peer."""
+
+    def __init__(
+        self, rank: int, size: int, sockets: Mapping[int, socket.socket], names: Mapping[int, str], abort: Abort
+    ) -> None:
+        self._rank = rank
+        self._size = size
+        self._links = {peer: Link(peer, sockets[peer], names[peer]) for peer in sorted(sockets)}
+        self._by_fd = {link.fd: link for link in self._links.values()}
+        self._abort = abort
+        self._failure: tuple[str, tuple[int, ...]] | None = None
+        self._closed = False
+        self._operation = 0
+        self._scratch = np.empty(0, np.uint8)
+
+    @property
+    def rank(self) -> int:
+        return self._rank
+
+    @property
+    def size(self) -> int:
+        return self._size
+
+    def all_reduce(
+        self, partials: Mapping[Span, Buffer], out: Buffer, *, num_shards: int, header: bytes = b""
+    ) -> list[bytes]:
+        """See `protocols.Communicator.all_reduce`."""
+        self._check_alive()
+        if not isinstance(out, np.ndarray):
+            return self._all_reduce_on_device(partials, out, num_shards, header)
+        plan = make_plan(num_shards, self._size, out.size, out.itemsize)
+        _check_buffers(partials, out, plan.covers[self._rank])
+        self._operation += 1
+        try:
+            scratch = self._scratch_of(plan, out.itemsize)
+            reduction = Reduction(plan, rank=self._rank, links=self._links, partials=partials, out=out, scratch=scratch)
+            return reduction.run(self._operation, num_shards, header, self._abort)
+        except BaseException as error:
+            self._break(error)
+
+    def send_state(self, rank: int, meta: bytes, buffers: Sequence[Buffer]) -> None:
+        """See `protocols.Communicator.send_state`."""
+        link = self._peer(rank)
+        pieces = [bytes_of(_on_host(buffer)) for buffer in buffers]
+        sizes = struct.pack(f"<{len(pieces)}Q", *(piece.nbytes for piece in pieces))
+        try:
+            link.send(memoryview(_STATE_FRAME.pack(_STATE, len(pieces), len(meta)) + sizes + meta))
+            for piece in pieces:
+                link.send(piece)
+            drive([link], self._abort)
+        except BaseException as error:
+            self._break(error)
+
+    def recv_state(self, rank: int) -> tuple[bytes, list[memoryview]]:
+        """See `protocols.Communicator.recv_state`."""
+        link = self._peer(rank)
+        try:
+            kind, count, meta_bytes = _STATE_FRAME.unpack(self._read(link, _STATE_FRAME.size))
+            if kind != _STATE:
+                raise OutOfStepError(f"{link.name} sends something else than its state: workers are out of step")
+            sizes = struct.unpack(f"<{count}Q", self._read(link, 8 * count))
+            meta = bytes(self._read(link, meta_bytes))
+            buffers = [np.empty(size, np.uint8).data for size in sizes]  # not zeroed first, unlike a bytearray
+            for buffer in buffers:
+                link.fill(buffer)
+            drive([link], self._abort)
+        except BaseException as error:
+            self._break(error)
+        return meta, buffers
+
+    def abort(self, reason: str) -> None:
+        """Makes a blocked call, and every later one, raise `PeerLostError`. From any thread, at any time."""
+        self._abort.set(reason)
+
+    def close(self) -> None:
+        """Closes the connections. What has been sent still arrives."""
+        self._failure = self._failure or ("this communicator is closed", ())
+        self._closed = True
+        for link in self._links.values():
+            link.connection.close()
+        self._abort.close()
+
+    def __enter__(self) -> TcpCommunicator:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    # Private
+
+    def _read(self, link: Link, nbytes: int) -> bytearray:
+        data = bytearray(nbytes)
+        link.fill(memoryview(data))
+        drive([link], self._abort)
+        return data
+
+    def _scratch_of(self, plan: Plan, itemsize: int) -> memoryview:
+        """Memory that is reused: fresh pages would cost as much as the bytes that come into them."""
+        nbytes = plan.incoming(self._rank) * itemsize
+        if self._scratch.size < nbytes:
+            self._scratch = np.empty(nbytes, np.uint8)
+        return self._scratch.data[:nbytes]
+
+    def _peer(self, rank: int) -> Link:
+        self._check_alive()
+        if rank not in self._links:
+            raise ValueError(f"rank {rank} is no peer of rank {self._rank} in a world of {self._size}")
+        return self._links[rank]
+
+    def _check_alive(self) -> None:
+        if self._failure is None and self._abort.is_set():
+            self._shut(self._abort.reason or "aborted", self._abort.ranks)
+        if self._failure is not None:
+            raise PeerLostError(*self._failure)
+
+    def _break(self, error: BaseException) -> NoReturn:
+        """Ends this world for all its members, and raises `error`."""
+        if isinstance(error, PeerLostError):
+            ranks = tuple(sorted({*error.ranks, *self._broken()}))
+            self._shut(str(error), ranks)
+            raise PeerLostError(str(error), ranks) from error
+        self._shut(f"an exchange was left half done: {error!r}", ())
+        raise error
+
+    def _broken(self) -> list[int]:
+        """The peers whose connection is broken by now."""
+        poll = select.poll()
+        for link in self._links.values():
+            poll.register(link.fd, select.POLLRDHUP)
+        return [self._by_fd[fd].rank for fd, events in poll.poll(0) if events & _GONE]
+
+    def _shut(self, reason: str, ranks: tuple[int, ...]) -> None:
+        self._failure = (reason, ranks)
+        for link in self._links.values():
+            try:
+                link.connection.shutdown(socket.SHUT_RDWR)
+            except OSError:
+                pass  # it is broken already
+
+    def _all_reduce_on_device(
+        self, partials: Mapping[Span, Buffer], out: Buffer, num_shards: int, header: bytes
+    ) -> list[bytes]:
+        """Through pinned host memory, since TCP reads no device's. Written with care, not yet run on a device."""
+        staged = {span: _on_host(buffer) for span, buffer in partials.items()}
+        result = next(iter(staged.values())) if staged else np.empty(out.shape, out.dtype)
+        headers = self.all_reduce(staged, result, num_shards=num_shards, header=header)
+        out.set(result)
+        return headers
+
+
+def _check_buffers(partials: Mapping[Span, Buffer], out: np.ndarray[Any, Any], cover: tuple[Span, ...]) -> None:
+    if partials.keys() != set(cover):
+        raise ValueError(f"this worker holds the partial sums of {list(cover)}, got {sorted(partials)}")
+    for name, buffer in (("out", out), *((str(span), buffer) for span, buffer in partials.items())):
+        if buffer.shape != out.shape or buffer.dtype != out.dtype or out.ndim != 1 or not buffer.flags.c_contiguous:
+            raise ValueError(
+                f"every buffer must be one-dimensional, contiguous and like `out` ({out.shape}, {out.dtype}); "
+                f"{name} is {buffer.shape}, {buffer.dtype}"
+            )
+    if out.dtype.kind not in "fiu":
+        raise TypeError(f"cannot sum {out.dtype}")
+
+
+def _on_host(buffer: Buffer) -> np.ndarray[Any, Any]:
+    """The buffer itself where it is on the host; a copy in pinned memory where it is on a device."""
+    if isinstance(buffer, np.ndarray):
+        return buffer
+    import cupyx  # pyright: ignore[reportMissingImports]
+
+    host: np.ndarray[Any, Any] = cupyx.empty_pinned(buffer.shape, buffer.dtype)
+    buffer.get(out=host)
+    return host

@@ -1,0 +1,66 @@
+"""What an exact all-reduce of given dimensions consists of: who sends which bytes where. Pure, and computed once.
+
+The flat vector is cut into one slice per worker. Every worker sends slice `j` of its partial sums to worker `j`, which
+finishes the tree for it and sends the finished slice to everybody. A small vector is not worth two rounds: there every
+worker's slice is the whole vector, everybody sends its partial sums to everybody, and each finishes the tree itself.
+The additions and their order are the same either way, so the bits are too.
+"""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Final
+
+from cordee.trainer.elastic import tree
+from cordee.trainer.elastic.tree import Span
+
+__all__ = ["Plan", "make_plan"]
+
+_ALIGN_BYTES: Final = 64
+CHUNK_BYTES: Final = 256 << 10
+"""Bytes of a slice that are summed and passed on together: small enough to stay in a core's cache."""
+ONE_ROUND_BYTES: Final = 32 << 10
+"""Up to this many bytes of vector, everybody sends everything to everybody."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """One all-reduce, as all its workers see it."""
+
+    covers: tuple[tuple[Span, ...], ...]
+    """By rank: the spans it holds, in the order in which they are sent."""
+    additions: tuple[tuple[Span, Span], ...]
+    """`tree.combine_order`: carried out in turn, each into its left operand."""
+    root: Span
+    """The span whose buffer holds the sum in the end."""
+    slices: tuple[tuple[int, int], ...]
+    """By rank: the elements it finishes."""
+    one_round: bool
+    """Whether every worker finishes every element, so that nothing needs to be passed on."""
+    chunk: int
+    """Elements that are summed and passed on together."""
+
+    def incoming(self, rank: int) -> int:
+        """How many elements of others' partial sums `rank` receives."""
+        start, stop = self.slices[rank]
+        return (stop - start) * (sum(map(len, self.covers)) - len(self.covers[rank]))
+
+
+@lru_cache(maxsize=64)
+def make_plan(num_shards: int, size: int, elements: int, itemsize: int) -> Plan:
+    """The plan for a vector of `elements`, summed from `num_shards` by `size` workers."""
+    covers = tuple(tree.cover(start, stop, num_shards) for start, stop in tree.deal(num_shards, size))
+    additions = tree.combine_order(num_shards, size)
+    root = min((span for cover in covers for span in cover), key=lambda span: span.start)
+    one_round = elements * itemsize <= ONE_ROUND_BYTES
+    align = max(1, _ALIGN_BYTES // itemsize)
+    if one_round:
+        slices = ((0, elements),) * size
+    else:
+        blocks = -(-elements // align)
+        cuts = [min(rank * blocks // size * align, elements) for rank in range(size + 1)]
+        slices = tuple(itertools.pairwise(cuts))
+    chunk = max(elements, 1) if one_round else CHUNK_BYTES // itemsize
+    return Plan(covers, additions, root, slices, one_round, chunk)
