@@ -1,0 +1,6 @@
+"""Modules, layers, losses, and how they start."""
+
+from cordee.trainer.nn.module import Module
+from cordee.trainer.nn.parameter import Parameter
+
+__all__ = ["Module", "Parameter"]

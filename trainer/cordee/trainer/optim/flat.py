@@ -1,0 +1,157 @@
+"""Flat storage: the parameters of a group in one buffer, their gradients in its twin.
+
+Each `parameter.data` becomes a view of `FlatGroup.data`, and the gradients that backward computes land in views of
+`FlatGroup.grad` (`parameter._sink`). So an update is a few operations on whole buffers, an all-reduce needs neither
+packing nor buckets, and "a slice of the training state" is a slice of an array. Every parameter starts at a multiple of
+64 bytes: vector instructions like it, and the alignment is the same in every process. The gaps between parameters hold
+zeros, in all twins, for ever (zero is what every optimiser makes of zeros).
+
+A parameter has one home. When a second optimiser is built over it, or somebody assigns to `parameter.data`, its values
+are copied and it moves; the group it has left notices at its next `adopt` (every step calls it) and takes it back,
+values and gradient included. So two optimisers over one parameter give the right numbers, taking turns, at the price of
+a copy per turn.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cordee.trainer.array import array_module, as_array
+from cordee.trainer.tensor import Tensor
+
+if TYPE_CHECKING:
+    from cordee.trainer.nn.parameter import Parameter
+
+__all__ = ["FlatGroup", "write"]
+
+_ALIGNMENT_BYTES = 64
+
+
+class FlatGroup:
+    """Parameters of one dtype and one set of options, in one buffer. See the module's docstring.
+
+    `data`, `grad` and the arrays in `state` are one-dimensional, contiguous and equally long, and are never replaced:
+    whoever loads or heals state writes into them.
+    """
+
+    def __init__(self, names: Sequence[str], parameters: Sequence[Parameter], options: dict[str, Any]) -> None:
+        self.names = tuple(names)
+        self.parameters: tuple[Parameter, ...] = tuple(parameters)
+        self.options = options
+        """Live: the very dictionary in `Optimizer.param_groups`."""
+        first = self.parameters[0].data
+        align = max(_ALIGNMENT_BYTES // first.dtype.itemsize, 1)
+        starts, size = [], 0
+        for parameter in self.parameters:
+            starts.append(size)
+            size += -(-parameter.data.size // align) * align
+        self._like = first
+        self._size = size
+        self.slices = tuple(
+            slice(start, start + parameter.data.size) for start, parameter in zip(starts, self.parameters, strict=True)
+        )
+        """Where each parameter lies."""
+        self._extents = (*starts, size)
+        self.data = self.new_twin()
+        self.grad = self.new_twin()
+        self.state: dict[str, Any] = {}
+        self.steps = np.zeros(len(self.parameters), dtype=np.int64)
+        """How many updates each parameter has had: those in which it had a gradient."""
+        self._views = tuple(self.view(self.data, index) for index in range(len(self.parameters)))
+        self._sinks = tuple(self.view(self.grad, index) for index in range(len(self.parameters)))
+        self._grads = tuple(Tensor(sink) for sink in self._sinks)
+        self.adopt()
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        dtype: np.dtype[Any] = self._like.dtype
+        return dtype
+
+    @property
+    def size(self) -> int:
+        """Elements per buffer, gaps included."""
+        return self._size
+
+    def new_twin(self) -> Any:
+        """A zeroed buffer of the same length, dtype and device, aligned."""
+        dtype = self._like.dtype
+        xp = array_module(self._like)
+        if xp is not np:  # a device's allocator aligns by itself
+            return xp.zeros(self._size, dtype)
+        raw = np.zeros(self._size * dtype.itemsize + _ALIGNMENT_BYTES, dtype=np.uint8)
+        offset = -raw.__array_interface__["data"][0] % _ALIGNMENT_BYTES
+        return raw[offset : offset + self._size * dtype.itemsize].view(dtype)
+
+    def view(self, buffer: Any, index: int) -> Any:
+        """The part of a twin that belongs to a parameter, in the parameter's shape."""
+        return buffer[self.slices[index]].reshape(self.parameters[index].data.shape)
+
+    def adopt(self) -> None:
+        """Sees to it that every parameter, and its gradient, lives in this group's buffers. Cheap when they do."""
+        for parameter, view, sink, grad in zip(self.parameters, self._views, self._sinks, self._grads, strict=True):
+            if parameter.data is not view:
+                self._take(parameter, view)
+            if parameter._sink is not sink:
+                parameter._sink = sink
+            held = parameter._grad
+            if held is not None and held.data is not sink:
+                sink[...] = held.data
+                parameter._grad = grad
+
+    def _take(self, parameter: Parameter, view: Any) -> None:
+        data = parameter.data
+        if data.shape != view.shape or data.dtype != view.dtype:
+            name = self.names[self.parameters.index(parameter)]
+            raise ValueError(
+                f"parameter {name!r} was {view.dtype}{list(view.shape)} when the optimiser was built and is now "
+                f"{data.dtype}{list(data.shape)}; build the optimiser after changing parameters"
+            )
+        view[...] = data
+        parameter.data = view
+
+    def touched(self) -> NDArray[np.bool_]:
+        """Which parameters have a gradient now. Gradients that lie elsewhere are fetched into `grad` first."""
+        self.adopt()
+        return np.array([parameter._grad is not None for parameter in self.parameters])
+
+    def mark_touched(self, mask: Sequence[bool] | NDArray[np.bool_]) -> None:
+        """Sets which parameters have a gradient: its values are what `grad` holds there."""
+        for parameter, grad, has_grad in zip(self.parameters, self._grads, mask, strict=True):
+            parameter._grad = grad if has_grad else None
+
+    def fill_untouched(self) -> None:
+        """Puts zeros where `grad` still holds what an earlier step left, because the parameter has no gradient now."""
+        for parameter, sink in zip(self.parameters, self._sinks, strict=True):
+            if parameter._grad is None:
+                sink[...] = 0
+
+    def segments(self) -> list[tuple[slice, int]]:
+        """The parts of the buffers that have a gradient, as few as can be, each with its number of past updates."""
+        steps = self.steps.tolist()
+        extents = self._extents
+        found: list[tuple[slice, int]] = []
+        start = stop = count = -1
+        for index, parameter in enumerate(self.parameters):
+            if parameter._grad is None:
+                continue
+            if extents[index] == stop and steps[index] == count:
+                stop = extents[index + 1]
+                continue
+            if count >= 0:
+                found.append((slice(start, stop), count))
+            start, stop, count = extents[index], extents[index + 1], steps[index]
+        if count >= 0:
+            found.append((slice(start, stop), count))
+        return found
+
+    def __repr__(self) -> str:
+        return f"FlatGroup({len(self.parameters)} parameters, {self._size} × {self.dtype})"
+
+
+def write(target: Any, value: Any) -> None:
+    """Copies a tensor's or an array's values into storage that stays where it is, whatever device either is on."""
+    target[...] = value.data if isinstance(value, Tensor) else as_array(value)
