@@ -1,0 +1,77 @@
+"""How this process lets go: of its world when it is asked to, of everything when it is told to.
+
+Asked (SIGTERM): the coordinator hears that this worker is leaving, training goes on to the next step boundary, and the
+rendezvous there ends the process. Told (the session has ended): whatever the main thread does is broken off by an
+exception that a script does not catch; should it not come out in a few seconds, the process ends without it.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import threading
+from collections.abc import Callable
+from types import FrameType
+from typing import NoReturn
+
+from cordee.rpc.v1 import worker_pb2 as pb
+from cordee.worker import exit_codes
+from cordee.worker.session import Session
+
+__all__ = ["Departure"]
+
+LEAVE_SECONDS = 5.0
+"""For the script's `finally` blocks, once the process has been told to go."""
+
+
+class Departure:
+    """Made in the main thread, before the session starts."""
+
+    def __init__(self, session: Session) -> None:
+        self.break_off: Callable[[str], None] | None = None
+        """Makes an exchange that the main thread is blocked in fail at once."""
+        self._session = session
+        self._asked = False
+        self._finishing = False
+        self._main = threading.main_thread()
+        session.on_end = self._told
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, self._on_signal)
+
+    def finishing(self) -> None:
+        """The script is over: from here on the main thread waits for the session's end by itself."""
+        self._finishing = True
+
+    def _on_signal(self, number: int, _frame: FrameType | None) -> None:
+        if self._finishing:
+            return
+        if self._session.ended:
+            if not self._session.left:
+                raise self._session.leave()
+            return
+        if self._asked:
+            os._exit(exit_codes.DRAINED)
+        self._asked = True
+        self._session.post(pb.WorkerMessage(leaving=pb.Leaving(reason=signal.Signals(number).name)))
+
+    def _told(self, code: int, message: str) -> None:
+        """On the session's thread."""
+        if self._finishing:
+            return
+        if self.break_off is not None:
+            self.break_off(message)
+        signal.pthread_kill(self._main.ident or 0, signal.SIGTERM)
+        self._main.join(LEAVE_SECONDS)
+        end_process(code, f"cordee: {message}\n")
+
+
+def end_process(code: int, text: str = "") -> NoReturn:
+    """Ends this process now, with what has been printed so far. No thread or handler of the script can hold it."""
+    try:
+        sys.stderr.write(text)
+        for stream in (sys.stdout, sys.stderr):
+            stream.flush()
+    except (OSError, ValueError):
+        pass  # the agent that reads them is gone
+    os._exit(code)

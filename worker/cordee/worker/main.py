@@ -1,0 +1,117 @@
+"""The worker process: attaches to the coordinator, unpacks the source, runs the script, says how it ended.
+
+    python -P -m cordee.worker.main        (started by cordee.worker.agent, which sets the environment)
+
+A dead worker's way back into its world leads through here, so the order is: bind, start attaching (the coordinator
+answers while the script imports), run. What is heavy is imported after the thread counts are set, and only once.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from cordee.worker import exit_codes
+from cordee.worker.lifeline import Lifeline
+from cordee.worker.settings import SettingsError, WorkerSettings
+
+if TYPE_CHECKING:
+    from cordee.worker.session import Session
+
+__all__ = ["main"]
+
+THREAD_VARIABLES = (
+    "OMP_NUM_THREADS",
+    "OPENBLAS_NUM_THREADS",
+    "MKL_NUM_THREADS",
+    "BLIS_NUM_THREADS",
+    "NUMEXPR_NUM_THREADS",
+    "VECLIB_MAXIMUM_THREADS",
+)
+"""Threads per worker are part of the job: another split of a product gives other bits. Read when NumPy is imported."""
+
+
+def main() -> int:
+    """Runs this worker and returns its exit code."""
+    lifeline = Lifeline()
+    lifeline.hold()
+    try:
+        settings = WorkerSettings.from_environment()
+    except SettingsError as error:
+        sys.stderr.write(f"cordee: {error}\n")
+        return exit_codes.UNUSABLE
+    for variable in THREAD_VARIABLES:
+        os.environ[variable] = str(settings.threads)
+    os.environ["CORDEE_OUTPUT_DIR"] = str(settings.output)
+    for stream in (sys.stdout, sys.stderr):
+        # A pipe is buffered by blocks otherwise: a log would come in lumps, and a killed worker's last lines never.
+        stream.reconfigure(encoding="utf-8", errors="backslashreplace", line_buffering=True)  # type: ignore[union-attr]
+    return _work(settings, lifeline)
+
+
+def _work(settings: WorkerSettings, lifeline: Lifeline) -> int:
+    from cordee.rpc.v1 import worker_pb2 as pb
+    from cordee.worker.departure import Departure, end_process
+    from cordee.worker.listener import Listener
+    from cordee.worker.session import Leave, Session
+    from cordee.worker.session_state import WorkerIdentity
+
+    try:
+        listener = Listener(settings.mesh_host)
+    except OSError as error:
+        sys.stderr.write(f"cordee: cannot listen on {settings.mesh_host} (CORDEE_MESH_HOST): {error}\n")
+        return exit_codes.CRASHED
+    identity = WorkerIdentity(settings.job, settings.worker, settings.incarnation, listener.address, os.getpid())
+    session = Session(identity, settings.coordinator, settings.token, orphan_seconds=settings.orphan_seconds)
+    departure = Departure(session)
+    session.start()
+    # From here on the coordinator is being reached in the background; NumPy and the trainer are imported meanwhile.
+    try:
+        from cordee.trainer.elastic import runtime
+        from cordee.worker.membership import WorkerMembership
+        from cordee.worker.script import describe_failure, is_machine_fault, run_script
+
+        membership = WorkerMembership(session, listener, settings, on_connected=lifeline.became_member)
+        departure.break_off = membership.break_off
+        try:
+            source = _source(settings, session)
+            settings.output.mkdir(parents=True, exist_ok=True)
+            os.chdir(source)
+            runtime.install(membership)
+            run_script(source, settings.script, settings.args)
+            last_word = pb.WorkerMessage(finished=membership.last_word())
+        except Leave:
+            raise
+        except BaseException as error:
+            departure.finishing()
+            exception, trace = describe_failure(error, settings.source)
+            sys.stderr.write(trace)
+            if is_machine_fault(error):
+                end_process(exit_codes.CRASHED, "cordee: the machine's fault, not the script's: worth another start\n")
+            failed = pb.ScriptFailed(exception=exception, traceback=trace, step=membership.step)
+            end_process(session.finish(pb.WorkerMessage(script_failed=failed)))
+        departure.finishing()
+        code = session.finish(last_word)
+    except Leave as leave:
+        departure.finishing()
+        end_process(leave.code, f"cordee: {leave.message}\n")
+    session.close()
+    listener.close()
+    return code
+
+
+def _source(settings: WorkerSettings, session: Session) -> Path:
+    """The unpacked source; nothing is fetched when a worker of this job has been here before."""
+    if settings.source.is_dir():
+        return settings.source
+    from cordee.worker.source import ensure_source
+
+    return ensure_source(
+        settings.source_root, settings.bundle, lambda: session.fetch_bundle(timeout=settings.orphan_seconds)
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,200 @@
+"""This worker's part in its job, as the elastic step sees it: a `Membership` over the session and the mesh.
+
+A rendezvous is over only when the mesh stands. If a peer dies, or the coordinator breaks the generation off, while the
+connections are being made, this worker arrives again, from the generation it could not join, and waits for the next.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Literal
+
+from cordee.rpc.v1 import worker_pb2 as pb
+from cordee.trainer.elastic.protocols import (
+    CheckpointPolicy,
+    Communicator,
+    PeerLostError,
+    ProgressReport,
+    RunResult,
+    World,
+)
+from cordee.worker.abort import Abort
+from cordee.worker.communicator import connect
+from cordee.worker.handshake import mesh_key
+from cordee.worker.listener import Listener
+from cordee.worker.mesh import Peer
+from cordee.worker.progress import ProgressMeter
+from cordee.worker.session import Session
+from cordee.worker.settings import WorkerSettings
+
+__all__ = ["WorkerMembership"]
+
+CONNECT_SECONDS = 15.0
+"""For all connections of a new world. A dead peer is usually refused at once, or named by the coordinator's Abort."""
+
+REASONS = {
+    "join": pb.ARRIVAL_REASON_JOIN,
+    "change": pb.ARRIVAL_REASON_CHANGE,
+    "lost": pb.ARRIVAL_REASON_PEER_LOST,
+}
+
+
+class WorkerMembership:
+    """A `cordee.trainer.elastic.protocols.Membership`; `on_connected` is called once for every world joined."""
+
+    def __init__(
+        self,
+        session: Session,
+        listener: Listener,
+        settings: WorkerSettings,
+        *,
+        on_connected: Callable[[], None] = lambda: None,
+    ) -> None:
+        self.step = 0
+        """The last committed step."""
+        self._result: RunResult | None = None
+        self._on_connected = on_connected
+        self._session = session
+        self._listener = listener
+        self._settings = settings
+        self._key = mesh_key(settings.token)
+        self._meter = ProgressMeter()
+        self._members: tuple[str, ...] = ()
+        self._rank = 0
+        self._lock = threading.Lock()
+        self._abort: tuple[int, Abort] | None = None
+        session.on_abort = self._aborted
+        session.progress_source = self._held_back_progress
+
+    def rendezvous(
+        self, *, step: int | None, reason: Literal["join", "change", "lost"], suspects: Sequence[int] = ()
+    ) -> World:
+        self._flush_progress()
+        self._meter.pause()
+        self.step = step or 0
+        self._session.advance(step)
+        while True:
+            self._session.post(
+                pb.WorkerMessage(
+                    arrived=pb.Arrived(
+                        generation=self._session.generation,
+                        step=step or 0,
+                        has_state=step is not None,
+                        reason=REASONS[reason],
+                        suspects=[self._members[rank] for rank in suspects if rank < len(self._members)],
+                    )
+                )
+            )
+            world = self._session.wait_world()
+            self._members = tuple(member.worker for member in world.members)
+            self._rank = self._members.index(self._settings.worker)
+            try:
+                communicator = self._connect(world)
+            except PeerLostError as error:
+                reason, suspects = "lost", error.ranks
+                continue
+            self._on_connected()
+            return World(
+                generation=world.generation,
+                rank=self._rank,
+                size=len(world.members),
+                step=world.step,
+                member_steps=tuple(member.step if member.has_state else None for member in world.members),
+                communicator=communicator,
+            )
+
+    def change_pending(self) -> bool:
+        return self._session.change_pending
+
+    def report(self, progress: ProgressReport) -> None:
+        self.step = progress.step
+        self._session.advance(progress.step)
+        if self._meter.add(progress) and self._rank == 0:
+            self._flush_progress()
+
+    def checkpointed(self, step: int, path: Path, size_bytes: int, seconds: float) -> None:
+        self._session.post(
+            pb.WorkerMessage(
+                checkpointed=pb.Checkpointed(step=step, path=str(path), size_bytes=size_bytes, seconds=seconds)
+            )
+        )
+
+    def note(self, kind: str, message: str, seconds: float = 0.0) -> None:
+        self._session.post(pb.WorkerMessage(note=pb.Note(kind=kind, message=message, seconds=seconds)))
+
+    def finished(self, result: RunResult) -> None:
+        self._flush_progress()
+        self._result = result
+
+    def last_word(self) -> pb.Finished:
+        """What is to be said once the script has ended: the result of its run, or that it made none."""
+        result = self._result
+        if result is None:
+            return pb.Finished()
+        return pb.Finished(
+            step=result.step,
+            samples=result.samples,
+            weights_sha256=result.weights_sha256,
+            metrics=dict(result.metrics),
+            weights_path="" if result.weights_path is None else str(result.weights_path),
+        )
+
+    def break_off(self, reason: str) -> None:
+        """Makes a blocked exchange fail at once: this process is to go. From any thread."""
+        with self._lock:
+            current = self._abort
+        if current is not None:
+            current[1].set(reason)
+
+    @property
+    def checkpoint_policy(self) -> CheckpointPolicy | None:
+        settings = self._settings
+        return CheckpointPolicy(
+            settings.checkpoints,
+            interval_seconds=settings.checkpoint_seconds,
+            interval_steps=settings.checkpoint_steps,
+            keep=settings.checkpoint_keep,
+        )
+
+    @property
+    def result_directory(self) -> Path | None:
+        return self._settings.result
+
+    # --- connecting, and breaking it off ---
+
+    def _connect(self, world: pb.World) -> Communicator:
+        abort = Abort()
+        with self._lock:
+            self._abort = (world.generation, abort)
+        if self._session.aborted(world.generation):  # it was broken off before there was a handle to break
+            abort.set("the coordinator broke this generation off")
+        return connect(
+            self._listener,
+            generation=world.generation,
+            rank=self._rank,
+            members=[Peer(member.rank, member.worker, member.incarnation, member.address) for member in world.members],
+            key=self._key,
+            timeout_seconds=CONNECT_SECONDS,
+            abort=abort,
+        )
+
+    def _aborted(self, generation: int, lost: tuple[str, ...]) -> None:
+        """On the session's thread."""
+        with self._lock:
+            current = self._abort
+        if current is not None and current[0] == generation:
+            members = self._members
+            ranks = [members.index(worker) for worker in lost if worker in members]
+            current[1].set(f"the coordinator says that {' and '.join(lost) or 'a peer'} is lost", ranks)
+
+    # --- progress ---
+
+    def _flush_progress(self) -> None:
+        progress = self._held_back_progress()
+        if progress is not None:
+            self._session.post(pb.WorkerMessage(progress=progress))
+
+    def _held_back_progress(self) -> pb.Progress | None:
+        return self._meter.take(self._session.generation) if self._rank == 0 else None

@@ -1,0 +1,375 @@
+"""What a worker says to its coordinator, and when: the session's decisions, without a thread, a clock or a socket.
+
+`SessionState.handle(event, now)` takes what happened and returns what to do, in order; `cordee.worker.session` does
+it. The rules: training never waits for the coordinator except in a rendezvous; what the coordinator must know (an
+arrival, a wish to leave, the end) is remembered and said again on every new stream until it is answered, and saying it
+twice means the same as saying it once; a coordinator that is gone for longer than the orphan limit ends the process.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from cordee.rpc.v1 import worker_pb2 as pb
+from cordee.worker import exit_codes
+
+__all__ = [
+    "AbortMesh",
+    "CloseStream",
+    "DeliverWorld",
+    "End",
+    "Event",
+    "Instruction",
+    "OpenStream",
+    "Post",
+    "Received",
+    "Say",
+    "Send",
+    "SessionState",
+    "StreamEnded",
+    "Tick",
+    "WorkerIdentity",
+]
+
+FIRST_BACKOFF_SECONDS = 0.05
+LAST_BACKOFF_SECONDS = 1.0
+FLUSH_SECONDS = 5.0
+"""How long the coordinator may take to end a stream whose last word was said."""
+NOTES_KEPT = 64
+"""Notes kept for the next stream while there is none; older ones are dropped: they are news, not state."""
+
+
+@dataclass(frozen=True)
+class WorkerIdentity:
+    """What is said about this process in every Hello."""
+
+    job: str
+    worker: str
+    incarnation: str
+    address: str
+    pid: int
+
+
+# --- what happens -------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Tick:
+    """Time has passed (or the session begins)."""
+
+
+@dataclass(frozen=True)
+class StreamEnded:
+    """The stream is over; `error` is empty when the coordinator ended it in good order."""
+
+    error: str
+
+
+@dataclass(frozen=True)
+class Received:
+    message: pb.CoordinatorMessage
+
+
+@dataclass(frozen=True)
+class Post:
+    """The training thread (or a signal) has something to say."""
+
+    message: pb.WorkerMessage
+
+
+Event = Tick | StreamEnded | Received | Post
+
+
+# --- what to do ---------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class OpenStream:
+    """Open a new stream; what is to be sent on it follows."""
+
+
+@dataclass(frozen=True)
+class Send:
+    message: pb.WorkerMessage
+
+
+@dataclass(frozen=True)
+class CloseStream:
+    """Half-close: nothing more will be said. The coordinator ends the stream when it has read everything."""
+
+
+@dataclass(frozen=True)
+class DeliverWorld:
+    world: pb.World
+
+
+@dataclass(frozen=True)
+class AbortMesh:
+    generation: int
+    lost: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class End:
+    """The session is over, and with it the process."""
+
+    code: int
+    message: str
+
+
+@dataclass(frozen=True)
+class Say:
+    """A line for the worker's log."""
+
+    text: str
+
+
+Instruction = OpenStream | Send | CloseStream | DeliverWorld | AbortMesh | End | Say
+
+STOP_CODES = {
+    pb.STOP_REASON_DRAINED: (exit_codes.DRAINED, "drained: it left its world at a step boundary"),
+    pb.STOP_REASON_CANCELLED: (exit_codes.STOPPED, "the job was cancelled"),
+    pb.STOP_REASON_FINISHED: (exit_codes.STOPPED, "the job has its result already"),
+    pb.STOP_REASON_FAILED: (exit_codes.STOPPED, "the job has failed"),
+    pb.STOP_REASON_FENCED: (exit_codes.FENCED, "a newer incarnation or generation has taken this worker's place"),
+    pb.STOP_REASON_UNSPECIFIED: (exit_codes.STOPPED, "stopped by the coordinator"),
+}
+
+
+@dataclass
+class SessionState:
+    """One worker process's view of its session.
+
+    `step`, `has_state` are written by the training thread between events (plain attributes: a stale read is a step
+    old). `generation`, `change_pending`, `aborted_generation` are read by it.
+    """
+
+    identity: WorkerIdentity
+    orphan_seconds: float
+    started: float
+
+    generation: int = 0
+    step: int = 0
+    has_state: bool = False
+    change_pending: bool = False
+    aborted_generation: int = 0
+    ended: End | None = None
+
+    _open: bool = False
+    _attached: bool = False
+    _alone_since: float = 0.0
+    _retry_at: float = 0.0
+    _failures: int = 0
+    _complaint: str = ""
+    _heartbeat_seconds: float = 0.5
+    _heartbeat_at: float = 0.0
+    _flush_until: float | None = None
+    _arrival: pb.Arrived | None = None
+    _leaving: pb.Leaving | None = None
+    _checkpoint: pb.Checkpointed | None = None
+    _progress: pb.Progress | None = None
+    _notes: deque[pb.Note] = field(default_factory=lambda: deque(maxlen=NOTES_KEPT))
+    _ending: pb.WorkerMessage | None = None
+
+    def __post_init__(self) -> None:
+        self._alone_since = self._retry_at = self.started
+
+    @property
+    def attached(self) -> bool:
+        """Whether the coordinator has welcomed this stream."""
+        return self._attached
+
+    def deadline(self) -> float:
+        """When the next Tick is due, unless something happens before."""
+        moments = [self._alone_since + self.orphan_seconds if not self._attached else self._heartbeat_at]
+        if not self._open:
+            moments.append(self._retry_at)
+        if self._flush_until is not None:
+            moments.append(self._flush_until)
+        return min(moments)
+
+    def handle(self, event: Event, now: float) -> list[Instruction]:
+        """What to do about `event`. After `End` nothing is done any more."""
+        if self.ended is not None:
+            return []
+        handler: Callable[[Any, float], list[Instruction]] = _HANDLERS[type(event)].__get__(self)
+        instructions = handler(event, now)
+        self.ended = next((i for i in instructions if isinstance(i, End)), None)
+        return instructions
+
+    # --- time, and the stream ---
+
+    def _tick(self, _event: Tick, now: float) -> list[Instruction]:
+        if self._flush_until is not None and now >= self._flush_until:
+            return [End(self._ending_code(), "the coordinator did not end the stream; it was told everything")]
+        if not self._attached and now - self._alone_since >= self.orphan_seconds:
+            reason = f": {self._complaint}" if self._complaint else ""
+            code = exit_codes.STOPPED if self._ending is None else self._ending_code()
+            return [End(code, f"no coordinator answered for {self.orphan_seconds:g} s{reason}")]
+        if not self._open:
+            return self._connect() if now >= self._retry_at else []
+        if self._attached and now >= self._heartbeat_at:
+            self._heartbeat_at = now + self._heartbeat_seconds
+            return [Send(pb.WorkerMessage(heartbeat=pb.Heartbeat(generation=self.generation, step=self.step)))]
+        return []
+
+    def _connect(self) -> list[Instruction]:
+        self._open = True
+        hello = pb.Hello(
+            job=self.identity.job,
+            worker=self.identity.worker,
+            incarnation=self.identity.incarnation,
+            address=self.identity.address,
+            pid=self.identity.pid,
+            generation=self.generation,
+            step=self.step,
+            has_state=self.has_state,
+            waiting=self._arrival is not None,
+        )
+        return [OpenStream(), Send(pb.WorkerMessage(hello=hello))]
+
+    def _stream_ended(self, event: StreamEnded, now: float) -> list[Instruction]:
+        told = self._flush_until is not None
+        self._flush_until = None
+        if told and not event.error:
+            return [End(self._ending_code(), "the coordinator was told everything")]
+        if self._attached:
+            self._attached = False
+            self._alone_since = now
+        self._open = False
+        # The first attempt after a loss is immediate: the coordinator may have closed one stream only.
+        backoff = FIRST_BACKOFF_SECONDS * 2 ** min(self._failures - 1, 10) if self._failures else 0.0
+        self._retry_at = now + min(backoff, LAST_BACKOFF_SECONDS)
+        self._failures += 1
+        complaint = event.error or "the stream was closed"
+        if complaint == self._complaint:
+            return []
+        self._complaint = complaint
+        return [Say(f"lost the coordinator ({complaint}); training goes on, trying to reach it again")]
+
+    # --- what the coordinator says ---
+
+    def _received(self, event: Received, now: float) -> list[Instruction]:
+        kind = event.message.WhichOneof("kind")
+        if kind is None:  # a newer coordinator's message
+            return []
+        rule: Callable[[Any, float], list[Instruction]] = _MESSAGES[kind].__get__(self)
+        return rule(getattr(event.message, kind), now)
+
+    def _welcome(self, message: pb.Welcome, now: float) -> list[Instruction]:
+        instructions: list[Instruction] = [Say("the coordinator answers again")] if self._complaint else []
+        self._attached = True
+        self._failures = 0
+        self._complaint = ""
+        if message.heartbeat_seconds > 0:
+            self._heartbeat_seconds = message.heartbeat_seconds
+        self._heartbeat_at = now + self._heartbeat_seconds
+        backlog = [pb.WorkerMessage(note=note) for note in self._notes]
+        self._notes.clear()
+        if self._checkpoint is not None:
+            backlog.append(pb.WorkerMessage(checkpointed=self._checkpoint))
+        if self._progress is not None:
+            backlog.append(pb.WorkerMessage(progress=self._progress))
+        if self._leaving is not None:
+            backlog.append(pb.WorkerMessage(leaving=self._leaving))
+        if self._arrival is not None:
+            backlog.append(pb.WorkerMessage(arrived=self._arrival))
+        instructions += [Send(item) for item in backlog]
+        return instructions + self._say_ending(now)
+
+    def _world(self, world: pb.World, _now: float) -> list[Instruction]:
+        if self._arrival is None or world.generation <= self.generation:
+            return []  # said again, or meant for an arrival that was answered already
+        self._arrival = None
+        self._progress = None
+        self.change_pending = False
+        self.generation = world.generation
+        return [DeliverWorld(world)]
+
+    def _change_pending(self, message: pb.ChangePending, _now: float) -> list[Instruction]:
+        if message.generation == self.generation:
+            self.change_pending = True
+        return []
+
+    def _abort(self, message: pb.Abort, _now: float) -> list[Instruction]:
+        if message.generation != self.generation or self._arrival is not None:
+            return []  # of a world that is left already
+        self.aborted_generation = message.generation
+        return [AbortMesh(message.generation, tuple(message.lost))]
+
+    def _stop(self, message: pb.Stop, _now: float) -> list[Instruction]:
+        if self._ending is not None and self._flush_until is not None:
+            return [End(self._ending_code(), "the coordinator was told everything")]
+        code, words = STOP_CODES.get(message.reason, STOP_CODES[pb.STOP_REASON_UNSPECIFIED])
+        return [End(code, message.message or words)]
+
+    # --- what the training thread says ---
+
+    def _post(self, event: Post, now: float) -> list[Instruction]:
+        kind = event.message.WhichOneof("kind")
+        assert kind is not None
+        keep: Callable[[Any], None] = _KEPT[kind].__get__(self)
+        keep(event.message if kind in _ENDINGS else getattr(event.message, kind))
+        if kind in _ENDINGS:
+            return self._say_ending(now) if self._attached else []
+        if self._attached:
+            self._notes.clear()
+            return [Send(event.message)]
+        return []
+
+    def _keep_arrival(self, message: pb.Arrived) -> None:
+        self._arrival = message
+
+    def _keep_leaving(self, message: pb.Leaving) -> None:
+        self._leaving = message
+
+    def _keep_progress(self, message: pb.Progress) -> None:
+        self._progress = message
+
+    def _keep_checkpoint(self, message: pb.Checkpointed) -> None:
+        self._checkpoint = message
+
+    def _keep_note(self, message: pb.Note) -> None:
+        self._notes.append(message)
+
+    def _keep_ending(self, message: pb.WorkerMessage) -> None:
+        self._ending = message
+
+    def _say_ending(self, now: float) -> list[Instruction]:
+        if self._ending is None:
+            return []
+        self._flush_until = now + FLUSH_SECONDS
+        return [Send(self._ending), CloseStream()]
+
+    def _ending_code(self) -> int:
+        assert self._ending is not None
+        return _ENDINGS[self._ending.WhichOneof("kind") or ""]
+
+
+_HANDLERS: dict[type, Callable[..., list[Instruction]]] = {
+    Tick: SessionState._tick,
+    StreamEnded: SessionState._stream_ended,
+    Received: SessionState._received,
+    Post: SessionState._post,
+}
+_MESSAGES: dict[str, Callable[..., list[Instruction]]] = {
+    "welcome": SessionState._welcome,
+    "world": SessionState._world,
+    "change_pending": SessionState._change_pending,
+    "abort": SessionState._abort,
+    "stop": SessionState._stop,
+}
+_KEPT: dict[str, Callable[..., None]] = {
+    "arrived": SessionState._keep_arrival,
+    "leaving": SessionState._keep_leaving,
+    "progress": SessionState._keep_progress,
+    "checkpointed": SessionState._keep_checkpoint,
+    "note": SessionState._keep_note,
+    "finished": SessionState._keep_ending,
+    "script_failed": SessionState._keep_ending,
+}
+_ENDINGS = {"finished": exit_codes.FINISHED, "script_failed": exit_codes.SCRIPT_FAILED}
+"""The last word of a process, and the code it ends with."""

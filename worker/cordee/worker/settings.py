@@ -1,0 +1,161 @@
+"""What the agent's environment tells a worker, read and checked once.
+
+The launcher writes these variables and nobody else does, so a wrong one is a fault of the house: it is named in one
+sentence, and the process ends without a retry.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import secrets
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+__all__ = ["SettingsError", "WorkerSettings"]
+
+T = TypeVar("T")
+
+
+class SettingsError(Exception):
+    """A variable of the worker's environment is missing or wrong."""
+
+
+@dataclass(frozen=True)
+class WorkerSettings:
+    """One worker process's place in its job."""
+
+    job: str
+    worker: str
+    incarnation: str
+    coordinator: str
+    token: str
+    workdir: Path
+    script: str
+    args: tuple[str, ...]
+    bundle: str
+    threads: int = 1
+    orphan_seconds: float = 60.0
+    checkpoint_seconds: float = 30.0
+    checkpoint_steps: int = 0
+    checkpoint_keep: int = 3
+    mesh_host: str = "127.0.0.1"
+
+    @property
+    def source_root(self) -> Path:
+        return self.workdir / "source"
+
+    @property
+    def source(self) -> Path:
+        return self.source_root / self.bundle
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.workdir / "checkpoints"
+
+    @property
+    def result(self) -> Path:
+        return self.workdir / "result"
+
+    @property
+    def output(self) -> Path:
+        return self.workdir / "output"
+
+    @classmethod
+    def from_environment(cls, environment: Mapping[str, str] | None = None) -> WorkerSettings:
+        """Reads the CORDEE_* variables; `SettingsError` names the first that is missing or wrong."""
+        env = os.environ if environment is None else environment
+
+        def read(name: str, parse: Callable[[str], T], meaning: str, default: str | None = None) -> T:
+            text = env.get(name) or default
+            if text is None:
+                raise SettingsError(
+                    f"{name} is not set ({meaning}). A worker is started by Cordee's agent with this variable; "
+                    "to train without a coordinator run the script itself: python script.py"
+                )
+            try:
+                return parse(text)
+            except ValueError:
+                raise SettingsError(f"{name} is {text!r}, which is not {meaning}") from None
+
+        return cls(
+            job=read("CORDEE_JOB", str, "the job's id"),
+            worker=read("CORDEE_WORKER", str, "the worker's id"),
+            incarnation=read("CORDEE_INCARNATION", str, "this process's incarnation", secrets.token_hex(8)),
+            coordinator=read("CORDEE_COORDINATOR", _address, "the coordinator's gRPC address, host:port"),
+            token=read("CORDEE_TOKEN", str, "the job's worker token"),
+            workdir=read("CORDEE_WORKDIR", _absolute, "the absolute path of the job's folder on this machine"),
+            script=read("CORDEE_SCRIPT", _inside, "the script's path inside the job's source"),
+            args=read("CORDEE_ARGS", _strings, "a JSON list of strings, the script's arguments", "[]"),
+            bundle=read("CORDEE_BUNDLE", _sha256, "the SHA-256 of the job's source bundle, in hexadecimal"),
+            threads=read("CORDEE_THREADS", _count, "a number of threads, from 1", "1"),
+            orphan_seconds=read("CORDEE_ORPHAN_SECONDS", _seconds, "a number of seconds above 0", "60"),
+            checkpoint_seconds=read("CORDEE_CHECKPOINT_SECONDS", _amount, "a number of seconds, from 0", "30"),
+            checkpoint_steps=read("CORDEE_CHECKPOINT_STEPS", _natural, "a number of steps, from 0", "0"),
+            checkpoint_keep=read("CORDEE_CHECKPOINT_KEEP", _count, "a number of checkpoints, from 1", "3"),
+            mesh_host=read("CORDEE_MESH_HOST", str, "the address where peers reach this worker", "127.0.0.1"),
+        )
+
+
+def _address(text: str) -> str:
+    host, separator, port = text.rpartition(":")
+    if not separator or not host or not 0 < int(port) < 65536:
+        raise ValueError
+    return text
+
+
+def _absolute(text: str) -> Path:
+    path = Path(text)
+    if not path.is_absolute():
+        raise ValueError
+    return path
+
+
+def _inside(text: str) -> str:
+    if Path(text).is_absolute() or ".." in Path(text).parts:
+        raise ValueError
+    return text
+
+
+def _strings(text: str) -> tuple[str, ...]:
+    items = json.loads(text)  # its JSONDecodeError is a ValueError
+    if not isinstance(items, list) or not all(isinstance(item, str) for item in items):
+        raise ValueError
+    return tuple(items)
+
+
+def _sha256(text: str) -> str:
+    if not re.fullmatch(r"[0-9a-f]{64}", text):
+        raise ValueError
+    return text
+
+
+def _natural(text: str) -> int:
+    number = int(text)
+    if number < 0:
+        raise ValueError
+    return number
+
+
+def _count(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise ValueError
+    return number
+
+
+def _amount(text: str) -> float:
+    number = float(text)
+    if not 0 <= number < float("inf"):
+        raise ValueError
+    return number
+
+
+def _seconds(text: str) -> float:
+    number = _amount(text)
+    if number == 0:
+        raise ValueError
+    return number
