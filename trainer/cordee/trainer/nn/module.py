@@ -15,7 +15,6 @@ from typing import Any, NamedTuple, TypeVar
 import numpy as np
 
 from cordee.trainer.nn.parameter import Parameter
-from cordee.trainer.optim.flat import write
 from cordee.trainer.tensor import Tensor
 
 __all__ = ["LoadReport", "Module", "NamedParameters"]
@@ -208,7 +207,7 @@ class Module:
             raise ValueError(f"the state does not fit this {type(self).__name__}:\n  " + "\n  ".join(problems))
         for name, tensor in ours.items():
             if name in state_dict:
-                write(tensor.data, state_dict[name])
+                Tensor(tensor.data).copy_(state_dict[name])
         return LoadReport(missing, unexpected)
 
     def _named_state(self, prefix: str) -> Iterator[tuple[str, Tensor]]:

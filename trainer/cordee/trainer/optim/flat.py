@@ -20,13 +20,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cordee.trainer.array import array_module, as_array
+from cordee.trainer.array import array_module
 from cordee.trainer.tensor import Tensor
 
 if TYPE_CHECKING:
     from cordee.trainer.nn.parameter import Parameter
 
-__all__ = ["FlatGroup", "write"]
+__all__ = ["FlatGroup"]
 
 _ALIGNMENT_BYTES = 64
 
@@ -150,8 +150,3 @@ class FlatGroup:
 
     def __repr__(self) -> str:
         return f"FlatGroup({len(self.parameters)} parameters, {self._size} × {self.dtype})"
-
-
-def write(target: Any, value: Any) -> None:
-    """Copies a tensor's or an array's values into storage that stays where it is, whatever device either is on."""
-    target[...] = value.data if isinstance(value, Tensor) else as_array(value)

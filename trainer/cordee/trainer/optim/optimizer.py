@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 
 from cordee.trainer.array import array_module
-from cordee.trainer.optim.flat import FlatGroup, write
+from cordee.trainer.optim.flat import FlatGroup
 from cordee.trainer.tensor import Tensor
 
 if TYPE_CHECKING:
@@ -93,16 +93,13 @@ class Optimizer(ABC):
         for pairs in by_dtype.values():
             group = FlatGroup([name for name, _ in pairs], [parameter for _, parameter in pairs], options)
             self.groups.append(group)
-            for state_name in self._needed_state(options):
-                group.state[state_name] = group.new_twin()
+            self._allocate(group)
 
     def step(self) -> None:
         """Updates every parameter that has a gradient."""
         for group in self.groups:
             group.adopt()
-            for state_name in self._needed_state(group.options):
-                if state_name not in group.state:
-                    group.state[state_name] = group.new_twin()
+            self._allocate(group)
             segments = group.segments()
             for where, past_updates in segments:
                 self._update_segment(group, where, past_updates)
@@ -141,27 +138,36 @@ class Optimizer(ABC):
         ours = {name: (group, index) for group in self.groups for index, name in enumerate(group.names)}
         problems += [f"missing: {name}" for name in ours if name not in state]
         problems += [f"unexpected: {name}" for name in state if name not in ours]
+        needed = [self._needed_state(options) for options in self.param_groups]
         if len(saved_groups) != len(self.param_groups):
             problems.append(f"{len(saved_groups)} parameter groups instead of {len(self.param_groups)}")
-        writes: list[tuple[Any, Any]] = []
+        else:  # the options that the state was saved with say which buffers there are
+            needed = [
+                self._needed_state({**options, **saved})
+                for options, saved in zip(self.param_groups, saved_groups, strict=True)
+            ]
+        needed_of = {id(options): names for options, names in zip(self.param_groups, needed, strict=True)}
+        copies: list[tuple[FlatGroup, int, str, Any]] = []
         for name, (group, index) in ours.items():
-            for state_name in self._needed_state(group.options) if name in state else ():
+            shape = group.parameters[index].shape
+            for state_name in needed_of[id(group.options)] if name in state else ():
                 value = state[name].get(state_name)
-                target = group.view(group.state[state_name], index)
                 if value is None:
                     problems.append(f"missing: {name}.{state_name}")
-                elif tuple(value.shape) != target.shape:
-                    problems.append(f"{name}.{state_name}: shape {tuple(value.shape)} instead of {target.shape}")
+                elif tuple(value.shape) != shape:
+                    problems.append(f"{name}.{state_name}: shape {tuple(value.shape)} instead of {shape}")
                 else:
-                    writes.append((target, value))
+                    copies.append((group, index, state_name, value))
         if problems:
             raise ValueError(f"the state does not fit this {type(self).__name__}:\n  " + "\n  ".join(problems))
-        for target, value in writes:
-            write(target, value)
-        for name, (group, index) in ours.items():
-            group.steps[index] = state[name].get("step", 0)
         for options, saved in zip(self.param_groups, saved_groups, strict=True):
             _restore(options, saved)
+        for group in self.groups:
+            self._allocate(group)
+        for group, index, state_name, value in copies:
+            Tensor(group.view(group.state[state_name], index)).copy_(value)
+        for name, (group, index) in ours.items():
+            group.steps[index] = state[name].get("step", 0)
 
     def scalars(self) -> dict[str, Any]:
         """What the state holds beside arrays, in JSON's types: options by parameter group, steps by flat group."""
@@ -189,6 +195,12 @@ class Optimizer(ABC):
             for options in self.param_groups
         )
         return f"{type(self).__name__}({groups})"
+
+    def _allocate(self, group: FlatGroup) -> None:
+        """Sees to it that the buffers are there that the group's options need."""
+        for name in self._needed_state(group.options):
+            if name not in group.state:
+                group.state[name] = group.new_twin()
 
     def _needed_state(self, options: Mapping[str, Any]) -> tuple[str, ...]:
         """The names of the buffers that these options need."""

@@ -1,0 +1,82 @@
+"""Optimisers go where PyTorch's go, over 100 steps, gradients missing now and then included."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from cordee.trainer import optim
+from cordee.trainer.nn import Parameter
+from cordee.trainer.tensor import Tensor
+
+_GOLDEN = Path(__file__).parents[2] / "golden"
+_SPEC = importlib.util.spec_from_file_location("make_golden_optim", _GOLDEN / "make_golden_optim.py")
+assert _SPEC is not None
+assert _SPEC.loader is not None
+golden = importlib.util.module_from_spec(_SPEC)
+_SPEC.loader.exec_module(golden)
+
+
+def run(optimizer: optim.Optimizer, parameters: dict[str, Parameter], steps: range) -> None:
+    for step in steps:
+        for name, parameter in parameters.items():
+            value = golden.gradient(name, parameter.data, step)
+            parameter.grad = None if value is None else Tensor(value)
+        optimizer.step()
+
+
+@pytest.mark.parametrize("case", golden.CASES)
+def test_the_trajectory_is_pytorchs(case: str) -> None:
+    class_name, options = golden.CASES[case]
+    parameters = {name: Parameter(value) for name, value in golden.start().items()}
+    optimizer = getattr(optim, class_name)(parameters.items(), **options)
+    done = 0
+    with np.load(_GOLDEN / "optim.npz", allow_pickle=False) as expected:
+        for step in golden.SNAPSHOTS:
+            run(optimizer, parameters, range(done + 1, step + 1))
+            done = step
+            for name, parameter in parameters.items():
+                np.testing.assert_allclose(parameter.data, expected[f"{case}/{step}/{name}"], rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.torch
+@pytest.mark.parametrize("case", golden.CASES)
+def test_the_state_is_pytorchs(case: str) -> None:
+    torch = pytest.importorskip("torch")
+    class_name, options = golden.CASES[case]
+    ours = {name: Parameter(value.astype(np.float32)) for name, value in golden.start().items()}
+    theirs = {name: torch.nn.Parameter(torch.tensor(parameter.data.copy())) for name, parameter in ours.items()}
+    optimizer = getattr(optim, class_name)(ours.items(), **options)
+    torch_optimizer = getattr(torch.optim, class_name)(theirs.values(), **options)
+    for step in range(1, 21):
+        for name in ours:
+            value = golden.gradient(name, ours[name].data, step)
+            value = None if value is None else value.astype(np.float32)
+            ours[name].grad = None if value is None else Tensor(value)
+            theirs[name].grad = None if value is None else torch.tensor(value)
+        optimizer.step()
+        torch_optimizer.step()
+    torch_state = torch_optimizer.state_dict()["state"]
+    for index, (name, state) in enumerate(optimizer.state_dict()["state"].items()):
+        np.testing.assert_allclose(ours[name].data, theirs[name].detach().numpy(), rtol=2e-5, atol=1e-6)
+        for key, value in state.items():
+            if key == "step":
+                assert value == torch_state.get(index, {}).get("step", value)
+            else:
+                np.testing.assert_allclose(value.data, torch_state[index][key].numpy(), rtol=2e-5, atol=1e-6)
+
+
+def test_a_large_buffer_is_updated_like_its_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    # The same gradients through blocks of 7 elements: every element's update is its own, so the bits agree.
+    results: list[Any] = []
+    for block in (7, 1 << 20):
+        monkeypatch.setattr("cordee.trainer.optim.optimizer._BLOCK_ELEMENTS", block)
+        parameters = {name: Parameter(value.astype(np.float32)) for name, value in golden.start().items()}
+        optimizer = optim.AdamW(parameters.items(), lr=0.1)
+        run(optimizer, parameters, range(1, 8))
+        results.append([parameter.data.copy() for parameter in parameters.values()])
+    assert all(np.array_equal(a, b) for a, b in zip(*results, strict=True))
