@@ -51,7 +51,8 @@ def test_a_cover_is_exact_and_maximal(data: st.DataObject) -> None:
 @given(SHARDS, SIZES, st.integers(0, 2**32 - 1))
 def test_every_world_sums_to_the_same_bits(num_shards: int, size: int, seed: int) -> None:
     generator = np.random.default_rng(seed)
-    gradients = [generator.standard_normal(5, dtype=np.float32) * 10.0 ** generator.integers(-6, 6) for _ in range(num_shards)]
+    scales = np.float32(10.0) ** generator.integers(-6, 6, num_shards).astype(np.float32)
+    gradients = [generator.standard_normal(5, dtype=np.float32) * scale for scale in scales]
     expected = tree_sum(root(num_shards), gradients)
     held: dict[Span, np.ndarray] = {}
     for start, stop in deal(num_shards, size):
