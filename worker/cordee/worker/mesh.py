@@ -159,8 +159,7 @@ class _Attempt:
             if fd in dials:
                 self._advance(dials[fd])
             elif fd in silent:
-                if silent[fd] in self.listener.incoming:  # else dropped a moment ago, to make room
-                    self._read(silent[fd])
+                self._read(silent[fd])
             elif fd == self.listener.fileno():
                 for incoming in self.listener.accept():
                     self._read(incoming)
@@ -232,6 +231,8 @@ class _Attempt:
     # The accepting side
 
     def _read(self, incoming: Incoming) -> None:
+        if incoming not in self.listener.incoming:
+            return  # it was dropped a moment ago, to make room
         if not incoming.read(self.key):
             self.listener.drop(incoming)
         elif incoming.claim is not None:
