@@ -24,6 +24,7 @@ from typing import Any, Final, Self, cast
 from urllib.parse import quote, urlsplit
 
 import httpx2
+
 from cordee.coordinator.errors import CoordinatorError
 from cordee.coordinator.views import TERMINAL_STATES, JobView, LogLine, Plan
 
@@ -320,11 +321,13 @@ class Coordinators:
             client.close()
 
     @property
-    def first(self) -> Client:
-        """The one that takes new jobs."""
-        if not self.clients:
-            raise _nobody()
-        return self.clients[0]
+    def service(self) -> Client:
+        """The one that takes new jobs: a `cordee run` ends with its job, so it does not."""
+        for client in self.clients:
+            folder = client.endpoint.state
+            if folder is None or folder.parent != runs_folder():
+                return client
+        raise _nobody()
 
     def jobs(self) -> list[JobView]:
         """Everybody's jobs, newest first."""
@@ -365,8 +368,9 @@ def _theirs(client: Client, *, alone: bool) -> list[JobView]:
 
 def _nobody() -> UnreachableError:
     return UnreachableError(
-        "no coordinator runs on this machine, and no server was named",
-        "start one with 'cordee coordinator', train in the foreground with 'cordee run', or name one with --server URL",
+        "no coordinator runs here, and none was named",
+        "start the service with 'cordee coordinator', train in the foreground with 'cordee run', or name a coordinator "
+        "with --server URL",
     )
 
 

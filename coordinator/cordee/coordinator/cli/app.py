@@ -1,0 +1,76 @@
+"""The `cordee` command: its families of commands, its global options, and its last line of defence."""
+
+import os
+import sys
+from typing import Annotated, Any, NoReturn
+
+import typer
+
+from cordee.coordinator.cli.completion import completion
+from cordee.coordinator.cli.errors import ExitCode, debug, report, set_debug
+from cordee.coordinator.cli.jobs import cancel, jobs, scale, status, wait
+from cordee.coordinator.cli.logs import logs
+from cordee.coordinator.cli.run import run
+from cordee.coordinator.cli.script_command import ScriptCommand
+from cordee.coordinator.cli.serve import coordinator
+from cordee.coordinator.cli.submit import schema, submit
+
+__all__ = ["app", "main"]
+
+_SETTINGS: dict[str, Any] = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
+
+# Plain help: it is read in pipes and pagers too, and a markup library would double the time `--help` takes.
+app = typer.Typer(
+    name="cordee",
+    help="Elastic, fault-tolerant training that ends with the same weights, bit for bit, whatever fails.",
+    epilog="Exit codes: 0 done, 1 error, 2 usage, 100 job failed, 101 unfinished, 102 not found, 103 cancelled.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    context_settings=_SETTINGS,
+)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        from importlib.metadata import version
+
+        typer.echo(f"cordee {version('cordee')}")
+        raise typer.Exit
+
+
+@app.callback()
+def _cordee(
+    _version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
+    ] = False,
+    show_debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks (or CORDEE_DEBUG=1).")] = False,
+) -> None:
+    set_debug(show_debug)
+
+
+app.command("run", cls=ScriptCommand, context_settings=_SETTINGS)(run)
+app.command("submit", cls=ScriptCommand, context_settings=_SETTINGS)(submit)
+for _command in (jobs, status, logs, scale, cancel, wait, coordinator, schema, completion):
+    app.command(_command.__name__, context_settings=_SETTINGS)(_command)
+
+
+def main() -> NoReturn:
+    """The entry point: whatever happens, the process ends with a documented exit code and no traceback."""
+    try:
+        app()
+    except BrokenPipeError:
+        # The reader of our pipe has gone, which is its right; nothing more may be written, not even at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(ExitCode.ERROR)
+    except KeyboardInterrupt:
+        sys.exit(ExitCode.UNFINISHED)
+    except Exception as error:
+        if debug():
+            raise
+        report(
+            f"{type(error).__name__}: {error}",
+            "this is a bug in Cordee, or something about this machine it does not expect; cordee --debug … shows where",
+        )
+        sys.exit(ExitCode.ERROR)
+    sys.exit(ExitCode.DONE)

@@ -1,0 +1,215 @@
+"""Follow a job until it has ended: its changes and its rank 0's output, in one stream of events.
+
+Two threads listen (the job's changes, its log), the main thread shows. Both survive a coordinator that goes away and
+comes back within `PATIENCE_SECONDS`: training goes on without it, so following does too. A signal is an event as well,
+so that what it does is decided in one place and not inside a handler.
+"""
+
+import contextlib
+import queue
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+from cordee.coordinator.client import Client, ClientError, UnreachableError
+from cordee.coordinator.views import TERMINAL_STATES
+
+if TYPE_CHECKING:
+    from cordee.coordinator.cli.display import Display
+    from cordee.coordinator.views import JobView, LogLine
+
+__all__ = ["PATIENCE_SECONDS", "Followed", "Interrupts", "follow"]
+
+PATIENCE_SECONDS: Final = 30.0
+_LAST_LINES_SECONDS: Final = 3.0
+_RETRY_SECONDS: Final = 0.2
+
+
+@dataclass(frozen=True)
+class _Changed:
+    job: "JobView"
+
+
+@dataclass(frozen=True)
+class _Wrote:
+    line: "LogLine"
+
+
+@dataclass(frozen=True)
+class _LogEnded:
+    pass
+
+
+@dataclass(frozen=True)
+class _Signalled:
+    number: int
+
+
+@dataclass(frozen=True)
+class _Lost:
+    error: ClientError
+
+
+_Event = _Changed | _Wrote | _LogEnded | _Signalled | _Lost
+
+
+@dataclass(frozen=True)
+class Followed:
+    """How it ended: the job as last seen, and whether following was given up by a signal."""
+
+    job: "JobView"
+    left: bool = False
+
+
+class Interrupts:
+    """SIGINT, SIGTERM and SIGHUP as `KeyboardInterrupt` at first, and as events once a job is followed."""
+
+    _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+    def __init__(self) -> None:
+        self._sink: Callable[[int], None] | None = None
+        self._before: dict[signal.Signals, object] = {}
+
+    def __enter__(self) -> "Interrupts":
+        if threading.current_thread() is threading.main_thread():
+            for number in self._SIGNALS:
+                before = signal.getsignal(number)
+                if before is not signal.SIG_IGN:  # nohup, or a shell's background job: whoever ignores it means it
+                    self._before[number] = before
+                    signal.signal(number, self._handle)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, before in self._before.items():
+            signal.signal(number, before)  # type: ignore[arg-type]
+
+    def _handle(self, number: int, _frame: object) -> None:
+        if self._sink is None:
+            raise KeyboardInterrupt
+        self._sink(number)
+
+    @contextlib.contextmanager
+    def to(self, sink: Callable[[int], None]) -> Iterator[None]:
+        """Signals go to `sink` for a while."""
+        self._sink = sink
+        try:
+            yield
+        finally:
+            self._sink = None
+
+
+def follow(
+    client: Client,
+    job: "JobView",
+    display: "Display",
+    interrupts: Interrupts,
+    *,
+    show_output: bool,
+    on_signal: Callable[[int], bool],
+    patience_seconds: float = PATIENCE_SECONDS,
+    timeout_seconds: float | None = None,
+) -> Followed:
+    """Show a job until it has ended.
+
+    `on_signal` gets the number of signals so far and says whether to leave now. `timeout_seconds` leaves by itself.
+    Raises `ClientError` when the coordinator stays away.
+    """
+    events: queue.SimpleQueue[_Event] = queue.SimpleQueue()
+    stop = threading.Event()
+    threading.Thread(target=_watch, args=(client, job["id"], events, stop, patience_seconds), daemon=True).start()
+    log_open = show_output
+    if show_output:
+        threading.Thread(target=_read_log, args=(client, job["id"], events, stop), daemon=True).start()
+    num_signals = 0
+    deadline = None if timeout_seconds is None else time.monotonic() + timeout_seconds
+    ended_at: float | None = None
+    display.update(job)
+    with interrupts.to(lambda number: events.put(_Signalled(number))):
+        try:
+            while job["state"] not in TERMINAL_STATES or log_open:
+                now = time.monotonic()
+                if ended_at is not None and now - ended_at > _LAST_LINES_SECONDS:
+                    break  # an agent's last lines are late; `cordee logs` has them
+                if deadline is not None and ended_at is None and now >= deadline:
+                    return Followed(job, left=True)
+                try:
+                    event = events.get(timeout=0.25)
+                except queue.Empty:
+                    continue
+                match event:
+                    case _Changed(changed):
+                        job = changed
+                        display.update(job)
+                        if job["state"] in TERMINAL_STATES and ended_at is None:
+                            ended_at = time.monotonic()
+                    case _Wrote(line):
+                        if _is_rank_0(line):
+                            display.line(line)
+                    case _LogEnded():
+                        log_open = False
+                    case _Signalled():
+                        num_signals += 1
+                        if on_signal(num_signals):
+                            return Followed(job, left=True)
+                    case _Lost(error):
+                        raise error
+        finally:
+            stop.set()
+    return Followed(job)
+
+
+def _is_rank_0(line: "LogLine") -> bool:
+    """What stands for the whole world: rank 0's own output, and before the first world the first worker's."""
+    if line["stream"] not in {"stdout", "stderr"}:
+        return False
+    return line["rank"] == 0 or (line["rank"] is None and line["worker"].endswith("-w0"))
+
+
+def _watch(
+    client: Client, job_id: str, events: "queue.SimpleQueue[_Event]", stop: threading.Event, patience_seconds: float
+) -> None:
+    while not stop.is_set():
+        try:
+            for job in client.watch(job_id):
+                events.put(_Changed(job))
+                if job["state"] in TERMINAL_STATES or stop.is_set():
+                    return
+        except UnreachableError as error:
+            if not client.wait_until_alive(patience_seconds):
+                events.put(_Lost(error))
+                return
+        except ClientError as error:
+            events.put(_Lost(error))
+            return
+        except Exception:
+            if stop.is_set():  # the connections are closed under this thread once nobody listens any more
+                return
+            raise
+        stop.wait(_RETRY_SECONDS)
+
+
+def _read_log(client: Client, job_id: str, events: "queue.SimpleQueue[_Event]", stop: threading.Event) -> None:
+    """Lines as they come. After a broken connection the log is read again, and what was shown is passed over."""
+    seen_until = newest = float("-inf")
+    while not stop.is_set():
+        try:
+            for line in client.logs(job_id, follow=True):
+                if line["time"] > seen_until:
+                    newest = max(newest, line["time"])
+                    events.put(_Wrote(line))
+                if stop.is_set():
+                    return
+            break
+        except UnreachableError:
+            seen_until = newest
+            stop.wait(_RETRY_SECONDS)
+        except ClientError:
+            break
+        except Exception:
+            if stop.is_set():
+                return
+            raise
+    events.put(_LogEnded())

@@ -1,0 +1,46 @@
+"""`cordee logs`: what a job's workers have written."""
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from cordee.coordinator.cli.errors import guarded
+from cordee.coordinator.cli.options import JobArgument, ServerOption, StateOption
+from cordee.coordinator.cli.output import write
+
+if TYPE_CHECKING:
+    from cordee.coordinator.views import LogLine
+
+__all__ = ["logs"]
+
+
+@guarded
+def logs(
+    job: JobArgument,
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on until the job has ended.")] = False,
+    rank: Annotated[int | None, typer.Option("--rank", metavar="N", min=0, help="Only this rank's lines.")] = None,
+    worker: Annotated[str | None, typer.Option("--worker", metavar="WORKER", help="Only this worker's lines.")] = None,
+    tail: Annotated[
+        int | None, typer.Option("--tail", metavar="N", min=0, help="Only the last N lines so far.")
+    ] = None,
+    server: ServerOption = None,
+    state: StateOption = None,
+) -> None:
+    """Print a job's output, by time. Without --rank or --worker each line begins with its rank."""
+    from cordee.coordinator.client import connect
+
+    with connect(server, state) as coordinators:
+        client, found = coordinators.find(job)
+        try:
+            for line in client.logs(found["id"], follow=follow, rank=rank, worker=worker, tail=tail):
+                write(line["line"] if rank is not None or worker is not None else f"{_origin(line)} {line['line']}")
+        except KeyboardInterrupt:
+            raise typer.Exit(0) from None
+
+
+def _origin(line: "LogLine") -> str:
+    """`[0]` for a rank, `[w2]` for a worker that has none yet, `[agent w2]` for what its agent says."""
+    slot = line["worker"].rpartition("-")[2]
+    if line["stream"] not in {"stdout", "stderr"}:
+        return f"[{line['stream']} {slot}]"
+    return f"[{slot}]" if line["rank"] is None else f"[{line['rank']}]"

@@ -1,0 +1,171 @@
+"""From a command line or a job file to what is sent: a checked job document and its packed source.
+
+Flags and job files are one thing: flags become the same document and pass the same checks, and over a job file they
+override its fields. Everything that can be known to be wrong without starting anything is found here.
+"""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from cordee.coordinator.bundle import IGNORE_FILE, Bundle, pack
+from cordee.coordinator.cli.errors import UsageError
+from cordee.coordinator.spec import (
+    API_VERSION,
+    KIND,
+    MAX_NAME_LENGTH,
+    JobDocument,
+    Problem,
+    SpecError,
+    load_job,
+    parse_job,
+)
+
+__all__ = ["JOB_FILE_SUFFIXES", "Prepared", "Wish", "job_name", "prepare"]
+
+JOB_FILE_SUFFIXES: Final = (".yaml", ".yml")
+
+# Which flag a field of the document came from, so that a sentence names what the user typed.
+_FLAGS: Final = {
+    "metadata.name": "--name",
+    "spec.workers": "--workers",
+    "spec.threads": "--threads",
+    "spec.device": "--device",
+    "spec.launcher": "--launcher",
+    "spec.env": "--env",
+    "spec.checkpoint.intervalSeconds": "--checkpoint-every",
+}
+
+
+@dataclass(frozen=True)
+class Wish:
+    """What the command line says; None where it is silent."""
+
+    script: Path
+    args: tuple[str, ...] | None = None
+    workers: str | None = None
+    threads: int | None = None
+    device: str | None = None
+    launcher: str | None = None
+    name: str | None = None
+    env: tuple[str, ...] = ()
+    checkpoint_every: float | None = None
+    source: Path | None = None
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A job that is ready to be sent, and what its owner should know."""
+
+    document: JobDocument
+    bundle: Bundle
+    notes: tuple[str, ...] = ()
+
+
+def prepare(wish: Wish) -> Prepared:
+    """Check everything and pack the source; a `SpecError` or `CoordinatorError` says what is wrong."""
+    if wish.script.suffix.lower() in JOB_FILE_SUFFIXES:
+        job = load_job(wish.script)
+        script = wish.script.parent / job.spec.script
+        source = None if job.spec.source is None else wish.script.parent / job.spec.source
+        given = job.to_document()
+        named_by = f"{wish.script}: spec.script"
+    else:
+        script, source = wish.script, None
+        given = {
+            "apiVersion": API_VERSION,
+            "kind": KIND,
+            "metadata": {"name": job_name(script)},
+            "spec": {"script": str(script)},
+        }
+        named_by = "SCRIPT"
+    _override(given, wish)
+    job = _checked(given)
+    _check_script(script, named_by)
+    source = wish.source or source or script.parent
+    relative = _inside(script, source)
+    bundle = pack(source)
+    if relative not in bundle.names:
+        raise UsageError(
+            f"the script {script} is left out of the bundle of {source}",
+            f"see {source / IGNORE_FILE}; folders whose name begins with a dot and virtual environments never travel",
+        )
+    notes = tuple(f"left out of the bundle: {skipped}" for skipped in bundle.skipped)
+    return Prepared(job.bundled(relative), bundle, notes)
+
+
+def job_name(script: Path) -> str:
+    """A job's name from its script's: `Train_MNIST.py` gives `train-mnist`."""
+    plain = re.sub(r"[^a-z0-9]+", "-", script.stem.lower()).strip("-")
+    return plain[:MAX_NAME_LENGTH].strip("-") or "job"
+
+
+def _override(document: dict[str, Any], wish: Wish) -> None:
+    """What the command line says goes over what the job file says."""
+    spec: dict[str, Any] = document["spec"]
+    if wish.name is not None:
+        document["metadata"]["name"] = wish.name
+    given = {
+        "workers": wish.workers,
+        "threads": wish.threads,
+        "device": wish.device,
+        "launcher": wish.launcher,
+        "args": None if wish.args is None else list(wish.args),
+    }
+    spec.update({field: value for field, value in given.items() if value is not None})
+    if wish.checkpoint_every is not None:
+        spec["checkpoint"] = {**spec.get("checkpoint", {}), "intervalSeconds": wish.checkpoint_every}
+    if wish.env:
+        spec["env"] = {**spec.get("env", {}), **_environment(wish.env)}
+
+
+def _environment(pairs: Sequence[str]) -> dict[str, str]:
+    env: dict[str, str] = {}
+    for pair in pairs:
+        name, equals, value = pair.partition("=")
+        if not equals:
+            raise UsageError(f"--env is {pair!r}; give KEY=VALUE, such as --env {pair or 'KEY'}=1")
+        env[name] = value
+    return env
+
+
+def _checked(document: dict[str, Any]) -> JobDocument:
+    """The document as a job. Only a flag can be wrong by now: the job file has been read."""
+    try:
+        return parse_job(document)
+    except SpecError as error:
+        problems: list[Problem] = []
+        for problem in error.problems:
+            flag = next((flag for field, flag in _FLAGS.items() if problem.field.startswith(field)), problem.field)
+            if not any(known.field == flag and known.message == problem.message for known in problems):
+                problems.append(Problem(flag, problem.message))
+        raise SpecError(tuple(problems)) from None
+
+
+def _check_script(script: Path, named_by: str) -> None:
+    if script.is_file():
+        try:
+            with script.open("rb"):
+                return
+        except OSError as error:
+            raise UsageError(f"the script {script} cannot be read: {error.strerror}") from None
+    if script.is_dir():
+        raise UsageError(f"{script} is a folder, not a script", f"give the file to run, such as {script / 'train.py'}")
+    hint = f"{named_by} is a path relative to {'the job file' if ':' in named_by else Path.cwd()}"
+    raise UsageError(f"there is no script {script}", hint)
+
+
+def _inside(script: Path, source: Path) -> str:
+    """The script's path in the bundle."""
+    if not source.is_dir():
+        reason = "is not a folder" if source.exists() else "does not exist"
+        raise UsageError(f"the source folder {source} {reason}", "give the folder that holds the script: --source DIR")
+    for path, folder in ((script.absolute(), source.absolute()), (script.resolve(), source.resolve())):
+        if path.is_relative_to(folder) and ".." not in path.relative_to(folder).parts:
+            return path.relative_to(folder).as_posix()
+    raise UsageError(
+        f"the script {script} is not inside the source folder {source}",
+        "choose a folder that holds the script: --source DIR",
+    )

@@ -1,0 +1,256 @@
+"""`cordee run`: train in the foreground, with a coordinator inside this process.
+
+The coordinator is the service's own code on a folder of this run; the job goes to it over REST like any other, so what
+works here works there. Ctrl-C cancels the job; a second one leaves at once.
+"""
+
+import contextlib
+import logging
+import tempfile
+import threading
+from collections.abc import Iterator
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Final
+
+import typer
+
+from cordee.coordinator.cli.errors import ExitCode, exit_code_of_state, guarded, report, say
+from cordee.coordinator.cli.options import (
+    ArgsArgument,
+    CheckpointOption,
+    DeviceOption,
+    EnvOption,
+    Format,
+    LauncherOption,
+    NameOption,
+    ScriptArgument,
+    SourceOption,
+    ThreadsOption,
+    WorkersOption,
+)
+from cordee.coordinator.cli.output import clean, duration, facts, number, write
+from cordee.coordinator.cli.script_command import NOTES_KEY
+
+if TYPE_CHECKING:
+    from cordee.coordinator.cli.display import Display
+    from cordee.coordinator.cli.follow import Followed, Interrupts
+    from cordee.coordinator.cli.prepare import Prepared
+    from cordee.coordinator.client import Client
+    from cordee.coordinator.views import JobView
+
+__all__ = ["RESULT_FIELDS", "run"]
+
+ORPHAN_SECONDS: Final = 60.0  # workers of a run whose terminal is gone do not train on for an hour
+
+# What `-o json` prints, in this order, and nothing else: scripts depend on it.
+RESULT_FIELDS: Final = (
+    "job",
+    "state",
+    "steps",
+    "samples",
+    "generations",
+    "recoveries",
+    "weights_sha256",
+    "seconds",
+    "metrics",
+)
+
+
+class RunFormat(StrEnum):
+    """How a run's result is printed."""
+
+    JSON = "json"
+
+
+@guarded
+def run(
+    context: typer.Context,
+    script: ScriptArgument,
+    args: ArgsArgument = None,
+    workers: WorkersOption = None,
+    threads: ThreadsOption = None,
+    device: DeviceOption = None,
+    launcher: LauncherOption = None,
+    name: NameOption = None,
+    env: EnvOption = None,
+    checkpoint_every: CheckpointOption = None,
+    source: SourceOption = None,
+    state: Annotated[
+        Path | None,
+        typer.Option("--state", metavar="DIR", help="The run's folder (default: a new one in your data folder)."),
+    ] = None,
+    output: Annotated[
+        RunFormat | None, typer.Option("--output", "-o", help="Print the result as one JSON object.")
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Check everything and say where it would run.")] = False,
+) -> None:
+    """Train in the foreground: start a coordinator here, run SCRIPT on its workers, show the progress.
+
+    Cordee's options may stand before or after SCRIPT; what Cordee does not know goes to the script, and so does
+    everything after `--`.
+    """
+    from cordee.coordinator.cli.follow import Interrupts
+    from cordee.coordinator.cli.prepare import Wish, prepare
+
+    wish = Wish(
+        script=script,
+        args=tuple(args) if args else None,
+        workers=workers,
+        threads=threads,
+        device=device,
+        launcher=launcher,
+        name=name,
+        env=tuple(env or ()),
+        checkpoint_every=checkpoint_every,
+        source=source,
+    )
+    with Interrupts() as interrupts:
+        try:
+            prepared = prepare(wish)
+            for note in (*context.meta.get(NOTES_KEY, ()), *prepared.notes):
+                say(f"note: {note}")
+            if dry_run:
+                _plan(prepared, state, as_json=output is not None)
+                return
+            code = _train(prepared, state, interrupts, as_json=output is not None)
+        except KeyboardInterrupt:
+            say("cancelled before the job had started")
+            code = ExitCode.CANCELLED
+    raise typer.Exit(code)
+
+
+def _plan(prepared: "Prepared", state: Path | None, *, as_json: bool) -> None:
+    """Ask a coordinator like the one that would run it."""
+    from cordee.coordinator.cli.submit import print_plan
+
+    with contextlib.ExitStack() as stack:
+        folder = state or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="cordee-")))
+        with _coordinator(prepared, folder) as client:
+            print_plan(prepared, client.dry_run(prepared.document.to_document()), Format.JSON if as_json else None)
+
+
+@contextlib.contextmanager
+def _coordinator(prepared: "Prepared", folder: Path) -> "Iterator[Client]":
+    """An embedded coordinator, and a client of it. At the end no worker of this run is left."""
+    from cordee.coordinator.client import Client, Endpoint
+    from cordee.coordinator.service.launchers.process import default_slots
+    from cordee.coordinator.service.server import EmbeddedCoordinator
+
+    slots = max(default_slots(), prepared.document.spec.workers.max)
+    with (
+        EmbeddedCoordinator(folder, slots=slots, orphan_seconds=ORPHAN_SECONDS) as coordinator,
+        _log_to(folder / "coordinator.log"),
+        Client(Endpoint(coordinator.rest_url, coordinator.token, folder)) as client,
+    ):
+        yield client
+
+
+@contextlib.contextmanager
+def _log_to(path: Path) -> Iterator[None]:
+    """The embedded coordinator's log goes to a file: stderr is the person's."""
+    handler = logging.FileHandler(path, encoding="utf-8", delay=True)
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    logger = logging.getLogger("cordee")
+    logger.addHandler(handler)
+    level, propagates = logger.level, logger.propagate
+    logger.setLevel(logging.INFO)
+    logger.propagate = False
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+        logger.setLevel(level)
+        logger.propagate = propagates
+        handler.close()
+
+
+def _train(prepared: "Prepared", state: Path | None, interrupts: "Interrupts", *, as_json: bool) -> ExitCode:
+    from cordee.coordinator.cli.display import make_display
+    from cordee.coordinator.cli.runs import new_run_folder, prune_runs
+    from cordee.coordinator.client import runs_folder
+
+    runs = runs_folder()
+    folder = state or new_run_folder(runs, prepared.document.metadata.name)
+    with _coordinator(prepared, folder) as client:
+        job = client.submit(prepared.document.to_document(), prepared.bundle.data, prepared.bundle.sha256)
+        with make_display(payload_on_stdout=as_json) as display:
+            display.note(f"job {job['id']}; state folder {folder}")
+            followed = _follow(client, job, display, interrupts)
+    job = followed.job
+    if followed.left:
+        job = job.copy()
+        job["state"], job["reason"] = "cancelled", "left at once, by a second signal"
+    if state is None:
+        prune_runs(runs)
+    _summary(job, folder, traceback_shown=job["error"] is not None and display.has_shown(job["error"]["traceback"]))
+    if as_json:
+        import json
+
+        write(json.dumps(_result(job), ensure_ascii=False, allow_nan=False))
+    return exit_code_of_state(job["state"])
+
+
+def _follow(client: "Client", job: "JobView", display: "Display", interrupts: "Interrupts") -> "Followed":
+    from cordee.coordinator.cli.follow import follow
+    from cordee.coordinator.client import ClientError
+
+    def cancel() -> None:
+        with contextlib.suppress(ClientError):  # it has ended meanwhile
+            client.cancel(job["id"])
+
+    def on_signal(count: int) -> bool:
+        if count > 1:
+            return True
+        display.note("cancelling the job (once more: leave at once)")
+        threading.Thread(target=cancel, daemon=True).start()
+        return False
+
+    return follow(client, job, display, interrupts, show_output=True, on_signal=on_signal)
+
+
+def _result(job: "JobView") -> dict[str, Any]:
+    values = (
+        job["id"],
+        job["state"],
+        job["step"],
+        job["samples"],
+        job["generations"],
+        job["recoveries"],
+        job["weights_sha256"],
+        round(job["seconds"], 3),
+        job["metrics"],
+    )
+    return dict(zip(RESULT_FIELDS, values, strict=True))
+
+
+def _count(number_of: int, thing: str, things: str = "") -> str:
+    return f"{number_of:,} {thing if number_of == 1 else things or thing + 's'}"
+
+
+def _summary(job: "JobView", folder: Path, *, traceback_shown: bool) -> None:
+    """How it ended and where everything is, for people."""
+    error = job["error"]
+    if error is not None:
+        if not traceback_shown:
+            say(error["traceback"].rstrip())
+        report(f"the script failed{_on(error['worker'])}: {clean(error['exception'])}")
+    elif job["state"] == "failed":
+        report(f"the job failed: {clean(job['reason']) or 'see its events with cordee status'}")
+    counts = (
+        _count(job["step"], "step"),
+        _count(job["samples"], "sample"),
+        _count(job["generations"], "generation"),
+        _count(job["recoveries"], "recovery", "recoveries"),
+    )
+    say(f"{job['id']} {job['state']} in {duration(job['seconds'])}: {', '.join(counts)}")
+    pairs = {clean(name): number(value, ".6g") for name, value in job["metrics"].items()}
+    if job["weights_path"] and job["weights_sha256"]:
+        pairs["weights"] = job["weights_path"]
+        pairs["sha256"] = job["weights_sha256"]
+    pairs["folder"] = str(folder)
+    say("\n".join(f"  {line}" for line in facts(pairs).splitlines()))
+
+
+def _on(worker: str | None) -> str:
+    return f" on {worker}" if worker else ""

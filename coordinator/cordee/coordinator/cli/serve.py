@@ -1,0 +1,105 @@
+"""`cordee coordinator`: the service."""
+
+import contextlib
+import logging
+import socket
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Final
+
+import typer
+
+from cordee.coordinator.cli.errors import guarded, say
+
+if TYPE_CHECKING:
+    from cordee.coordinator.service.server import CoordinatorServer
+
+__all__ = ["coordinator"]
+
+DEFAULT_PORT: Final = 8470
+DEFAULT_GRPC_PORT: Final = 8471
+ORPHAN_SECONDS: Final = 3600.0  # how long training goes on without a coordinator
+
+
+@guarded
+def coordinator(
+    state: Annotated[
+        Path | None, typer.Option("--state", metavar="DIR", help="The state folder (default: in your data folder).")
+    ] = None,
+    host: Annotated[str, typer.Option("--host", metavar="ADDRESS", help="The address to listen on.")] = "127.0.0.1",
+    port: Annotated[
+        int | None,
+        typer.Option(
+            "--port",
+            metavar="PORT",
+            min=0,
+            max=65535,
+            help=f"REST port (default: as last time, else {DEFAULT_PORT}, else any free one; 0: any).",
+        ),
+    ] = None,
+    grpc_port: Annotated[
+        int | None,
+        typer.Option(
+            "--grpc-port", metavar="PORT", min=0, max=65535, help="The workers' port (default: likewise, 8471)."
+        ),
+    ] = None,
+    slots: Annotated[
+        int | None, typer.Option("--slots", metavar="N", min=1, help="How many workers this machine takes in all.")
+    ] = None,
+) -> None:
+    """Run the coordinator service in the foreground.
+
+    Ctrl-C or SIGTERM ends it; running jobs train on, and a coordinator started again on the same folder finds them.
+    """
+    import asyncio
+
+    from cordee.coordinator.client import default_state, read_endpoint
+
+    folder = (state or default_state()).expanduser().absolute()
+    fresh = read_endpoint(folder) is None
+    from cordee.coordinator.service.server import CoordinatorServer
+
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    server = CoordinatorServer(
+        folder,
+        host=host,
+        rest_port=_port(host, port, DEFAULT_PORT, fresh=fresh),
+        grpc_port=_port(host, grpc_port, DEFAULT_GRPC_PORT, fresh=fresh),
+        slots=slots,
+        orphan_seconds=ORPHAN_SECONDS,
+    )
+    with contextlib.suppress(KeyboardInterrupt):
+        asyncio.run(_serve(server, folder))
+
+
+def _port(host: str, asked: int | None, preferred: int, *, fresh: bool) -> int:
+    """The port to ask for. 0 lets the server choose: the one it had last time, or any free one."""
+    if asked is not None:
+        return asked
+    return preferred if fresh and _is_free(host, preferred) else 0
+
+
+def _is_free(host: str, port: int) -> bool:
+    try:
+        family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
+        with socket.socket(family, socket.SOCK_STREAM) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind((host, port))
+    except OSError:
+        return False
+    return True
+
+
+async def _serve(server: "CoordinatorServer", folder: Path) -> None:
+    await server.start()
+    say(f"cordee coordinator at {server.rest_url} (workers: {server.grpc_address}), state folder {folder}")
+    say(f"submit a job: cordee submit SCRIPT{'' if _is_default(folder) else f' --state {folder}'}")
+    try:
+        await server.serve_forever()
+    finally:
+        await server.stop(stop_jobs=False)
+
+
+def _is_default(folder: Path) -> bool:
+    from cordee.coordinator.client import default_state
+
+    return folder == default_state()

@@ -1,0 +1,152 @@
+"""`cordee submit`: hand a job to a coordinator and go on; and `cordee schema`, the job file's JSON Schema."""
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from cordee.coordinator.cli.errors import ExitCode, exit_code_of_state, guarded, say
+from cordee.coordinator.cli.options import (
+    ArgsArgument,
+    CheckpointOption,
+    DeviceOption,
+    EnvOption,
+    Format,
+    LauncherOption,
+    NameOption,
+    OutputOption,
+    ScriptArgument,
+    ServerOption,
+    SourceOption,
+    StateOption,
+    ThreadsOption,
+    WorkersOption,
+)
+from cordee.coordinator.cli.output import dump, is_document, print_job, write
+from cordee.coordinator.cli.script_command import NOTES_KEY
+
+if TYPE_CHECKING:
+    from cordee.coordinator.cli.prepare import Prepared
+    from cordee.coordinator.client import Client
+    from cordee.coordinator.views import JobView, Plan
+
+__all__ = ["attach", "print_plan", "schema", "submit"]
+
+
+@guarded
+def submit(
+    context: typer.Context,
+    script: ScriptArgument,
+    args: ArgsArgument = None,
+    workers: WorkersOption = None,
+    threads: ThreadsOption = None,
+    device: DeviceOption = None,
+    launcher: LauncherOption = None,
+    name: NameOption = None,
+    env: EnvOption = None,
+    checkpoint_every: CheckpointOption = None,
+    source: SourceOption = None,
+    server: ServerOption = None,
+    state: StateOption = None,
+    output: OutputOption = None,
+    follow: Annotated[bool, typer.Option("--follow", help="Show the job until it ends; Ctrl-C detaches.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Check everything and say where it would run.")] = False,
+) -> None:
+    """Hand a job (SCRIPT, or a job file) to a coordinator. The first line on stdout is the job's id.
+
+    Options override the fields of a job file. They may stand before or after SCRIPT; what Cordee does not know goes to
+    the script, and so does everything after `--`.
+    """
+    from cordee.coordinator.cli.prepare import Wish, prepare
+    from cordee.coordinator.client import connect
+
+    prepared = prepare(
+        Wish(
+            script=script,
+            args=tuple(args) if args else None,
+            workers=workers,
+            threads=threads,
+            device=device,
+            launcher=launcher,
+            name=name,
+            env=tuple(env or ()),
+            checkpoint_every=checkpoint_every,
+            source=source,
+        )
+    )
+    for note in (*context.meta.get(NOTES_KEY, ()), *prepared.notes):
+        say(f"note: {note}")
+    with connect(server, state) as coordinators:
+        client = coordinators.service
+        document = prepared.document.to_document()
+        if dry_run:
+            print_plan(prepared, client.dry_run(document), output)
+            return
+        job = client.submit(document, prepared.bundle.data, prepared.bundle.sha256)
+        if output is None:
+            write(job["id"])
+        elif not follow:
+            print_job(job, output)
+        if follow:
+            code, job = attach(client, job, show_output=True, payload_on_stdout=output is not None)
+            if output is not None:
+                print_job(job, output)
+            raise typer.Exit(code)
+        if output is None:
+            say("Next steps:")
+            for command in ("status", "logs -f", "wait", "cancel"):
+                say(f"  cordee {command} {job['id']}")
+
+
+def attach(
+    client: "Client",
+    job: "JobView",
+    *,
+    show_output: bool,
+    payload_on_stdout: bool,
+    timeout_seconds: float | None = None,
+) -> "tuple[ExitCode, JobView]":
+    """Show a job until it ends. A signal or the time's end detaches: the job goes on."""
+    from cordee.coordinator.cli.display import make_display
+    from cordee.coordinator.cli.follow import Interrupts, follow
+
+    with Interrupts() as interrupts, make_display(payload_on_stdout=payload_on_stdout) as display:
+        followed = follow(
+            client,
+            job,
+            display,
+            interrupts,
+            show_output=show_output,
+            on_signal=lambda _count: True,
+            timeout_seconds=timeout_seconds,
+        )
+    if followed.left:
+        say(f"the job goes on; to see it again: cordee wait {job['id']}")
+        return ExitCode.UNFINISHED, followed.job
+    error = followed.job["error"]
+    if error is not None and not display.has_shown(error["traceback"]):
+        say(error["traceback"].rstrip())
+    return exit_code_of_state(followed.job["state"]), followed.job
+
+
+def print_plan(prepared: "Prepared", plan: "Plan", form: Format | None) -> None:
+    """What a dry run found."""
+    if is_document(form):
+        dump(dict(plan), form)
+        return
+    place, spec = plan["placement"], prepared.document.spec
+    write(
+        f"valid: {prepared.document.metadata.name} ({spec.script}, workers {spec.workers}, "
+        f"bundle of {prepared.bundle.num_files} file(s), {len(prepared.bundle.data) / 1024:,.1f} KiB)"
+    )
+    write(
+        f"placement: {place['workers_now']} worker(s) now by launcher {place['launcher']} "
+        f"({place['free']} of {place['capacity']} slots free){': ' + place['message'] if place['message'] else ''}"
+    )
+
+
+@guarded
+def schema() -> None:
+    """Print the job file's JSON Schema, for editors and other tools."""
+    from cordee.coordinator.spec import job_schema
+
+    dump(job_schema(), Format.JSON)
