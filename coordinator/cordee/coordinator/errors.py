@@ -1,7 +1,8 @@
 """Why the coordinator could not do what was asked.
 
-Every error carries a sentence that says what is wrong and, where there is something to do about it, a hint. `code` is the word that
-REST clients see; the REST layer maps it to a status in one table. Whatever is not a `CoordinatorError` is a bug.
+Every error carries a sentence that says what is wrong and, where there is something to do about it, a hint. `code` is
+the word that REST clients see; the REST layer maps it to a status in one table. Whatever is not a `CoordinatorError` is
+a bug.
 """
 
 __all__ = ["ConflictError", "CoordinatorError", "InvalidError", "NotFoundError", "TooLargeError", "UnauthorizedError"]

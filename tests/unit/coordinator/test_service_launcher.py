@@ -18,7 +18,7 @@ from cordee.coordinator.service.launchers.process import ProcessLauncher
 
 T = TypeVar("T")
 
-# Says what it was given, then lives until it is told otherwise. It may leave a child behind, as an agent does its worker.
+# Says what it was given, then lives until told otherwise. It may leave a child behind, as an agent does its worker.
 AGENT = """
 import os, signal, subprocess, sys, time
 mode = os.environ.get("MODE", "obey")

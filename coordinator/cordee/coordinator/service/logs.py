@@ -107,8 +107,8 @@ class LogReader:
     ) -> AsyncIterator[list[LogLine]]:
         """Lines in the order of their times, in batches.
 
-        `tail` is how many of the lines written so far come. `follow` says whether more are to be waited for; it is asked
-        before each look, so what was written before it first said no is given still.
+        `tail` is how many of the lines written so far come. `follow` says whether more are to be waited for; it is
+        asked before each look, so what was written before it first said no is given still.
         """
         latest = deque[LogLine](maxlen=tail) if tail is not None else None
         async for batch in self._drain():

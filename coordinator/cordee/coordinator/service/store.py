@@ -2,19 +2,20 @@
 
 Everything is written before it is acted on: a world before it is sent, a submission before it is acknowledged. Commits
 go to SQLite's write-ahead log without waiting for the disk (`synchronous=NORMAL`: a killed process loses nothing, and
-a world costs a fraction of a millisecond), except a submission's, which waits (`FULL`: a power cut loses nothing either).
+a world costs a fraction of a millisecond), except a submission's, which waits (`FULL`: nor does a power cut).
 
 Calls are synchronous, from the coordinator's loop only: one writer, no pool, no thread to hop to.
 """
 
-import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
 import sqlalchemy as sa
+from sqlalchemy import event as sa_event
+from sqlalchemy import exc as sa_exc
 from sqlalchemy.pool import StaticPool
 
 from cordee.coordinator.errors import CoordinatorError
@@ -40,9 +41,8 @@ _jobs = sa.Table(
     sa.Column("state", sa.String, nullable=False),  # beside the snapshot, for queries and for people with sqlite3
     sa.Column("document", sa.JSON, nullable=False),
     sa.Column("bundle", sa.String, nullable=True),
-    sa.Column("snapshot", sa.JSON, nullable=False),
-    sa.Column("result", sa.JSON, nullable=True),
-    sa.Column("error", sa.JSON, nullable=True),
+    sa.Column("record", sa.JSON, nullable=False),  # the job machine's durable half: state, world, result, error
+    sa.Column("progress", sa.JSON, nullable=False),  # what the workers last told, a second old at most
     sa.Index("jobs_by_name", "name", "created_at"),
 )
 _worlds = sa.Table(
@@ -75,7 +75,7 @@ _tokens = sa.Table(
 
 @dataclass(frozen=True, slots=True)
 class JobRow:
-    """A job as it is stored. `snapshot` is the job machine's own; nobody else looks into it."""
+    """A job as it is stored."""
 
     id: str
     name: str
@@ -83,9 +83,8 @@ class JobRow:
     state: str
     document: dict[str, Any]
     bundle: str | None
-    snapshot: dict[str, Any]
-    result: dict[str, Any] | None = None
-    error: dict[str, Any] | None = None
+    record: dict[str, Any]
+    progress: dict[str, Any] = field(default_factory=dict[str, Any])
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,15 +118,15 @@ class Store:
             # The server is built in one thread and closed in it; `check_same_thread` would only forbid the tests' way.
             connect_args={"check_same_thread": False, "isolation_level": None},
         )
-        sa.event.listen(self._engine, "connect", _configure)
-        sa.event.listen(self._engine, "begin", _begin)
+        sa_event.listen(self._engine, "connect", _configure)
+        sa_event.listen(self._engine, "begin", _begin)
         try:
             with self._engine.begin() as connection:
                 _metadata.create_all(connection)
                 found = connection.scalar(sa.select(_meta.c.value).where(_meta.c.name == "schema_version"))
                 if found is None:
                     connection.execute(_meta.insert().values(name="schema_version", value=str(SCHEMA_VERSION)))
-        except sa.exc.DatabaseError as error:
+        except sa_exc.DatabaseError as error:
             self._engine.dispose()
             raise CoordinatorError(
                 f"the coordinator's database {path} cannot be used: {error.orig}",
@@ -150,53 +149,34 @@ class Store:
     def create_job(self, row: JobRow, token: str) -> None:
         """Take a submission in. On disk when this returns."""
         with self._synced(), self._engine.begin() as connection:
-            connection.execute(_jobs.insert().values(_values(row)))
+            connection.execute(_jobs.insert().values({column.name: getattr(row, column.name) for column in _jobs.c}))
             connection.execute(_tokens.insert().values(job=row.id, token=token))
 
     def save(
         self,
         job: str,
         *,
-        state: str,
-        snapshot: Mapping[str, Any],
-        result: Mapping[str, Any] | None = None,
-        error: Mapping[str, Any] | None = None,
-        worlds: Sequence[WorldRow] = (),
+        record: Mapping[str, Any] | None = None,
+        progress: Mapping[str, Any] | None = None,
+        world: WorldRow | None = None,
         events: Iterable[EventRow] = (),
     ) -> None:
         """Everything that one turn of a job's machine changed, in one transaction."""
+        changes: dict[str, Any] = {}
+        if record is not None:
+            changes |= {"state": str(record["state"]), "record": dict(record)}
+        if progress is not None:
+            changes["progress"] = dict(progress)
+        rows = [{"job": job, "time": event.time, "kind": event.kind, "message": event.message} for event in events]
         with self._engine.begin() as connection:
-            connection.execute(
-                _jobs.update()
-                .where(_jobs.c.id == job)
-                .values(
-                    state=state,
-                    snapshot=dict(snapshot),
-                    result=dict(result) if result is not None else sa.null(),
-                    error=dict(error) if error is not None else sa.null(),
-                )
-            )
-            for world in worlds:
-                connection.execute(
-                    _worlds.insert().values(
-                        job=world.job,
-                        generation=world.generation,
-                        formed_at=world.formed_at,
-                        step=world.step,
-                        cause=world.cause,
-                        members=list(world.members),
-                    )
-                )
-            rows = [{"job": job, "time": event.time, "kind": event.kind, "message": event.message} for event in events]
+            if changes:
+                connection.execute(_jobs.update().where(_jobs.c.id == job).values(changes))
+            if world is not None:
+                # A turn that was written and then cut off by a kill is never repeated with another world.
+                values = {column.name: getattr(world, column.name) for column in _worlds.c}
+                connection.execute(_worlds.insert().values(values | {"members": list(world.members)}))
             if rows:
                 connection.execute(_events.insert(), rows)
-
-    def add_event(self, job: str, kind: str, message: str) -> EventRow:
-        """One more sentence, outside a turn of the machine."""
-        event = EventRow(time.time(), kind, message)
-        with self._engine.begin() as connection:
-            connection.execute(_events.insert().values(job=job, time=event.time, kind=kind, message=message))
-        return event
 
     # -- reading
 
@@ -210,7 +190,10 @@ class Store:
         """A job's worlds, oldest first."""
         with self._engine.begin() as connection:
             found = connection.execute(_worlds.select().where(_worlds.c.job == job).order_by(_worlds.c.generation))
-            return [WorldRow(**(dict(row._mapping) | {"members": tuple(row.members)})) for row in found]
+            return [
+                WorldRow(row.job, row.generation, row.formed_at, row.step, row.cause, tuple(row.members))
+                for row in found
+            ]
 
     def events(self, job: str, *, last: int) -> list[EventRow]:
         """The newest events of a job, oldest of them first."""
@@ -250,17 +233,3 @@ def _configure(connection: Any, _record: object) -> None:
 
 def _begin(connection: sa.Connection) -> None:
     connection.exec_driver_sql("BEGIN IMMEDIATE")
-
-
-def _values(row: JobRow) -> dict[str, Any]:
-    return {
-        "id": row.id,
-        "name": row.name,
-        "created_at": row.created_at,
-        "state": row.state,
-        "document": row.document,
-        "bundle": row.bundle,
-        "snapshot": row.snapshot,
-        "result": row.result if row.result is not None else sa.null(),
-        "error": row.error if row.error is not None else sa.null(),
-    }

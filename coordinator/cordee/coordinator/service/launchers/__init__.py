@@ -1,1 +1,1 @@
-"""Launchers start and stop agents on a substrate. `base` is the interface; `process` runs them as processes of this machine."""
+"""Launchers start and stop agents on a substrate: `base` is the interface, `process` uses this machine's processes."""

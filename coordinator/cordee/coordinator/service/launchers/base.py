@@ -1,8 +1,8 @@
 """What the coordinator needs from a substrate that runs agents.
 
-A launcher is idempotent by worker id: starting an agent that runs, or stopping one that does not, changes nothing. It keeps
-whatever it needs so that `list()` is right after the coordinator was killed and started again; the coordinator asks it
-instead of trusting its own memory.
+A launcher is idempotent by worker id: starting an agent that runs, or stopping one that does not, changes nothing. It
+keeps whatever it needs so that `list()` is right after the coordinator was killed and started again; the coordinator
+asks it instead of trusting its own memory.
 """
 
 from collections.abc import AsyncIterator, Mapping, Sequence
@@ -58,10 +58,10 @@ class Launcher(Protocol):
         """Start the agent of `spec.worker`, unless one runs."""
         ...
 
-    async def stop(self, worker: str, *, grace_seconds: float) -> None:
+    async def stop(self, worker: str, *, grace_seconds: float) -> bool:
         """Ask the agent to go, and kill it and all it started if it has not gone after `grace_seconds` (0: at once).
 
-        Returns without waiting; the end is reported by `exits`.
+        Returns without waiting; the end is reported by `exits`. False: there is no such agent, and no end will come.
         """
         ...
 

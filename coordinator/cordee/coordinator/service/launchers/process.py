@@ -54,9 +54,7 @@ class ProcessLauncher:
 
     name = "process"
 
-    def __init__(
-        self, state_dir: Path, *, slots: int | None = None, command: Sequence[str] = AGENT_COMMAND
-    ) -> None:
+    def __init__(self, state_dir: Path, *, slots: int | None = None, command: Sequence[str] = AGENT_COMMAND) -> None:
         self._records = state_dir / "agents"
         self._records.mkdir(parents=True, exist_ok=True)
         self._slots = slots if slots is not None else default_slots()
@@ -91,17 +89,18 @@ class ProcessLauncher:
             self._write_record(spec.worker, spec.job, spec.folder, process)
             self._watch(_Agent(spec.worker, spec.job, spec.folder, process, child))
 
-    async def stop(self, worker: str, *, grace_seconds: float) -> None:
-        """Ask the agent to go; kill its process group after `grace_seconds`."""
+    async def stop(self, worker: str, *, grace_seconds: float) -> bool:
+        """Ask the agent to go; kill its process group after `grace_seconds`. False: there is none."""
         agent = self._agents.get(worker)
         if agent is None:
-            return
+            return False
         agent.stopping = True
         if grace_seconds <= 0:
             processes.send_signal(agent.process, signal.SIGKILL, group=True)
-            return
+            return True
         processes.send_signal(agent.process, signal.SIGTERM)
         self._spawn_task(agent, self._kill_later(agent, grace_seconds))
+        return True
 
     async def list(self) -> list[AgentStatus]:
         """The agents that run; on the first call this is where those of an earlier coordinator are adopted."""

@@ -1,4 +1,4 @@
-"""What travels over REST: snake_case JSON, times as Unix seconds, absent numbers as null (never NaN, which JSON lacks)."""
+"""What travels over REST: snake_case JSON, times as Unix seconds, absent numbers as null (JSON has no NaN)."""
 
 from typing import Any
 

@@ -1,0 +1,35 @@
+"""What an agent is told through its environment; the agent hands it on to its worker."""
+
+import json
+from pathlib import Path
+from typing import Final
+
+from cordee.coordinator.service.job import Job
+
+__all__ = ["agent_environment"]
+
+# A laptop's process launcher: workers reach each other on the loopback only.
+_MESH_HOST: Final = "127.0.0.1"
+
+
+def agent_environment(job: Job, worker: str, *, coordinator: str, orphan_seconds: float) -> dict[str, str]:
+    """The user's variables, and ours, which win."""
+    spec = job.document.spec
+    return {
+        **spec.env,
+        "CORDEE_JOB": job.id,
+        "CORDEE_WORKER": worker,
+        "CORDEE_COORDINATOR": coordinator,
+        "CORDEE_TOKEN": job.token,
+        "CORDEE_WORKDIR": str(Path(job.folder)),
+        "CORDEE_THREADS": str(spec.threads),
+        "CORDEE_DEVICE": spec.device,
+        "CORDEE_SCRIPT": spec.script,
+        "CORDEE_ARGS": json.dumps(list(spec.args)),
+        "CORDEE_BUNDLE": job.bundle or "",
+        "CORDEE_ORPHAN_SECONDS": f"{orphan_seconds:g}",
+        "CORDEE_CHECKPOINT_SECONDS": f"{spec.checkpoint.interval_seconds:g}",
+        "CORDEE_CHECKPOINT_STEPS": str(spec.checkpoint.interval_steps),
+        "CORDEE_CHECKPOINT_KEEP": str(spec.checkpoint.keep),
+        "CORDEE_MESH_HOST": _MESH_HOST,
+    }

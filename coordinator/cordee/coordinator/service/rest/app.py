@@ -1,0 +1,286 @@
+"""The FastAPI application.
+
+Everything but `GET /healthz` needs the token, pages that do not exist included: the check is a middleware around the
+whole application, so that a route cannot be forgotten. Nothing but the middleware decides who may come in; nothing but
+`_STATUS` decides which status an error has; every refusal has the same shape.
+"""
+
+import asyncio
+import hashlib
+import json
+import os
+import tempfile
+from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import asdict
+from pathlib import Path as FilePath
+from typing import Annotated, Any, Final
+
+from fastapi import FastAPI, HTTPException, Path, Query, Request, Response, Security
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse, StreamingResponse
+from fastapi.security import HTTPBearer
+from starlette.exceptions import HTTPException as StarletteHTTPException
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from cordee.coordinator import spec
+from cordee.coordinator.errors import CoordinatorError, InvalidError, NotFoundError, TooLargeError, UnauthorizedError
+from cordee.coordinator.service import auth
+from cordee.coordinator.service.controller import Controller
+from cordee.coordinator.service.rest.models import (
+    ErrorView,
+    Health,
+    JobList,
+    JobView,
+    Plan,
+    ScaleRequest,
+    Submission,
+)
+
+__all__ = ["MAX_BUNDLE_BYTES", "create_app"]
+
+MAX_BUNDLE_BYTES: Final = 64 << 20
+_MAX_BODY_BYTES: Final = 2 << 20
+_NDJSON: Final = "application/x-ndjson"
+_OPEN: Final = frozenset({("GET", "/healthz"), ("HEAD", "/healthz")})
+
+_STATUS: Final[dict[str, int]] = {
+    "unauthorized": 401,
+    "not_found": 404,
+    "method_not_allowed": 405,
+    "conflict": 409,
+    "too_large": 413,
+    "invalid": 422,
+    "launcher": 503,
+}
+_CODE: Final = {status: code for code, status in _STATUS.items()}
+_ERRORS: Final[dict[int | str, dict[str, Any]]] = {status: {"model": ErrorView} for status in (401, 404, 409, 413, 422)}
+
+Ref = Annotated[str, Path(description="a job's id, or its name: the newest job of that name", max_length=128)]
+Sha256 = Annotated[str, Path(pattern=r"^[0-9a-f]{64}$", description="the bundle's SHA-256 in hexadecimal")]
+
+
+def create_app(controller: Controller, *, token: str, bundles: FilePath, version: str) -> FastAPI:
+    """The application around one controller."""
+    app = FastAPI(
+        title="Cordee coordinator",
+        version=version,
+        docs_url=None,  # its page would load scripts from elsewhere and send them the token
+        redoc_url=None,
+        openapi_url=None,  # served below, behind the token like everything else
+        responses=_ERRORS,
+        dependencies=[Security(HTTPBearer(auto_error=False))],  # for the OpenAPI document; `_Guard` is what checks
+    )
+    app.add_middleware(_Guard, token=token)
+    _add_error_shapes(app)
+    _add_bundles(app, bundles)
+    _add_jobs(app, controller)
+
+    @app.get("/healthz", tags=["service"])
+    async def healthz() -> Health:
+        """The coordinator answers. The one page without a token."""
+        return Health(status="ok", version=version)
+
+    @app.get("/metrics", tags=["service"], response_class=Response)
+    async def prometheus(request: Request) -> Response:
+        """Prometheus' text format."""
+        body, content_type = controller.metrics.render(request.headers.get("accept", ""))
+        return Response(body, media_type=content_type)
+
+    @app.get("/openapi.json", include_in_schema=False)
+    async def openapi() -> JSONResponse:
+        return JSONResponse(app.openapi())
+
+    return app
+
+
+def _add_jobs(app: FastAPI, controller: Controller) -> None:
+    @app.post("/v1/jobs", status_code=201, response_model=JobView | Plan, tags=["jobs"])
+    async def submit(body: Submission, response: Response, dry_run: bool = False) -> JobView | Plan:
+        """Take a job in; with `dry_run`, say whether it is valid and where it would run."""
+        try:
+            job = spec.parse_job(body.job, bundled=True)
+        except spec.SpecError as error:
+            raise InvalidError(str(error)) from None
+        if dry_run:
+            response.status_code = 200
+            return Plan(valid=True, placement=controller.plan(job))
+        if body.bundle is None:
+            raise InvalidError("bundle is missing", hint="upload the source with PUT /v1/bundles/{sha256} first")
+        return await controller.submit(job, body.bundle)
+
+    @app.get("/v1/jobs", tags=["jobs"])
+    async def jobs() -> JobList:
+        """All jobs, newest first."""
+        return JobList(jobs=controller.jobs())
+
+    @app.get("/v1/jobs/{ref}", tags=["jobs"])
+    async def job(ref: Ref) -> JobView:
+        """One job."""
+        return controller.job(ref)
+
+    @app.post("/v1/jobs/{ref}/scale", tags=["jobs"])
+    async def scale(ref: Ref, body: ScaleRequest) -> JobView:
+        """Give a running job another range of worker counts."""
+        try:
+            workers = spec.parse_workers(f"{body.min}:{body.max}")
+        except spec.SpecError as error:
+            raise InvalidError(str(error)) from None
+        return await controller.scale(ref, workers.min, workers.max)
+
+    @app.post("/v1/jobs/{ref}/cancel", tags=["jobs"])
+    async def cancel(ref: Ref) -> JobView:
+        """End a job; its workers are stopped."""
+        return await controller.cancel(ref)
+
+    @app.get("/v1/jobs/{ref}/logs", tags=["jobs"], response_class=StreamingResponse)
+    async def logs(
+        ref: Ref,
+        follow: bool = False,
+        rank: Annotated[int | None, Query(ge=0)] = None,
+        worker: Annotated[str | None, Query(max_length=128)] = None,
+        tail: Annotated[int | None, Query(ge=0, le=1_000_000)] = None,
+    ) -> StreamingResponse:
+        """Its workers' output, a JSON object per line: time, worker, rank, stream, line."""
+        lines = controller.logs(ref, follow=follow, rank=rank, worker=worker, tail=tail)
+
+        async def body() -> AsyncIterator[str]:
+            async for batch in lines:
+                yield "".join(json.dumps(asdict(line), allow_nan=False) + "\n" for line in batch)
+
+        return StreamingResponse(body(), media_type=_NDJSON)
+
+    @app.get("/v1/jobs/{ref}/watch", tags=["jobs"], response_class=StreamingResponse)
+    async def watch(ref: Ref) -> StreamingResponse:
+        """The job, a JSON object per line, whenever it changes; ends when the job has ended."""
+        views = controller.watch(ref)
+
+        async def body() -> AsyncIterator[str]:
+            async for view in views:
+                yield view.model_dump_json() + "\n"
+
+        return StreamingResponse(body(), media_type=_NDJSON)
+
+
+def _add_bundles(app: FastAPI, folder: FilePath) -> None:
+    def path(sha256: str) -> FilePath:
+        return folder / f"{sha256}.tar.gz"
+
+    @app.head("/v1/bundles/{sha256}", tags=["bundles"], response_class=Response)
+    async def has_bundle(sha256: Sha256) -> Response:
+        """Whether this bundle is here already."""
+        if not path(sha256).exists():
+            raise NotFoundError(f"there is no bundle {sha256}")
+        return Response(status_code=200)
+
+    @app.put("/v1/bundles/{sha256}", status_code=201, tags=["bundles"], response_class=Response)
+    async def put_bundle(sha256: Sha256, request: Request) -> Response:
+        """Upload a gzipped tar of a job's source. Its name is its content: doing it twice is doing it once."""
+        descriptor, name = tempfile.mkstemp(dir=folder, prefix=".incoming-")
+        draft = FilePath(name)
+        digest = hashlib.sha256()
+        size = 0
+        try:
+            with os.fdopen(descriptor, "wb") as file:
+                async for chunk in request.stream():
+                    size += len(chunk)
+                    if size <= MAX_BUNDLE_BYTES:
+                        digest.update(chunk)
+                        await asyncio.to_thread(file.write, chunk)
+                    elif (
+                        size > 4 * MAX_BUNDLE_BYTES
+                    ):  # until then read and drop it, so that the client gets to hear why
+                        break
+            if size > MAX_BUNDLE_BYTES:
+                raise TooLargeError(
+                    f"the bundle is larger than {MAX_BUNDLE_BYTES >> 20} MiB",
+                    hint="keep data sets out of the source folder; name a smaller one with --source",
+                )
+            if digest.hexdigest() != sha256:
+                raise InvalidError(f"the bundle's SHA-256 is {digest.hexdigest()}, not {sha256} as its address says")
+            draft.replace(path(sha256))
+        finally:
+            draft.unlink(missing_ok=True)
+        return Response(status_code=201)
+
+
+class _Guard:
+    """Lets nobody in without the token, and no body in that is too large. Pure ASGI, so that streams stay streams."""
+
+    def __init__(self, app: ASGIApp, token: str) -> None:
+        self._app = app
+        self._token = token
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "lifespan":
+            await self._app(scope, receive, send)
+            return
+        if scope["type"] != "http":
+            return
+        headers: dict[bytes, bytes] = dict(scope["headers"])
+        given = auth.bearer(headers.get(b"authorization", b"").decode("latin-1"))
+        if (scope["method"], scope["path"]) not in _OPEN and not auth.matches(given, self._token):
+            missing = UnauthorizedError(
+                "this needs the coordinator's token" if not given else "the token is not this coordinator's",
+                hint="send 'Authorization: Bearer <token>'; the token is in the state folder's file 'token'",
+            )
+            await _refusal(missing)(scope, receive, send)
+            return
+        await self._app(scope, receive if scope["method"] == "PUT" else _limited(receive), send)
+
+
+def _limited(receive: Receive) -> Receive:
+    size = 0
+
+    async def counted() -> Message:
+        nonlocal size
+        message = await receive()
+        size += len(message.get("body", b""))
+        if size > _MAX_BODY_BYTES:
+            raise HTTPException(413, f"the request is larger than {_MAX_BODY_BYTES >> 20} MiB")
+        return message
+
+    return counted
+
+
+def _refusal(error: CoordinatorError) -> JSONResponse:
+    status = _STATUS.get(error.code, 500)
+    return JSONResponse(
+        {"error": {"code": error.code, "message": error.message, "hint": error.hint}},
+        status_code=status,
+        headers={"WWW-Authenticate": "Bearer"} if status == 401 else None,
+    )
+
+
+def _add_error_shapes(app: FastAPI) -> None:
+    async def known(_: Request, error: Exception) -> Response:
+        assert isinstance(error, CoordinatorError)
+        return _refusal(error)
+
+    async def malformed(_: Request, error: Exception) -> Response:
+        assert isinstance(error, RequestValidationError)
+        sentences = [
+            f"{'.'.join(str(part) for part in detail['loc'])}: {detail['msg'][:1].lower()}{detail['msg'][1:]}"
+            for detail in error.errors()
+        ]
+        return _refusal(InvalidError("; ".join(sentences)))
+
+    async def http(_: Request, error: Exception) -> Response:
+        assert isinstance(error, StarletteHTTPException)
+        refusal = CoordinatorError(str(error.detail))
+        refusal.code = _CODE.get(error.status_code, "error")
+        response = _refusal(refusal)
+        response.status_code = error.status_code
+        return response
+
+    async def bug(request: Request, _: Exception) -> Response:
+        refusal = CoordinatorError(f"the coordinator failed at {request.method} {request.url.path}", "see its log")
+        return _refusal(refusal)
+
+    handlers: list[tuple[type[Exception], Callable[[Request, Exception], Awaitable[Response]]]] = [
+        (CoordinatorError, known),
+        (RequestValidationError, malformed),
+        (StarletteHTTPException, http),
+        (Exception, bug),
+    ]
+    for kind, handler in handlers:
+        app.add_exception_handler(kind, handler)

@@ -1,0 +1,366 @@
+"""The coordinator as a server: one asyncio process that holds a state folder.
+
+    server = CoordinatorServer(Path("state"))
+    await server.start()            # gRPC and the launcher are up, jobs of an earlier coordinator are taken up again
+    await server.serve_forever()    # until SIGTERM; jobs go on without it
+
+`EmbeddedCoordinator` is the same server on a thread of its own, for programs that are not asynchronous, such as
+`cordee run`. Start-up time is on the way to a job's first step, so the REST port listens at once but its application,
+the heaviest import of all, is loaded beside the booting workers: early requests wait in the kernel's queue.
+"""
+
+import asyncio
+import contextlib
+import importlib
+import logging
+import os
+import signal
+import socket
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Final, Self, cast
+
+import grpc.aio
+
+from cordee.coordinator.core.model import Policy
+from cordee.coordinator.errors import CoordinatorError
+from cordee.coordinator.service import auth
+from cordee.coordinator.service.controller import Controller
+from cordee.coordinator.service.folder import StateFolder
+from cordee.coordinator.service.launchers.process import AGENT_COMMAND, ProcessLauncher
+from cordee.coordinator.service.store import Store
+from cordee.coordinator.service.workers import SERVER_OPTIONS, TokenInterceptor, WorkerServicer
+from cordee.rpc.v1 import worker_pb2_grpc as rpc
+
+__all__ = ["CoordinatorServer", "EmbeddedCoordinator", "version"]
+
+_log = logging.getLogger(__name__)
+
+_SERVICE_ORPHAN_SECONDS: Final = 3600.0
+_RUN_ORPHAN_SECONDS: Final = 60.0
+_REST_GRACE_SECONDS: Final = 1
+_BACKLOG: Final = 128
+
+
+def version() -> str:
+    """The installed Cordee's version."""
+    from importlib.metadata import PackageNotFoundError
+    from importlib.metadata import version as installed
+
+    try:
+        return installed("cordee")
+    except PackageNotFoundError:
+        return "0+unknown"
+
+
+class CoordinatorServer:
+    """One coordinator on one state folder. `start`, `stop` and everything between run on one event loop."""
+
+    def __init__(
+        self,
+        state_dir: Path,
+        host: str = "127.0.0.1",
+        rest_port: int = 0,
+        grpc_port: int = 0,
+        slots: int | None = None,
+        orphan_seconds: float = _SERVICE_ORPHAN_SECONDS,
+        *,
+        policy: Policy | None = None,
+        agent_command: Sequence[str] = AGENT_COMMAND,
+    ) -> None:
+        if slots is not None and slots < 1:
+            raise ValueError(f"slots must be at least 1, got {slots}")
+        for name, port in (("rest_port", rest_port), ("grpc_port", grpc_port)):
+            if not 0 <= port < 65536:
+                raise ValueError(f"{name} must be a port number, 0 to 65535, got {port}")
+        self.folder = StateFolder(state_dir)
+        self.host = host
+        self.rest_url = ""
+        self.grpc_address = ""
+        self.token = ""
+        self.rest_ready = asyncio.Event()
+        self._rest_port, self._grpc_port = rest_port, grpc_port
+        self._slots, self._orphan_seconds = slots, orphan_seconds
+        self._policy, self._agent_command = policy, tuple(agent_command)
+        self._resources = contextlib.AsyncExitStack()
+        self._controller: Controller | None = None
+        self._rest: asyncio.Task[None] | None = None
+        self._uvicorn: Any = None
+
+    @property
+    def controller(self) -> Controller:
+        """The jobs. Only after `start`."""
+        assert self._controller is not None, "the server has not been started"
+        return self._controller
+
+    async def start(self) -> None:
+        """Take the folder, open the ports, take up the jobs. A sentence (CoordinatorError) when that cannot be."""
+        async with contextlib.AsyncExitStack() as stack:
+            stack.enter_context(self.folder)
+            self.token = auth.load_or_create_token(self.folder.token_file)
+            if not auth.is_loopback(self.host):
+                _log.warning(
+                    "listening on %s, beyond this machine, without TLS: the token travels in the clear", self.host
+                )
+            earlier = self.folder.read_endpoint()
+            store = Store(self.folder.database)
+            stack.callback(store.close)
+            launcher = ProcessLauncher(self.folder.root, slots=self._slots, command=self._agent_command)
+            stack.push_async_callback(launcher.close)
+
+            rest = self._bind_rest(_port_of(earlier.get("url")))
+            stack.callback(rest.close)
+            self.rest_url = f"http://{_address(self.host, rest.getsockname()[1])}"
+
+            # The controller tells agents the gRPC port, the gRPC server asks the controller for tokens: bound late.
+            interceptor = TokenInterceptor()
+            server = grpc.aio.server(interceptors=(interceptor,), options=SERVER_OPTIONS)
+            port = self._bind_grpc(server, _port_of(earlier.get("grpc")))
+            self.grpc_address = _address(_reachable(self.host), port)
+            controller = Controller(
+                folder=self.folder,
+                store=store,
+                launcher=launcher,
+                version=version(),
+                coordinator_address=self.grpc_address,
+                orphan_seconds=self._orphan_seconds,
+                policy=self._policy,
+            )
+            interceptor.knows_token = controller.knows_token
+            rpc.add_WorkerServiceServicer_to_server(
+                WorkerServicer(controller, self.folder), cast("grpc.Server", server)
+            )
+            await controller.start()
+            stack.push_async_callback(controller.close)
+            await server.start()
+            stack.push_async_callback(server.stop, None)
+
+            self.folder.write_endpoint(
+                {"url": self.rest_url, "grpc": self.grpc_address, "pid": os.getpid(), "token_file": "token"}
+            )
+            self._controller = controller
+            self._rest = asyncio.get_running_loop().create_task(self._serve_rest(rest))
+            self._rest.add_done_callback(_report)
+            stack.push_async_callback(self._stop_rest)
+            self._resources = stack.pop_all()
+
+    async def stop(self, stop_jobs: bool) -> None:
+        """Let go of everything. With `stop_jobs` the jobs are cancelled first, else their workers train on."""
+        if self._controller is not None and stop_jobs:
+            await self._controller.stop_jobs("the coordinator was stopped")
+        await self._resources.aclose()
+
+    async def serve_forever(self) -> None:
+        """Serve until SIGTERM or SIGINT, then stop, leaving the jobs to the next coordinator on this folder.
+
+        A second SIGINT ends the process at once.
+        """
+        asked = asyncio.Event()
+        loop = asyncio.get_running_loop()
+
+        def on_signal() -> None:
+            if asked.is_set():
+                os._exit(128 + signal.SIGINT)
+            asked.set()
+
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, on_signal)
+        try:
+            await asked.wait()
+            await self.stop(stop_jobs=False)
+        finally:
+            for number in (signal.SIGTERM, signal.SIGINT):
+                loop.remove_signal_handler(number)
+
+    # -- ports
+
+    def _bind_rest(self, earlier: int) -> socket.socket:
+        family = socket.AF_INET6 if ":" in self.host else socket.AF_INET
+        for port in _candidates(self._rest_port, earlier):
+            listener = socket.socket(family, socket.SOCK_STREAM)
+            # After a restart only: it lets nobody share the port with one who listens.
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                listener.bind((self.host, port))
+                listener.listen(_BACKLOG)
+            except OSError as error:
+                listener.close()
+                if port == self._rest_port:
+                    raise _port_error("REST", self.host, port, "--port", error) from error
+                continue
+            listener.setblocking(False)
+            return listener
+        raise AssertionError("port 0 is always among the candidates")
+
+    def _bind_grpc(self, server: grpc.aio.Server, earlier: int) -> int:
+        for port in _candidates(self._grpc_port, earlier):
+            try:
+                _probe(self.host, port)
+                return server.add_insecure_port(_address(self.host, port))
+            except (OSError, RuntimeError) as error:
+                if port == self._grpc_port:
+                    raise _port_error("gRPC", self.host, port, "--grpc-port", error) from error
+                _log.warning("port %d, where this folder's workers look for the coordinator, is in use", port)
+        raise AssertionError("port 0 is always among the candidates")
+
+    # -- REST
+
+    async def _serve_rest(self, listener: socket.socket) -> None:
+        # In a thread: a second of imports on the loop would look to the workers like a coordinator that hangs.
+        app, uvicorn = await asyncio.to_thread(self._load_rest)
+        config = uvicorn.Config(
+            app,
+            log_config=None,
+            log_level=logging.WARNING,
+            access_log=False,
+            lifespan="off",
+            ws="none",
+            server_header=False,
+            timeout_graceful_shutdown=_REST_GRACE_SECONDS,
+        )
+        self._uvicorn = uvicorn.Server(config)
+        self._uvicorn.capture_signals = contextlib.nullcontext  # signals are ours
+        self.rest_ready.set()
+        await self._uvicorn.serve(sockets=[listener])
+
+    def _load_rest(self) -> tuple[Any, Any]:
+        uvicorn = importlib.import_module("uvicorn")
+        module = importlib.import_module("cordee.coordinator.service.rest.app")
+        app = module.create_app(
+            self.controller, token=self.token, bundles=self.folder.root / "bundles", version=version()
+        )
+        return app, uvicorn
+
+    async def _stop_rest(self) -> None:
+        assert self._rest is not None
+        self.controller.stop_watching()
+        if self._uvicorn is not None:
+            self._uvicorn.should_exit = True
+        else:
+            self._rest.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await self._rest
+
+
+class EmbeddedCoordinator:
+    """A coordinator on a thread of its own; every method may be called from any other thread.
+
+    `with EmbeddedCoordinator(folder) as coordinator:` cancels what still runs when it is left.
+    """
+
+    def __init__(
+        self,
+        state_dir: Path,
+        host: str = "127.0.0.1",
+        rest_port: int = 0,
+        grpc_port: int = 0,
+        slots: int | None = None,
+        orphan_seconds: float = _RUN_ORPHAN_SECONDS,
+        *,
+        policy: Policy | None = None,
+        agent_command: Sequence[str] = AGENT_COMMAND,
+    ) -> None:
+        self._loop = asyncio.new_event_loop()
+        self._server = CoordinatorServer(
+            state_dir,
+            host,
+            rest_port,
+            grpc_port,
+            slots,
+            orphan_seconds,
+            policy=policy,
+            agent_command=agent_command,
+        )
+        self._thread = threading.Thread(target=self._run, name="cordee-coordinator", daemon=True)
+
+    def start(self) -> Self:
+        """Returns when gRPC and the launcher are up and the REST port listens."""
+        self._thread.start()
+        try:
+            self._call(self._server.start())
+        except BaseException:
+            self._end_loop()
+            raise
+        return self
+
+    def stop(self, stop_jobs: bool = True) -> None:
+        """Stop it; with `stop_jobs`, jobs that run are cancelled and their processes are gone on return."""
+        if not self._thread.is_alive():
+            return
+        try:
+            self._call(self._server.stop(stop_jobs))
+        finally:
+            self._end_loop()
+
+    def __enter__(self) -> Self:
+        return self.start()
+
+    def __exit__(self, *_: object) -> None:
+        self.stop(stop_jobs=True)
+
+    @property
+    def rest_url(self) -> str:
+        """Where REST answers."""
+        return self._server.rest_url
+
+    @property
+    def grpc_address(self) -> str:
+        """Where workers attach."""
+        return self._server.grpc_address
+
+    @property
+    def token(self) -> str:
+        """The token for REST."""
+        return self._server.token
+
+    def _run(self) -> None:
+        asyncio.set_event_loop(self._loop)
+        self._loop.run_forever()
+
+    def _call(self, work: Any) -> Any:
+        return asyncio.run_coroutine_threadsafe(work, self._loop).result()
+
+    def _end_loop(self) -> None:
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+        self._loop.run_until_complete(self._loop.shutdown_default_executor())
+        self._loop.close()
+
+
+def _candidates(wanted: int, earlier: int) -> list[int]:
+    """The port that was asked for; or else the earlier coordinator's, where workers and clients look, or any."""
+    return [wanted] if wanted or not earlier else [earlier, 0]
+
+
+def _probe(host: str, port: int) -> None:
+    """gRPC's own message about a port in use goes to stderr, in its own words; the kernel's answer is a clear one."""
+    if port:
+        with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_STREAM) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind((host, port))
+
+
+def _port_error(what: str, host: str, port: int, option: str, error: Exception) -> CoordinatorError:
+    reason = (getattr(error, "strerror", None) or str(error)).lower()
+    message = f"the coordinator cannot listen on {_address(host, port)} for {what}: {reason}"
+    return CoordinatorError(message, hint=f"choose another port with {option}, or 0 for any that is free")
+
+
+def _address(host: str, port: int) -> str:
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def _reachable(host: str) -> str:
+    """An address to connect to, for an address to listen on."""
+    return {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104
+
+
+def _port_of(address: object) -> int:
+    _, _, port = str(address or "").rpartition(":")
+    return int(port) if port.isascii() and port.isdigit() and int(port) < 65536 else 0
+
+
+def _report(task: "asyncio.Task[None]") -> None:
+    if not task.cancelled() and task.exception() is not None:
+        _log.error("the REST server failed", exc_info=task.exception())

@@ -1,0 +1,325 @@
+"""The workers' side of the coordinator: their streams, in gRPC.
+
+A stream is one process of one worker. What it says becomes an event, what the job's machine decides becomes a message;
+neither is looked into here. Its end, by whatever end, is an event too, and the fastest sign of a dead worker: the
+kernel closes a killed process's connection, and this coroutine wakes within a millisecond or so.
+
+Every call needs the token of one job, checked before the call's handler runs, and is then good for that job only.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any, Final
+
+import grpc
+import grpc.aio
+
+from cordee.coordinator.core import actions, events
+from cordee.coordinator.core.model import ArrivalReason, Result, StopReason
+from cordee.coordinator.service import auth
+from cordee.coordinator.service.controller import Controller, Outgoing
+from cordee.coordinator.service.folder import StateFolder
+from cordee.coordinator.service.job import Job, Progress, finite
+from cordee.rpc.v1 import worker_pb2 as pb
+from cordee.rpc.v1 import worker_pb2_grpc as rpc
+
+__all__ = ["SERVER_OPTIONS", "TokenInterceptor", "WorkerServicer"]
+
+SERVER_OPTIONS: Final = (
+    ("grpc.so_reuseport", 0),  # a port in use is an error, not a lottery between two coordinators
+    ("grpc.keepalive_time_ms", 10_000),  # a machine that vanished sends no end of stream
+    ("grpc.keepalive_timeout_ms", 5_000),
+    ("grpc.http2.min_ping_interval_without_data_ms", 5_000),
+    ("grpc.keepalive_permit_without_calls", 1),
+)
+_CHUNK_BYTES: Final = 256 << 10
+_MAX_TEXT: Final = 64 << 10
+_MAX_METRICS: Final = 200
+
+_Context = grpc.aio.ServicerContext[Any, Any]
+
+_REASONS: Final = {
+    pb.ARRIVAL_REASON_UNSPECIFIED: ArrivalReason.JOIN,
+    pb.ARRIVAL_REASON_JOIN: ArrivalReason.JOIN,
+    pb.ARRIVAL_REASON_CHANGE: ArrivalReason.CHANGE,
+    pb.ARRIVAL_REASON_PEER_LOST: ArrivalReason.PEER_LOST,
+}
+_STOPS: Final = {
+    StopReason.DRAINED: pb.STOP_REASON_DRAINED,
+    StopReason.CANCELLED: pb.STOP_REASON_CANCELLED,
+    StopReason.FINISHED: pb.STOP_REASON_FINISHED,
+    StopReason.FAILED: pb.STOP_REASON_FAILED,
+    StopReason.FENCED: pb.STOP_REASON_FENCED,
+}
+
+
+class _Session:
+    """One stream of one worker's process."""
+
+    def __init__(self, job: Job, hello: pb.Hello) -> None:
+        self.job = job
+        self.worker = hello.worker
+        self.incarnation = hello.incarnation
+        # None ends the stream, after everything before it has been written.
+        self.outgoing: asyncio.Queue[pb.CoordinatorMessage | None] = asyncio.Queue()
+
+
+class WorkerServicer(rpc.WorkerServiceServicer):
+    """Streams in, events out; and the other way round. It is the controller's mailbox."""
+
+    def __init__(self, controller: Controller, folder: StateFolder) -> None:
+        self._controller = controller
+        self._folder = folder
+        self._sessions: dict[tuple[str, str], _Session] = {}
+        controller.mailbox = self.deliver
+
+    def deliver(self, message: Outgoing) -> None:
+        """Queue a message for one incarnation of a worker; dropped when its stream is gone."""
+        session = self._sessions.get((message.worker, message.incarnation))
+        if session is None:
+            return
+        session.outgoing.put_nowait(_to_wire(message))
+        if isinstance(message, actions.SendStop):
+            session.outgoing.put_nowait(None)
+
+    # grpc.aio takes a coroutine that writes as well as a generator; the stubs know only the latter. A generator would
+    # be left standing at its `yield` when the stream breaks during a write, and its end would come late.
+    async def Attach(  # type: ignore[override]  # pyright: ignore[reportIncompatibleMethodOverride]  # noqa: N802
+        self, request_iterator: AsyncIterator[pb.WorkerMessage], context: _Context
+    ) -> None:
+        """A worker's session."""
+        hello, job = await self._hello(request_iterator, context)
+        session = _Session(job, hello)
+        key = (session.worker, session.incarnation)
+        earlier = self._sessions.pop(key, None)
+        if earlier is not None:
+            earlier.outgoing.put_nowait(None)  # the same process on a new connection: the old one says nothing more
+        self._sessions[key] = session
+        session.outgoing.put_nowait(
+            pb.CoordinatorMessage(
+                welcome=pb.Welcome(
+                    heartbeat_seconds=self._controller.policy.heartbeat_seconds, generation=job.machine.generation
+                )
+            )
+        )
+        reader: asyncio.Task[None] | None = None
+        try:
+            self._controller.feed(job, _attached(hello))
+            reader = asyncio.get_running_loop().create_task(self._read(session, request_iterator))
+            await self._write(session, context, reader)
+        finally:
+            if reader is not None:
+                reader.cancel()
+            if self._sessions.get(key) is session:
+                del self._sessions[key]
+                self._controller.feed(job, events.WorkerDetached(session.worker, session.incarnation))
+
+    async def FetchBundle(  # noqa: N802  the protocol's name
+        self, request: pb.FetchBundleRequest, context: _Context
+    ) -> AsyncIterator[pb.BundleChunk]:
+        """The job's source."""
+        job = await self._job(request.job, context)
+        path = self._folder.bundle(job.bundle) if job.bundle else None
+        if path is None or not path.exists():
+            await context.abort(grpc.StatusCode.NOT_FOUND, f"the source of the job {job.id} is not here")
+            raise AssertionError
+        with path.open("rb") as file:
+            while chunk := await asyncio.to_thread(file.read, _CHUNK_BYTES):
+                yield pb.BundleChunk(data=chunk)
+
+    async def _hello(self, messages: AsyncIterator[pb.WorkerMessage], context: _Context) -> tuple[pb.Hello, Job]:
+        first = await anext(messages, None)
+        if first is None or first.WhichOneof("kind") != "hello":
+            await context.abort(grpc.StatusCode.INVALID_ARGUMENT, "the first message of a stream is Hello")
+            raise AssertionError
+        hello = first.hello
+        job = await self._job(hello.job, context)
+        index = hello.worker.removeprefix(f"{job.id}-w")
+        if hello.worker == index or not (index.isascii() and index.isdigit()) or not hello.incarnation:
+            sentence = f"{hello.worker!r}, incarnation {hello.incarnation!r}, is no worker of the job {job.id}"
+            await context.abort(grpc.StatusCode.INVALID_ARGUMENT, sentence)
+        return hello, job
+
+    async def _job(self, identity: str, context: _Context) -> Job:
+        """The job, if the call's token is its own. To others it does not even say whether the job exists."""
+        job = self._controller.find_id(identity)
+        if job is None or not auth.matches(_token(context.invocation_metadata()), job.token):
+            await context.abort(grpc.StatusCode.PERMISSION_DENIED, f"the token is not the job {identity!r}'s")
+            raise AssertionError
+        return job
+
+    async def _read(self, session: _Session, messages: AsyncIterator[pb.WorkerMessage]) -> None:
+        try:
+            async for message in messages:
+                kind = message.WhichOneof("kind")
+                handler = _HANDLERS.get(kind or "")
+                if handler is not None:  # a newer worker's message is none of ours
+                    handler(self._controller, session, getattr(message, kind or ""))
+        finally:
+            # It has half-closed: it reads what is queued, and then the end.
+            session.outgoing.put_nowait(None)
+
+    async def _write(self, session: _Session, context: _Context, reader: "asyncio.Task[None]") -> None:
+        while (message := await session.outgoing.get()) is not None:
+            await context.write(message)
+        if reader.done() and not reader.cancelled():
+            reader.result()  # an error of ours is not a quiet end
+
+
+class TokenInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]
+    """Turns away every call without the worker token of some job, whatever its method."""
+
+    def __init__(self) -> None:
+        self.knows_token: Callable[[str], bool] = lambda _token: False
+
+    async def intercept_service(
+        self,
+        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[Any]],
+        handler_call_details: grpc.HandlerCallDetails,
+    ) -> Any:
+        """The call's handler, or one that refuses."""
+        given = _token(handler_call_details.invocation_metadata)
+        if given and self.knows_token(given):
+            return await continuation(handler_call_details)
+        return grpc.stream_stream_rpc_method_handler(_refuse)
+
+
+async def _refuse(_requests: object, context: _Context) -> None:
+    await context.abort(grpc.StatusCode.UNAUTHENTICATED, "this call needs the worker token of a job")
+
+
+def _token(metadata: Any) -> str:
+    for name, value in metadata or ():
+        if name == "authorization" and isinstance(value, str):
+            return auth.bearer(value)
+    return ""
+
+
+# -- what workers say
+
+
+def _attached(hello: pb.Hello) -> events.WorkerAttached:
+    return events.WorkerAttached(
+        worker=hello.worker,
+        incarnation=hello.incarnation,
+        address=hello.address,
+        generation=hello.generation,
+        step=hello.step if hello.has_state else None,
+        pid=hello.pid,
+        waiting=hello.waiting,
+    )
+
+
+def _heard(controller: Controller, session: _Session, step: int | None) -> None:
+    controller.feed(session.job, events.WorkerHeard(session.worker, session.incarnation, step))
+
+
+def _on_heartbeat(controller: Controller, session: _Session, message: pb.Heartbeat) -> None:
+    _heard(controller, session, message.step or None)
+
+
+def _on_arrived(controller: Controller, session: _Session, message: pb.Arrived) -> None:
+    event = events.WorkerArrived(
+        worker=session.worker,
+        incarnation=session.incarnation,
+        generation=message.generation,
+        step=message.step if message.has_state else None,
+        reason=_REASONS.get(message.reason, ArrivalReason.JOIN),
+        suspects=tuple(message.suspects),
+    )
+    controller.feed(session.job, event)
+
+
+def _on_progress(controller: Controller, session: _Session, message: pb.Progress) -> None:
+    metrics = dict(list(message.metrics.items())[:_MAX_METRICS])
+    told = Progress(
+        generation=message.generation,
+        step=message.step,
+        steps_total=message.steps_total or None,
+        epoch=message.epoch or None,
+        epochs=message.epochs or None,
+        loss=finite(message.loss),
+        samples=message.samples,
+        step_seconds=finite(message.step_seconds) or None,
+        samples_per_second=finite(message.samples_per_second) or None,
+        metrics={name: finite(value) for name, value in metrics.items()},
+    )
+    controller.progress(session.job, told)
+    _heard(controller, session, message.step or None)
+
+
+def _on_checkpointed(controller: Controller, session: _Session, message: pb.Checkpointed) -> None:
+    controller.checkpointed(session.job, message.step)
+    _heard(controller, session, None)
+
+
+def _on_leaving(controller: Controller, session: _Session, message: pb.Leaving) -> None:
+    reason = message.reason[:_MAX_TEXT]
+    controller.feed(session.job, events.WorkerLeaving(session.worker, session.incarnation, reason))
+
+
+def _on_finished(controller: Controller, session: _Session, message: pb.Finished) -> None:
+    result = Result(
+        step=message.step,
+        samples=message.samples,
+        weights_sha256=message.weights_sha256[:128],
+        metrics=dict(list(message.metrics.items())[:_MAX_METRICS]),
+        weights_path=message.weights_path[:4096],
+    )
+    controller.feed(session.job, events.WorkerFinished(session.worker, session.incarnation, result))
+
+
+def _on_script_failed(controller: Controller, session: _Session, message: pb.ScriptFailed) -> None:
+    event = events.ScriptFailed(
+        worker=session.worker,
+        incarnation=session.incarnation,
+        exception=message.exception[:_MAX_TEXT],
+        traceback=message.traceback[-_MAX_TEXT:],  # its end says what happened
+        step=message.step,
+    )
+    controller.feed(session.job, event)
+
+
+def _on_note(controller: Controller, session: _Session, message: pb.Note) -> None:
+    took = f" ({message.seconds:.3g} s)" if message.seconds > 0 else ""
+    controller.note(session.job, message.kind, f"{session.worker}: {message.message}{took}")
+    _heard(controller, session, None)
+
+
+_HANDLERS: Final[dict[str, Callable[[Controller, _Session, Any], None]]] = {
+    "heartbeat": _on_heartbeat,
+    "arrived": _on_arrived,
+    "progress": _on_progress,
+    "checkpointed": _on_checkpointed,
+    "leaving": _on_leaving,
+    "finished": _on_finished,
+    "script_failed": _on_script_failed,
+    "note": _on_note,
+}
+
+
+# -- what is said to them
+
+
+def _to_wire(message: Outgoing) -> pb.CoordinatorMessage:
+    match message:
+        case actions.SendWorld(world=world):
+            members = [
+                pb.Member(
+                    rank=rank,
+                    worker=member.worker,
+                    incarnation=member.incarnation,
+                    address=member.address,
+                    step=member.step or 0,
+                    has_state=member.step is not None,
+                )
+                for rank, member in enumerate(world.members)
+            ]
+            sent = pb.World(generation=world.generation, members=members, step=world.step, cause=world.cause.value)
+            return pb.CoordinatorMessage(world=sent)
+        case actions.SendChangePending(generation=generation):
+            return pb.CoordinatorMessage(change_pending=pb.ChangePending(generation=generation))
+        case actions.SendAbort(generation=generation, lost=lost):
+            return pb.CoordinatorMessage(abort=pb.Abort(generation=generation, lost=lost))
+        case actions.SendStop(reason=reason, message=text):
+            return pb.CoordinatorMessage(stop=pb.Stop(reason=_STOPS[reason], message=text))
