@@ -469,7 +469,8 @@ def _problem(detail: ErrorDetails, root: type[BaseModel], prefix: tuple[str, ...
         case "cordee":
             message = str(context["message"])
         case "literal_error":
-            message = f"is {_given(value)}; it must be {context['expected']}"
+            given = _brief.repr(value) if isinstance(value, str) else _given(value)
+            message = f"is {given}; it must be {context['expected']}"
         case "greater_than_equal":
             message = f"is {_brief.repr(value)}; it must be at least {context['ge']}"
         case "less_than_equal":

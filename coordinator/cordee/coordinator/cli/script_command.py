@@ -31,6 +31,8 @@ class Split:
     options: tuple[str, ...]
     script: tuple[str, ...]
     notes: tuple[str, ...] = ()
+    incomplete: bool = False
+    """The last word is an option whose value is missing."""
 
 
 def split_arguments(arguments: Sequence[str], takes_value: Mapping[str, bool]) -> Split:
@@ -47,16 +49,16 @@ def split_arguments(arguments: Sequence[str], takes_value: Mapping[str, bool]) -
         name, equals, _ = word.partition("=")
         if name in takes_value and (not equals or word.startswith("--")):
             options.append(word)
-            if takes_value[name] and not equals and rest:
+            if takes_value[name] and not equals:
+                if not rest:
+                    return Split(tuple(options), tuple(script), tuple(notes), incomplete=True)
                 options.append(rest.pop(0))
         elif not script and word.startswith("-") and word != "-":
             options.append(word)  # unknown, or a short option with its value attached: for the parser to judge
         else:
             if script and name.startswith("--"):
                 alike = difflib.get_close_matches(name, list(takes_value), 1, _ALIKE)
-                notes += [
-                    f"{name} is not an option of cordee and goes to the script; did you mean {it}?" for it in alike
-                ]
+                notes += [f"{name} is no option of cordee's and goes to the script; did you mean {it}?" for it in alike]
             script.append(word)
     return Split(tuple(options), tuple(script), tuple(notes))
 
@@ -74,7 +76,8 @@ class ScriptCommand(TyperCommand):
         }
         split = split_arguments(args, takes_value)
         ctx.meta[NOTES_KEY] = split.notes
-        return super().parse_args(ctx, [*split.options, "--", *split.script] if split.script else [*split.options])
+        words = [*split.options] if split.incomplete or not split.script else [*split.options, "--", *split.script]
+        return super().parse_args(ctx, words)
 
     def collect_usage_pieces(self, ctx: Any) -> list[str]:
         """The usage line."""
