@@ -1,1 +1,51 @@
-"""What a training script imports: tensors, automatic differentiation, modules, optimisers, data, the elastic step."""
+"""What a training script imports: tensors, automatic differentiation, modules, optimisers, data, the elastic step.
+
+The names are PyTorch's where PyTorch has one. Importing this package costs NumPy and little more; the submodules `nn`,
+`optim`, `data`, `elastic` and `checkpoint` come when they are first named.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from cordee.trainer import autograd, errors, random
+from cordee.trainer.array import (
+    device_name,
+    float16,
+    float32,
+    float64,
+    get_num_threads,
+    int8,
+    int16,
+    int32,
+    int64,
+    set_default_dtype,
+    set_device,
+    set_num_threads,
+    uint8,
+)
+from cordee.trainer.array import boolean as bool
+from cordee.trainer.array import default_dtype as get_default_dtype
+from cordee.trainer.autograd import enable_grad, is_grad_enabled, no_grad, set_grad_enabled
+from cordee.trainer.errors import DeviceError, GraphError, ShapeError, TrainerError, TrainerIndexError
+from cordee.trainer.ops import *
+from cordee.trainer.random import initial_seed, manual_seed, seed
+from cordee.trainer.tensor import Tensor
+
+if TYPE_CHECKING:
+    from cordee.trainer import checkpoint, data, elastic, nn, optim
+
+float = float32
+double = float64
+half = float16
+int = int32
+long = int64
+
+_LAZY = frozenset(("checkpoint", "data", "elastic", "nn", "optim"))
+
+
+def __getattr__(name: str) -> Any:
+    if name in _LAZY:
+        return importlib.import_module(f"cordee.trainer.{name}")
+    raise AttributeError(f"module 'cordee.trainer' has no attribute {name!r}")

@@ -1,0 +1,155 @@
+"""Arrays below tensors: which module computes on them, on which device, with which dtypes and how many threads.
+
+Every operation is written once, against `xp`, the module of the array it was given (NumPy, or CuPy on a GPU). So
+nothing above this file asks where it runs. All tensors of a process live on one device, chosen by `CORDEE_DEVICE`
+(`cpu`, `cuda`, or `auto`: CUDA where CuPy and a device are there). The CUDA side has not yet run on a device.
+
+BLAS threads default to one: a product split over another number of threads may round differently, and the same script
+must give the same bits under plain `python` and in a worker. `CORDEE_THREADS` or `set_num_threads` choose another.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import os
+import sys
+from typing import Any, TypeAlias
+
+import numpy as np
+import threadpoolctl
+
+from cordee.trainer.errors import DeviceError
+
+__all__ = [
+    "Array",
+    "DTypeLike",
+    "array_module",
+    "as_array",
+    "default_dtype",
+    "default_module",
+    "device_name",
+    "get_num_threads",
+    "set_default_dtype",
+    "set_device",
+    "set_num_threads",
+    "to_numpy",
+]
+
+Array: TypeAlias = np.ndarray[Any, np.dtype[Any]]  # or cupy.ndarray, which has the same methods
+DTypeLike: TypeAlias = Any
+
+float16, float32, float64 = np.dtype("float16"), np.dtype("float32"), np.dtype("float64")
+int8, int16, int32, int64 = np.dtype("int8"), np.dtype("int16"), np.dtype("int32"), np.dtype("int64")
+uint8, boolean = np.dtype("uint8"), np.dtype("bool")
+
+_ndarray = np.ndarray
+
+
+class _State:
+    """What is chosen once per process."""
+
+    module: Any = None  # resolved at first use, so that importing costs nothing
+    dtype: np.dtype[Any] = float32
+    threads: int = 1
+
+
+def array_module(*operands: Any) -> Any:
+    """NumPy or CuPy, whichever the first array among the operands belongs to (the default one if there is none)."""
+    for operand in operands:
+        kind = type(operand)
+        if kind is _ndarray or isinstance(operand, (np.ndarray, np.generic)):
+            return np
+        if kind.__module__.partition(".")[0] == "cupy":
+            return sys.modules["cupy"]
+    return default_module()
+
+
+def default_module() -> Any:
+    """The module on which new tensors are made."""
+    if _State.module is None:
+        set_device(os.environ.get("CORDEE_DEVICE", "auto"))
+    return _State.module
+
+
+def set_device(device: str) -> None:
+    """Choose where new tensors live: `cpu`, `cuda`, or `auto`."""
+    if device not in ("auto", "cpu", "cuda"):
+        raise DeviceError(f"unknown device {device!r}: CORDEE_DEVICE is one of cpu, cuda, auto")
+    module: Any = np
+    if device != "cpu" and (cupy := _cupy_with_device()) is not None:
+        module = cupy
+    elif device == "cuda":
+        raise DeviceError(
+            "CORDEE_DEVICE is cuda, but CuPy or a CUDA device is missing: pip install 'cordee[cuda]', or use cpu"
+        )
+    _State.module = module
+
+
+def _cupy_with_device() -> Any:
+    """CuPy, if it is installed and sees a device; else None. The search costs no import where CuPy is missing."""
+    if importlib.util.find_spec("cupy") is None:
+        return None
+    cupy = importlib.import_module("cupy")
+    try:
+        return cupy if cupy.cuda.runtime.getDeviceCount() > 0 else None
+    except cupy.cuda.runtime.CUDARuntimeError:
+        return None
+
+
+def device_name(array: Any = None) -> str:
+    """`cpu` or `cuda`: where this array is, or where new ones are made."""
+    module = default_module() if array is None else array_module(array)
+    return "cpu" if module is np else "cuda"
+
+
+def default_dtype() -> np.dtype[Any]:
+    """The dtype of tensors made from Python floats; float32 unless chosen otherwise."""
+    return _State.dtype
+
+
+def set_default_dtype(dtype: DTypeLike) -> None:
+    """Choose the dtype of tensors made from Python floats."""
+    chosen = np.dtype(dtype)
+    if chosen.kind != "f":
+        raise ValueError(f"the default dtype must be a floating one, not {chosen.name}")
+    _State.dtype = chosen
+
+
+def as_array(data: Any, dtype: DTypeLike = None) -> Array:
+    """Any nested list, number or array as an array on the default device. Python floats take the default dtype."""
+    xp = default_module()
+    if dtype is None and not hasattr(data, "dtype"):
+        array = xp.asarray(data)
+        if array.dtype == float64:
+            array = array.astype(default_dtype())
+        return array  # type: ignore[no-any-return]
+    return xp.asarray(data, dtype=dtype)  # type: ignore[no-any-return]
+
+
+def to_numpy(array: Any) -> Array:
+    """The array's values on the host, as a NumPy array (no copy when it is there already)."""
+    return array.get() if hasattr(array, "get") else np.asarray(array)
+
+
+def set_num_threads(num_threads: int) -> None:
+    """Let BLAS use this many threads. Part of what identifies the numbers: see the head of this file."""
+    if num_threads < 1:
+        raise ValueError(f"the number of threads must be at least 1, not {num_threads}")
+    threadpoolctl.threadpool_limits(limits=num_threads, user_api="blas")
+    _State.threads = num_threads
+
+
+def get_num_threads() -> int:
+    """How many threads BLAS may use."""
+    return _State.threads
+
+
+def _threads_from_environment() -> int:
+    text = os.environ.get("CORDEE_THREADS", "1")
+    if not text.isdigit() or int(text) < 1:
+        raise ValueError(f"CORDEE_THREADS must be a whole number of at least 1, not {text!r}")
+    return int(text)
+
+
+set_num_threads(_threads_from_environment())

@@ -1,0 +1,238 @@
+"""Backward: one walk over the recorded nodes, newest first, each asking its op's rule for its inputs' gradients.
+
+Arrays flow on the fast path. With `create_graph`, tensors flow instead, the same rules record as they compute, and the
+gradient can be differentiated again. Saved arrays are dropped as the walk passes, unless the graph is to be retained.
+"""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable, Sequence
+from typing import Any, TypeAlias
+
+from cordee.trainer.array import array_module
+from cordee.trainer.autograd.graph import Node, apply
+from cordee.trainer.autograd.mode import set_grad_enabled
+from cordee.trainer.autograd.record import REGISTRY
+from cordee.trainer.autograd.vocabulary import array_vocabulary
+from cordee.trainer.errors import GraphError, ShapeError
+from cordee.trainer.tensor import Leaf, Tensor, wrap
+
+__all__ = ["backward", "grad"]
+
+Edge: TypeAlias = "Node | Leaf"
+_by_number = operator.attrgetter("number")
+_FREED: dict[str, Any] = {}
+
+
+class _TensorVocabulary:
+    """The ops on tensors, recorded: the second reading of the vocabulary."""
+
+    raw = False
+
+    def __getattr__(self, name: str) -> Any:
+        record = REGISTRY[name]
+
+        def call(*inputs: Any, **params: Any) -> Tensor:
+            return apply(record, *inputs, **params)
+
+        setattr(self, name, call)
+        return call
+
+
+TENSOR_VOCABULARY = _TensorVocabulary()
+
+
+def backward(
+    tensor: Tensor, gradient: Tensor | float | None, retain_graph: bool | None = None, create_graph: bool = False
+) -> None:
+    """`Tensor.backward`."""
+    root = tensor._node
+    if root is None:
+        raise GraphError(
+            "backward() on a tensor that does not require a gradient: nothing it came from does, or it was computed under no_grad()"
+        )
+    seed = _seed(tensor, gradient, create_graph)
+    if isinstance(root, Leaf):
+        (_add_tensor if create_graph else _add_array)(root, seed)
+        return
+    _walk({root: seed}, bool(create_graph if retain_graph is None else retain_graph), create_graph)
+
+
+def grad(
+    outputs: Tensor | Sequence[Tensor],
+    inputs: Tensor | Sequence[Tensor],
+    grad_outputs: Tensor | Sequence[Tensor | None] | None = None,
+    retain_graph: bool | None = None,
+    create_graph: bool = False,
+    allow_unused: bool = False,
+) -> tuple[Tensor | None, ...]:
+    """The gradients of the outputs' sum with respect to the inputs, returned rather than added to `.grad`."""
+    outputs = (outputs,) if isinstance(outputs, Tensor) else tuple(outputs)
+    inputs = (inputs,) if isinstance(inputs, Tensor) else tuple(inputs)
+    if grad_outputs is None or isinstance(grad_outputs, Tensor):
+        grad_outputs = (grad_outputs,) * len(outputs)
+    targets: list[Edge] = []
+    for i, tensor in enumerate(inputs):
+        if tensor._node is None:
+            raise GraphError(f"grad(): input {i} does not require a gradient")
+        targets.append(tensor._node)
+    seeds: dict[Edge, Any] = {}
+    for i, (tensor, gradient) in enumerate(zip(outputs, grad_outputs, strict=True)):
+        if tensor._node is None:
+            raise GraphError(f"grad(): output {i} does not require a gradient")
+        seed, known = _seed(tensor, gradient, create_graph), seeds.get(tensor._node)
+        seeds[tensor._node] = seed if known is None else known + seed
+    retain = bool(create_graph if retain_graph is None else retain_graph)
+    found = _walk(seeds, retain, create_graph, frozenset(targets))
+    results: list[Tensor | None] = []
+    for i, (tensor, target) in enumerate(zip(inputs, targets, strict=True)):
+        value = found.get(target)
+        if value is None and not allow_unused:
+            raise GraphError(
+                f"grad(): the outputs do not depend on input {i} (of shape {tensor.shape}); pass allow_unused=True to get None for it"
+            )
+        results.append(
+            value if value is None or isinstance(value, Tensor) else wrap(array_module(tensor.data).asarray(value))
+        )
+    return tuple(results)
+
+
+def _seed(tensor: Tensor, gradient: Tensor | float | None, create_graph: bool) -> Any:
+    """The gradient to start from: an array, or a tensor when a graph is wanted."""
+    data = tensor.data
+    if gradient is None:
+        if data.size != 1:
+            raise GraphError(
+                f"backward() without a gradient needs a tensor of one element, not of shape {tensor.shape}: reduce it, or pass gradient="
+            )
+        gradient = 1.0
+    if isinstance(gradient, Tensor):
+        if gradient.shape != data.shape:
+            raise ShapeError(f"the gradient has shape {gradient.shape}, the tensor {data.shape}: they must be the same")
+        return gradient if create_graph else gradient.data
+    seed = array_module(data).full(data.shape, gradient, data.dtype)
+    return wrap(seed) if create_graph else seed
+
+
+def _walk(
+    grads: dict[Any, Any], retain: bool, create_graph: bool, targets: frozenset[Edge] | None = None
+) -> dict[Edge, Any]:
+    """Push gradients from the given nodes down to the leaves, or to the targets, whose gradients it returns."""
+    order = _reachable(grads)
+    useful = None if targets is None else _leading_to(targets, order)
+    wanted = None if targets is None or useful is None else useful | targets
+    found: dict[Edge, Any] = {}
+    if targets is not None:
+        found = {edge: g for edge, g in grads.items() if type(edge) is Leaf and edge in targets}
+    F: Any = TENSOR_VOCABULARY if create_graph else array_vocabulary(array_module(*grads.values()))
+    add_to_leaf: Callable[[Leaf, Any], None] = _add_tensor if create_graph else _add_array
+    with set_grad_enabled(create_graph):
+        for node in order:
+            g = grads.pop(node, None)
+            if g is None:
+                continue
+            if targets is not None and node in targets:
+                found[node] = g
+                if useful is not None and node not in useful:
+                    continue
+            saved, params, op = node.saved, node.params, node.op
+            if saved is None:
+                raise GraphError(
+                    f"the graph below this {op.name} was freed by an earlier backward(): pass retain_graph=True there to go through it twice"
+                )
+            edges, inputs, out = node.edges, saved, node.out
+            if create_graph:
+                inputs, out = _attached(node, saved)
+            try:
+                joint = None
+                if op.vjp is not None:
+                    needs = tuple(e is not None and (wanted is None or e in wanted) for e in edges)
+                    joint = op.vjp(F, g, out, *inputs, needs=needs, **params)
+                for i, edge in enumerate(edges):
+                    if edge is None or (wanted is not None and edge not in wanted):
+                        continue
+                    if joint is None:
+                        rule = op.vjps[i]
+                        d = None if rule is None else rule(F, g, out, *inputs, **params)
+                    else:
+                        d = joint[i]
+                    if d is None:
+                        continue
+                    if op.broadcasts:
+                        shape = saved[i]
+                        if type(shape) is not tuple:
+                            shape = shape.shape
+                        if d.shape != shape:
+                            d = F.sum_to(d, shape=shape)
+                    if targets is None and type(edge) is Leaf:
+                        add_to_leaf(edge, d)
+                    else:
+                        known = grads.get(edge)
+                        grads[edge] = d if known is None else known + d
+            except Exception as error:
+                error.add_note(f"while computing the gradient of {op.name}")
+                raise
+            if not retain:
+                node.saved = node.out = None
+                node.params = _FREED
+    if targets is not None:
+        found.update((edge, g) for edge, g in grads.items() if edge in targets)
+    return found
+
+
+def _reachable(roots: dict[Any, Any]) -> list[Node]:
+    """All nodes from which gradients may have to flow, newest first."""
+    order: list[Node] = [root for root in roots if type(root) is not Leaf]
+    seen: set[Any] = set(order)
+    for node in order:  # grows as it goes
+        for edge in node.edges:
+            if edge is not None and edge not in seen and type(edge) is Node:
+                seen.add(edge)
+                order.append(edge)
+    order.sort(key=_by_number, reverse=True)
+    return order
+
+
+def _leading_to(targets: frozenset[Edge], order: list[Node]) -> set[Any]:
+    """The nodes from which some path leads on to a target."""
+    useful: set[Any] = set()
+    for node in reversed(order):  # oldest first: inputs before what was made from them
+        if any(edge in targets or edge in useful for edge in node.edges):
+            useful.add(node)
+    return useful
+
+
+def _attached(node: Node, saved: tuple[Any, ...]) -> tuple[tuple[Any, ...], Tensor | None]:
+    """What the rule reads, as tensors in their places in the graph. Made anew, so that no node ever refers to itself."""
+    inputs = tuple(
+        wrap(value, edge) if hasattr(value, "dtype") else value for value, edge in zip(saved, node.edges, strict=True)
+    )
+    return inputs, None if node.out is None else wrap(node.out, node)
+
+
+def _add_array(leaf: Leaf, g: Any) -> None:
+    """Add an array to a leaf's gradient; the first one is written to where the optimiser wants it."""
+    tensor = leaf.ref()
+    if tensor is None:
+        return
+    known = tensor._grad
+    if known is not None:
+        if known._node is None:
+            known.data += g
+        else:
+            tensor._grad = wrap(known.data + g)
+        return
+    sink = tensor._sink
+    if sink is None:
+        tensor._grad = wrap(array_module(g).array(g, dtype=tensor.data.dtype, order="C"))
+    else:
+        sink[...] = g
+        tensor._grad = wrap(sink)
+
+
+def _add_tensor(leaf: Leaf, g: Tensor) -> None:
+    """Add a tensor to a leaf's gradient, keeping the graph."""
+    tensor = leaf.ref()
+    if tensor is not None:
+        tensor._grad = g if tensor._grad is None else tensor._grad + g

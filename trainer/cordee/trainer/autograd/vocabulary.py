@@ -1,0 +1,41 @@
+"""The vocabulary `F` in which gradient rules are written: every op of the registry, by name, in two readings.
+
+`F.exp(x)` on arrays is the op's forward and nothing else: the fast path of `backward()`. On tensors it is the op itself,
+recorded like any other: so the gradient has a gradient. One rule serves both, and operators (`+ - * / @`) work on both.
+"""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+from cordee.trainer.autograd.record import REGISTRY, Op
+
+__all__ = ["ArrayVocabulary", "array_vocabulary"]
+
+
+class ArrayVocabulary:
+    """The ops' forwards on arrays of one module."""
+
+    raw = True
+
+    def __init__(self, xp: Any) -> None:
+        self.xp = xp
+
+    def __getattr__(self, name: str) -> Any:
+        record = REGISTRY[name]
+        function = functools.partial(
+            _first if record.aux else record.forward, *([record] if record.aux else []), self.xp
+        )
+        setattr(self, name, function)  # found directly from now on
+        return function
+
+
+def _first(record: Op, xp: Any, *inputs: Any, **params: Any) -> Any:
+    return record.forward(xp, *inputs, **params)[0]
+
+
+@functools.cache
+def array_vocabulary(xp: Any) -> ArrayVocabulary:
+    """The vocabulary for arrays of this module."""
+    return ArrayVocabulary(xp)

@@ -1,0 +1,28 @@
+"""The trainer's own exceptions: one root, and classes that are also Python's usual ones.
+
+A shape mismatch is a `ValueError` to whoever catches `ValueError`, and a `TrainerError` to whoever wants only ours.
+"""
+
+from __future__ import annotations
+
+__all__ = ["DeviceError", "GraphError", "ShapeError", "TrainerError", "TrainerIndexError"]
+
+
+class TrainerError(Exception):
+    """Root of everything that `cordee.trainer` raises on purpose."""
+
+
+class ShapeError(TrainerError, ValueError):
+    """Operands whose shapes, sizes or dtypes do not go together."""
+
+
+class TrainerIndexError(TrainerError, IndexError):
+    """An index outside its tensor."""
+
+
+class GraphError(TrainerError, RuntimeError):
+    """Backward was asked for something that the recorded graph cannot give."""
+
+
+class DeviceError(TrainerError, RuntimeError):
+    """The device that was asked for is not there."""

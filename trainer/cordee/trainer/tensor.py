@@ -1,0 +1,258 @@
+"""The tensor: an array, and the node that made it.
+
+Everything a tensor can compute is an op; `cordee.trainer.ops.methods` hangs the ops onto this class as methods and
+operators (so that a call costs one Python frame, not two), and the declarations of those are in `ops/surface.py`.
+
+`data` is the raw array and may be written to by those who know what they do (optimisers). `_grad` is the gradient that
+`backward()` left; `_sink` is where an optimiser wants it to be written: a view of its flat gradient buffer.
+"""
+
+from __future__ import annotations
+
+import weakref
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from cordee.trainer.array import Array, DTypeLike, array_module, as_array, device_name, to_numpy
+from cordee.trainer.errors import GraphError, ShapeError
+from cordee.trainer.surface import Surface
+
+if TYPE_CHECKING:
+    from cordee.trainer.autograd.graph import Node
+
+__all__ = ["Leaf", "Tensor", "wrap"]
+
+
+class Leaf:
+    """Where the graph ends: a tensor of the user's, referred to weakly."""
+
+    __slots__ = ("ref",)
+    edges: tuple[()] = ()
+
+    def __init__(self, tensor: Tensor) -> None:
+        self.ref = weakref.ref(tensor)
+
+
+class Tensor(Surface):
+    """A multi-dimensional array that remembers how it was computed."""
+
+    __slots__ = ("__weakref__", "_grad", "_node", "_sink", "data")
+    __array_ufunc__ = None  # ndarray + tensor is the tensor's business
+
+    data: Array
+    _node: Node | Leaf | None
+    _grad: Tensor | None
+    _sink: Array | None
+
+    def __init__(self, data: Any, requires_grad: bool = False) -> None:
+        self.data = data.data if isinstance(data, Tensor) else as_array(data)
+        self._node = None
+        self._grad = None
+        self._sink = None
+        if requires_grad:
+            self.requires_grad = True
+
+    # -- what it is ------------------------------------------------------------------------------------------------
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.data.shape
+
+    @property
+    def ndim(self) -> int:
+        return self.data.ndim
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        return self.data.dtype
+
+    @property
+    def device(self) -> str:
+        return device_name(self.data)
+
+    @property
+    def itemsize(self) -> int:
+        return self.data.itemsize
+
+    @property
+    def nbytes(self) -> int:
+        return self.data.nbytes
+
+    def size(self, dim: int | None = None) -> Any:
+        """The shape, or the size of one dimension."""
+        return self.data.shape if dim is None else self.data.shape[dim]
+
+    def dim(self) -> int:
+        return self.data.ndim
+
+    def numel(self) -> int:
+        return self.data.size
+
+    def is_floating_point(self) -> bool:
+        return self.data.dtype.kind == "f"
+
+    def is_contiguous(self) -> bool:
+        return self.data.flags.c_contiguous
+
+    def __len__(self) -> int:
+        if not self.data.shape:
+            raise TypeError("a 0-dimensional tensor has no length")
+        return self.data.shape[0]
+
+    __hash__ = object.__hash__
+
+    def __repr__(self) -> str:
+        text = np.array2string(to_numpy(self.data), separator=", ", prefix="tensor(", precision=4, threshold=1000)
+        if self.dtype not in (np.float32, np.int64, np.bool_):
+            text += f", dtype={self.dtype.name}"
+        if isinstance(self._node, Leaf):
+            text += ", requires_grad=True"
+        elif self._node is not None:
+            text += f", grad_fn=<{self._node.op.name}>"
+        return f"tensor({text})"
+
+    # -- its values, outside the graph -----------------------------------------------------------------------------
+
+    def numpy(self) -> Array:
+        """The values as a NumPy array: shared memory on the CPU, a copy from a device."""
+        if self._node is not None:
+            raise GraphError("this tensor requires a gradient, which NumPy would lose: call detach().numpy()")
+        return to_numpy(self.data)
+
+    def __array__(self, dtype: DTypeLike = None, copy: bool | None = None) -> Array:
+        return np.array(self.numpy(), dtype=dtype, copy=copy)
+
+    def item(self) -> Any:
+        """The single value, as a Python number."""
+        if self.data.size != 1:
+            raise ShapeError(f"item() needs a tensor of one element; this one has shape {self.shape}")
+        return self.data.item()
+
+    def tolist(self) -> Any:
+        return self.data.tolist()
+
+    def _number(self, what: str) -> Any:
+        if self.data.size != 1:
+            raise ShapeError(
+                f"{what} needs a tensor of one element; this one has shape {self.shape}"
+                + (": use .any() or .all()" if what == "bool()" else "")
+            )
+        return self.data.item()
+
+    def __float__(self) -> float:
+        return float(self._number("float()"))
+
+    def __int__(self) -> int:
+        return int(self._number("int()"))
+
+    def __bool__(self) -> bool:
+        return bool(self._number("bool()"))
+
+    def __index__(self) -> int:
+        if self.data.dtype.kind not in "iu":
+            raise TypeError(f"only integer tensors can be an index, not {self.dtype.name}")
+        return int(self._number("an index"))
+
+    def __format__(self, spec: str) -> str:
+        return format(self.item(), spec) if self.data.size == 1 and spec else format(repr(self), spec)
+
+    def detach(self) -> Tensor:
+        """The same array, outside the graph."""
+        return wrap(self.data, None)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Tensor:
+        if self._node is not None and not self.is_leaf:
+            raise GraphError("only tensors made by the user can be deep-copied: call detach() first")
+        twin = object.__new__(type(self))
+        memo[id(self)] = twin
+        Tensor.__init__(twin, array_module(self.data).array(self.data), self.requires_grad)
+        return twin
+
+    def copy_(self, source: Any) -> Tensor:
+        """Overwrite the values, outside the graph."""
+        self._check_writable()
+        array = source.data if isinstance(source, Tensor) else as_array(source)
+        self.data[...] = array.astype(self.data.dtype, copy=False)
+        return self
+
+    def fill_(self, value: float) -> Tensor:
+        self._check_writable()
+        self.data[...] = value
+        return self
+
+    def zero_(self) -> Tensor:
+        return self.fill_(0)
+
+    def _check_writable(self) -> None:
+        from cordee.trainer.autograd.mode import MODE
+
+        if self._node is not None and MODE.enabled:
+            raise GraphError("writing into a tensor that requires a gradient would falsify it: do it under no_grad()")
+
+    # -- gradients -------------------------------------------------------------------------------------------------
+
+    @property
+    def requires_grad(self) -> bool:
+        return self._node is not None
+
+    @requires_grad.setter
+    def requires_grad(self, value: bool) -> None:
+        if value == (self._node is not None):
+            return
+        if not value and not self.is_leaf:
+            raise GraphError("a computed tensor requires a gradient as long as its inputs do: call detach()")
+        if value and self.data.dtype.kind != "f":
+            raise TypeError(f"only floating-point tensors can require a gradient, not {self.dtype.name}")
+        self._node = Leaf(self) if value else None
+
+    def requires_grad_(self, requires_grad: bool = True) -> Tensor:
+        self.requires_grad = requires_grad
+        return self
+
+    @property
+    def is_leaf(self) -> bool:
+        """Made by the user, not by an operation."""
+        return self._node is None or isinstance(self._node, Leaf)
+
+    @property
+    def grad(self) -> Tensor | None:
+        return self._grad
+
+    @grad.setter
+    def grad(self, value: Tensor | None) -> None:
+        if value is not None and value.shape != self.shape:
+            raise ShapeError(f"a gradient of shape {value.shape} does not fit a tensor of shape {self.shape}")
+        self._grad = value
+
+    @property
+    def grad_fn(self) -> Node | None:
+        return None if isinstance(self._node, Leaf) else self._node
+
+    def backward(
+        self,
+        gradient: Tensor | float | None = None,
+        retain_graph: bool | None = None,
+        create_graph: bool = False,
+    ) -> None:
+        """Add the gradient of this tensor to `.grad` of every leaf it was computed from.
+
+        `gradient` is the gradient of this tensor itself; a number stands for that number everywhere, and without it the
+        tensor must hold one element, and 1 is taken.
+        """
+        from cordee.trainer.autograd.backward import backward
+
+        backward(self, gradient, retain_graph, create_graph)
+
+
+_new = object.__new__
+
+
+def wrap(data: Any, node: Node | Leaf | None = None) -> Tensor:
+    """A tensor around an array and a node, as ops return it: nothing is looked at or converted."""
+    tensor = _new(Tensor)
+    tensor.data = data
+    tensor._node = node
+    tensor._grad = None
+    tensor._sink = None
+    return tensor
