@@ -55,12 +55,8 @@ def test_an_epoch_is_every_sample_once(loader: DataLoader, epoch: int) -> None:
 
 
 @given(loaders, st.lists(st.tuples(st.integers(0, 3), st.integers(0, 1000), st.integers(0, 1000)), max_size=8))
-def test_a_shard_is_the_same_whatever_was_read_before(
-    loader: DataLoader, reads: list[tuple[int, int, int]]
-) -> None:
-    fresh = DataLoader(
-        loader.dataset, loader.batch_size, loader.shuffle, shards=loader.num_shards, seed=loader.seed
-    )
+def test_a_shard_is_the_same_whatever_was_read_before(loader: DataLoader, reads: list[tuple[int, int, int]]) -> None:
+    fresh = DataLoader(loader.dataset, loader.batch_size, loader.shuffle, shards=loader.num_shards, seed=loader.seed)
     for epoch, index, shard in reads:
         loader.shard_batch(epoch, index % len(loader), shard % loader.num_shards)
     for epoch in (2, 0):

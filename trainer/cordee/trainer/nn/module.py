@@ -242,7 +242,8 @@ class LoadReport(NamedTuple):
 def _check_name(module: Module, name: str) -> None:
     if not name or "." in name:
         raise ValueError(f"a name in a module is not empty and has no dot, got {name!r}")
-    if hasattr(module, name) and not isinstance(vars(module).get(name), (Tensor, Module, type(None))):
+    taken = hasattr(type(module), name) if name not in vars(module) else vars(module)[name] is not None
+    if taken and not isinstance(vars(module).get(name), (Tensor, Module)):
         raise ValueError(f"{type(module).__name__} has an attribute {name!r} already")
 
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
+from cordee.trainer.array import DTypeLike, default_dtype, default_module
 from cordee.trainer.tensor import Tensor
 
-__all__ = ["Parameter"]
+__all__ = ["Parameter", "empty_parameter"]
 
 
 class Parameter(Tensor):
@@ -18,7 +19,14 @@ class Parameter(Tensor):
     __slots__ = ()
 
     def __init__(self, data: Any, requires_grad: bool = True) -> None:
-        super().__init__(data.data if isinstance(data, Tensor) else data, requires_grad)
+        super().__init__(data, requires_grad)
 
     def __repr__(self) -> str:
         return f"Parameter containing:\n{super().__repr__()}"
+
+
+def empty_parameter(shape: tuple[int, ...], dtype: DTypeLike = None) -> Parameter:
+    """A parameter whose values are still to be written."""
+    if any(size < 0 for size in shape):
+        raise ValueError(f"a parameter's sizes must not be negative, got {shape}")
+    return Parameter(default_module().empty(shape, default_dtype() if dtype is None else dtype))
