@@ -1,8 +1,8 @@
 """What the shell is to do, in this order. All of it is safe to repeat, none of it answers.
 
-`Persist`, when there is one, is the first action of its list, and must be durable before any later one is carried out: so
-a world, a result or an end that anybody was told of is never forgotten. Messages go to one incarnation of a worker; when
-its stream is gone, the message is dropped (the machine learns of that by `WorkerDetached`).
+`Persist`, when there is one, is the first action of its list, and must be durable before any later one is carried out:
+so a world, a result or an end that anybody was told of is never forgotten. Messages go to one incarnation of a worker;
+when its stream is gone, the message is dropped (the machine learns of that by `WorkerDetached`).
 """
 
 from __future__ import annotations

@@ -79,6 +79,8 @@ class WorkerArrived:
 
 @dataclass(frozen=True, slots=True)
 class WorkerLeaving:
+    """Its process was asked to go. Said again after attaching again: it is not remembered over a coordinator's death."""
+
     worker: str
     incarnation: str
     reason: str = ""
@@ -104,8 +106,8 @@ class ScriptFailed:
 class AgentExited:
     """An agent has exited, or could not be started.
 
-    `code` is its exit code, negative for a signal, None when it could not be started or is gone for reasons the launcher
-    does not know; `message` then says why.
+    `code` is its exit code, negative for a signal, None when it could not be started or is gone for reasons that the
+    launcher does not know; `message` then says why.
     """
 
     worker: str
@@ -141,7 +143,7 @@ class CancelRequested:
 
 @dataclass(frozen=True, slots=True)
 class JobRefused:
-    """The shell found that the job can never run (its source is gone, its launcher unknown): it fails with this message."""
+    """The shell found that the job can never run (its source is gone, its launcher unknown): it fails, saying this."""
 
     message: str
 

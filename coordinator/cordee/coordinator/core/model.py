@@ -140,10 +140,16 @@ class Policy:
     """After the coordinator's restart: how long a known member may take to attach again. It trains on meanwhile."""
     finish_seconds: float = 5.0
     """Once the first rank has finished, how long the others may take."""
-    stop_seconds: float = 10.0
-    """How long a worker or agent that was told to stop may take before its agent is killed."""
+    parting_seconds: float = 3.0
+    """How long a worker that was told to stop has to end by itself, before its agent is told as well."""
+    stop_seconds: float = 5.0
+    """How long an agent that was told to stop (SIGTERM) has before it is killed."""
+    absence_timeout_seconds: float = 30.0
+    """How long a running agent may be without a worker that attaches, once one had, before it is replaced."""
     last_words_seconds: float = 1.0
     """How long to wait for the traceback of a script whose agent has already said that it raised."""
+    tick_seconds: float = 1.0
+    """While workers are watched, the machine asks for a `Tick` at least this often: see `JobMachine`."""
     restart_budget: int = 20
     """How often one worker's agent is started again within the window before the worker is given up."""
     restart_window_seconds: float = 600.0

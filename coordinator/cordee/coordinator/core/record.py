@@ -85,7 +85,7 @@ class JobRecord:
 
     @property
     def result(self) -> Result | None:
-        """What the job ended with: the lowest rank's word, completed by the others' (who wrote the weights; metrics)."""
+        """What the job ended with: the lowest rank's word, completed by the others' (weights' path, metrics)."""
         if not self.finished:
             return None
         results = [f.result for f in sorted(self.finished, key=lambda f: (f.rank, f.worker))]

@@ -1,0 +1,131 @@
+"""Who is there: the job's slots, their agents, and the sessions of their workers.
+
+A slot outlives processes: its worker id is stable, its agent may be started again, and the agent starts the worker's
+process again, each time as a new incarnation. A session is one incarnation whose stream is up.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+
+from cordee.coordinator.core.model import LossCause
+from cordee.coordinator.core.record import SlotRecord
+
+__all__ = ["Agent", "Loss", "Missing", "Phase", "Session", "Slot"]
+
+_FENCED_KEPT = 8
+"""Incarnations that are remembered as fenced, per worker: those of a burst of restarts, not of a whole life."""
+
+
+class Agent(Enum):
+    ABSENT = "absent"
+    RUNNING = "running"
+    STOPPING = "stopping"
+
+
+class Phase(Enum):
+    JOINING = "joining"
+    """Imports, builds the model; or runs a script that makes no elastic run at all."""
+    WAITING = "waiting"
+    TRAINING = "training"
+    FINISHED = "finished"
+    STOPPED = "stopping"
+    """It was told to stop."""
+
+
+@dataclass(slots=True)
+class Session:
+    incarnation: str
+    address: str
+    pid: int
+    phase: Phase
+    step: int | None
+    heard: float
+    leaving: bool = False
+    """Its process was asked to go (SIGTERM); a replacement is wanted."""
+
+
+@dataclass(frozen=True, slots=True)
+class Loss:
+    """The first sign that the current world has lost somebody."""
+
+    at: float
+    cause: LossCause
+
+
+@dataclass(frozen=True, slots=True)
+class Missing:
+    """A member without a stream that is not given up yet."""
+
+    until: float
+    awaited: bool
+    """Worlds are held back for it: it is known only from the store, and probably trains. Otherwise its stream broke."""
+
+
+@dataclass(slots=True)
+class Slot:
+    worker: str
+    index: int
+    retiring: bool = False
+    given_up: bool = False
+    exits: tuple[float, ...] = ()
+    restarts: int = 0
+    incarnation: str = ""
+    fenced: tuple[str, ...] = ()
+    joined: bool = False
+    scaled: bool = False
+    # The rest is rebuilt after the coordinator's restart.
+    agent: Agent = Agent.ABSENT
+    start_at: float = float("-inf")
+    """Not to be started before this time."""
+    stop_by: float | None = None
+    """When to press on with stopping its agent."""
+    blameless: bool = False
+    """Its agent's next exit was asked for, and counts for nothing."""
+    fail_by: float | None = None
+    """Its agent said that the script raised; until then the worker's own words are waited for."""
+    session: Session | None = None
+    missing: Missing | None = None
+
+    @property
+    def usable(self) -> bool:
+        """It is one of the workers that the job is to have."""
+        return not self.retiring and not self.given_up
+
+    @property
+    def draining(self) -> bool:
+        """Its worker is to go at a step boundary; given up, because nobody would watch it any more."""
+        return self.retiring or self.given_up or (self.session is not None and self.session.leaving)
+
+    def fence(self, incarnation: str) -> None:
+        if incarnation and incarnation not in self.fenced:
+            self.fenced = (*self.fenced, incarnation)[-_FENCED_KEPT:]
+
+    def record(self) -> SlotRecord:
+        return SlotRecord(
+            worker=self.worker,
+            retiring=self.retiring,
+            given_up=self.given_up,
+            exits=self.exits,
+            restarts=self.restarts,
+            incarnation=self.incarnation,
+            fenced=self.fenced,
+            joined=self.joined,
+            scaled=self.scaled,
+        )
+
+    @classmethod
+    def from_record(cls, record: SlotRecord) -> Slot:
+        return cls(
+            worker=record.worker,
+            index=record.index,
+            retiring=record.retiring,
+            given_up=record.given_up,
+            exits=record.exits,
+            restarts=record.restarts,
+            incarnation=record.incarnation,
+            fenced=record.fenced,
+            joined=record.joined,
+            scaled=record.scaled,
+        )
