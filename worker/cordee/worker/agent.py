@@ -65,7 +65,8 @@ class Agent:
         self._start()
         while self._ended is None:
             for key, _ in self._selector.select(self._timeout()):
-                key.data(key.fd)
+                if key.fd in self._selector.get_map():  # else closed by what came before it in this round
+                    key.data(key.fd)
             self._on_time(time.monotonic())
         self._log.close()
         return self._ended
@@ -112,8 +113,8 @@ class Agent:
             said = b""
         if said:
             self._was_member = True
-        else:
-            self._selector.unregister(self._lifeline)  # its end is seen by the worker's exit
+        elif self._lifeline.fileno() in self._selector.get_map():
+            self._selector.unregister(self._lifeline)  # the worker's own end tells the rest
 
     def _on_time(self, now: float) -> None:
         for stream, splitter in self._streams.values():
@@ -198,8 +199,8 @@ class Agent:
             assert pipe is not None
             pipe.close()
         if self._lifeline is not None:
-            self._on_lifeline(self._lifeline.fileno())  # a membership it told of as it died
-            if self._lifeline in self._selector.get_map():
+            self._on_lifeline(self._lifeline.fileno())  # it may have told of a membership as it died
+            if self._lifeline.fileno() in self._selector.get_map():
                 self._selector.unregister(self._lifeline)
             self._lifeline.close()
             self._lifeline = None

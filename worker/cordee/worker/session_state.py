@@ -184,12 +184,12 @@ class SessionState:
 
     def deadline(self) -> float:
         """When the next Tick is due, unless something happens before."""
-        moments = [self._alone_since + self.orphan_seconds if not self._attached else self._heartbeat_at]
-        if not self._open:
-            moments.append(self._retry_at)
         if self._flush_until is not None:
-            moments.append(self._flush_until)
-        return min(moments)
+            return self._flush_until
+        if self._attached:
+            return self._heartbeat_at
+        orphan_at = self._alone_since + self.orphan_seconds
+        return orphan_at if self._open else min(orphan_at, self._retry_at)
 
     def handle(self, event: Event, now: float) -> list[Instruction]:
         """What to do about `event`. After `End` nothing is done any more."""
@@ -203,7 +203,9 @@ class SessionState:
     # --- time, and the stream ---
 
     def _tick(self, _event: Tick, now: float) -> list[Instruction]:
-        if self._flush_until is not None and now >= self._flush_until:
+        if self._flush_until is not None:
+            if now < self._flush_until:
+                return []  # the last word is said: nothing may follow it
             return [End(self._ending_code(), "the coordinator did not end the stream; it was told everything")]
         if not self._attached and now - self._alone_since >= self.orphan_seconds:
             reason = f": {self._complaint}" if self._complaint else ""
@@ -260,6 +262,8 @@ class SessionState:
         return rule(getattr(event.message, kind), now)
 
     def _welcome(self, message: pb.Welcome, now: float) -> list[Instruction]:
+        if self._attached:
+            return []
         instructions: list[Instruction] = [Say("the coordinator answers again")] if self._complaint else []
         self._attached = True
         self._failures = 0
@@ -313,6 +317,8 @@ class SessionState:
         assert kind is not None
         keep: Callable[[Any], None] = _KEPT[kind].__get__(self)
         keep(event.message if kind in _ENDINGS else getattr(event.message, kind))
+        if self._flush_until is not None:
+            return []
         if kind in _ENDINGS:
             return self._say_ending(now) if self._attached else []
         if self._attached:
