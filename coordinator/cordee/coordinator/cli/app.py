@@ -58,7 +58,7 @@ for _command in (jobs, status, logs, scale, cancel, wait, coordinator, schema, c
 def main() -> NoReturn:
     """The entry point: whatever happens, the process ends with a documented exit code and no traceback."""
     try:
-        app()
+        app(prog_name="cordee")
     except BrokenPipeError:
         # The reader of our pipe has gone, which is its right; nothing more may be written, not even at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
