@@ -119,21 +119,14 @@ class Client:
 
     def __init__(self, endpoint: Endpoint, *, timeout_seconds: float = _REQUEST_SECONDS) -> None:
         self.endpoint = endpoint
-        parts = urlsplit(endpoint.url)
-        if parts.scheme not in {"http", "https"} or not parts.netloc:
-            raise InvalidError(
-                f"{endpoint.url!r} is not the address of a coordinator", "give a URL such as http://127.0.0.1:8470"
-            )
-        try:
-            self._http = httpx2.Client(
-                base_url=endpoint.url,
-                headers={"Authorization": f"Bearer {endpoint.token}"} if endpoint.token else {},
-                timeout=timeout_seconds,
-                # A proxy for the world outside must not see the token of a coordinator on this machine.
-                trust_env=parts.hostname not in _LOOPBACK,
-            )
-        except (httpx2.InvalidURL, ValueError, UnicodeError) as error:
-            raise InvalidError(f"{endpoint.url!r} is not the address of a coordinator: {error}") from None
+        host = _host(endpoint.url)
+        self._http = httpx2.Client(
+            base_url=endpoint.url,
+            headers={"Authorization": f"Bearer {endpoint.token}"} if endpoint.token else {},
+            timeout=timeout_seconds,
+            # A proxy for the world outside must not see the token of a coordinator on this machine.
+            trust_env=host not in _LOOPBACK,
+        )
 
     def __enter__(self) -> Self:
         return self
@@ -249,6 +242,17 @@ class Client:
             ) from error
 
 
+def _host(url: str) -> str:
+    try:
+        parts = urlsplit(url)
+        httpx2.URL(url)
+        if parts.scheme in {"http", "https"} and parts.hostname:
+            return parts.hostname
+    except (ValueError, httpx2.InvalidURL):
+        pass
+    raise InvalidError(f"{url!r} is not the address of a coordinator", "give a URL such as http://127.0.0.1:8470")
+
+
 def _job(ref: str, action: str = "") -> str:
     path = f"/v1/jobs/{quote(ref, safe='')}"
     return f"{path}/{action}" if action else path
@@ -299,9 +303,10 @@ def read_endpoint(state: Path) -> Endpoint | None:
     """What a state folder says about its coordinator; it may be long gone."""
     try:
         written = json.loads((state / "endpoint.json").read_text(encoding="utf-8"))
-        token = (state / written.get("token_file", "token")).read_text(encoding="utf-8").strip()
-        return Endpoint(str(written["url"]), token, state)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        token = (state / written.get("token_file", "token")).read_text(encoding="ascii").strip()
+        url = str(written["url"])
+        return Endpoint(url, token, state) if _host(url) else None
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, InvalidError):
         return None
 
 

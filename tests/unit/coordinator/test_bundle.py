@@ -154,7 +154,7 @@ def test_too_much_is_refused_by_a_sentence_with_the_largest_files_and_what_to_do
 
 def test_what_does_not_shrink_is_measured_packed_as_well(tmp_path: Path) -> None:
     (tmp_path / "noise").write_bytes(os.urandom(4096))
-    with pytest.raises(CoordinatorError, match="more than the 4.0 KiB that travel"):
+    with pytest.raises(CoordinatorError, match=r"more than the 4\.0 KiB that travel"):
         pack(tmp_path, max_bytes=4096)
 
 
