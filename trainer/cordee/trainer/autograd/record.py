@@ -68,6 +68,9 @@ class Op:
     def __post_init__(self) -> None:
         code = self.forward.__code__
         object.__setattr__(self, "inputs", code.co_varnames[1 : code.co_argcount])
+        unknown = {name for names in self.saves for name in names.split()} - {*self.inputs, "out"}
+        if unknown:
+            raise ValueError(f"{self.name} saves {sorted(unknown)}, but its inputs are {self.inputs}")
         object.__setattr__(self, "broadcasts", self.broadcasts or (self.elementwise and len(self.inputs) > 1))
         object.__setattr__(self, "keep", tuple(_keep_table(self.inputs, self.saves)))
 

@@ -14,7 +14,7 @@ from cordee.trainer.array import DTypeLike
 from cordee.trainer.autograd.graph import Operand, apply
 from cordee.trainer.autograd.mode import MODE
 from cordee.trainer.errors import GraphError, ShapeError
-from cordee.trainer.ops import compare, elementwise, indexing, matmul, reduction, shape
+from cordee.trainer.ops import activation, compare, elementwise, indexing, matmul, reduction, shape
 from cordee.trainer.surface import Surface
 from cordee.trainer.tensor import Leaf, Tensor
 
@@ -92,6 +92,7 @@ METHODS: dict[str, Any] = {
         elementwise,
         "abs add clamp cos div exp expm1 log log1p maximum minimum mul neg pow reciprocal rsqrt sin sqrt square sub",
     ),
+    **_named(activation, "erf log_softmax relu sigmoid softmax tanh"),
     **_named(matmul, "addmm bmm dot matmul mm mv outer"),
     **_named(
         reduction, "all amax amin any argmax argmin argsort cumsum logsumexp max mean min norm prod std sum topk var"
