@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -44,12 +46,21 @@ def test_covers_hold_every_shard_once_and_the_additions_leave_the_root(
 
 
 @given(SHARDS, SIZES, ELEMENTS, ITEMSIZES)
-def test_what_is_received_is_what_is_sent(num_shards: int, size: int, elements: int, itemsize: int) -> None:
+def test_nothing_overlaps_in_an_outbox(num_shards: int, size: int, elements: int, itemsize: int) -> None:
     plan = make_plan(num_shards, size, elements, itemsize)
     for rank in range(size):
-        start, stop = plan.slices[rank]
-        others = (len(plan.covers[peer]) for peer in range(size) if peer != rank)
-        assert plan.incoming(rank) == sum(num_spans * (stop - start) for num_spans in others)
+        layout = plan.layout(rank, 4096)
+        areas = [
+            (layout.partials[peer], layout.partials[peer] + plan.partials_bytes(rank, peer))
+            for peer in range(size)
+            if peer != rank
+        ]
+        areas.append((layout.result, layout.stop))
+        assert layout.stop - layout.result == plan.length(rank) * itemsize
+        assert areas[0][0] == 4096
+        for (_, stop), (start, _) in itertools.pairwise(areas):
+            assert stop <= start
+            assert start % itemsize == 0
 
 
 def test_only_small_vectors_go_to_everybody() -> None:

@@ -10,19 +10,23 @@ from __future__ import annotations
 import select
 import socket
 import struct
+import time
 from collections.abc import Mapping, Sequence
 from types import TracebackType
 from typing import Any, Final, NoReturn
 
 import numpy as np
+
 from cordee.trainer.elastic.protocols import Buffer, PeerLostError
 from cordee.trainer.elastic.tree import Span
 from cordee.worker.abort import Abort
 from cordee.worker.link import Link, drive
 from cordee.worker.listener import Listener
 from cordee.worker.mesh import Peer, join
-from cordee.worker.plan import Plan, make_plan
-from cordee.worker.reduction import OutOfStepError, Reduction, bytes_of
+from cordee.worker.plan import make_plan
+from cordee.worker.reduction import OutOfStepError, Reduction
+from cordee.worker.shared import HEAD_BYTES, Outbox, Window, share
+from cordee.worker.streams import SharedStream, Stream, Task, TcpStream, bytes_of
 
 __all__ = ["TcpCommunicator", "connect"]
 
@@ -41,6 +45,7 @@ def connect(
     key: bytes,
     timeout_seconds: float = 30.0,
     abort: Abort | None = None,
+    shared_memory: bool = True,
 ) -> TcpCommunicator:
     """Connects the workers of one world and returns its communicator.
 
@@ -48,6 +53,7 @@ def connect(
     long as the communicator lives; it is closed with it.
     """
     abort = abort or Abort()
+    deadline = time.monotonic() + timeout_seconds
     try:
         sockets = join(
             listener,
@@ -62,7 +68,13 @@ def connect(
         abort.close()
         raise
     names = {member.rank: f"{member.worker} (rank {member.rank})" for member in members}
-    return TcpCommunicator(rank, len(members), sockets, names, abort)
+    communicator = TcpCommunicator(rank, len(members), sockets, names, abort)
+    try:
+        communicator.share_memory(deadline, offer=shared_memory)
+    except BaseException:
+        communicator.close()
+        raise
+    return communicator
 
 
 class TcpCommunicator:
@@ -80,6 +92,25 @@ class TcpCommunicator:
         self._closed = False
         self._operation = 0
         self._scratch = np.empty(0, np.uint8)
+        self._outbox: Outbox | None = None
+        self._windows: dict[int, Window] = {}
+
+    def share_memory(self, deadline: float, *, offer: bool = True) -> None:
+        """Agrees with the peers of this host to exchange gradients through shared memory, if this worker offers it.
+
+        Every worker calls it once, before anything else.
+        """
+        self._check_alive()
+        try:
+            self._outbox = Outbox() if offer and self._links else None
+            self._windows = share(self._links.values(), self._outbox, self._abort, deadline)
+        except BaseException as error:
+            self._break(error)
+
+    @property
+    def shared_with(self) -> tuple[int, ...]:
+        """The peers with which gradients go through shared memory."""
+        return tuple(sorted(self._windows))
 
     @property
     def rank(self) -> int:
@@ -100,8 +131,7 @@ class TcpCommunicator:
         _check_buffers(partials, out, plan.covers[self._rank])
         self._operation += 1
         try:
-            scratch = self._scratch_of(plan, out.itemsize)
-            reduction = Reduction(plan, rank=self._rank, links=self._links, partials=partials, out=out, scratch=scratch)
+            reduction = self._reduction(Task(plan, self._rank, partials, out))
             return reduction.run(self._operation, num_shards, header, self._abort)
         except BaseException as error:
             self._break(error)
@@ -146,6 +176,11 @@ class TcpCommunicator:
         self._closed = True
         for link in self._links.values():
             link.connection.close()
+        for window in self._windows.values():
+            window.close()
+        self._windows.clear()
+        if self._outbox is not None:
+            self._outbox.close()
         self._abort.close()
 
     def __enter__(self) -> TcpCommunicator:
@@ -164,12 +199,26 @@ class TcpCommunicator:
         drive([link], self._abort)
         return data
 
-    def _scratch_of(self, plan: Plan, itemsize: int) -> memoryview:
-        """Memory that is reused: fresh pages would cost as much as the bytes that come into them."""
-        nbytes = plan.incoming(self._rank) * itemsize
-        if self._scratch.size < nbytes:
-            self._scratch = np.empty(nbytes, np.uint8)
-        return self._scratch.data[:nbytes]
+    def _reduction(self, task: Task) -> Reduction:
+        plan, rank = task.plan, task.rank
+        shared = {} if plan.one_round else self._windows  # so little is sent faster than it is announced
+        sizes = {peer: plan.partials_bytes(peer, rank) for peer in self._links if peer not in shared}
+        # Reused: fresh pages would cost as much as the bytes that come into them.
+        if self._scratch.size < sum(sizes.values()):
+            self._scratch = np.empty(sum(sizes.values()), np.uint8)
+        scratch, at = self._scratch.data, 0
+        streams: dict[int, Stream] = {}
+        for peer, nbytes in sizes.items():
+            streams[peer] = TcpStream(task, self._links[peer], scratch[at : at + nbytes])
+            at += nbytes
+        result = None
+        if shared:
+            assert self._outbox is not None
+            layout = plan.layout(rank, HEAD_BYTES)
+            result = self._outbox.memory(layout.stop)[layout.result :].view(task.out.dtype)
+            for peer, window in shared.items():
+                streams[peer] = SharedStream(task, self._links[peer], self._outbox, window)
+        return Reduction(task, streams, result)
 
     def _peer(self, rank: int) -> Link:
         self._check_alive()

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import select
 import socket
+import time
 from collections import deque
 from collections.abc import Callable, Iterable
 from typing import Final
@@ -27,13 +28,15 @@ _PULL_BYTES: Final = 1 << 20
 class Link:
     """The connection to the peer of `rank`; `name` is what errors call it."""
 
-    __slots__ = ("_fill", "_queue", "connection", "fd", "name", "rank")
+    __slots__ = ("_fill", "_queue", "connection", "fd", "name", "rank", "received")
 
     def __init__(self, rank: int, connection: socket.socket, name: str) -> None:
         self.rank = rank
         self.connection = connection
         self.fd = connection.fileno()
         self.name = name
+        self.received = 0
+        """All bytes that `pull` has received so far."""
         self._queue: deque[memoryview] = deque()
         self._fill: deque[memoryview] = deque()
 
@@ -44,6 +47,11 @@ class Link:
     @property
     def receiving(self) -> bool:
         return bool(self._fill)
+
+    @property
+    def expected(self) -> int:
+        """How many bytes are still to be filled."""
+        return sum(piece.nbytes for piece in self._fill)
 
     def send(self, piece: memoryview) -> None:
         """Queues bytes (format `B`), which must stay as they are until sent."""
@@ -73,17 +81,17 @@ class Link:
         except OSError as error:
             raise self.lost(error.strerror or str(error)) from error
 
-    def pull(self) -> int:
-        """Receives what is there now, up to a cacheful, into the memory queued by `fill`; how many bytes that were."""
+    def pull(self) -> None:
+        """Receives what is there now, up to a cacheful, into the memory queued by `fill`."""
         fill = self._fill
-        total = 0
+        enough = self.received + _PULL_BYTES
         try:
-            while fill and total < _PULL_BYTES:
+            while fill and self.received < enough:
                 want = min(fill[0].nbytes, _PULL_BYTES)
                 got = self.connection.recv_into(fill[0], want)
                 if not got:
                     raise self.lost("it closed the connection")
-                total += got
+                self.received += got
                 if got == fill[0].nbytes:
                     fill.popleft()
                 else:
@@ -91,20 +99,27 @@ class Link:
                     if got < want:
                         break  # the socket is empty
         except BlockingIOError:
-            pass
+            return
         except OSError as error:
             raise self.lost(error.strerror or str(error)) from error
-        return total
 
     def lost(self, why: str) -> PeerLostError:
         return PeerLostError(f"lost {self.name}: {why}", [self.rank])
 
 
-def drive(links: Iterable[Link], abort: Abort, progress: Callable[[Link, int], object] | None = None) -> None:
-    """Moves bytes until none of `links` has anything queued, either way.
+def drive(
+    links: Iterable[Link],
+    abort: Abort,
+    progress: Callable[[Link], object] | None = None,
+    work: Callable[[], bool] | None = None,
+    *,
+    deadline: float | None = None,
+) -> None:
+    """Moves bytes until none of `links` has anything queued, either way, and there is no more `work`.
 
-    `progress` is told how many bytes have come in from a link, and may queue more on any of them. Raises
-    `PeerLostError` when a connection breaks that still has something to do, or when `abort` is set.
+    `progress` is called when bytes may have come in from a link; `work` does a little of what needs no waiting and
+    tells whether there was any. Both may queue more. Raises `PeerLostError` when a connection breaks that still has
+    something to do, when `abort` is set, or when the `deadline` (of the monotonic clock) has passed.
     """
     active = {link.fd: link for link in links}
     masks = dict.fromkeys(active, 0)
@@ -113,6 +128,7 @@ def drive(links: Iterable[Link], abort: Abort, progress: Callable[[Link, int], o
     for link in active.values():
         link.push()
     while True:
+        busy = work is not None and work()
         for fd, link in active.items():
             mask = (select.POLLIN if link.receiving else 0) | (select.POLLOUT if link.sending else 0)
             if masks[fd] == mask:
@@ -123,17 +139,29 @@ def drive(links: Iterable[Link], abort: Abort, progress: Callable[[Link, int], o
             else:
                 poll.unregister(fd)
             masks[fd] = mask
-        if not any(masks.values()):
+        if not busy and not any(masks.values()):
             return
-        for fd, events in poll.poll():
+        for fd, events in poll.poll(0 if busy else _patience(active.values(), deadline)):
             if fd not in active:
                 raise PeerLostError(abort.reason or "aborted", abort.ranks)
             link = active[fd]
             if link.receiving and events & ~select.POLLOUT:
-                nbytes = link.pull()
+                link.pull()
                 if progress is not None:
-                    progress(link, nbytes)
+                    progress(link)
             elif events & ~(select.POLLIN | select.POLLOUT):
                 raise link.lost("the connection broke")
             if link.sending:
                 link.push()
+
+
+def _patience(links: Iterable[Link], deadline: float | None) -> float | None:
+    """Milliseconds until the deadline; None: for ever."""
+    if deadline is None:
+        return None
+    left = deadline - time.monotonic()
+    if left <= 0:
+        waiting = [link for link in links if link.receiving or link.sending]
+        names = " and ".join(link.name for link in waiting)
+        raise PeerLostError(f"{names} did not answer in time", [link.rank for link in waiting])
+    return left * 1000 + 1

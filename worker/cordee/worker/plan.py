@@ -16,7 +16,7 @@ from typing import Final
 from cordee.trainer.elastic import tree
 from cordee.trainer.elastic.tree import Span
 
-__all__ = ["Plan", "make_plan"]
+__all__ = ["Layout", "Plan", "make_plan"]
 
 _ALIGN_BYTES: Final = 64
 CHUNK_BYTES: Final = 256 << 10
@@ -26,9 +26,23 @@ ONE_ROUND_BYTES: Final = 32 << 10
 
 
 @dataclass(frozen=True)
+class Layout:
+    """Where things lie in a worker's outbox, in bytes, for one all-reduce."""
+
+    partials: tuple[int, ...]
+    """By rank of the reader: where its slice of our partial sums begins."""
+    result: int
+    """Where the slice that we finish begins."""
+    stop: int
+    """The end of it all."""
+
+
+@dataclass(frozen=True)
 class Plan:
     """One all-reduce, as all its workers see it."""
 
+    elements: int
+    itemsize: int
     covers: tuple[tuple[Span, ...], ...]
     """By rank: the spans it holds, in the order in which they are sent."""
     additions: tuple[tuple[Span, Span], ...]
@@ -42,10 +56,24 @@ class Plan:
     chunk: int
     """Elements that are summed and passed on together."""
 
-    def incoming(self, rank: int) -> int:
-        """How many elements of others' partial sums `rank` receives."""
+    def length(self, rank: int) -> int:
+        """Elements of the slice that `rank` finishes."""
         start, stop = self.slices[rank]
-        return (stop - start) * (sum(map(len, self.covers)) - len(self.covers[rank]))
+        return stop - start
+
+    def partials_bytes(self, sender: int, receiver: int) -> int:
+        """Bytes of `sender`'s partial sums that `receiver` needs."""
+        return self.length(receiver) * len(self.covers[sender]) * self.itemsize
+
+    def layout(self, rank: int, begin: int) -> Layout:
+        """The outbox of `rank`, whose first `begin` bytes are taken."""
+        places: list[int] = []
+        at = begin
+        for peer in range(len(self.slices)):
+            places.append(at)
+            if peer != rank:
+                at = _aligned(at + self.partials_bytes(rank, peer))
+        return Layout(tuple(places), at, at + self.length(rank) * self.itemsize)
 
 
 @lru_cache(maxsize=64)
@@ -63,4 +91,8 @@ def make_plan(num_shards: int, size: int, elements: int, itemsize: int) -> Plan:
         cuts = [min(rank * blocks // size * align, elements) for rank in range(size + 1)]
         slices = tuple(itertools.pairwise(cuts))
     chunk = max(elements, 1) if one_round else CHUNK_BYTES // itemsize
-    return Plan(covers, additions, root, slices, one_round, chunk)
+    return Plan(elements, itemsize, covers, additions, root, slices, one_round, chunk)
+
+
+def _aligned(nbytes: int) -> int:
+    return -(-nbytes // _ALIGN_BYTES) * _ALIGN_BYTES
