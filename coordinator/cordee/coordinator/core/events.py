@@ -79,7 +79,7 @@ class WorkerArrived:
 
 @dataclass(frozen=True, slots=True)
 class WorkerLeaving:
-    """Its process was asked to go. Said again after attaching again: it is not remembered over a coordinator's death."""
+    """Its process was asked to go. Said again after attaching again: a coordinator that dies forgets it."""
 
     worker: str
     incarnation: str

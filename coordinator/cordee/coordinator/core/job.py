@@ -232,7 +232,9 @@ class JobMachine:
         if slot is None or session is None:
             return
         slot.session = None
-        if slot.agent is Agent.RUNNING and not (session.phase is Phase.STOPPED and slot.draining):
+        # At the job's end the time that it was given to go by stands: nobody comes back.
+        going = session.phase is Phase.STOPPED and (slot.draining or self.state in TERMINAL_STATES)
+        if slot.agent is Agent.RUNNING and not (going and slot.stop_by is not None):
             slot.stop_by = self._now + self._policy.absence_timeout_seconds
         if slot.fail_by is not None:
             slot.fail_by = self._now
@@ -686,7 +688,7 @@ class JobMachine:
             times.extend(t for t in (slot.stop_by, slot.fail_by) if t is not None)
             if over:
                 continue
-            if slot.usable and slot.agent is Agent.ABSENT and not self._finishing:
+            if slot.usable and slot.agent is Agent.ABSENT and slot.fail_by is None and not self._finishing:
                 times.append(slot.start_at)
             if slot.missing is not None:
                 times.append(slot.missing.until)
