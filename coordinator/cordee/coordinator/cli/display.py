@@ -10,7 +10,7 @@ import time
 from collections import deque
 from typing import TYPE_CHECKING, Final, Protocol, Self, TextIO
 
-from cordee.coordinator.cli.output import duration, printable, progress_words
+from cordee.coordinator.cli.output import clean, duration, progress_words
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
@@ -130,11 +130,19 @@ def _standing(job: "JobView") -> tuple[object, ...]:
     return job["state"], job["reason"], job["recoveries"], job["workers"]["now"], job["workers"]["wanted"]
 
 
+def _reason(job: "JobView") -> str:
+    """Why it is in its state, where that is not plain."""
+    return "" if job["state"] in {"running", "succeeded"} else clean(job["reason"])
+
+
 def state_words(job: "JobView") -> list[str]:
     """A job's state and progress."""
     words = [job["state"]]
-    if job["reason"] and job["state"] not in {"running", "succeeded"}:
-        words.append(printable(job["reason"]).replace("\n", " "))
+    reason = _reason(job)
+    if reason.startswith(job["state"]):  # "cancelled by the user" says it all
+        words = [reason]
+    elif reason:
+        words.append(reason)
     words += progress_words(job)
     words.append(f"workers {job['workers']['now']}/{job['workers']['wanted']}")
     if job["recoveries"]:
@@ -229,6 +237,6 @@ class LiveDisplay:
             ]
         )
         rows: list[RenderableType] = [head, facts]
-        if job["reason"] and job["state"] not in {"running", "succeeded"}:
-            rows.append(Text(printable(job["reason"]), style="dim"))
+        if reason := _reason(job):
+            rows.append(Text(reason, style="dim"))
         return Group(*rows)

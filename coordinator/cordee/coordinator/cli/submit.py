@@ -138,10 +138,7 @@ def print_plan(prepared: "Prepared", plan: "Plan", form: Format | None) -> None:
         f"valid: {prepared.document.metadata.name} ({spec.script}, workers {spec.workers}, "
         f"bundle of {prepared.bundle.num_files} file(s), {len(prepared.bundle.data) / 1024:,.1f} KiB)"
     )
-    write(
-        f"placement: {place['workers_now']} worker(s) now by launcher {place['launcher']} "
-        f"({place['free']} of {place['capacity']} slots free){': ' + place['message'] if place['message'] else ''}"
-    )
+    write(f"placement: {place['message']}, launcher {place['launcher']}")
 
 
 @guarded
