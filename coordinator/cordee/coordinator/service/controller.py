@@ -67,7 +67,7 @@ class Controller:
         policy: Policy | None = None,
     ) -> None:
         self.policy = policy or Policy()
-        self.metrics = Metrics(self.jobs, version=version)
+        self.metrics = Metrics(self._measured, version=version)
         self.mailbox: Mailbox = lambda _message: None
         self._folder = folder
         self._store = store
@@ -199,6 +199,10 @@ class Controller:
         now = self._clock.now()
         return [job.view(now) for job in reversed(self._jobs.values())]
 
+    def _measured(self) -> list[tuple[JobView, Progress]]:
+        now = self._clock.now()
+        return [(job.view(now), job.progress) for job in self._jobs.values()]
+
     def job(self, ref: str) -> JobView:
         """A job by its id, or the newest of that name."""
         return self.find(ref).view(self._clock.now())
@@ -279,11 +283,12 @@ class Controller:
             return
         now = self._clock.now()
         decided = job.machine.handle(event, now)
-        self._persist(job, decided, now)
-        for action in decided:
-            self._carry_out(job, action)
-        self._set_timer(job, now)
         if decided:
+            self._persist(job, decided, now)
+            for action in decided:
+                self._carry_out(job, action)
+        self._set_timer(job, now)
+        if decided or isinstance(event, events.AgentExited):  # an exit frees a slot, even when nothing else is to be done
             job.touch()
             self._idle.set()
             self._reschedule()
@@ -376,30 +381,22 @@ class Controller:
                 self.feed(job, events.AgentExited(ended.worker, ended.code))
 
     def _set_timer(self, job: Job, now: float) -> None:
+        due = job.machine.next_deadline()
+        if due == job.due and (due is None or due > now):
+            return  # a heartbeat changes nothing
         if job.timer is not None:
             job.timer.cancel()
             job.timer = None
-        due = job.machine.next_deadline()
+        job.due = due
         if due is not None:
-            loop = asyncio.get_running_loop()
             # A little late, never a little early: a tick before its deadline would be answered by another deadline.
-            job.timer = loop.call_later(max(due - now, 0.0) + 0.001, self.feed, job, events.Tick())
+            delay = max(due - now, 0.0) + 0.001
+            job.timer = asyncio.get_running_loop().call_later(delay, self.feed, job, events.Tick())
 
     # -- scheduling
 
     def _open_demands(self) -> list[scheduler.Demand]:
-        return [
-            scheduler.Demand(
-                job.id,
-                job.machine.record.minimum,
-                job.machine.record.maximum,
-                submitted=job.created_at,
-                granted=job.machine.record.wanted,
-                occupied=job.machine.occupied,
-            )
-            for job in self._jobs.values()
-            if not job.ended
-        ]
+        return [demand for job in self._jobs.values() if (demand := job.machine.demand()) is not None]
 
     def _open_capacity(self) -> int:
         ending = sum(job.machine.occupied for job in self._jobs.values() if job.ended)

@@ -90,6 +90,7 @@ class Job:
         self.events = deque(events or (), maxlen=NUM_EVENTS)
         self.progress_saved = True
         self.stored_generation = machine.generation  # of the newest world in the store
+        self.due: float | None = None  # the machine's deadline that the timer is set to
         self.timer: asyncio.TimerHandle | None = None
         self.version = 0
         self._waiters: set[asyncio.Future[None]] = set()

@@ -1,7 +1,7 @@
 """What Prometheus sees.
 
 The numbers of a job are read from its view when Prometheus asks, not kept in a second place: a series ends with its job
-(a while after it, so that the last scrape sees how it ended) and nothing piles up. Only histograms are kept here, as
+(and a while after it, so that the last scrape sees how it ended) and nothing piles up. Only histograms are kept here, as
 plain counts; `prometheus_client` is imported when the first scrape comes.
 
 Names follow prometheus.io's "Metric and label naming": `cordee_` first, base units, `_total` on counters only.
@@ -13,6 +13,8 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
+from cordee.coordinator.core.model import JobState, LossCause
+from cordee.coordinator.service.job import Progress
 from cordee.coordinator.service.rest.models import JobView
 
 if TYPE_CHECKING:
@@ -20,7 +22,7 @@ if TYPE_CHECKING:
 
 __all__ = ["STATES", "Metrics"]
 
-STATES: Final = ("pending", "starting", "running", "recovering", "suspended", "succeeded", "failed", "cancelled")
+STATES: Final = tuple(map(str, JobState))
 _KEEP_SECONDS: Final = 900.0  # a job's series outlive it for this long: several scrape intervals
 
 _RECOVERY_BUCKETS: Final = (0.005, 0.01, 0.025, 0.05, 0.1, 0.15, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
@@ -55,13 +57,13 @@ class _JobCounts:
 
     recovery: _Histogram = field(default_factory=lambda: _Histogram(_RECOVERY_BUCKETS))
     step: _Histogram = field(default_factory=lambda: _Histogram(_STEP_BUCKETS))
-    worlds: dict[str, int] = field(default_factory=dict[str, int])
+    recoveries: dict[str, int] = field(default_factory=lambda: dict.fromkeys(map(str, LossCause), 0))
 
 
 class Metrics:
-    """The registry of one coordinator; `jobs` gives the views of all jobs."""
+    """The registry of one coordinator; `jobs` gives all jobs as people see them, and their workers' last word."""
 
-    def __init__(self, jobs: Callable[[], Iterable[JobView]], *, version: str) -> None:
+    def __init__(self, jobs: Callable[[], Iterable[tuple[JobView, Progress]]], *, version: str) -> None:
         self._jobs = jobs
         self._version = version
         self._counts: dict[str, _JobCounts] = {}
@@ -70,7 +72,7 @@ class Metrics:
         """A world was formed after a loss, so long after the loss was seen."""
         counts = self._of(job)
         counts.recovery.observe(seconds)
-        counts.worlds[cause] = counts.worlds.get(cause, 0) + 1
+        counts.recoveries[cause] = counts.recoveries.get(cause, 0) + 1
 
     def observe_steps(self, job: str, count: int, seconds: float) -> None:
         """`count` steps were committed, `seconds` each on average."""
@@ -93,27 +95,27 @@ class Metrics:
     def _collect(self) -> "Iterator[Metric]":
         from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
 
-        views = list(self._jobs())
+        jobs = list(self._jobs())
         now = time.time()
-        shown = [view for view in views if view.finished_at is None or now - view.finished_at < _KEEP_SECONDS]
-        for job in self._counts.keys() - {view.id for view in shown}:
-            del self._counts[job]
+        shown = [job for job in jobs if job[0].finished_at is None or now - job[0].finished_at < _KEEP_SECONDS]
+        for gone in self._counts.keys() - {view.id for view, _ in shown}:
+            del self._counts[gone]
 
         info = GaugeMetricFamily("cordee_build_info", "The coordinator's version; always 1.", labels=["version"])
         info.add_metric([self._version], 1)
         yield info
 
-        jobs = GaugeMetricFamily("cordee_jobs", "Jobs by state.", labels=["state"])
+        states = GaugeMetricFamily("cordee_jobs", "Jobs by state.", labels=["state"])
         for state in STATES:
-            jobs.add_metric([state], sum(view.state == state for view in views))
-        yield jobs
+            states.add_metric([state], sum(view.state == state for view, _ in jobs))
+        yield states
 
         labels = ["job", "name"]
         for family, value in _JOB_SERIES:
             kind = CounterMetricFamily if family[0].endswith("_total") else GaugeMetricFamily
             metric = kind(*family, labels=labels)
-            for view in shown:
-                found = value(view)
+            for view, progress in shown:
+                found = value(view, progress)
                 if found is not None:
                     metric.add_metric([view.id, view.name], found)
             yield metric
@@ -130,12 +132,12 @@ class Metrics:
         step = HistogramMetricFamily(
             "cordee_job_step_duration_seconds", "Wall time of a committed step.", labels=labels
         )
-        for view in shown:
+        for view, _ in shown:
             of = [view.id, view.name]
             workers.add_metric([*of, "wanted"], view.workers.wanted)
             workers.add_metric([*of, "now"], view.workers.now)
             counts = self._counts.get(view.id) or _JobCounts()
-            for cause, count in (counts.worlds or {"loss": 0}).items():
+            for cause, count in counts.recoveries.items():
                 causes.add_metric([*of, cause], count)
             recovery.add_metric(of, counts.recovery.buckets(), counts.recovery.total)
             step.add_metric(of, counts.step.buckets(), counts.step.total)
@@ -152,11 +154,16 @@ class _Snapshot:
         return self._metrics
 
 
-_JOB_SERIES: Final[tuple[tuple[tuple[str, str], Callable[[JobView], float | None]], ...]] = (
-    (("cordee_job_steps_total", "Committed steps."), lambda view: view.step),
-    (("cordee_job_samples_total", "Samples in committed steps."), lambda view: view.samples),
-    (("cordee_job_loss", "The script's loss at the newest step."), lambda view: view.loss),
-    (("cordee_job_epoch", "The epoch in progress, from 1."), lambda view: view.epoch),
-    (("cordee_job_samples_per_second", "Samples per second, lately."), lambda view: view.samples_per_second),
-    (("cordee_job_generation", "The number of the current world."), lambda view: view.generation),
+_JOB_SERIES: Final[tuple[tuple[tuple[str, str], Callable[[JobView, Progress], float | None]], ...]] = (
+    (("cordee_job_steps_total", "Committed steps."), lambda view, _: view.step),
+    (("cordee_job_samples_total", "Samples in committed steps."), lambda view, _: view.samples),
+    (("cordee_job_loss", "The script's loss at the newest step."), lambda view, _: view.loss),
+    (("cordee_job_epoch", "The epoch in progress, from 1."), lambda view, _: view.epoch),
+    (("cordee_job_samples_per_second", "Samples per second, lately."), lambda view, _: view.samples_per_second),
+    (("cordee_job_generation", "The number of the current world."), lambda view, _: view.generation),
+    (("cordee_job_checkpoint_step", "The newest checkpoint's step."), lambda _, progress: progress.checkpoint_step),
+    (
+        ("cordee_job_checkpoint_timestamp_seconds", "When the newest checkpoint was committed, Unix time."),
+        lambda _, progress: progress.checkpoint_at,
+    ),
 )
