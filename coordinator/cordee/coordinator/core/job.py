@@ -233,7 +233,7 @@ class JobMachine:
             return
         slot.session = None
         # At the job's end the time that it was given to go by stands: nobody comes back.
-        going = session.phase is Phase.STOPPED and (slot.draining or self.state in TERMINAL_STATES)
+        going = self.state in TERMINAL_STATES or (session.phase is Phase.STOPPED and slot.draining)
         if slot.agent is Agent.RUNNING and not (going and slot.stop_by is not None):
             slot.stop_by = self._now + self._policy.absence_timeout_seconds
         if slot.fail_by is not None:
