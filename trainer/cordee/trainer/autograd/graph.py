@@ -23,7 +23,7 @@ from cordee.trainer.autograd.record import Op
 from cordee.trainer.errors import ShapeError, TrainerError, TrainerIndexError
 from cordee.trainer.tensor import Leaf, Tensor, wrap
 
-__all__ = ["Node", "Operand", "apply", "binary", "unary"]
+__all__ = ["Node", "Operand", "apply", "apply_one", "binary", "unary"]
 
 Operand: TypeAlias = "Tensor | Array | float | int | bool"
 
@@ -72,7 +72,7 @@ def apply(op: Op, *inputs: Any, **params: Any) -> Tensor:
             arrays.append(_constant(value))
             edges.append(None)
         bit <<= 1
-    xp = array_module(*arrays)
+    xp = np if type(arrays[0]) is _ndarray else array_module(*arrays)
     try:
         out = op.forward(xp, *arrays, **params)
     except (ValueError, IndexError, TypeError) as error:
@@ -84,14 +84,31 @@ def apply(op: Op, *inputs: Any, **params: Any) -> Tensor:
     if not mask or not MODE.enabled:
         return wrap(out, None)
     if op.aux:
-        params = {**params, "aux": aux}
+        params["aux"] = aux
     if op.variadic:
-        saved, kept = [x.shape for x in arrays], None
-    else:
-        keep = op.keep[mask]
-        saved = [x if k else getattr(x, "shape", None) for x, k in zip(arrays, keep, strict=False)]
-        kept = out if keep[-1] else None
-    return wrap(out, Node(op, tuple(edges), tuple(saved), kept, params))
+        return wrap(out, Node(op, tuple(edges), tuple([x.shape for x in arrays]), None, params))
+    keep = op.keep[mask]
+    saved = [x if k else None if x is None else getattr(x, "shape", None) for x, k in zip(arrays, keep, strict=False)]
+    return wrap(out, Node(op, tuple(edges), tuple(saved), out if keep[-1] else None, params))
+
+
+def apply_one(op: Op, input: Tensor, **params: Any) -> Tensor:
+    """`apply` for an op of one input, which must be a tensor."""
+    x, edge = input.data, input._node
+    try:
+        out = op.forward(np if type(x) is _ndarray else array_module(x), x, **params)
+    except (ValueError, IndexError, TypeError) as error:
+        _explain(op, [x], params, error)
+    if op.aux:
+        out, aux = out
+    if type(out) is not _ndarray or out.dtype is _float64:
+        out = _settle(op, array_module(x), out, [x])
+    if edge is None or not MODE.enabled:
+        return wrap(out, None)
+    if op.aux:
+        params["aux"] = aux
+    keep_input, keep_out = op.keep[1]
+    return wrap(out, Node(op, (edge,), (x if keep_input else x.shape,), out if keep_out else None, params))
 
 
 def unary(op: Op) -> Callable[[Tensor], Tensor]:

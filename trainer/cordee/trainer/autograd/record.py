@@ -64,6 +64,8 @@ class Op:
     inputs: tuple[str, ...] = field(init=False)
     keep: tuple[tuple[bool, ...], ...] = field(init=False)
     """By bit mask of the inputs that need a gradient: which inputs, and last whether `out`, are kept for backward."""
+    variadic: bool = field(init=False)
+    """Takes any number of tensors (cat), and saves none of them."""
 
     def __post_init__(self) -> None:
         code = self.forward.__code__
@@ -72,12 +74,8 @@ class Op:
         if unknown:
             raise ValueError(f"{self.name} saves {sorted(unknown)}, but its inputs are {self.inputs}")
         object.__setattr__(self, "broadcasts", self.broadcasts or (self.elementwise and len(self.inputs) > 1))
+        object.__setattr__(self, "variadic", bool(code.co_flags & 0x04))
         object.__setattr__(self, "keep", tuple(_keep_table(self.inputs, self.saves)))
-
-    @property
-    def variadic(self) -> bool:
-        """Takes any number of tensors (concatenate, stack), and saves none of them."""
-        return bool(self.forward.__code__.co_flags & 0x04)
 
 
 def _keep_table(inputs: tuple[str, ...], saves: tuple[str, ...]) -> list[tuple[bool, ...]]:

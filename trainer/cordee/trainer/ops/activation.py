@@ -9,7 +9,7 @@ import numpy as np
 
 from cordee.trainer import random
 from cordee.trainer.array import array_module
-from cordee.trainer.autograd.graph import apply, unary
+from cordee.trainer.autograd.graph import apply_one, unary
 from cordee.trainer.autograd.record import Sampler, op
 from cordee.trainer.ops.special import erf as _erf
 from cordee.trainer.tensor import Tensor
@@ -177,17 +177,17 @@ SOFTPLUS = op(
 
 def leaky_relu(input: Tensor, negative_slope: float = 0.01) -> Tensor:
     """`input` above 0, `negative_slope * input` below."""
-    return apply(LEAKY_RELU, input, slope=negative_slope)
+    return apply_one(LEAKY_RELU, input, slope=negative_slope)
 
 
 def elu(input: Tensor, alpha: float = 1.0) -> Tensor:
     """`input` above 0, `alpha * (exp(input) - 1)` below."""
-    return apply(ELU, input, alpha=alpha)
+    return apply_one(ELU, input, alpha=alpha)
 
 
 def softplus(input: Tensor, beta: float = 1.0, threshold: float = 20.0) -> Tensor:
     """`log(1 + exp(beta * input)) / beta`; the input itself where `beta * input` is above the threshold."""
-    return apply(SOFTPLUS, input, beta=beta, threshold=threshold)
+    return apply_one(SOFTPLUS, input, beta=beta, threshold=threshold)
 
 
 # -- along a dimension -------------------------------------------------------------------------------------------------
@@ -240,12 +240,12 @@ LOG_SOFTMAX = op(
 
 def softmax(input: Tensor, dim: int) -> Tensor:
     """Exponentials along a dimension, made to add up to 1."""
-    return apply(SOFTMAX, input, axis=dim)
+    return apply_one(SOFTMAX, input, axis=dim)
 
 
 def log_softmax(input: Tensor, dim: int) -> Tensor:
     """The logarithm of softmax along a dimension, without overflow."""
-    return apply(LOG_SOFTMAX, input, axis=dim)
+    return apply_one(LOG_SOFTMAX, input, axis=dim)
 
 
 # -- dropout -----------------------------------------------------------------------------------------------------------
@@ -277,4 +277,4 @@ def dropout(input: Tensor, p: float = 0.5, training: bool = True) -> Tensor:
     if not training or p == 0.0:
         return input
     scale = 1.0 / (1.0 - p) if p < 1.0 else 0.0
-    return apply(DROPOUT, input, kept=kept_mask(input.shape, p, array_module(input.data)), scale=scale)
+    return apply_one(DROPOUT, input, kept=kept_mask(input.shape, p, array_module(input.data)), scale=scale)

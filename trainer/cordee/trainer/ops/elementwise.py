@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from cordee.trainer.autograd.graph import Operand, apply, binary, unary
+from cordee.trainer.autograd.graph import apply, apply_one, binary, Operand, unary
 from cordee.trainer.autograd.record import Sampler, op
 from cordee.trainer.tensor import Tensor
 
@@ -155,7 +155,7 @@ POWER = op(
 def pow(input: Operand, exponent: Operand) -> Tensor:
     """`input` to the power of `exponent`, a number or a tensor."""
     if isinstance(exponent, (int, float)) and isinstance(input, Tensor):
-        return apply(POWER, input, exponent=exponent)
+        return apply_one(POWER, input, exponent=exponent)
     return _tensor_pow(input, exponent)
 
 
@@ -296,7 +296,7 @@ def clamp(input: Tensor, min: float | None = None, max: float | None = None) -> 
     """`input`, held between two numbers; gradients pass where it was within."""
     if min is None and max is None:
         raise ValueError("clamp: give min, max, or both")
-    return apply(CLAMP, input, min=min, max=max)
+    return apply_one(CLAMP, input, min=min, max=max)
 
 
 CAST = op(

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from cordee.trainer.array import array_module
-from cordee.trainer.autograd.graph import apply
+from cordee.trainer.autograd.graph import apply_one
 from cordee.trainer.autograd.record import Sampler, op, shape_of
 from cordee.trainer.errors import GraphError, ShapeError, TrainerIndexError
 from cordee.trainer.ops.elementwise import where
@@ -107,6 +107,8 @@ PUT = op(
 
 def _plain(index: Any) -> Any:
     """The index with tensors and lists replaced by arrays."""
+    if type(index) is int or type(index) is slice:
+        return index
     if isinstance(index, tuple):
         return tuple(_plain(part) for part in index)
     if isinstance(index, Tensor):
@@ -120,7 +122,7 @@ def _plain(index: Any) -> Any:
 
 def getitem(input: Tensor, index: Any) -> Tensor:
     """`input[index]`."""
-    return apply(GETITEM, input, index=_plain(index))
+    return apply_one(GETITEM, input, index=_plain(index))
 
 
 def setitem(input: Tensor, index: Any, value: Any) -> None:
@@ -192,7 +194,7 @@ def gather(input: Tensor, dim: int, index: Tensor) -> Tensor:
     """`out[i][j] = input[i][index[i][j]]` for dim 1, and so on."""
     if index.ndim != input.ndim:
         raise ShapeError(f"gather: the index has {index.ndim} dimensions, the input {input.ndim}; they must be equal")
-    return apply(GATHER, input, axis=dim, indices=index.data)
+    return apply_one(GATHER, input, axis=dim, indices=index.data)
 
 
 # -- embedding ---------------------------------------------------------------------------------------------------------
@@ -226,4 +228,4 @@ def embedding(input: Tensor, weight: Tensor) -> Tensor:
     """The rows of `weight (num_embeddings, dim)` that `input`, of any shape, names."""
     if input.dtype.kind not in "iu":
         raise TypeError(f"embedding: indices must be integers, not {input.dtype.name}")
-    return apply(EMBEDDING, weight, indices=input.data)
+    return apply_one(EMBEDDING, weight, indices=input.data)

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from cordee.trainer.array import array_module
-from cordee.trainer.autograd.graph import apply
+from cordee.trainer.autograd.graph import apply, apply_one
 from cordee.trainer.autograd.record import op, shape_of
 from cordee.trainer.errors import ShapeError, TrainerIndexError
 from cordee.trainer.ops.activation import log_softmax, logsigmoid
@@ -99,7 +99,7 @@ def cross_entropy(
     rows, flat, shape = _rows_and_classes("cross_entropy", input, target)
     plain = weight is None and label_smoothing == 0.0
     if _check_classes("cross_entropy", flat, rows.shape[1], ignore_index) and plain:
-        losses = apply(CROSS_ENTROPY, rows, target=flat, reduction=reduction)
+        losses = apply_one(CROSS_ENTROPY, rows, target=flat, reduction=reduction)
         return losses.reshape(shape) if reduction == "none" and losses.shape != shape else losses
     log_probabilities = log_softmax(rows, 1)
     main = _nll_rows(log_probabilities, flat, weight, ignore_index)

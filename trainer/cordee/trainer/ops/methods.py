@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from cordee.trainer.array import DTypeLike
-from cordee.trainer.autograd.graph import Operand, apply
+from cordee.trainer.autograd.graph import apply_one, Operand
 from cordee.trainer.autograd.mode import MODE
 from cordee.trainer.errors import GraphError, ShapeError
 from cordee.trainer.ops import activation, compare, elementwise, indexing, matmul, reduction, shape
@@ -52,7 +52,7 @@ def _in_place(function: Any) -> Any:
 def _to(self: Tensor, dtype: DTypeLike) -> Tensor:
     """The same values in another dtype."""
     wanted = np.dtype(dtype)
-    return self if wanted == self.dtype else apply(elementwise.CAST, self, dtype=wanted, source=self.dtype)
+    return self if wanted == self.dtype else apply_one(elementwise.CAST, self, dtype=wanted, source=self.dtype)
 
 
 def _caster(dtype: DTypeLike) -> Any:

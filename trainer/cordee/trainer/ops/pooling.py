@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from cordee.trainer.autograd.graph import apply
+from cordee.trainer.autograd.graph import apply, apply_one
 from cordee.trainer.autograd.record import op
 from cordee.trainer.ops.convolution import Pair, output_size, pair, windows
 from cordee.trainer.tensor import Tensor, wrap
@@ -184,7 +184,7 @@ def avg_pool2d(
     """The mean of every window of `(N, C, H, W)`; the stride is the kernel size unless given."""
     kernel = pair(kernel_size)
     geometry = {"kernel": kernel, "stride": kernel if stride is None else pair(stride), "padding": pair(padding)}
-    total = apply(SUM_POOL, input, **geometry)
+    total = apply_one(SUM_POOL, input, **geometry)
     if count_include_pad or geometry["padding"] == (0, 0):
         return total * (1.0 / (kernel[0] * kernel[1]))
-    return total / apply(SUM_POOL, wrap(np.ones_like(input.data)), **geometry)
+    return total / apply_one(SUM_POOL, wrap(np.ones_like(input.data)), **geometry)

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple, TypeAlias
 import numpy as np
 
 from cordee.trainer.array import DTypeLike, array_module
-from cordee.trainer.autograd.graph import apply
+from cordee.trainer.autograd.graph import apply_one
 from cordee.trainer.autograd.record import Sampler, op
 from cordee.trainer.tensor import Tensor, wrap
 
@@ -124,7 +124,7 @@ def sum(input: Tensor, dim: Any = None, keepdim: bool = False, *, dtype: DTypeLi
     """The sum over all dimensions, one, or several."""
     if dtype is not None:
         input = input.to(dtype)
-    return apply(SUM, input, axis=_axis(input, dim), keepdims=keepdim)
+    return apply_one(SUM, input, axis=_axis(input, dim), keepdims=keepdim)
 
 
 def mean(input: Tensor, dim: Any = None, keepdim: bool = False, *, dtype: DTypeLike = None) -> Tensor:
@@ -132,7 +132,7 @@ def mean(input: Tensor, dim: Any = None, keepdim: bool = False, *, dtype: DTypeL
     if dtype is not None:
         input = input.to(dtype)
     _require_float(input, "mean")
-    return apply(MEAN, input, axis=_axis(input, dim), keepdims=keepdim)
+    return apply_one(MEAN, input, axis=_axis(input, dim), keepdims=keepdim)
 
 
 def var(
@@ -143,8 +143,8 @@ def var(
     axis = _axis(input, dim)
     count = _count(input.shape, axis)
     less = (1.0 if unbiased else 0.0) if correction is None else correction
-    away = input - apply(MEAN, input, axis=axis, keepdims=True)
-    total = apply(SUM, away * away, axis=axis, keepdims=keepdim)
+    away = input - apply_one(MEAN, input, axis=axis, keepdims=True)
+    total = apply_one(SUM, away * away, axis=axis, keepdims=keepdim)
     return total / (count - less) if count > less else total * math.nan
 
 
@@ -200,12 +200,12 @@ class MaxResult(NamedTuple):
 
 def amax(input: Tensor, dim: Any = None, keepdim: bool = False) -> Tensor:
     """The largest element over all dimensions, one, or several."""
-    return apply(AMAX, input, axis=_axis(input, dim), keepdims=keepdim)
+    return apply_one(AMAX, input, axis=_axis(input, dim), keepdims=keepdim)
 
 
 def amin(input: Tensor, dim: Any = None, keepdim: bool = False) -> Tensor:
     """The smallest element over all dimensions, one, or several."""
-    return apply(AMIN, input, axis=_axis(input, dim), keepdims=keepdim)
+    return apply_one(AMIN, input, axis=_axis(input, dim), keepdims=keepdim)
 
 
 def max(input: Tensor, dim: Any = None, keepdim: bool = False) -> Any:
@@ -316,14 +316,14 @@ LOGSUMEXP = op(
 
 def cumsum(input: Tensor, dim: int) -> Tensor:
     """Running sums along a dimension."""
-    return apply(CUMSUM, input, axis=dim, reverse=False)
+    return apply_one(CUMSUM, input, axis=dim, reverse=False)
 
 
 def prod(input: Tensor, dim: Any = None, keepdim: bool = False) -> Tensor:
     """The product over all dimensions, or one."""
-    return apply(PROD, input, axis=_axis(input, dim), keepdims=keepdim)
+    return apply_one(PROD, input, axis=_axis(input, dim), keepdims=keepdim)
 
 
 def logsumexp(input: Tensor, dim: Any, keepdim: bool = False) -> Tensor:
     """log(sum(exp(input))) over dimensions, without overflow."""
-    return apply(LOGSUMEXP, input, axis=_axis(input, dim), keepdims=keepdim)
+    return apply_one(LOGSUMEXP, input, axis=_axis(input, dim), keepdims=keepdim)

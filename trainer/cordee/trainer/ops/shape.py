@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from cordee.trainer.autograd.graph import apply
+from cordee.trainer.autograd.graph import apply, apply_one
 from cordee.trainer.autograd.record import Sampler, op
 from cordee.trainer.errors import ShapeError
 from cordee.trainer.tensor import Tensor
@@ -43,7 +43,7 @@ RESHAPE = op(
 
 def reshape(input: Tensor, *shape: Any) -> Tensor:
     """The same elements in another shape; one size may be -1."""
-    return apply(RESHAPE, input, shape=_sizes(shape))
+    return apply_one(RESHAPE, input, shape=_sizes(shape))
 
 
 view = reshape
@@ -99,7 +99,7 @@ PERMUTE = op(
 
 def permute(input: Tensor, *dims: Any) -> Tensor:
     """The dimensions in the given order."""
-    return apply(PERMUTE, input, axes=_sizes(dims))
+    return apply_one(PERMUTE, input, axes=_sizes(dims))
 
 
 def transpose(input: Tensor, dim0: int, dim1: int) -> Tensor:
@@ -109,7 +109,7 @@ def transpose(input: Tensor, dim0: int, dim1: int) -> Tensor:
         axes[dim0], axes[dim1] = axes[dim1], axes[dim0]
     except IndexError:
         raise ShapeError(f"transpose: there are no dimensions {dim0} and {dim1} in shape {input.shape}") from None
-    return apply(PERMUTE, input, axes=tuple(axes))
+    return apply_one(PERMUTE, input, axes=tuple(axes))
 
 
 swapaxes = transpose
@@ -117,14 +117,14 @@ swapaxes = transpose
 
 def t(input: Tensor) -> Tensor:
     """A matrix transposed; a vector as it is."""
-    return apply(PERMUTE, input, axes=tuple(reversed(range(input.ndim))))
+    return apply_one(PERMUTE, input, axes=tuple(reversed(range(input.ndim))))
 
 
 def movedim(input: Tensor, source: int, destination: int) -> Tensor:
     """One dimension moved to another place."""
     axes = list(range(input.ndim))
     axes.insert(destination % input.ndim, axes.pop(source))
-    return apply(PERMUTE, input, axes=tuple(axes))
+    return apply_one(PERMUTE, input, axes=tuple(axes))
 
 
 # -- repetition --------------------------------------------------------------------------------------------------------
@@ -142,7 +142,7 @@ BROADCAST_TO = op(
 
 def broadcast_to(input: Tensor, shape: Sequence[int]) -> Tensor:
     """Repeated, without a copy, up to a shape."""
-    return apply(BROADCAST_TO, input, shape=tuple(shape))
+    return apply_one(BROADCAST_TO, input, shape=tuple(shape))
 
 
 def expand(input: Tensor, *sizes: Any) -> Tensor:
@@ -284,7 +284,7 @@ def pad(input: Tensor, pad: Sequence[int], mode: str = "constant", value: float 
         )
     pairs = [(pad[i], pad[i + 1]) for i in range(0, len(pad), 2)]
     widths = [(0, 0)] * (input.ndim - len(pairs)) + pairs[::-1]
-    return apply(PAD, input, widths=tuple(widths), value=value)
+    return apply_one(PAD, input, widths=tuple(widths), value=value)
 
 
 FLIP = op(
@@ -296,7 +296,7 @@ FLIP = op(
 
 def flip(input: Tensor, dims: Sequence[int]) -> Tensor:
     """The elements in reverse order along dimensions."""
-    return apply(FLIP, input, axis=tuple(dims))
+    return apply_one(FLIP, input, axis=tuple(dims))
 
 
 TRIL = op(
@@ -314,9 +314,9 @@ TRIU = op(
 
 def tril(input: Tensor, diagonal: int = 0) -> Tensor:
     """The lower triangle of matrices; zeros above the given diagonal."""
-    return apply(TRIL, input, k=diagonal)
+    return apply_one(TRIL, input, k=diagonal)
 
 
 def triu(input: Tensor, diagonal: int = 0) -> Tensor:
     """The upper triangle of matrices; zeros below the given diagonal."""
-    return apply(TRIU, input, k=diagonal)
+    return apply_one(TRIU, input, k=diagonal)
