@@ -82,7 +82,15 @@ def functions() -> str:
     from cordee.trainer import ops as families
 
     names = {name for name in vars(families) if not name.startswith("_") and callable(getattr(families, name))}
-    names |= {"no_grad", "enable_grad", "manual_seed", "set_num_threads", "get_num_threads", "set_device", "set_default_dtype"}
+    names |= {
+        "no_grad",
+        "enable_grad",
+        "manual_seed",
+        "set_num_threads",
+        "get_num_threads",
+        "set_device",
+        "set_default_dtype",
+    }
     return code(sorted(name for name in names if hasattr(trainer, name)))
 
 
@@ -110,7 +118,9 @@ def render(page: str) -> str:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description="Writes the tables of docs/reference/engine.md.")
-    parser.add_argument("--check", action="store_true", help="change nothing; exit code 1 when the page is not up to date")
+    parser.add_argument(
+        "--check", action="store_true", help="change nothing; exit code 1 when the page is not up to date"
+    )
     check = parser.parse_args().check
     written = PAGE.read_text(encoding="utf-8")
     wanted = render(written)
