@@ -75,7 +75,7 @@ def test_attributes_are_all_there_is() -> None:
     assert [name for name, _ in tree.named_parameters()] == ["late", "first.factor", "child.factor"]
     with pytest.raises(ValueError, match="has an attribute 'forward' already"):
         tree.register_buffer("forward", None)
-    with pytest.raises(ValueError, match="has no dot, got 'a.b'"):
+    with pytest.raises(ValueError, match=r"has no dot, got 'a\.b'"):
         tree.add_module("a.b", Scale())
 
 
