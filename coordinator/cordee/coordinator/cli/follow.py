@@ -142,8 +142,9 @@ def follow(
                 match event:
                     case _Changed(changed):
                         job = changed
-                        display.update(job)
-                        if job["state"] in TERMINAL_STATES and ended_at is None:
+                        if job["state"] not in TERMINAL_STATES:
+                            display.update(job)
+                        elif ended_at is None:
                             ended_at = time.monotonic()
                     case _Wrote(line):
                         if _is_rank_0(line):

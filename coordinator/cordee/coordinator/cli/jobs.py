@@ -88,5 +88,8 @@ def wait(
     with connect(server, state) as coordinators:
         client, found = coordinators.find(job)
         code, found = attach(client, found, show_output=False, payload_on_stdout=True, timeout_seconds=timeout)
-    print_job(found, output)
+    if output is not None:
+        print_job(found, output)
+    else:
+        write(f"{found['id']} {found['state']}")
     raise typer.Exit(code)

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
-from cordee.coordinator.cli.errors import ExitCode, exit_code_of_state, guarded, report, say
+from cordee.coordinator.cli.errors import ExitCode, exit_code_of_state, guarded, say
 from cordee.coordinator.cli.options import (
     ArgsArgument,
     CheckpointOption,
@@ -29,7 +29,7 @@ from cordee.coordinator.cli.options import (
     ThreadsOption,
     WorkersOption,
 )
-from cordee.coordinator.cli.output import clean, duration, facts, number, write
+from cordee.coordinator.cli.output import write
 from cordee.coordinator.cli.script_command import NOTES_KEY
 
 if TYPE_CHECKING:
@@ -168,6 +168,7 @@ def _log_to(path: Path) -> Iterator[None]:
 def _train(prepared: "Prepared", state: Path | None, interrupts: "Interrupts", *, as_json: bool) -> ExitCode:
     from cordee.coordinator.cli.display import make_display
     from cordee.coordinator.cli.runs import new_run_folder, prune_runs
+    from cordee.coordinator.cli.summary import summarise
     from cordee.coordinator.client import runs_folder
 
     runs = runs_folder()
@@ -183,7 +184,7 @@ def _train(prepared: "Prepared", state: Path | None, interrupts: "Interrupts", *
         job["state"], job["reason"] = "cancelled", "left at once, by a second signal"
     if state is None:
         prune_runs(runs)
-    _summary(job, folder, traceback_shown=job["error"] is not None and display.has_shown(job["error"]["traceback"]))
+    summarise(job, folder, shown=display.has_shown)
     if as_json:
         import json
 
@@ -222,35 +223,3 @@ def _result(job: "JobView") -> dict[str, Any]:
         job["metrics"],
     )
     return dict(zip(RESULT_FIELDS, values, strict=True))
-
-
-def _count(number_of: int, thing: str, things: str = "") -> str:
-    return f"{number_of:,} {thing if number_of == 1 else things or thing + 's'}"
-
-
-def _summary(job: "JobView", folder: Path, *, traceback_shown: bool) -> None:
-    """How it ended and where everything is, for people."""
-    error = job["error"]
-    if error is not None:
-        if not traceback_shown:
-            say(error["traceback"].rstrip())
-        report(f"the script failed{_on(error['worker'])}: {clean(error['exception'])}")
-    elif job["state"] == "failed":
-        report(f"the job failed: {clean(job['reason']) or 'see its events with cordee status'}")
-    counts = (
-        _count(job["step"], "step"),
-        _count(job["samples"], "sample"),
-        _count(job["generations"], "generation"),
-        _count(job["recoveries"], "recovery", "recoveries"),
-    )
-    say(f"{job['id']} {job['state']} in {duration(job['seconds'])}: {', '.join(counts)}")
-    pairs = {clean(name): number(value, ".6g") for name, value in job["metrics"].items()}
-    if job["weights_path"] and job["weights_sha256"]:
-        pairs["weights"] = job["weights_path"]
-        pairs["sha256"] = job["weights_sha256"]
-    pairs["folder"] = str(folder)
-    say("\n".join(f"  {line}" for line in facts(pairs).splitlines()))
-
-
-def _on(worker: str | None) -> str:
-    return f" on {worker}" if worker else ""

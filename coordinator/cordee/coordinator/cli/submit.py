@@ -108,6 +108,7 @@ def attach(
     """Show a job until it ends. A signal or the time's end detaches: the job goes on."""
     from cordee.coordinator.cli.display import make_display
     from cordee.coordinator.cli.follow import Interrupts, follow
+    from cordee.coordinator.cli.summary import summarise
 
     with Interrupts() as interrupts, make_display(payload_on_stdout=payload_on_stdout) as display:
         followed = follow(
@@ -122,9 +123,7 @@ def attach(
     if followed.left:
         say(f"the job goes on; to see it again: cordee wait {job['id']}")
         return ExitCode.UNFINISHED, followed.job
-    error = followed.job["error"]
-    if error is not None and not display.has_shown(error["traceback"]):
-        say(error["traceback"].rstrip())
+    summarise(followed.job, followed.job["folder"], shown=display.has_shown)
     return exit_code_of_state(followed.job["state"]), followed.job
 
 

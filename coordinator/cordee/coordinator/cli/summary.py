@@ -1,0 +1,42 @@
+"""The last lines of a followed job: how it ended, what it came to, and where everything is. For people, on stderr."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from cordee.coordinator.cli.errors import report, say
+from cordee.coordinator.cli.output import clean, duration, facts, number, printable
+
+if TYPE_CHECKING:
+    from cordee.coordinator.views import JobView
+
+__all__ = ["summarise"]
+
+
+def summarise(job: "JobView", folder: Path | str, *, shown: Callable[[str], bool]) -> None:
+    """Say how a job ended; `shown` tells whether its script has written a text (the traceback) already."""
+    error = job["error"]
+    if error is not None:
+        if not shown(error["traceback"]):
+            say(printable(error["traceback"]).rstrip())
+        on = f" on {error['worker']}" if error["worker"] else ""
+        report(f"the script failed{on}: {clean(error['exception'])}")
+    elif job["state"] == "failed":
+        report(f"the job failed: {clean(job['reason']) or 'see its events with cordee status'}")
+    counts = (
+        _count(job["step"], "step"),
+        _count(job["samples"], "sample"),
+        _count(job["generations"], "generation"),
+        _count(job["recoveries"], "recovery", "recoveries"),
+    )
+    say(f"{job['id']} {job['state']} in {duration(job['seconds'])}: {', '.join(counts)}")
+    pairs = {clean(name): number(value, ".6g") for name, value in job["metrics"].items()}
+    if job["weights_path"] and job["weights_sha256"]:
+        pairs["weights"] = clean(job["weights_path"])
+        pairs["sha256"] = job["weights_sha256"]
+    pairs["folder"] = str(folder)
+    say("\n".join(f"  {line}" for line in facts(pairs).splitlines()))
+
+
+def _count(number_of: int, thing: str, things: str = "") -> str:
+    return f"{number_of:,} {thing if number_of == 1 else things or thing + 's'}"
