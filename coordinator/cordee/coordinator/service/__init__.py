@@ -6,3 +6,8 @@
 
 `server` puts the parts together; everything else is reached from there. Importing this package imports none of them.
 """
+
+import os
+
+# gRPC's core writes to stderr by itself, also about what is normal here (a stream that a killed worker leaves behind).
+os.environ.setdefault("GRPC_VERBOSITY", "ERROR")

@@ -288,7 +288,7 @@ class Controller:
             for action in decided:
                 self._carry_out(job, action)
         self._set_timer(job, now)
-        if decided or isinstance(event, events.AgentExited):  # an exit frees a slot, even when nothing else is to be done
+        if decided or isinstance(event, events.AgentExited):  # an exit frees a slot, even if nothing else follows
             job.touch()
             self._idle.set()
             self._reschedule()
@@ -439,7 +439,7 @@ class Controller:
     def _find_open(self, ref: str, verb: str) -> Job:
         job = self.find(ref)
         if job.ended:
-            raise ConflictError(f"the job {job.id} has {job.machine.state.value} already and cannot be {verb}")
+            raise ConflictError(f"the job {job.id} has ended ({job.machine.state.value}) and cannot be {verb}")
         return job
 
     def _check_capacity(self, minimum: int) -> None:

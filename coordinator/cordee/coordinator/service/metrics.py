@@ -1,8 +1,8 @@
 """What Prometheus sees.
 
-The numbers of a job are read from its view when Prometheus asks, not kept in a second place: a series ends with its job
-(and a while after it, so that the last scrape sees how it ended) and nothing piles up. Only histograms are kept here, as
-plain counts; `prometheus_client` is imported when the first scrape comes.
+The numbers of a job are read from its view when Prometheus asks, not kept in a second place: a series ends with its
+job (a while after it, so that the last scrape sees how it ended) and nothing piles up. Only histograms are kept here,
+as plain counts; `prometheus_client` is imported when the first scrape comes.
 
 Names follow prometheus.io's "Metric and label naming": `cordee_` first, base units, `_total` on counters only.
 """
