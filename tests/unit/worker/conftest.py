@@ -102,14 +102,14 @@ class Coordinator(rpc.WorkerServiceServicer):
         stream.send(welcome=pb.Welcome(heartbeat_seconds=0.1, generation=hello.generation))
         return stream, hello
 
-    def Attach(self, requests: Iterator[pb.WorkerMessage], context: grpc.ServicerContext) -> Any:  # type: ignore[override]
-        stream = Stream(dict(context.invocation_metadata()))  # type: ignore[arg-type]
+    def Attach(self, request_iterator: Iterator[pb.WorkerMessage], context: grpc.ServicerContext) -> Any:
+        stream = Stream({name: str(value) for name, value in context.invocation_metadata()})
         self._open.append(stream)
-        threading.Thread(target=stream.listen, args=(requests,), daemon=True).start()
+        threading.Thread(target=stream.listen, args=(request_iterator,), daemon=True).start()
         self.streams.put(stream)
         yield from stream.words()
 
-    def FetchBundle(self, request: pb.FetchBundleRequest, context: grpc.ServicerContext) -> Any:  # type: ignore[override]
+    def FetchBundle(self, request: pb.FetchBundleRequest, context: grpc.ServicerContext) -> Any:
         self.fetches += 1
         if not self.bundle:
             context.abort(grpc.StatusCode.NOT_FOUND, f"job {request.job} has no bundle")

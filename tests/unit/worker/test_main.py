@@ -55,7 +55,7 @@ print("world", world.generation, world.rank, world.size, world.member_steps, flu
 
 def test_a_script_that_ends_normally_is_finished(coordinator: Any, start: Start, tmp_path: Path) -> None:
     process = start(
-        "import sys, os, pathlib\nprint(__name__, sys.argv, os.getcwd(), sys.path[0])\nprint(os.environ['OMP_NUM_THREADS'])",
+        "import sys, os\nprint(__name__, sys.argv, os.getcwd(), sys.path[0])\nprint(os.environ['OMP_NUM_THREADS'])\n",
         CORDEE_ARGS='["--epochs", "3"]',
         CORDEE_THREADS="2",
     )

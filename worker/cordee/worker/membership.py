@@ -168,8 +168,9 @@ class WorkerMembership:
         abort = Abort()
         with self._lock:
             self._abort = (world.generation, abort)
-        if self._session.aborted(world.generation):  # it was broken off before there was a handle to break
-            abort.set("the coordinator broke this generation off")
+        lost = self._session.aborted(world.generation)
+        if lost is not None:  # it was broken off before there was a handle to break
+            self._aborted(world.generation, lost)
         return connect(
             self._listener,
             generation=world.generation,
@@ -181,7 +182,7 @@ class WorkerMembership:
         )
 
     def _aborted(self, generation: int, lost: tuple[str, ...]) -> None:
-        """On the session's thread."""
+        """On the session's thread, mostly."""
         with self._lock:
             current = self._abort
         if current is not None and current[0] == generation:

@@ -52,6 +52,8 @@ CHANNEL_OPTIONS: list[tuple[str, int]] = [
     ("grpc.initial_reconnect_backoff_ms", 100),
     ("grpc.min_reconnect_backoff_ms", 1000),
     ("grpc.max_reconnect_backoff_ms", 1000),
+    ("grpc.keepalive_time_ms", 10_000),  # a machine that has vanished sends no end of stream
+    ("grpc.keepalive_timeout_ms", 5_000),
     ("grpc.use_local_subchannel_pool", 1),
 ]
 
@@ -146,9 +148,12 @@ class Session:
     def ended(self) -> bool:
         return self._ended.is_set()
 
-    def aborted(self, generation: int) -> bool:
-        """Whether the coordinator has broken this generation off, or ended the session."""
-        return self._state.aborted_generation >= generation or self._state.ended is not None
+    def aborted(self, generation: int) -> tuple[str, ...] | None:
+        """The workers for whose loss the coordinator has broken this generation off; None: it has not."""
+        aborted = self._state.aborted
+        if aborted is not None and aborted.generation == generation:
+            return aborted.lost
+        return () if self._state.ended is not None else None
 
     def fetch_bundle(self, timeout: float) -> Iterator[bytes]:
         """The job's source bundle, piece by piece. `BundleError`: the job has none; `OSError`: it cannot be had now."""

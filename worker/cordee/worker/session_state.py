@@ -144,7 +144,7 @@ class SessionState:
     """One worker process's view of its session.
 
     `step`, `has_state` are written by the training thread between events (plain attributes: a stale read is a step
-    old). `generation`, `change_pending`, `aborted_generation` are read by it.
+    old). `generation`, `change_pending`, `aborted` are read by it.
     """
 
     identity: WorkerIdentity
@@ -155,7 +155,7 @@ class SessionState:
     step: int = 0
     has_state: bool = False
     change_pending: bool = False
-    aborted_generation: int = 0
+    aborted: AbortMesh | None = None
     ended: End | None = None
 
     _open: bool = False
@@ -301,8 +301,8 @@ class SessionState:
     def _abort(self, message: pb.Abort, _now: float) -> list[Instruction]:
         if message.generation != self.generation or self._arrival is not None:
             return []  # of a world that is left already
-        self.aborted_generation = message.generation
-        return [AbortMesh(message.generation, tuple(message.lost))]
+        self.aborted = AbortMesh(message.generation, tuple(message.lost))
+        return [self.aborted]
 
     def _stop(self, message: pb.Stop, _now: float) -> list[Instruction]:
         if self._ending is not None and self._flush_until is not None:
