@@ -21,7 +21,7 @@ def digits() -> tuple[NDArray[np.float32], NDArray[np.int64]]:
     The samples are ordered by writer, so the last part of them tests on people that the first part does not know.
     """
     with (
-        resources.files(__package__).joinpath("digits.npz").open("rb") as file,
+        resources.files("cordee.trainer.data").joinpath("digits.npz").open("rb") as file,
         np.load(file, allow_pickle=False) as arrays,
     ):
         return arrays["images"].astype(np.float32), arrays["labels"].astype(np.int64)

@@ -48,8 +48,8 @@ class Sequential(_Numbered):
 
     def __init__(self, *modules: Module | Mapping[str, Module]) -> None:
         if len(modules) == 1 and isinstance(modules[0], Mapping):
-            for name, module in modules[0].items():
-                self.add_module(name, _checked(module))
+            for name, named in modules[0].items():
+                self.add_module(name, _checked(named))
         else:
             for module in modules:
                 self.append(_checked(module))

@@ -12,8 +12,8 @@ __all__ = ["Dropout"]
 class Dropout(Module):
     """In training, zeroes elements with probability `p` and scales the others by `1 / (1 - p)`; else does nothing.
 
-    Inside `random.scope(step, shard)`, as in an elastic step, what is dropped depends on seed, step, shard and the number
-    of the draw, never on who computes it.
+    Inside `random.scope(step, shard)`, as in an elastic step, what is dropped depends on seed, step, shard and the
+    number of the draw, never on who computes it.
     """
 
     def __init__(self, p: float = 0.5, inplace: bool = False) -> None:

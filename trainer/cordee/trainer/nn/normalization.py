@@ -20,7 +20,8 @@ class LayerNorm(Module):
     Args:
         normalized_shape: the sizes of those last dimensions.
         eps: keeps the quotient finite; added to the variance.
-        elementwise_affine: whether there is a weight (ones at first); if so, `bias` says whether there is a bias (zeros).
+        elementwise_affine: whether there is a weight (ones at first).
+        bias: whether there is a bias (zeros at first); there is none without a weight.
     """
 
     weight: Parameter | None
