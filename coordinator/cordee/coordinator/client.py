@@ -15,6 +15,7 @@ Errors are `ClientError`s: a sentence, a hint, and a class per kind, so that cal
 import contextlib
 import json
 import os
+import socket
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -120,6 +121,7 @@ class Client:
     def __init__(self, endpoint: Endpoint, *, timeout_seconds: float = _REQUEST_SECONDS) -> None:
         self.endpoint = endpoint
         host = _host(endpoint.url)
+        self._streams: set[httpx2.Response] = set()
         self._http = httpx2.Client(
             base_url=endpoint.url,
             headers={"Authorization": f"Bearer {endpoint.token}"} if endpoint.token else {},
@@ -137,6 +139,17 @@ class Client:
     def close(self) -> None:
         """Close the connections."""
         self._http.close()
+
+    def end_streams(self) -> None:
+        """End the watches and logs that other threads are reading: their iteration raises `UnreachableError`.
+
+        The connections are shut down, not closed: a closed descriptor's number may be given to another file while a
+        thread still reads from it.
+        """
+        for response in list(self._streams):
+            raw = response.extensions["network_stream"].get_extra_info("socket")
+            with contextlib.suppress(OSError):  # it has ended by itself meanwhile
+                raw.shutdown(socket.SHUT_RDWR)
 
     def is_alive(self) -> bool:
         """Whether a coordinator answers there."""
@@ -221,9 +234,13 @@ class Client:
             if not response.is_success:
                 response.read()
                 raise _refusal(response)
-            for line in response.iter_lines():
-                if line.strip():
-                    yield json.loads(line)
+            self._streams.add(response)
+            try:
+                for line in response.iter_lines():
+                    if line.strip():
+                        yield json.loads(line)
+            finally:
+                self._streams.discard(response)
 
     @contextlib.contextmanager
     def _mapped(self) -> Iterator[None]:

@@ -7,6 +7,7 @@ are not shared because a client must not import a web framework to read JSON.
 from typing import Final, TypedDict
 
 __all__ = [
+    "OUTPUT_STREAMS",
     "TERMINAL_STATES",
     "Event",
     "JobFailure",
@@ -19,6 +20,7 @@ __all__ = [
 ]
 
 TERMINAL_STATES: Final = frozenset({"succeeded", "failed", "cancelled"})
+OUTPUT_STREAMS: Final = frozenset({"stdout", "stderr"})  # the script's; the rest of a log is what agents say
 
 
 class WorkerCounts(TypedDict):

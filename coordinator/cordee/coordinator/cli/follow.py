@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from cordee.coordinator.client import Client, ClientError, UnreachableError
-from cordee.coordinator.views import TERMINAL_STATES
+from cordee.coordinator.views import OUTPUT_STREAMS, TERMINAL_STATES
 
 if TYPE_CHECKING:
     from cordee.coordinator.cli.display import Display
@@ -119,10 +119,12 @@ def follow(
     """
     events: queue.SimpleQueue[_Event] = queue.SimpleQueue()
     stop = threading.Event()
-    threading.Thread(target=_watch, args=(client, job["id"], events, stop, patience_seconds), daemon=True).start()
+    listeners = [threading.Thread(target=_watch, args=(client, job["id"], events, stop, patience_seconds), daemon=True)]
     log_open = show_output
     if show_output:
-        threading.Thread(target=_read_log, args=(client, job["id"], events, stop), daemon=True).start()
+        listeners.append(threading.Thread(target=_read_log, args=(client, job["id"], events, stop), daemon=True))
+    for listener in listeners:
+        listener.start()
     num_signals = 0
     deadline = None if timeout_seconds is None else time.monotonic() + timeout_seconds
     ended_at: float | None = None
@@ -159,12 +161,15 @@ def follow(
                         raise error
         finally:
             stop.set()
+            client.end_streams()
+            for listener in listeners:
+                listener.join(timeout=_LAST_LINES_SECONDS)
     return Followed(job)
 
 
 def _is_rank_0(line: "LogLine") -> bool:
     """What stands for the whole world: rank 0's own output, and before the first world the first worker's."""
-    if line["stream"] not in {"stdout", "stderr"}:
+    if line["stream"] not in OUTPUT_STREAMS:
         return False
     return line["rank"] == 0 or (line["rank"] is None and line["worker"].endswith("-w0"))
 
@@ -179,16 +184,12 @@ def _watch(
                 if job["state"] in TERMINAL_STATES or stop.is_set():
                     return
         except UnreachableError as error:
-            if not client.wait_until_alive(patience_seconds):
+            if not stop.is_set() and not client.wait_until_alive(patience_seconds):
                 events.put(_Lost(error))
                 return
         except ClientError as error:
             events.put(_Lost(error))
             return
-        except Exception:
-            if stop.is_set():  # the connections are closed under this thread once nobody listens any more
-                return
-            raise
         stop.wait(_RETRY_SECONDS)
 
 
@@ -209,8 +210,4 @@ def _read_log(client: Client, job_id: str, events: "queue.SimpleQueue[_Event]", 
             stop.wait(_RETRY_SECONDS)
         except ClientError:
             break
-        except Exception:
-            if stop.is_set():
-                return
-            raise
     events.put(_LogEnded())

@@ -26,21 +26,28 @@ def logs(
     server: ServerOption = None,
     state: StateOption = None,
 ) -> None:
-    """Print a job's output, by time. Without --rank or --worker each line begins with its rank."""
+    """Print a job's output, by time. Without --rank or --worker each line begins with its rank.
+
+    What an agent says about its worker (ends, restarts) is marked as such.
+    """
     from cordee.coordinator.client import connect
+    from cordee.coordinator.views import OUTPUT_STREAMS
 
     with connect(server, state) as coordinators:
         client, found = coordinators.find(job)
         try:
             for line in client.logs(found["id"], follow=follow, rank=rank, worker=worker, tail=tail):
-                write(line["line"] if rank is not None or worker is not None else f"{_origin(line)} {line['line']}")
+                plain = (rank is not None or worker is not None) and line["stream"] in OUTPUT_STREAMS
+                write(line["line"] if plain else f"{_origin(line)} {line['line']}")
         except KeyboardInterrupt:
             raise typer.Exit(0) from None
 
 
 def _origin(line: "LogLine") -> str:
     """`[0]` for a rank, `[w2]` for a worker that has none yet, `[agent w2]` for what its agent says."""
+    from cordee.coordinator.views import OUTPUT_STREAMS
+
     slot = line["worker"].rpartition("-")[2]
-    if line["stream"] not in {"stdout", "stderr"}:
+    if line["stream"] not in OUTPUT_STREAMS:
         return f"[{line['stream']} {slot}]"
     return f"[{slot}]" if line["rank"] is None else f"[{line['rank']}]"
