@@ -202,6 +202,7 @@ class JobMachine:
             return turn_away(StopReason.DRAINED, "the job does not have this worker any more")
         member = self._is_member(slot, event.incarnation)
         if slot.retiring and not member:
+            slot.fence(event.incarnation)  # also if the slot is wanted again before it has read this
             return turn_away(StopReason.DRAINED, "the job was scaled down")
         if event.incarnation in slot.fenced:
             return turn_away(StopReason.FENCED, "the job goes on without this process")
@@ -402,13 +403,15 @@ class JobMachine:
                 slot.agent = Agent.RUNNING
                 if over or slot.given_up:
                     slot.stop_by = self._now
-                elif slot.incarnation:
+                elif slot.incarnation and not slot.retiring:
                     slot.stop_by = self._now + self._policy.absence_timeout_seconds
             mine = self._is_member(slot, slot.incarnation)
             if self._record.world is None and self._finishing and slot.worker in event.agents:
                 mine = bool(slot.incarnation)  # a script without an elastic run: its processes are all there is
             if mine and not over and (slot.worker, slot.incarnation) not in done:
-                slot.missing = Missing(until=self._now + self._policy.reattach_seconds, awaited=True)
+                # A worker ends with its agent: one whose agent is gone is not waited for.
+                patience = self._policy.reattach_seconds if slot.worker in event.agents else 0.0
+                slot.missing = Missing(until=self._now + patience, awaited=True)
         if self.state is JobState.RECOVERING:
             self._break(LossCause.DISCONNECTED)
 
@@ -509,6 +512,8 @@ class JobMachine:
 
             for slot in sorted(usable, key=last_to_go)[-excess:]:
                 slot.retiring = True
+                if slot.session is None and slot.agent is Agent.RUNNING:
+                    slot.stop_by = None  # nobody to wait for: `_part_with_retired` stops it now
         for slot in self._in_order():
             if excess < 0 and slot.retiring:
                 slot.retiring = False
