@@ -108,9 +108,11 @@ class Peer:
         arrived = pb.Arrived(generation=generation, step=step or 0, has_state=step is not None, reason=reason)
         await self.say(arrived=arrived)
 
-    async def expect(self, kind: str) -> Any:
+    async def expect(self, kind: str, *, skip: str = "") -> Any:
         async with asyncio.timeout(20):
             message = await self.call.read()
+            while message is not grpc.aio.EOF and message.WhichOneof("kind") == skip:
+                message = await self.call.read()
         assert message is not grpc.aio.EOF, f"the stream has ended; expected {kind}"
         assert message.WhichOneof("kind") == kind, message
         return getattr(message, kind)
@@ -205,3 +207,9 @@ async def coordinator(tmp_path: Path) -> AsyncIterator[Coordinator]:
 def start() -> Callable[..., Any]:
     """Start a coordinator on a folder of the test's choice: `async with start(folder) as coordinator:`."""
     return running
+
+
+@pytest.fixture
+def tools() -> Any:
+    """This module, for tests that put their coordinators together themselves."""
+    return sys.modules[__name__]

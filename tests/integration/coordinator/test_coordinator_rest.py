@@ -359,7 +359,7 @@ async def test_metrics_parse_and_follow_the_conventions(coordinator: Any) -> Non
     families = list(text_string_to_metric_families(answer.text))
     values = {(s.name, frozenset(s.labels.items())): s.value for family in families for s in family.samples}
 
-    def value(name: str, **labels: str) -> float:
+    def value(name: str, /, **labels: str) -> float:
         return values[name, frozenset(labels.items())]
 
     of = {"job": job, "name": "job"}

@@ -100,6 +100,8 @@ class Controller:
                 continue
             if not job.machine.done:
                 self.feed(job, events.Recovered(frozenset(running.pop(row.id, ()))))
+            if not (job.ended or job.machine.generation or self._has_source(job)):
+                self.feed(job, events.JobRefused(f"its source is gone: there is no bundle {job.bundle} any more"))
         self._scheduling = False
         for stray in [worker for workers in running.values() for worker in workers]:
             _log.warning("the agent %s belongs to no job of this coordinator and is stopped", stray)
@@ -441,6 +443,9 @@ class Controller:
         if job.ended:
             raise ConflictError(f"the job {job.id} has ended ({job.machine.state.value}) and cannot be {verb}")
         return job
+
+    def _has_source(self, job: Job) -> bool:
+        return job.bundle is not None and self._folder.bundle(job.bundle).exists()
 
     def _check_capacity(self, minimum: int) -> None:
         capacity = self._launcher.capacity()

@@ -146,10 +146,14 @@ class CoordinatorServer:
             self._resources = stack.pop_all()
 
     async def stop(self, stop_jobs: bool) -> None:
-        """Let go of everything. With `stop_jobs` the jobs are cancelled first, else their workers train on."""
-        if self._controller is not None and stop_jobs:
-            await self._controller.stop_jobs("the coordinator was stopped")
-        await self._resources.aclose()
+        """Let go of everything. With `stop_jobs` the jobs are cancelled first, else their workers train on.
+
+        Stopping twice is stopping once.
+        """
+        if self._controller is not None and not self._controller.closing:
+            if stop_jobs:
+                await self._controller.stop_jobs("the coordinator was stopped")
+            await self._resources.aclose()
 
     async def serve_forever(self) -> None:
         """Serve until SIGTERM or SIGINT, then stop, leaving the jobs to the next coordinator on this folder.
