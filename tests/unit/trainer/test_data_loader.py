@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
 import numpy as np
@@ -38,7 +39,7 @@ def values(batch: Batch | None) -> list[int]:
 def test_shards_partition_every_global_batch(loader: DataLoader, epoch: int) -> None:
     for index in range(len(loader)):
         shards = [values(loader.shard_batch(epoch, index, shard)) for shard in range(loader.num_shards)]
-        assert sum(shards, []) == values(loader.batch(epoch, index))
+        assert list(itertools.chain(*shards)) == values(loader.batch(epoch, index))
         sizes = [len(shard) for shard in shards]
         assert sum(sizes) == loader.num_samples(index)
         assert max(sizes) - min(sizes) <= 1
@@ -46,7 +47,7 @@ def test_shards_partition_every_global_batch(loader: DataLoader, epoch: int) -> 
 
 @given(loaders, st.integers(0, 3))
 def test_an_epoch_is_every_sample_once(loader: DataLoader, epoch: int) -> None:
-    seen = sum((values(loader.batch(epoch, index)) for index in range(len(loader))), [])
+    seen = list(itertools.chain(*(values(loader.batch(epoch, index)) for index in range(len(loader)))))
     assert len(seen) == len(set(seen)) == loader.samples_per_epoch
     if not loader.drop_last:
         assert sorted(seen) == list(range(loader.num_dataset_samples))
@@ -182,7 +183,7 @@ samples = TensorDataset(np.arange(10))
         (lambda: DataLoader(samples, 4).num_samples(-1), IndexError, "no batch -1"),
         (lambda: DataLoader(samples, 4).shard_batch(0, 0, 8), IndexError, "no shard 8: a global batch has 8"),
         (lambda: DataLoader(samples, 4, True).batch(-1, 0), ValueError, "epoch must not be negative, got -1"),
-        (lambda: TensorDataset(), ValueError, "at least one array"),
+        (TensorDataset, ValueError, "at least one array"),
         (lambda: TensorDataset(np.arange(3), np.arange(4)), ValueError, "equally many samples, got 3, 4"),
         (lambda: TensorDataset(np.arange(3), 4), ValueError, "array 1 is a scalar"),
         (lambda: DataLoader(["a", "b"], 2).batch(0, 0), TypeError, "field 0 of the samples is not numeric"),

@@ -53,10 +53,10 @@ def test_the_state_is_pytorchs(case: str) -> None:
     optimizer = getattr(optim, class_name)(ours.items(), **options)
     torch_optimizer = getattr(torch.optim, class_name)(theirs.values(), **options)
     for step in range(1, 21):
-        for name in ours:
-            value = golden.gradient(name, ours[name].data, step)
+        for name, parameter in ours.items():
+            value = golden.gradient(name, parameter.data, step)
             value = None if value is None else value.astype(np.float32)
-            ours[name].grad = None if value is None else Tensor(value)
+            parameter.grad = None if value is None else Tensor(value)
             theirs[name].grad = None if value is None else torch.tensor(value)
         optimizer.step()
         torch_optimizer.step()
