@@ -1,6 +1,6 @@
 """A worker process for the tests that kill one: reduces for ever, and says when and how the world broke.
 
-    mesh_worker.py RANK ELEMENTS COMPUTE_SECONDS
+    mesh_worker.py RANK ELEMENTS COMPUTE_SECONDS [--fork]
 
 It prints its address, reads all members' addresses (one JSON line), then prints one JSON line when it is under way and
 one when `PeerLostError` is raised. Times are of the monotonic clock, which the processes of one machine share.
@@ -9,6 +9,7 @@ one when `PeerLostError` is raised. Times are of the monotonic clock, which the 
 from __future__ import annotations
 
 import json
+import os
 import sys
 import time
 
@@ -41,6 +42,12 @@ def main() -> None:
             count += 1
             if count == 3:
                 print(json.dumps({"running": time.monotonic()}), flush=True)
+                if "--fork" in sys.argv and rank == 1:
+                    child = os.fork()
+                    if not child:
+                        time.sleep(30)
+                        os._exit(0)
+                    print(child, flush=True)
             if compute_seconds:
                 time.sleep(compute_seconds)  # stands for the time in which a worker does not look at its sockets
     except PeerLostError as error:

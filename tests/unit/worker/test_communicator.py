@@ -22,8 +22,9 @@ from hypothesis import strategies as st
 from cordee.trainer.elastic import tree
 from cordee.trainer.elastic.protocols import Communicator, PeerLostError
 from cordee.trainer.elastic.tree import Span
+from cordee.worker import communicator as communicator_module
 from cordee.worker.communicator import TcpCommunicator
-from cordee.worker.plan import CHUNK_BYTES, ONE_ROUND_BYTES
+from cordee.worker.plan import CHUNK_BYTES, ONE_ROUND_BYTES, SHARED_BYTES
 from cordee.worker.reduction import OutOfStepError
 from cordee.worker.testing import connected, in_threads, successes
 
@@ -83,7 +84,8 @@ def test_the_bits_depend_on_the_shards_alone(size: int) -> None:
     with connected(size) as world:
         check(world[0])
         for num_shards in range(1, 17):
-            for elements in (33, LARGE + 5):
+            # To everybody; slices over TCP; slices through shared memory.
+            for elements in (33, LARGE + 5, SHARED_BYTES // 4 + num_shards):
                 gradients = gradients_of(num_shards, elements, seed=num_shards)
                 expected = tree_sum(gradients).tobytes()
                 for result in reduce_everywhere(world, gradients, in_place=num_shards % 2 == 0):
@@ -97,11 +99,15 @@ def test_another_order_would_give_other_bits() -> None:
 
 
 @pytest.mark.parametrize("dtype", ["float16", "float32", "float64", "int64"])
-@pytest.mark.parametrize("in_place", [False, True])
-def test_every_type_and_several_chunks(dtype: str, in_place: bool) -> None:
-    elements = 3 * (3 * CHUNK_BYTES // np.dtype(dtype).itemsize) + 7
+@pytest.mark.parametrize("sharing", [(), (0, 1, 2), (0, 2)])
+def test_every_type_every_way_and_several_chunks(dtype: str, sharing: tuple[int, ...]) -> None:
+    elements = 3 * (CHUNK_BYTES // np.dtype(dtype).itemsize) + 7
+    in_place = dtype != "float32"
     gradients = gradients_of(7, elements, dtype)
-    with connected(3) as world:
+    with connected(3, sharing=sharing) as world:
+        for rank in range(3):
+            expected = tuple(peer for peer in sharing if peer != rank) if rank in sharing else ()
+            assert world[rank].shared_with == expected
         for result in reduce_everywhere(world, gradients, in_place=in_place):
             assert result.tobytes() == tree_sum(gradients).tobytes()
 
@@ -115,9 +121,18 @@ def test_any_length(elements: int, num_shards: int, in_place: bool, seed: int) -
             assert result.tobytes() == tree_sum(gradients).tobytes()
 
 
+def test_a_vector_of_several_segments(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(communicator_module, "SEGMENT_BYTES", SHARED_BYTES)
+    gradients = gradients_of(5, 5 * SHARED_BYTES // 8 + 1)
+    with connected(3) as world:
+        for in_place in (False, True):
+            for result in reduce_everywhere(world, gradients, in_place=in_place):
+                assert result.tobytes() == tree_sum(gradients).tobytes()
+
+
 def test_sizes_may_change_from_call_to_call() -> None:
     with connected(3) as world:
-        for elements in (5, LARGE, 0, 3 * LARGE, 1, 2 * LARGE):
+        for elements in (5, LARGE, 0, 3 * LARGE, 1, SHARED_BYTES, LARGE, 2 * SHARED_BYTES):
             gradients = gradients_of(5, elements)
             for result in reduce_everywhere(world, gradients):
                 assert result.tobytes() == tree_sum(gradients).tobytes()
@@ -136,9 +151,10 @@ def test_headers_of_any_length_come_by_rank() -> None:
             assert successes(in_threads(3, work)) == [headers] * 3
 
 
-def test_a_slow_worker_gets_what_the_fast_ones_sent_long_ago() -> None:
+@pytest.mark.parametrize("elements", [100, LARGE, SHARED_BYTES])
+def test_a_slow_worker_gets_what_the_fast_ones_sent_long_ago(elements: int) -> None:
     """And a fast one that has everything may close, while others still receive."""
-    gradients = gradients_of(4, 200_000)
+    gradients = gradients_of(4, elements)
     go = threading.Event()
     with connected(4) as world:
 
@@ -147,7 +163,7 @@ def test_a_slow_worker_gets_what_the_fast_ones_sent_long_ago() -> None:
                 assert go.wait(10)
             elif rank == 0:
                 threading.Timer(0.2, go.set).start()
-            out = np.empty(200_000, "float32")
+            out = np.empty(elements, "float32")
             world[rank].all_reduce(partials_of(gradients, rank, 4), out, num_shards=4)
             world[rank].close()
             return out.tobytes()
@@ -300,11 +316,12 @@ def test_mistaken_buffers_are_refused_before_anything_is_sent() -> None:
 
 def test_a_closed_world_leaves_nothing_open() -> None:
     with connected(4) as world:
-        reduce_everywhere(world, gradients_of(4, LARGE))
+        reduce_everywhere(world, gradients_of(4, SHARED_BYTES))
     before = open_things()
     for _ in range(3):
         with connected(4) as world:
-            reduce_everywhere(world, gradients_of(4, LARGE))
+            reduce_everywhere(world, gradients_of(4, SHARED_BYTES))
+            assert open_things() > before, "it must count what it is about"
     assert open_things() <= before
 
 
@@ -316,11 +333,11 @@ def open_things() -> int:
 class Processes:
     """Workers as processes of their own, which reduce until one of them is killed."""
 
-    def __init__(self, size: int, elements: int, compute_seconds: float) -> None:
+    def __init__(self, size: int, elements: int, compute_seconds: float, *options: str) -> None:
         script = Path(__file__).with_name("mesh_worker.py")
         self.workers = [
             subprocess.Popen(
-                [sys.executable, str(script), str(rank), str(elements), str(compute_seconds)],
+                [sys.executable, str(script), str(rank), str(elements), str(compute_seconds), *options],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 text=True,
@@ -395,3 +412,35 @@ def test_a_reset_connection_is_a_lost_peer() -> None:
         with pytest.raises(PeerLostError) as caught:
             world[1].recv_state(0)
         assert caught.value.ranks == (0,)
+
+
+def test_what_lies_in_shared_memory_is_not_overwritten_while_a_slow_peer_reads() -> None:
+    """One exchange after the other, the workers stumbling at random: the outbox is reused, the sums stay right."""
+    rng = np.random.default_rng(1)
+    stumbles = rng.uniform(0, 0.01, (3, 20))
+    many = [gradients_of(4, SHARED_BYTES // 4 + 3 * i, seed=i) for i in range(20)]
+    with connected(3) as world:
+
+        def work(rank: int) -> None:
+            for gradients, stumble in zip(many, stumbles[rank], strict=True):
+                time.sleep(stumble)
+                out = np.empty_like(gradients[0])
+                world[rank].all_reduce(partials_of(gradients, rank, 3), out, num_shards=4)
+                assert out.tobytes() == tree_sum(gradients).tobytes()
+
+        successes(in_threads(3, work))
+
+
+@pytest.mark.slow
+def test_a_killed_worker_is_seen_although_its_forked_child_lives_on() -> None:
+    with Processes(2, 100, 0.0, "--fork") as world:
+        child = int(world.read(1))
+        try:
+            os.kill(world.workers[1].pid, signal.SIGKILL)
+            at = time.monotonic()
+            heard = json.loads(world.read(0))
+            assert heard["ranks"] == [1]
+            assert heard["seen"] - at < 1.0
+            os.kill(child, 0)  # it is still there
+        finally:
+            os.kill(child, signal.SIGKILL)

@@ -26,13 +26,15 @@ from cordee.worker.mesh import Peer, join
 from cordee.worker.plan import make_plan
 from cordee.worker.reduction import OutOfStepError, Reduction
 from cordee.worker.shared import HEAD_BYTES, Outbox, Window, share
-from cordee.worker.streams import SharedStream, Stream, Task, TcpStream, bytes_of
+from cordee.worker.streams import Array, SharedStream, Stream, Task, TcpStream, bytes_of
 
 __all__ = ["TcpCommunicator", "connect"]
 
 _STATE: Final = b"STA1"
 _STATE_FRAME: Final = struct.Struct("<4sIQ")
 """Kind, number of buffers, bytes of meta."""
+SEGMENT_BYTES: Final = 64 << 20
+"""Larger vectors are reduced in segments of this size, in turn: it bounds the memory for what is under way."""
 _GONE: Final = select.POLLHUP | select.POLLERR | select.POLLRDHUP
 
 
@@ -102,7 +104,11 @@ class TcpCommunicator:
         """
         self._check_alive()
         try:
-            self._outbox = Outbox() if offer and self._links else None
+            if offer and self._links:
+                try:
+                    self._outbox = Outbox()
+                except OSError:
+                    pass  # a sandbox without memfd: TCP does it
             self._windows = share(self._links.values(), self._outbox, self._abort, deadline)
         except BaseException as error:
             self._break(error)
@@ -129,12 +135,13 @@ class TcpCommunicator:
             return self._all_reduce_on_device(partials, out, num_shards, header)
         plan = make_plan(num_shards, self._size, out.size, out.itemsize)
         _check_buffers(partials, out, plan.covers[self._rank])
-        self._operation += 1
-        try:
-            reduction = self._reduction(Task(plan, self._rank, partials, out))
-            return reduction.run(self._operation, num_shards, header, self._abort)
-        except BaseException as error:
-            self._break(error)
+        headers: list[bytes] = []
+        step = SEGMENT_BYTES // out.itemsize
+        for start in range(0, max(out.size, 1), step):
+            segment = {span: buffer[start : start + step] for span, buffer in partials.items()}
+            heard = self._reduce(segment, out[start : start + step], num_shards, b"" if headers else header)
+            headers = headers or heard
+        return headers
 
     def send_state(self, rank: int, meta: bytes, buffers: Sequence[Buffer]) -> None:
         """See `protocols.Communicator.send_state`."""
@@ -199,9 +206,18 @@ class TcpCommunicator:
         drive([link], self._abort)
         return data
 
+    def _reduce(self, partials: Mapping[Span, Array], out: Array, num_shards: int, header: bytes) -> list[bytes]:
+        self._operation += 1
+        plan = make_plan(num_shards, self._size, out.size, out.itemsize)
+        try:
+            reduction = self._reduction(Task(plan, self._rank, partials, out))
+            return reduction.run(self._operation, num_shards, header, self._abort)
+        except BaseException as error:
+            self._break(error)
+
     def _reduction(self, task: Task) -> Reduction:
         plan, rank = task.plan, task.rank
-        shared = {} if plan.one_round else self._windows  # so little is sent faster than it is announced
+        shared = self._windows if plan.shared else {}
         sizes = {peer: plan.partials_bytes(peer, rank) for peer in self._links if peer not in shared}
         # Reused: fresh pages would cost as much as the bytes that come into them.
         if self._scratch.size < sum(sizes.values()):

@@ -14,6 +14,7 @@ from types import TracebackType
 from typing import Final
 
 from cordee.worker import handshake
+from cordee.worker.forks import close_in_children
 
 __all__ = ["Incoming", "Listener", "parse_address", "tune"]
 
@@ -68,6 +69,7 @@ class Listener:
             host, 0, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE | socket.AI_NUMERICSERV
         )[0]
         self._socket = socket.socket(family, kind, protocol)
+        close_in_children(self._socket)
         try:
             self._socket.bind(where)
             self._socket.listen(_BACKLOG)
@@ -158,5 +160,6 @@ def tune(connection: socket.socket) -> None:
         (socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, 1),
         (socket.IPPROTO_TCP, socket.TCP_KEEPCNT, 3),
     )
+    close_in_children(connection)
     for level, option, value in options:
         connection.setsockopt(level, option, value)

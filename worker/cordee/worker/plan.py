@@ -19,10 +19,15 @@ from cordee.trainer.elastic.tree import Span
 __all__ = ["Layout", "Plan", "make_plan"]
 
 _ALIGN_BYTES: Final = 64
-CHUNK_BYTES: Final = 256 << 10
-"""Bytes of a slice that are summed and passed on together: small enough to stay in a core's cache."""
-ONE_ROUND_BYTES: Final = 32 << 10
+CHUNK_BYTES: Final = 1 << 20
+"""At most this many bytes of a slice are summed and passed on together: few enough to stay in a core's cache."""
+_MIN_CHUNK_BYTES: Final = 128 << 10
+_CHUNKS: Final = 4
+"""Into so many chunks a slice is cut if they are not too small or too large: while one is summed, others are moved."""
+ONE_ROUND_BYTES: Final = 64 << 10
 """Up to this many bytes of vector, everybody sends everything to everybody."""
+SHARED_BYTES: Final = 512 << 10
+"""From this many bytes of vector on, shared memory is worth its announcements."""
 
 
 @dataclass(frozen=True)
@@ -53,6 +58,8 @@ class Plan:
     """By rank: the elements it finishes."""
     one_round: bool
     """Whether every worker finishes every element, so that nothing needs to be passed on."""
+    shared: bool
+    """Whether workers that share memory use it."""
     chunk: int
     """Elements that are summed and passed on together."""
 
@@ -90,8 +97,10 @@ def make_plan(num_shards: int, size: int, elements: int, itemsize: int) -> Plan:
         blocks = -(-elements // align)
         cuts = [min(rank * blocks // size * align, elements) for rank in range(size + 1)]
         slices = tuple(itertools.pairwise(cuts))
-    chunk = max(elements, 1) if one_round else CHUNK_BYTES // itemsize
-    return Plan(elements, itemsize, covers, additions, root, slices, one_round, chunk)
+    shared = elements * itemsize >= SHARED_BYTES
+    chunk_bytes = min(max(elements * itemsize // size // _CHUNKS, _MIN_CHUNK_BYTES), CHUNK_BYTES)
+    chunk = max(elements, 1) if one_round else chunk_bytes // _ALIGN_BYTES * align
+    return Plan(elements, itemsize, covers, additions, root, slices, one_round, shared, chunk)
 
 
 def _aligned(nbytes: int) -> int:

@@ -49,6 +49,9 @@ class Reduction:
         self._result = result
         self._start, stop = task.plan.slices[task.rank]
         self._length = stop - self._start
+        root = task.partials.get(task.plan.root)
+        self._in_place = root is not None and _address(root) == _address(task.out)
+        """Whether `out` is the buffer in which the tree's first sum is."""
         self._finished = 0
         """Elements of our slice that are finished."""
 
@@ -99,14 +102,14 @@ class Reduction:
         """Sums the chunks of our slice of which everything is here, and passes them on."""
         if self._plan.one_round:
             return
-        chunk, rank = self._plan.chunk, self._task.rank
+        chunk = self._plan.chunk
         ready = self._length
         for peer, inbox in self._inboxes.items():
             if inbox.header is None:
                 # Not before everybody is in this exchange: until then our outbox may still be read for the last one.
                 return
             if inbox.stream.available < inbox.stream.source.nbytes:
-                per_element = self._plan.partials_bytes(peer, rank) // self._length
+                per_element = len(self._plan.covers[peer]) * self._plan.itemsize
                 ready = min(ready, inbox.stream.available // (per_element * chunk) * chunk)
         while self._finished < ready:
             start, self._finished = self._finished, min(self._finished + chunk, ready)
@@ -132,7 +135,12 @@ class Reduction:
             for term, other in before:
                 np.add(terms[term], terms[other], out=terms[term])
             np.add(terms[left], terms[right], out=places[0])
-        else:
+        elif self._result is not None or not self._in_place:
             np.copyto(places[0], terms[plan.root])
         for place in places[1:]:
             np.copyto(place, places[0])
+
+
+def _address(array: Array) -> int:
+    address: int = array.__array_interface__["data"][0]
+    return address

@@ -57,19 +57,20 @@ def successes(results: Sequence[Any]) -> list[Any]:
 
 
 @contextmanager
-def connected(size: int, generation: int = 1) -> Iterator[list[TcpCommunicator]]:
-    """The communicators of a world of so many workers."""
+def connected(size: int, *, sharing: Sequence[int] | None = None) -> Iterator[list[TcpCommunicator]]:
+    """The communicators of a world of so many workers; the ranks that offer shared memory, if not all do."""
     with listeners(size) as (opened, members):
         world = successes(
             in_threads(
                 size,
                 lambda rank: connect(
                     opened[rank],
-                    generation=generation,
+                    generation=1,
                     rank=rank,
                     members=members,
                     key=KEY,
                     timeout_seconds=TIMEOUT_SECONDS,
+                    shared_memory=sharing is None or rank in sharing,
                 ),
             )
         )
