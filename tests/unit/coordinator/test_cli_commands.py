@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import pty
 import re
 import signal
 import socket
@@ -18,6 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
+import psutil
 import pytest
 import yaml
 from typer.testing import CliRunner, Result
@@ -44,7 +46,7 @@ for step in run.steps(epochs=int(sys.argv[1])):
     for batch in step.shards:
         step.backward(criterion(model(batch.x), batch.y))
     step.commit()
-    if step.committed and step.epoch == 0 and step.epoch_end:
+    if step.committed and step.epoch == 1 and step.epoch_end:
         print("first epoch done")
 run.report(answer=42)
 print("trained with", sys.argv[1:])
@@ -255,3 +257,114 @@ def test_a_restarted_coordinator_lists_the_same_jobs(home: Home) -> None:
     out, _ = follower.communicate(timeout=DEADLINE_SECONDS)
     assert (follower.returncode, out) == (103, f"{job['id']} cancelled\n")  # it has waited through the kill
     assert stop(service) == 0
+
+
+def test_a_run_trains_and_prints_exactly_one_json_object_of_exactly_these_fields(home: Home) -> None:
+    done = home.cordee("run", "train.py", "--workers", "1:2", "3", "-o", "json", "--lr", "0.1", "--", "--workers", "x")
+    (line,) = done.stdout.splitlines()
+    result = json.loads(line)
+    assert list(result) == [
+        "job",
+        "state",
+        "steps",
+        "samples",
+        "generations",
+        "recoveries",
+        "weights_sha256",
+        "seconds",
+        "metrics",
+    ]
+    assert (result["state"], result["steps"], result["samples"], result["metrics"]) == (
+        "succeeded",
+        12,
+        768,
+        {"answer": 42.0},
+    )
+    assert (result["generations"] >= 1, result["recoveries"], len(result["weights_sha256"])) == (True, 0, 64)
+    assert "trained with ['3', '--lr', '0.1', '--workers', 'x']\n" in done.stderr
+    folder = Path(re.findall(r"^  folder +(.+)$", done.stderr, re.MULTILINE)[0])
+    weights = Path(re.findall(r"^  weights +(.+)$", done.stderr, re.MULTILINE)[0])
+    assert folder.parent == home.folder / ".data" / "cordee" / "runs"
+    assert weights.is_file()
+    assert weights.is_relative_to(folder)
+    assert not processes_of(result["job"])
+
+
+def test_a_run_shows_the_script_s_lines_on_stdout_and_the_progress_on_stderr(home: Home) -> None:
+    done = home.cordee("run", "train.py", "2", "--state", "here", "--worker", "x")
+    assert done.stdout == "first epoch done\ntrained with ['2', '--worker', 'x']\n"
+    assert "note: --worker is no option of cordee's and goes to the script; did you mean --workers?" in done.stderr
+    assert f"state folder {home.folder / 'here'}" in done.stderr
+    assert re.search(r"cordee: train-\w{6}: starting, .*workers 0/1", done.stderr)
+    assert re.search(
+        r"^train-\w{6} succeeded in .*: 8 steps, 512 samples, 1 generation, 0 recoveries$", done.stderr, re.MULTILINE
+    )
+    assert "  answer   42\n" in done.stderr
+
+
+def test_a_run_whose_script_raises_ends_with_the_traceback_once_and_code_100(home: Home) -> None:
+    done = home.cordee("run", "raises.py", "at", "all", "-o", "json", code=100)
+    assert json.loads(done.stdout)["state"] == "failed"
+    assert done.stderr.count("Traceback (most recent call last)") == 1
+    assert "ValueError: no snow: at all" in done.stderr
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_cancels_a_run_and_leaves_no_worker(home: Home, number: signal.Signals) -> None:
+    run = home.start("run", "sleeps.py", "--workers", "2", "-o", "json")
+    read_until(run.stderr, "asleep")
+    run.send_signal(number)
+    out, told = run.communicate(timeout=DEADLINE_SECONDS)
+    assert run.returncode == 103, told
+    result = json.loads(out)
+    assert result["state"] == "cancelled"
+    assert not processes_of(result["job"])
+
+
+def test_a_run_in_one_terminal_is_scaled_from_another(home: Home) -> None:
+    run = home.start("run", "sleeps.py", "--workers", "2")
+    read_until(run.stdout, "asleep")
+    assert home.json("scale", "sleeps", "1:3")["workers"]["max"] == 3
+    assert [job["name"] for job in home.json("jobs")["jobs"]] == ["sleeps"]
+    assert "error: no coordinator runs here" in home.cordee("submit", "train.py", code=1).stderr
+    home.cordee("cancel", "sleeps")
+    run.communicate(timeout=DEADLINE_SECONDS)
+    assert run.returncode == 103
+    home.cordee("jobs", code=1)  # its endpoint file is still there, and not believed
+
+
+def test_a_run_s_dry_run_starts_nothing_and_leaves_nothing(home: Home) -> None:
+    plan = home.json("run", "train.py", "--dry-run", "--workers", "64")
+    assert plan["placement"]["workers_now"] == 64
+    assert not (home.folder / ".data").exists()
+
+
+def test_on_a_terminal_the_progress_is_live_and_the_terminal_is_left_as_it_was(home: Home) -> None:
+    ours, theirs = pty.openpty()
+    environment = {name: value for name, value in (os.environ | home.environment).items() if value is not None}
+    command = [sys.executable, "-m", "cordee.coordinator.cli", "run", "train.py", "3", "--workers", "2"]
+    run = subprocess.Popen(
+        command, env=environment | {"TERM": "xterm"}, cwd=home.folder, stdin=theirs, stdout=theirs, stderr=theirs
+    )
+    os.close(theirs)
+    written = b""
+    with contextlib.suppress(OSError):  # EIO: nobody has the other end any more
+        while chunk := os.read(ours, 65536):
+            written += chunk
+    os.close(ours)
+    assert run.wait(timeout=DEADLINE_SECONDS) == 0
+    shown = written.decode()
+    assert "trained with ['3']" in shown
+    assert "step 12/12" in shown or "epoch" in shown
+    assert shown.count("\x1b[?25l") == shown.count("\x1b[?25h") == 1  # the cursor is hidden once, and shown again
+    assert "\x1b" not in shown[shown.index("succeeded in ") :]
+
+
+def processes_of(job: str) -> list[str]:
+    """The processes of a job that live: its id is in their environment."""
+    living = []
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error):
+            if process.environ().get("CORDEE_JOB") == job and process.status() != psutil.STATUS_ZOMBIE:
+                living.append(" ".join(process.cmdline()))
+    return living

@@ -8,6 +8,7 @@ never writes a control code.
 import sys
 import time
 from collections import deque
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Final, Protocol, Self, TextIO
 
 from cordee.coordinator.cli.output import clean, duration, progress_words
@@ -86,8 +87,9 @@ class _Shown:
 class PlainDisplay:
     """Lines, for logs and pipes."""
 
-    def __init__(self, out: TextIO) -> None:
+    def __init__(self, out: TextIO, *, clock: Callable[[], float] = time.monotonic) -> None:
         self._out = out
+        self._clock = clock
         self._shown = _Shown()
         self._last: JobView | None = None
         self._last_at = 0.0
@@ -100,7 +102,7 @@ class PlainDisplay:
 
     def update(self, job: "JobView") -> None:
         """Write a line if there is news, or if the last one is old."""
-        now, last = time.monotonic(), self._last
+        now, last = self._clock(), self._last
         if last is not None and _standing(last) == _standing(job):
             wait = _PLAIN_EPOCH_SECONDS if last["epoch"] != job["epoch"] else _PLAIN_SECONDS
             if now - self._last_at < wait or last["step"] == job["step"]:

@@ -115,7 +115,7 @@ def run(
                 return
             code = _train(prepared, state, interrupts, as_json=output is not None)
         except KeyboardInterrupt:
-            say("cancelled before the job had started")
+            say("left at once; workers that may have started end by themselves within a minute")
             code = ExitCode.CANCELLED
     raise typer.Exit(code)
 
@@ -172,7 +172,8 @@ def _train(prepared: "Prepared", state: Path | None, interrupts: "Interrupts", *
     from cordee.coordinator.client import runs_folder
 
     runs = runs_folder()
-    folder = state or new_run_folder(runs, prepared.document.metadata.name)
+    own = new_run_folder(runs, prepared.document.metadata.name)
+    folder = own if state is None else state.expanduser().absolute()
     with _coordinator(prepared, folder) as client:
         job = client.submit(prepared.document.to_document(), prepared.bundle.data, prepared.bundle.sha256)
         with make_display(payload_on_stdout=as_json) as display:
