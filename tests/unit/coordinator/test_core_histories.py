@@ -1,9 +1,9 @@
 """Random histories of a job, in a simulation that is faithful where it matters.
 
-The workers follow the protocol of `worker.proto`: they import, join, connect, heal, train in lock step (a step's exchange
-is complete for a member once all members have contributed; who dies in between leaves some with the step and some
-without), meet, finish, and may die, hang, or lose their stream at any moment. Messages are first-in-first-out per process
-and delayed at will. The coordinator may die between any two actions, and comes back from what was stored.
+The workers follow the protocol of `worker.proto`: they import, join, connect, heal, train in lock step (a step's
+exchange is complete for a member once all members have contributed; who dies in between leaves some with the step and
+some without), meet, finish, and may die, hang, or lose their stream at any moment. Messages are first-in-first-out per
+process and delayed at will. The coordinator may die between any two actions, and comes back from what was stored.
 
 Laws are checked at every message and every action; at the end the faults stop, and the job must end. A failing history
 prints the machine's events.
