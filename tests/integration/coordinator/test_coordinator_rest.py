@@ -14,8 +14,9 @@ from prometheus_client.parser import text_string_to_metric_families
 from starlette.routing import Route
 
 from cordee.coordinator import views
+from cordee.coordinator.service.bundles import MAX_BUNDLE_BYTES
 from cordee.coordinator.service.rest import models
-from cordee.coordinator.service.rest.app import MAX_BUNDLE_BYTES, create_app
+from cordee.coordinator.service.rest.app import create_app
 from cordee.rpc.v1 import worker_pb2 as pb
 
 DOCUMENT = {
@@ -44,7 +45,7 @@ def error(answer: httpx2.Response, status: int, code: str) -> dict[str, str]:
 
 def routes(coordinator: Any) -> list[tuple[str, str]]:
     """Every method and path the application answers, with something in place of its parameters."""
-    app = create_app(coordinator.server.controller, token="x" * 32, bundles=Path(), version="0")
+    app = create_app(coordinator.server.controller, token="x" * 32, folder=coordinator.server.folder, version="0")
     found = [
         (m, route.path) for route in app.routes if isinstance(route, Route | APIRoute) for m in route.methods or ()
     ]

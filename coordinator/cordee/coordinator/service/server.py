@@ -6,7 +6,8 @@
 
 `EmbeddedCoordinator` is the same server on a thread of its own, for programs that are not asynchronous, such as
 `cordee run`. Start-up time is on the way to a job's first step, so the REST port listens at once but its application,
-the heaviest import of all, is loaded beside the booting workers: early requests wait in the kernel's queue.
+the heaviest import of all, is loaded beside: early requests wait in the kernel's queue. An embedded coordinator does
+not even begin before somebody connects, and takes its program's own job directly.
 """
 
 import asyncio
@@ -17,7 +18,7 @@ import os
 import signal
 import socket
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final, Self, cast
 
@@ -26,11 +27,14 @@ import grpc.aio
 from cordee.coordinator.core.model import Policy
 from cordee.coordinator.errors import CoordinatorError
 from cordee.coordinator.service import auth
+from cordee.coordinator.service.bundles import BundleUpload
 from cordee.coordinator.service.controller import Controller
 from cordee.coordinator.service.folder import StateFolder
 from cordee.coordinator.service.launchers.process import AGENT_COMMAND, ProcessLauncher
 from cordee.coordinator.service.store import Store
 from cordee.coordinator.service.workers import SERVER_OPTIONS, TokenInterceptor, WorkerServicer
+from cordee.coordinator.spec import parse_job
+from cordee.coordinator.views import JobView
 from cordee.rpc.v1 import worker_pb2_grpc as rpc
 
 __all__ = ["CoordinatorServer", "EmbeddedCoordinator", "version"]
@@ -68,6 +72,7 @@ class CoordinatorServer:
         *,
         policy: Policy | None = None,
         agent_command: Sequence[str] = AGENT_COMMAND,
+        eager_rest: bool = True,
     ) -> None:
         if slots is not None and slots < 1:
             raise ValueError(f"slots must be at least 1, got {slots}")
@@ -83,6 +88,7 @@ class CoordinatorServer:
         self._rest_port, self._grpc_port = rest_port, grpc_port
         self._slots, self._orphan_seconds = slots, orphan_seconds
         self._policy, self._agent_command = policy, tuple(agent_command)
+        self._eager_rest = eager_rest
         self._resources = contextlib.AsyncExitStack()
         self._controller: Controller | None = None
         self._rest: asyncio.Task[None] | None = None
@@ -211,6 +217,8 @@ class CoordinatorServer:
     # -- REST
 
     async def _serve_rest(self, listener: socket.socket) -> None:
+        if not self._eager_rest:
+            await _readable(listener)
         # In a thread: a second of imports on the loop would look to the workers like a coordinator that hangs.
         app, uvicorn = await asyncio.to_thread(self._load_rest)
         config = uvicorn.Config(
@@ -231,9 +239,7 @@ class CoordinatorServer:
     def _load_rest(self) -> tuple[Any, Any]:
         uvicorn = importlib.import_module("uvicorn")
         module = importlib.import_module("cordee.coordinator.service.rest.app")
-        app = module.create_app(
-            self.controller, token=self.token, bundles=self.folder.root / "bundles", version=version()
-        )
+        app = module.create_app(self.controller, token=self.token, folder=self.folder, version=version())
         return app, uvicorn
 
     async def _stop_rest(self) -> None:
@@ -275,6 +281,7 @@ class EmbeddedCoordinator:
             orphan_seconds,
             policy=policy,
             agent_command=agent_command,
+            eager_rest=False,
         )
         self._thread = threading.Thread(target=self._run, name="cordee-coordinator", daemon=True)
 
@@ -303,6 +310,10 @@ class EmbeddedCoordinator:
     def __exit__(self, *_: object) -> None:
         self.stop(stop_jobs=True)
 
+    def submit(self, document: Mapping[str, Any], bundle: bytes, sha256: str) -> JobView:
+        """Take a job in, as the client's `submit` does over REST, without loading what REST needs."""
+        return cast("JobView", self._call(self._submit(document, bundle, sha256)))
+
     @property
     def rest_url(self) -> str:
         """Where REST answers."""
@@ -318,6 +329,15 @@ class EmbeddedCoordinator:
         """The token for REST."""
         return self._server.token
 
+    async def _submit(self, document: Mapping[str, Any], bundle: bytes, sha256: str) -> dict[str, Any]:
+        job = parse_job(document, bundled=True)
+        upload = BundleUpload(self._server.folder, sha256)
+        with upload:
+            await upload.write(bundle)
+            upload.keep()
+        view = await self._server.controller.submit(job, sha256)
+        return view.model_dump(mode="json")
+
     def _run(self) -> None:
         asyncio.set_event_loop(self._loop)
         self._loop.run_forever()
@@ -330,6 +350,17 @@ class EmbeddedCoordinator:
         self._thread.join()
         self._loop.run_until_complete(self._loop.shutdown_default_executor())
         self._loop.close()
+
+
+async def _readable(listener: socket.socket) -> None:
+    """Wait until somebody connects."""
+    loop = asyncio.get_running_loop()
+    connected = asyncio.Event()
+    loop.add_reader(listener, connected.set)
+    try:
+        await connected.wait()
+    finally:
+        loop.remove_reader(listener)
 
 
 def _candidates(wanted: int, earlier: int) -> list[int]:

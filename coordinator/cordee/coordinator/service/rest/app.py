@@ -5,14 +5,9 @@ whole application, so that a route cannot be forgotten. Nothing but the middlewa
 `_STATUS` decides which status an error has; every refusal has the same shape.
 """
 
-import asyncio
-import hashlib
 import json
-import os
-import tempfile
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import asdict
-from pathlib import Path as FilePath
 from typing import Annotated, Any, Final
 
 from fastapi import FastAPI, HTTPException, Path, Query, Request, Response, Security
@@ -23,9 +18,11 @@ from starlette.exceptions import HTTPException as StarletteHTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from cordee.coordinator import spec
-from cordee.coordinator.errors import CoordinatorError, InvalidError, NotFoundError, TooLargeError, UnauthorizedError
+from cordee.coordinator.errors import CoordinatorError, InvalidError, NotFoundError, UnauthorizedError
 from cordee.coordinator.service import auth
+from cordee.coordinator.service.bundles import MAX_BUNDLE_BYTES, BundleUpload
 from cordee.coordinator.service.controller import Controller
+from cordee.coordinator.service.folder import StateFolder
 from cordee.coordinator.service.rest.models import (
     ErrorView,
     Health,
@@ -36,9 +33,8 @@ from cordee.coordinator.service.rest.models import (
     Submission,
 )
 
-__all__ = ["MAX_BUNDLE_BYTES", "create_app"]
+__all__ = ["create_app"]
 
-MAX_BUNDLE_BYTES: Final = 64 << 20
 _MAX_BODY_BYTES: Final = 2 << 20
 _NDJSON: Final = "application/x-ndjson"
 _OPEN: Final = frozenset({("GET", "/healthz"), ("HEAD", "/healthz")})
@@ -59,7 +55,7 @@ Ref = Annotated[str, Path(description="a job's id, or its name: the newest job o
 Sha256 = Annotated[str, Path(pattern=r"^[0-9a-f]{64}$", description="the bundle's SHA-256 in hexadecimal")]
 
 
-def create_app(controller: Controller, *, token: str, bundles: FilePath, version: str) -> FastAPI:
+def create_app(controller: Controller, *, token: str, folder: StateFolder, version: str) -> FastAPI:
     """The application around one controller."""
     app = FastAPI(
         title="Cordee coordinator",
@@ -72,7 +68,7 @@ def create_app(controller: Controller, *, token: str, bundles: FilePath, version
     )
     app.add_middleware(_Guard, token=token)
     _add_error_shapes(app)
-    _add_bundles(app, bundles)
+    _add_bundles(app, folder)
     _add_jobs(app, controller)
 
     @app.get("/healthz", tags=["service"])
@@ -161,45 +157,24 @@ def _add_jobs(app: FastAPI, controller: Controller) -> None:
         return StreamingResponse(body(), media_type=_NDJSON)
 
 
-def _add_bundles(app: FastAPI, folder: FilePath) -> None:
-    def path(sha256: str) -> FilePath:
-        return folder / f"{sha256}.tar.gz"
-
+def _add_bundles(app: FastAPI, folder: StateFolder) -> None:
     @app.head("/v1/bundles/{sha256}", tags=["bundles"], response_class=Response)
     async def has_bundle(sha256: Sha256) -> Response:
         """Whether this bundle is here already."""
-        if not path(sha256).exists():
+        if not folder.bundle(sha256).exists():
             raise NotFoundError(f"there is no bundle {sha256}")
         return Response(status_code=200)
 
     @app.put("/v1/bundles/{sha256}", status_code=201, tags=["bundles"], response_class=Response)
     async def put_bundle(sha256: Sha256, request: Request) -> Response:
-        """Upload a gzipped tar of a job's source. Its name is its content: doing it twice is doing it once."""
-        descriptor, name = tempfile.mkstemp(dir=folder, prefix=".incoming-")
-        draft = FilePath(name)
-        digest = hashlib.sha256()
-        size = 0
-        try:
-            with os.fdopen(descriptor, "wb") as file:
-                async for chunk in request.stream():
-                    size += len(chunk)
-                    if size <= MAX_BUNDLE_BYTES:
-                        digest.update(chunk)
-                        await asyncio.to_thread(file.write, chunk)
-                    elif (
-                        size > 4 * MAX_BUNDLE_BYTES
-                    ):  # until then read and drop it, so that the client gets to hear why
-                        break
-            if size > MAX_BUNDLE_BYTES:
-                raise TooLargeError(
-                    f"the bundle is larger than {MAX_BUNDLE_BYTES >> 20} MiB",
-                    hint="keep data sets out of the source folder; name a smaller one with --source",
-                )
-            if digest.hexdigest() != sha256:
-                raise InvalidError(f"the bundle's SHA-256 is {digest.hexdigest()}, not {sha256} as its address says")
-            draft.replace(path(sha256))
-        finally:
-            draft.unlink(missing_ok=True)
+        """Upload a gzipped tar of a job's source."""
+        with BundleUpload(folder, sha256) as upload:
+            async for chunk in request.stream():
+                await upload.write(chunk)
+                # What is too large is read and dropped for a while, so that the client gets to hear why.
+                if upload.num_bytes > 4 * MAX_BUNDLE_BYTES:
+                    break
+            upload.keep()
         return Response(status_code=201)
 
 

@@ -1,0 +1,61 @@
+"""Bundles as they come in: kept under the digest of their content, or not at all."""
+
+import asyncio
+import hashlib
+import os
+import tempfile
+from pathlib import Path
+from types import TracebackType
+from typing import Final, Self
+
+from cordee.coordinator.errors import InvalidError, TooLargeError
+from cordee.coordinator.service.folder import StateFolder
+
+__all__ = ["MAX_BUNDLE_BYTES", "BundleUpload"]
+
+MAX_BUNDLE_BYTES: Final = 64 << 20
+
+
+class BundleUpload:
+    """One upload. A context manager that leaves nothing behind unless `keep` was reached.
+
+    Its name is its content, so sending the same one twice, even at the same time, is sending it once.
+    """
+
+    def __init__(self, folder: StateFolder, sha256: str) -> None:
+        self._path = folder.bundle(sha256)
+        self._sha256 = sha256
+        self._digest = hashlib.sha256()
+        self.num_bytes = 0
+
+    def __enter__(self) -> Self:
+        descriptor, name = tempfile.mkstemp(dir=self._path.parent, prefix=".incoming-")
+        self._draft, self._file = Path(name), os.fdopen(descriptor, "wb")
+        return self
+
+    def __exit__(
+        self, _kind: type[BaseException] | None, _error: BaseException | None, _trace: TracebackType | None
+    ) -> None:
+        self._file.close()
+        self._draft.unlink(missing_ok=True)
+
+    async def write(self, data: bytes) -> None:
+        """Take a piece. What is beyond the limit is counted and dropped."""
+        self.num_bytes += len(data)
+        if self.num_bytes <= MAX_BUNDLE_BYTES:
+            self._digest.update(data)
+            await asyncio.to_thread(self._file.write, data)
+
+    def keep(self) -> None:
+        """Put it in its place; an error when it is too large, or not what its name says."""
+        if self.num_bytes > MAX_BUNDLE_BYTES:
+            raise TooLargeError(
+                f"the bundle is larger than {MAX_BUNDLE_BYTES >> 20} MiB",
+                hint="keep data sets out of the source folder; name a smaller one with --source",
+            )
+        if self._digest.hexdigest() != self._sha256:
+            found = self._digest.hexdigest()
+            raise InvalidError(f"the bundle's SHA-256 is {found}, not {self._sha256} as its address says")
+        self._file.flush()
+        os.fsync(self._file.fileno())
+        self._draft.replace(self._path)
