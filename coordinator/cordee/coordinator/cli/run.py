@@ -1,7 +1,7 @@
 """`cordee run`: train in the foreground, with a coordinator inside this process.
 
-The coordinator is the service's own code on a folder of this run; the job goes to it over REST like any other, so what
-works here works there. Ctrl-C cancels the job; a second one leaves at once.
+The coordinator is the service's own code on a folder of this run, and the job is followed over REST like any other, so
+what works here works there. Ctrl-C cancels the job; a second one leaves at once.
 """
 
 import contextlib
@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from cordee.coordinator.cli.follow import Followed, Interrupts
     from cordee.coordinator.cli.prepare import Prepared
     from cordee.coordinator.client import Client
+    from cordee.coordinator.service.server import EmbeddedCoordinator
     from cordee.coordinator.views import JobView
 
 __all__ = ["RESULT_FIELDS", "run"]
@@ -126,12 +127,12 @@ def _plan(prepared: "Prepared", state: Path | None, *, as_json: bool) -> None:
 
     with contextlib.ExitStack() as stack:
         folder = state or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="cordee-")))
-        with _coordinator(prepared, folder) as client:
+        with _coordinator(prepared, folder) as (_, client):
             print_plan(prepared, client.dry_run(prepared.document.to_document()), Format.JSON if as_json else None)
 
 
 @contextlib.contextmanager
-def _coordinator(prepared: "Prepared", folder: Path) -> "Iterator[Client]":
+def _coordinator(prepared: "Prepared", folder: Path) -> "Iterator[tuple[EmbeddedCoordinator, Client]]":
     """An embedded coordinator, and a client of it. At the end no worker of this run is left."""
     from cordee.coordinator.client import Client, Endpoint
     from cordee.coordinator.service.launchers.process import default_slots
@@ -143,7 +144,7 @@ def _coordinator(prepared: "Prepared", folder: Path) -> "Iterator[Client]":
         _log_to(folder / "coordinator.log"),
         Client(Endpoint(coordinator.rest_url, coordinator.token, folder)) as client,
     ):
-        yield client
+        yield coordinator, client
 
 
 @contextlib.contextmanager
@@ -174,8 +175,8 @@ def _train(prepared: "Prepared", state: Path | None, interrupts: "Interrupts", *
     runs = runs_folder()
     own = new_run_folder(runs, prepared.document.metadata.name)
     folder = own if state is None else state.expanduser().absolute()
-    with _coordinator(prepared, folder) as client:
-        job = client.submit(prepared.document.to_document(), prepared.bundle.data, prepared.bundle.sha256)
+    with _coordinator(prepared, folder) as (coordinator, client):
+        job = coordinator.submit(prepared.document.to_document(), prepared.bundle.data, prepared.bundle.sha256)
         with make_display(payload_on_stdout=as_json) as display:
             display.note(f"job {job['id']}; state folder {folder}")
             followed = _follow(client, job, display, interrupts)
