@@ -189,7 +189,11 @@ class Simulation:
                 assert action.generation == self.machine.generation
                 self.deliver(worker, incarnation, action)
             case act.SendStop(worker, incarnation, reason):
-                self.waiting.pop(incarnation, None)
+                step = self.waiting.pop(incarnation, None)
+                if reason is StopReason.DRAINED and step is not None:
+                    others = [s for s in self.waiting.values() if s is not None]
+                    usable = sum(slot.usable for slot in self.machine._slots.values())
+                    assert max(others, default=-1) >= step or usable <= 1, "draining loses no step"
                 self.told_to_stop.setdefault(incarnation, reason)
                 if self.hello[0] == incarnation:  # it was turned away
                     self.attached.pop(worker, None)

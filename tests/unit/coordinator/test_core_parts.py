@@ -40,6 +40,7 @@ musters = st.builds(
     present=attendees,
     awaited=st.integers(0, 1),
     expected=st.integers(0, 6),
+    usable=st.integers(0, 6),
     last_arrival=st.just(100.0),
     settle_seconds=st.just(1.0),
 )
@@ -61,7 +62,7 @@ def test_a_world_is_formed_of_those_present_with_everybody_heard_and_the_furthes
         assert sum(a.draining for a in decision.form) <= 1
         assert {a for a in muster.present if not a.draining} <= set(decision.form)
         steps = [a.step for a in muster.present if a.step is not None]
-        if steps and muster.expected:
+        if steps and muster.usable > 1:
             assert max(steps) in [a.step for a in decision.form]
         ranked = [a.rank for a in decision.form if a.rank is not None]
         assert ranked == sorted(ranked)
@@ -79,26 +80,26 @@ def test_with_everybody_heard_something_happens_after_the_settle_time_unless_too
 
 def test_survivors_do_not_wait_for_the_dead_but_a_first_world_waits_for_all() -> None:
     survivors = tuple(Attendee(f"j-w{k}", k, k, 7) for k in range(2))
-    assert decide(Muster(1, survivors, 0, 3, 100.0, 1.0), 100.0).form == survivors
+    assert decide(Muster(1, survivors, 0, 3, 3, 100.0, 1.0), 100.0).form == survivors
     joiners = tuple(Attendee(f"j-w{k}", k, None, None) for k in range(2))
-    assert decide(Muster(1, joiners, 0, 3, 100.0, 1.0), 100.0).until == 101.0
-    assert decide(Muster(1, joiners, 0, 3, 100.0, 1.0), 101.0).form == joiners
-    assert decide(Muster(1, joiners, 0, 2, 100.0, 1.0), 100.0).form == joiners
+    assert decide(Muster(1, joiners, 0, 3, 3, 100.0, 1.0), 100.0).until == 101.0
+    assert decide(Muster(1, joiners, 0, 3, 3, 100.0, 1.0), 101.0).form == joiners
+    assert decide(Muster(1, joiners, 0, 2, 3, 100.0, 1.0), 100.0).form == joiners
 
 
 def test_a_draining_worker_that_alone_holds_the_furthest_step_is_kept_until_it_can_hand_it_on() -> None:
     holder, fresh = Attendee("j-w0", 0, 0, 7, draining=True), Attendee("j-w1", 1, None, None)
-    assert decide(Muster(1, (holder, fresh), 0, 1, 100.0, 1.0), 100.0).form == (holder, fresh)
+    assert decide(Muster(1, (holder, fresh), 0, 1, 3, 100.0, 1.0), 100.0).form == (holder, fresh)
     healed = Attendee("j-w1", 1, 1, 8)
     later = Attendee("j-w0", 0, 0, 8, draining=True)
-    decision = decide(Muster(1, (later, healed), 0, 1, 100.0, 1.0), 100.0)
+    decision = decide(Muster(1, (later, healed), 0, 1, 3, 100.0, 1.0), 100.0)
     assert (decision.form, decision.release) == ((healed,), (later,))
     # Nobody is to come after it: it goes, and the checkpoint is what is left.
-    assert decide(Muster(1, (later,), 0, 0, 100.0, 1.0), 100.0).release == (later,)
+    assert decide(Muster(1, (later,), 0, 0, 1, 100.0, 1.0), 100.0).release == (later,)
 
 
 @pytest.mark.parametrize(
-    ("staying", "draining", "joiners", "minimum", "expected", "needed"),
+    ("staying", "draining", "joiners", "minimum", "successors", "needed"),
     [
         (2, 0, 1, 1, 3, True),  # a joiner
         (1, 0, 1, 3, 3, False),  # a joiner that would only stop a world below its new minimum
@@ -111,10 +112,10 @@ def test_a_draining_worker_that_alone_holds_the_furthest_step_is_kept_until_it_c
     ],
 )
 def test_a_world_is_called_together_only_for_a_reason(
-    staying: int, draining: int, joiners: int, minimum: int, expected: int, needed: bool
+    staying: int, draining: int, joiners: int, minimum: int, successors: int, needed: bool
 ) -> None:
     assert needed is change_needed(
-        staying=staying, draining=draining, joiners=joiners, minimum=minimum, expected=expected
+        staying=staying, draining=draining, joiners=joiners, minimum=minimum, successors=successors
     )
 
 

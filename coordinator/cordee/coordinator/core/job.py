@@ -252,8 +252,8 @@ class JobMachine:
         _, session = self._current(event.worker, event.incarnation)
         if session is not None:
             session.heard = self._now
-            if event.step is not None:
-                session.step = event.step
+            if event.step is not None and session.phase is Phase.TRAINING:
+                session.step = event.step  # for people; what a worker arrived with is what counts
 
     def _on_arrived(self, event: events.WorkerArrived) -> None:
         slot, session = self._current(event.worker, event.incarnation)
@@ -556,7 +556,8 @@ class JobMachine:
             member = self._is_live(slot)
             if slot.session is not None and slot.session.phase is Phase.WAITING:
                 rank = self._ranks[slot.worker] if member else None
-                present.append(Attendee(slot.worker, slot.index, rank, slot.session.step, slot.draining))
+                step = slot.session.step
+                present.append(Attendee(slot.worker, slot.index, rank, step, slot.draining, slot.usable))
             elif member and (slot.missing is None or slot.missing.awaited):
                 awaited += 1
         return Muster(
@@ -564,6 +565,7 @@ class JobMachine:
             present=tuple(present),
             awaited=awaited,
             expected=self._expected(),
+            usable=sum(slot.usable for slot in self._slots.values()),
             last_arrival=self._last_arrival,
             settle_seconds=self._policy.settle_seconds,
         )
@@ -639,7 +641,7 @@ class JobMachine:
                 for s in self._slots.values()
             ),
             minimum=self._record.minimum,
-            expected=self._expected(),
+            successors=sum(s.usable for s in self._slots.values()) - sum(s.usable and s.draining for s in live),
         )
         if wanted or self._asked:
             for slot, session in computing:

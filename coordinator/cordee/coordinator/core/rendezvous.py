@@ -35,6 +35,8 @@ class Attendee:
     step: int | None
     """The last committed step it holds; None: no state."""
     draining: bool = False
+    replaced: bool = True
+    """Another process follows it in its slot when it goes; not so when it is scaled away or given up."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +49,8 @@ class Muster:
     """Live members of the current world that have not arrived."""
     expected: int
     """Workers the job is to have and that are to stay, arrived or not."""
+    usable: int
+    """Workers the job is to have, those included that leave and are replaced."""
     last_arrival: float
     settle_seconds: float
 
@@ -69,10 +73,11 @@ def decide(muster: Muster, now: float) -> Decision:
     stay = [a for a in muster.present if not a.draining]
     going = [a for a in muster.present if a.draining]
     furthest = max((a.step for a in muster.present if a.step is not None), default=None)
-    if furthest is not None and muster.expected and all(a.step != furthest for a in stay):
+    if furthest is not None and all(a.step != furthest for a in stay):
         keeper = min((a for a in going if a.step == furthest), key=_place)
-        going.remove(keeper)
-        stay.append(keeper)
+        if muster.usable > keeper.replaced:  # there is, or will be, another one to take the state over
+            going.remove(keeper)
+            stay.append(keeper)
     release = tuple(going)
     missing = muster.minimum - len(stay)
     if missing > 0 or not stay:
@@ -84,15 +89,16 @@ def decide(muster: Muster, now: float) -> Decision:
     return Decision(form=tuple(sorted(stay, key=_place)), release=release)
 
 
-def change_needed(*, staying: int, draining: int, joiners: int, minimum: int, expected: int) -> bool:
+def change_needed(*, staying: int, draining: int, joiners: int, minimum: int, successors: int) -> bool:
     """Whether a world that trains should meet: for joiners that would be let in, or for a worker that would be let go.
 
-    `staying` and `draining` are the world's live members, `joiners` wait. A world is not stopped for joiners that are
-    too few to reach the minimum with it, nor for a draining worker that would have to be kept for its state.
+    `staying` and `draining` are the world's live members, `joiners` wait, `successors` are the slots, filled or not,
+    that are not those of draining members. A world is not stopped for joiners that are too few to reach the minimum
+    with it, nor for a draining worker that would have to be kept for its state.
     """
     keeper = 1 if draining and not staying else 0
     admits = joiners > 0 and staying + joiners + keeper >= minimum
-    releases = draining > 0 and (staying > 0 or draining > 1 or not expected)
+    releases = draining > 0 and (staying > 0 or draining > 1 or not successors)
     return admits or releases
 
 
