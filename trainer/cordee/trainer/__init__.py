@@ -9,7 +9,9 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from cordee.trainer import autograd, errors, random
+from cordee.trainer import autograd, errors, ops, random
+from cordee.trainer.array import boolean as bool
+from cordee.trainer.array import default_dtype as get_default_dtype
 from cordee.trainer.array import (
     device_name,
     float16,
@@ -25,11 +27,9 @@ from cordee.trainer.array import (
     set_num_threads,
     uint8,
 )
-from cordee.trainer.array import boolean as bool
-from cordee.trainer.array import default_dtype as get_default_dtype
 from cordee.trainer.autograd import enable_grad, is_grad_enabled, no_grad, set_grad_enabled
 from cordee.trainer.errors import DeviceError, GraphError, ShapeError, TrainerError, TrainerIndexError
-from cordee.trainer.ops import *
+from cordee.trainer.ops import *  # noqa: F403
 from cordee.trainer.random import initial_seed, manual_seed, seed
 from cordee.trainer.tensor import Tensor
 
@@ -41,6 +41,51 @@ double = float64
 half = float16
 int = int32
 long = int64
+
+__all__ = [
+    "DeviceError",
+    "GraphError",
+    "ShapeError",
+    "Tensor",
+    "TrainerError",
+    "TrainerIndexError",
+    "autograd",
+    "bool",
+    "checkpoint",
+    "data",
+    "device_name",
+    "double",
+    "elastic",
+    "enable_grad",
+    "errors",
+    "float",
+    "float16",
+    "float32",
+    "float64",
+    "get_default_dtype",
+    "get_num_threads",
+    "half",
+    "initial_seed",
+    "int",
+    "int8",
+    "int16",
+    "int32",
+    "int64",
+    "is_grad_enabled",
+    "long",
+    "manual_seed",
+    "nn",
+    "no_grad",
+    "optim",
+    "random",
+    "seed",
+    "set_default_dtype",
+    "set_device",
+    "set_grad_enabled",
+    "set_num_threads",
+    "uint8",
+]
+__all__ += ops.__all__
 
 _LAZY = frozenset(("checkpoint", "data", "elastic", "nn", "optim"))
 

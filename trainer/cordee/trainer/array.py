@@ -17,7 +17,7 @@ import sys
 from typing import Any, TypeAlias
 
 import numpy as np
-import threadpoolctl
+import threadpoolctl  # type: ignore[import-untyped]
 
 from cordee.trainer.errors import DeviceError
 

@@ -1,9 +1,9 @@
 """Random numbers by counting: a draw depends on its key, never on who computes it or on what was drawn before.
 
 The generator is Philox: a block cipher over a 256-bit counter under a 128-bit key. The key holds the seed and a stream
-number; the counter holds where we are. Inside `scope(step=…, shard=…)` the counter holds (step, shard, draw), so dropout
-of a shard is the same whichever worker computes it, and the same again when the step is redone after a loss. Outside,
-draws are simply numbered. Draws are made on the host and moved to the device, so both give the same numbers.
+number; the counter holds where we are. Inside `scope(step=…, shard=…)` the counter holds (step, shard, draw), so the
+dropout of a shard is the same whichever worker computes it, and the same again when the step is redone after a loss.
+Outside, draws are simply numbered. Draws are made on the host and moved to the device, so both give the same numbers.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The place of a tensor's methods: empty here, filled by `ops/methods.py`, and declared for type checkers in `surface.pyi`."""
+"""The place of a tensor's methods: empty here, filled by `ops/methods.py`, declared in `surface.pyi`."""
 
 __all__ = ["Surface"]
 

@@ -1,7 +1,7 @@
 """The tensor: an array, and the node that made it.
 
 Everything a tensor can compute is an op; `cordee.trainer.ops.methods` hangs the ops onto this class as methods and
-operators (so that a call costs one Python frame, not two), and the declarations of those are in `ops/surface.py`.
+operators (so that a call costs one Python frame, not two); `surface.pyi` declares them for type checkers.
 
 `data` is the raw array and may be written to by those who know what they do (optimisers). `_grad` is the gradient that
 `backward()` left; `_sink` is where an optimiser wants it to be written: a view of its flat gradient buffer.
@@ -57,7 +57,7 @@ class Tensor(Surface):
 
     @property
     def shape(self) -> tuple[int, ...]:
-        return self.data.shape
+        return self.data.shape  # type: ignore[no-any-return]
 
     @property
     def ndim(self) -> int:
@@ -98,9 +98,10 @@ class Tensor(Surface):
     def __len__(self) -> int:
         if not self.data.shape:
             raise TypeError("a 0-dimensional tensor has no length")
-        return self.data.shape[0]
+        return self.data.shape[0]  # type: ignore[no-any-return]
 
-    __hash__ = object.__hash__
+    def __hash__(self) -> int:
+        return id(self)
 
     def __repr__(self) -> str:
         text = np.array2string(to_numpy(self.data), separator=", ", prefix="tensor(", precision=4, threshold=1000)

@@ -13,7 +13,7 @@ from typing import Any, TypeAlias
 from cordee.trainer.array import array_module
 from cordee.trainer.autograd.graph import Node, apply
 from cordee.trainer.autograd.mode import set_grad_enabled
-from cordee.trainer.autograd.record import REGISTRY
+from cordee.trainer.autograd.record import REGISTRY, Op
 from cordee.trainer.autograd.vocabulary import array_vocabulary
 from cordee.trainer.errors import GraphError, ShapeError
 from cordee.trainer.tensor import Leaf, Tensor, wrap
@@ -50,7 +50,8 @@ def backward(
     root = tensor._node
     if root is None:
         raise GraphError(
-            "backward() on a tensor that does not require a gradient: nothing it came from does, or it was computed under no_grad()"
+            "backward() on a tensor that does not require a gradient: nothing it came from does, "
+            "or it was computed under no_grad()"
         )
     seed = _seed(tensor, gradient, create_graph)
     if isinstance(root, Leaf):
@@ -90,7 +91,8 @@ def grad(
         value = found.get(target)
         if value is None and not allow_unused:
             raise GraphError(
-                f"grad(): the outputs do not depend on input {i} (of shape {tensor.shape}); pass allow_unused=True to get None for it"
+                f"grad(): the outputs do not depend on input {i} (of shape {tensor.shape}); "
+                "pass allow_unused=True to get None for it"
             )
         results.append(
             value if value is None or isinstance(value, Tensor) else wrap(array_module(tensor.data).asarray(value))
@@ -104,7 +106,8 @@ def _seed(tensor: Tensor, gradient: Tensor | float | None, create_graph: bool) -
     if gradient is None:
         if data.size != 1:
             raise GraphError(
-                f"backward() without a gradient needs a tensor of one element, not of shape {tensor.shape}: reduce it, or pass gradient="
+                f"backward() without a gradient needs a tensor of one element, not of shape {tensor.shape}: "
+                "reduce it, or pass gradient="
             )
         gradient = 1.0
     if isinstance(gradient, Tensor):
@@ -126,6 +129,7 @@ def _walk(
     if targets is not None:
         found = {edge: g for edge, g in grads.items() if type(edge) is Leaf and edge in targets}
     F: Any = TENSOR_VOCABULARY if create_graph else array_vocabulary(array_module(*grads.values()))
+    direct = targets is None and not create_graph
     add_to_leaf: Callable[[Leaf, Any], None] = _add_tensor if create_graph else _add_array
     with set_grad_enabled(create_graph):
         for node in order:
@@ -139,7 +143,8 @@ def _walk(
             saved, params, op = node.saved, node.params, node.op
             if saved is None:
                 raise GraphError(
-                    f"the graph below this {op.name} was freed by an earlier backward(): pass retain_graph=True there to go through it twice"
+                    f"the graph below this {op.name} was freed by an earlier backward(): "
+                    "pass retain_graph=True there to go through it twice"
                 )
             edges, inputs, out = node.edges, saved, node.out
             if create_graph:
@@ -153,6 +158,8 @@ def _walk(
                     if edge is None or (wanted is not None and edge not in wanted):
                         continue
                     if joint is None:
+                        if direct and op.writes and _write(op, i, edge, F, g, out, inputs, params):
+                            continue
                         rule = op.vjps[i]
                         d = None if rule is None else rule(F, g, out, *inputs, **params)
                     else:
@@ -204,11 +211,27 @@ def _leading_to(targets: frozenset[Edge], order: list[Node]) -> set[Any]:
 
 
 def _attached(node: Node, saved: tuple[Any, ...]) -> tuple[tuple[Any, ...], Tensor | None]:
-    """What the rule reads, as tensors in their places in the graph. Made anew, so that no node ever refers to itself."""
+    """What the rule reads, as tensors in their places in the graph. Made anew, so that no node refers to itself."""
     inputs = tuple(
         wrap(value, edge) if hasattr(value, "dtype") else value for value, edge in zip(saved, node.edges, strict=True)
     )
     return inputs, None if node.out is None else wrap(node.out, node)
+
+
+def _write(
+    op: Op, i: int, edge: Edge, F: Any, g: Any, out: Any, inputs: tuple[Any, ...], params: dict[str, Any]
+) -> bool:
+    """Let the op compute a leaf's first gradient right where the optimiser wants it, if it can: saves a copy."""
+    rule = op.writes[i]
+    tensor = edge.ref() if rule is not None and type(edge) is Leaf else None
+    if rule is None or tensor is None or tensor._grad is not None:
+        return False
+    sink = tensor._sink
+    if sink is None or sink.dtype != g.dtype:
+        return False
+    rule(F, sink, g, out, *inputs, **params)
+    tensor._grad = wrap(sink)
+    return True
 
 
 def _add_array(leaf: Leaf, g: Any) -> None:

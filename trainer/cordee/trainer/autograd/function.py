@@ -1,7 +1,7 @@
 """A user's own operation: `forward` and `backward` as static methods of a `Function`, as in PyTorch.
 
-It becomes a node like any other. What `ctx.save_for_backward` keeps is given back attached to its place in the graph, so
-that a `backward` written in differentiable operations has a gradient itself.
+It becomes a node like any other. What `ctx.save_for_backward` keeps is given back attached to its place in the graph,
+so that a `backward` written in differentiable operations has a gradient itself.
 """
 
 from __future__ import annotations
@@ -45,11 +45,11 @@ class Function:
     """Subclass it with static `forward(ctx, *args)` and `backward(ctx, grad_output)`; call it by `apply(*args)`."""
 
     @staticmethod
-    def forward(ctx: Context, *args: Any) -> Tensor:
+    def forward(ctx: Context, *args: Any) -> Tensor:  # noqa: ARG004
         raise TypeError("a Function needs a static method forward(ctx, *args)")
 
     @staticmethod
-    def backward(ctx: Context, grad_output: Tensor) -> Any:
+    def backward(ctx: Context, grad_output: Tensor) -> Any:  # noqa: ARG004
         raise TypeError("a Function needs a static method backward(ctx, grad_output)")
 
     @classmethod
@@ -86,7 +86,7 @@ def _function_rule(F: Any, g: Any, out: Any, *shapes: Any, needs: Any, function:
     return tuple(value if value is None or not F.raw else value.data for value in grads)
 
 
-def _no_forward(xp: Any, *inputs: Any) -> Any:
+def _no_forward(xp: Any, *inputs: Any) -> Any:  # noqa: ARG001
     raise TypeError("a Function is called by its own apply()")
 
 

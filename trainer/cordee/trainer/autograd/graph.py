@@ -1,9 +1,9 @@
 """The tape: how an operation is run and recorded.
 
-A recorded operation leaves one `Node`: the op, an edge to the node of each input, the raw arrays its gradient will read,
-and a number that grows with time. A result holds its node, a node holds its inputs' nodes: references only ever point
-backwards, so a graph that nobody holds is gone at once, without the garbage collector. A tensor that requires a gradient
-and was made by the user holds a `Leaf`, which refers to the tensor weakly.
+A recorded operation leaves one `Node`: the op, an edge to the node of each input, the raw arrays its gradient will
+read, and a number that grows with time. A result holds its node, a node holds its inputs' nodes: references only ever
+point backwards, so a graph that nobody holds is gone at once, without the garbage collector. A tensor that requires a
+gradient and was made by the user holds a `Leaf`, which refers to the tensor weakly.
 
 Nothing here is a closure per call and nothing is checked that a failing forward would notice anyway: the cost of
 recording is the design constraint. A failure is explained after the fact, by the op's record.
@@ -77,6 +77,7 @@ def apply(op: Op, *inputs: Any, **params: Any) -> Tensor:
         out = op.forward(xp, *arrays, **params)
     except (ValueError, IndexError, TypeError) as error:
         _explain(op, arrays, params, error)
+    aux = None
     if op.aux:
         out, aux = out
     if type(out) is not _ndarray or out.dtype is _float64:
@@ -99,6 +100,7 @@ def apply_one(op: Op, input: Tensor, **params: Any) -> Tensor:
         out = op.forward(np if type(x) is _ndarray else array_module(x), x, **params)
     except (ValueError, IndexError, TypeError) as error:
         _explain(op, [x], params, error)
+    aux = None
     if op.aux:
         out, aux = out
     if type(out) is not _ndarray or out.dtype is _float64:
@@ -111,14 +113,14 @@ def apply_one(op: Op, input: Tensor, **params: Any) -> Tensor:
     return wrap(out, Node(op, (edge,), (x if keep_input else x.shape,), out if keep_out else None, params))
 
 
-def unary(op: Op) -> Callable[[Tensor], Tensor]:
+def unary(op: Op) -> Callable[[Operand], Tensor]:
     """The function of an elementwise op of one input and no params: `apply` with everything known beforehand."""
     forward = op.forward
     keep_input, keep_out = op.keep[1]
 
-    def call(input: Tensor) -> Tensor:
+    def call(input: Operand) -> Tensor:
         if not isinstance(input, Tensor):
-            input = Tensor(as_array(input))
+            input = Tensor(input)
         x, edge = input.data, input._node
         out = forward(np if type(x) is _ndarray else array_module(x), x)
         if type(out) is not _ndarray or out.dtype is _float64:
@@ -191,7 +193,7 @@ def _settle(op: Op, xp: Any, out: Any, arrays: list[Any]) -> Any:
     """
     if isinstance(out, np.generic):
         out = np.asarray(out)
-    if out.dtype == _float64 and not op.widens:
+    if out.dtype is _float64 and not op.widens:
         floats = [x.dtype for x in arrays if getattr(x, "dtype", None) is not None and x.dtype.kind == "f"]
         wanted = xp.result_type(*floats) if floats else default_dtype()
         if wanted != _float64:

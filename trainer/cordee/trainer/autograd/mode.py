@@ -1,4 +1,4 @@
-"""Whether operations are recorded now: `no_grad` and `enable_grad`, as context managers and as decorators, per thread."""
+"""Whether operations are recorded now: `no_grad` and `enable_grad`, as context managers and decorators, per thread."""
 
 from __future__ import annotations
 

@@ -29,11 +29,12 @@ class Op:
     `forward(xp, *inputs, **params)` computes on arrays; with `aux`, it returns `(out, aux)`, where aux is whatever it
     worked out on the way that the gradient can use.
 
-    A gradient rule is `rule(F, g, out, *inputs, **params)`: from `g`, the gradient of the output, to the gradient of one
-    input. `vjps` holds one rule per input (None: not differentiable); alternatively one joint `vjp`, which also gets
-    `needs` (which inputs want a gradient) and returns a tuple. An input, or `out`, arrives as an array when `saves` says so, else
-    as its shape (`out`: None). When a graph of the gradient is wanted, arrays arrive as tensors. With `aux`, rules get
-    `aux=`; where `F.raw` is false they must not differentiate through it but compute it again from the inputs.
+    A gradient rule is `rule(F, g, out, *inputs, **params)`: from `g`, the gradient of the output, to the gradient of
+    one input. `vjps` holds one rule per input (None: not differentiable); alternatively one joint `vjp`, which also
+    gets `needs` (which inputs want a gradient) and returns a tuple. An input, or `out`, arrives as an array when
+    `saves` says so, else as its shape (`out`: None). When a graph of the gradient is wanted, arrays arrive as tensors.
+    With `aux`, rules get `aux=`; where `F.raw` is false they must compute it again from the inputs instead of
+    differentiating through it (unless it is constant, as indices are).
 
     `saves[i]` names what the gradient of input i reads: "" or names of inputs, or "out".
     """
@@ -88,7 +89,7 @@ def _keep_table(inputs: tuple[str, ...], saves: tuple[str, ...]) -> list[tuple[b
 
 def shape_of(value: Any) -> tuple[int, ...]:
     """The shape of what a rule was given for an input: that shape itself, or an array or tensor."""
-    return value if isinstance(value, tuple) else value.shape  # type: ignore[no-any-return]
+    return value if isinstance(value, tuple) else value.shape
 
 
 REGISTRY: dict[str, Op] = {}

@@ -1,7 +1,8 @@
 """The vocabulary `F` in which gradient rules are written: every op of the registry, by name, in two readings.
 
-`F.exp(x)` on arrays is the op's forward and nothing else: the fast path of `backward()`. On tensors it is the op itself,
-recorded like any other: so the gradient has a gradient. One rule serves both, and operators (`+ - * / @`) work on both.
+`F.exp(x)` on arrays is the op's forward and nothing else: the fast path of `backward()`. On tensors it is the op
+itself, recorded like any other: so the gradient has a gradient. One rule serves both; operators (`+ - * / @`) work on
+both as they are.
 """
 
 from __future__ import annotations

@@ -1,6 +1,21 @@
-"""Every operation on tensors, by family, each declared once as a record with its forward and its gradient side by side."""
+"""Every operation on tensors, by family: each declared once, with its forward and its gradient side by side."""
 
-from cordee.trainer.ops import methods as _methods
+from cordee.trainer.ops import (
+    activation,
+    attention,
+    compare,
+    convolution,
+    creation,
+    elementwise,
+    indexing,
+    loss,
+    methods,
+    normalization,
+    pooling,
+    products,
+    reduction,
+    shape,
+)
 from cordee.trainer.ops.activation import *
 from cordee.trainer.ops.attention import *
 from cordee.trainer.ops.compare import *
@@ -9,10 +24,25 @@ from cordee.trainer.ops.creation import *
 from cordee.trainer.ops.elementwise import *
 from cordee.trainer.ops.indexing import *
 from cordee.trainer.ops.loss import *
-from cordee.trainer.ops.matmul import *
 from cordee.trainer.ops.normalization import *
 from cordee.trainer.ops.pooling import *
+from cordee.trainer.ops.products import *
 from cordee.trainer.ops.reduction import *
 from cordee.trainer.ops.shape import *
 
-_methods.attach()
+__all__: list[str] = []
+__all__ += activation.__all__
+__all__ += attention.__all__
+__all__ += compare.__all__
+__all__ += convolution.__all__
+__all__ += creation.__all__
+__all__ += elementwise.__all__
+__all__ += indexing.__all__
+__all__ += loss.__all__
+__all__ += products.__all__
+__all__ += normalization.__all__
+__all__ += pooling.__all__
+__all__ += reduction.__all__
+__all__ += shape.__all__
+
+methods.attach()

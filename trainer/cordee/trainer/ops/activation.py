@@ -1,4 +1,4 @@
-"""Activations: elementwise functions between layers, and softmax along a dimension, each in as few passes as it takes."""
+"""Activations: elementwise functions between layers, and softmax along a dimension, in as few passes as it takes."""
 
 from __future__ import annotations
 
@@ -51,13 +51,15 @@ def _sigmoid(xp: Any, a: Any) -> Any:
 sigmoid = unary(op(
     "sigmoid", "1 / (1 + exp(-a))",
     forward=_sigmoid, vjps=(lambda F, g, out, a: g * (out * (1.0 - out)),),
-    saves=("out",), elementwise=True, expr="1 / (1 + exp(-a))", samples=_values, reference=lambda a: 1 / (1 + np.exp(-a)),
+    saves=("out",), elementwise=True, expr="1 / (1 + exp(-a))", samples=_values,
+    reference=lambda a: 1 / (1 + np.exp(-a)),
 ))  # fmt: skip
 
 relu = unary(op(
     "relu", "max(a, 0); gradient 0 at 0",
     forward=lambda xp, a: xp.maximum(a, 0), vjps=(lambda F, g, out, a: g * (out > 0),),
-    saves=("out",), elementwise=True, expr="max(a, 0)", samples=_corner_values, reference=lambda a: np.where(a > 0, a, 0),
+    saves=("out",), elementwise=True, expr="max(a, 0)", samples=_corner_values,
+    reference=lambda a: np.where(a > 0, a, 0),
 ))  # fmt: skip
 
 erf = unary(op(
@@ -79,7 +81,8 @@ def _silu_vjp(F: Any, g: Any, s: Any, a: Any) -> Any:
 
 logsigmoid = unary(op(
     "logsigmoid", "log(sigmoid(a)), without overflow",
-    forward=lambda xp, a: xp.minimum(a, 0) - xp.log1p(xp.exp(-xp.abs(a))), vjps=(lambda F, g, out, a: g * F.sigmoid(-a),),
+    forward=lambda xp, a: xp.minimum(a, 0) - xp.log1p(xp.exp(-xp.abs(a))),
+    vjps=(lambda F, g, out, a: g * F.sigmoid(-a),),
     saves=("a",), elementwise=True, expr="min(a, 0) - log1p(exp(-abs(a)))", samples=_values,
     reference=lambda a: -np.log(1 + np.exp(-a)),
 ))  # fmt: skip
@@ -171,7 +174,10 @@ SOFTPLUS = op(
     vjps=(lambda F, g, out, a, *, beta, threshold: g * F.where(a * beta > threshold, 1.0, F.sigmoid(a * beta)),),
     saves=("a",), elementwise=True, expr="log1p(exp(beta * a)) / beta",
     reference=lambda a, beta, threshold: np.where(a * beta > threshold, a, np.log1p(np.exp(a * beta)) / beta),
-    samples=lambda s: [s.case(s.normal(2, 3), beta=1.0, threshold=20.0), s.case(20.0 * s.distinct(5), beta=2.0, threshold=5.0)],
+    samples=lambda s: [
+        s.case(s.normal(2, 3), beta=1.0, threshold=20.0),
+        s.case(20.0 * s.distinct(5), beta=2.0, threshold=5.0),
+    ],
 )  # fmt: skip
 
 
@@ -225,7 +231,8 @@ def _explain_axis(a: tuple[int, ...], *, axis: int) -> str:
 
 SOFTMAX = op(
     "softmax", "exponentials along a dimension, made to add up to 1",
-    forward=_softmax, vjps=(_softmax_vjp,), saves=("out",), samples=_softmax_cases, errors=_bad_axis, explain=_explain_axis,
+    forward=_softmax, vjps=(_softmax_vjp,), saves=("out",), samples=_softmax_cases, errors=_bad_axis,
+    explain=_explain_axis,
     reference=lambda a, axis: np.exp(a) / np.exp(a).sum(axis, keepdims=True),
 )  # fmt: skip
 

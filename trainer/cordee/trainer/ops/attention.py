@@ -1,4 +1,4 @@
-"""Scaled dot-product attention as one op: what is kept for backward is the attention weights, and nothing else between."""
+"""Scaled dot-product attention as one op: of what lies between, backward keeps the attention weights only."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ def _attention_reference(
 ) -> Any:
     scores = np.einsum("...qe,...ke->...qk", query, key) * scale
     if causal:
-        scores = np.where(np.tri(*scores.shape[-2:], dtype=bool), scores, -np.inf)
+        scores = np.where(np.tri(*scores.shape[-2:]).astype(bool), scores, -np.inf)
     if mask is not None:
         scores = np.where(mask, scores, -np.inf) if mask.dtype == bool else scores + mask
     weights = np.exp(scores)
@@ -97,10 +97,10 @@ ATTENTION = op(
     saves=("query key value mask", "query key value mask", "query key mask", "query key value mask"),
     samples=lambda s: [
         s.case(s.normal(2, 3, 2), s.normal(2, 4, 2), s.normal(2, 4, 3), None, **_PLAIN),
-        s.case(s.normal(2, 3, 2), s.normal(2, 3, 2), s.normal(2, 3, 2), None, **{**_PLAIN, "causal": True}),
+        s.case(s.normal(2, 3, 2), s.normal(2, 3, 2), s.normal(2, 3, 2), None, **_PLAIN | {"causal": True}),
         s.case(s.normal(2, 3, 2), s.normal(1, 4, 2), s.normal(2, 4, 3), s.normal(3, 4), **_PLAIN),
         s.case(s.normal(3, 2), s.normal(4, 2), s.normal(4, 2), s.mask(3, 4) | (np.arange(4) == 0), **_PLAIN),
-        s.case(s.normal(3, 2), s.normal(4, 2), s.normal(4, 2), None, **{**_PLAIN, "kept": s.mask(3, 4), "keep_scale": 2.0}),
+        s.case(*(s.normal(n, 2) for n in (3, 4, 4)), None, **_PLAIN | {"kept": s.mask(3, 4), "keep_scale": 2.0}),
     ],
 )  # fmt: skip
 
@@ -116,13 +116,15 @@ def scaled_dot_product_attention(
 ) -> Tensor:
     """softmax(query · keyᵀ · scale + mask) · value, over `(…, L, E)`, `(…, S, E)` and `(…, S, Ev)`.
 
-    A boolean mask says which keys a query may see; a floating one is added to the scores. The scale is 1/√E unless given.
+    A boolean mask says which keys a query may see; a floating one is added to the scores. The scale
+    is 1/√E unless given.
     """
     if attn_mask is not None and is_causal:
         raise ValueError("scaled_dot_product_attention: give attn_mask or is_causal, not both")
     if query.shape[-1] != key.shape[-1] or key.shape[-2] != value.shape[-2]:
         raise ShapeError(
-            "scaled_dot_product_attention: query and key must agree in the last dimension, key and value in the one before; "
+            "scaled_dot_product_attention: query and key must agree in the last dimension, "
+            "key and value in the one before; "
             f"query has shape {query.shape}, key {key.shape}, value {value.shape}"
         )
     kept = None

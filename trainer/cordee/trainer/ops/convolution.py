@@ -73,23 +73,6 @@ def _unpatches(
     return image[:, :, ph : ph + h, pw : pw + w].transpose(1, 0, 2, 3)
 
 
-_GEOMETRY: dict[str, Pair] = {"kernel": (2, 3), "stride": (2, 1), "padding": (1, 0), "dilation": (1, 2)}
-
-PATCHES = op(
-    "patches", "every window's content: (N, C, H, W) to (C, kh, kw, N, OH, OW)",
-    forward=_patches, vjps=(lambda F, g, out, a, **geometry: F.unpatches(g, shape=a, **geometry),), saves=("",),
-    reference=lambda a, **geometry: _patches_reference(a, **geometry),
-    samples=lambda s: [s.case(s.normal(2, 2, 4, 6), **_GEOMETRY)],
-)  # fmt: skip
-
-UNPATCHES = op(
-    "unpatches", "windows' contents added up where they came from",
-    forward=_unpatches, vjps=(lambda F, g, out, a, *, shape, **geometry: F.patches(g, **geometry),), saves=("",),
-    reference=lambda a, shape, **geometry: _unpatches_reference(a, shape, **geometry),
-    samples=lambda s: [s.case(s.normal(2, 2, 3, 2, 3, 2), shape=(2, 2, 4, 6), **_GEOMETRY)],
-)  # fmt: skip
-
-
 def _patches_reference(a: Any, kernel: Pair, stride: Pair, padding: Pair, dilation: Pair) -> Any:
     n, c = a.shape[:2]
     high, wide = output_size(a.shape, kernel, stride, padding, dilation)
@@ -110,6 +93,23 @@ def _unpatches_reference(
         unit[place] = 1
         out[place] = (_patches_reference(unit, kernel, stride, padding, dilation) * a).sum()
     return out
+
+
+_GEOMETRY: dict[str, Pair] = {"kernel": (2, 3), "stride": (2, 1), "padding": (1, 0), "dilation": (1, 2)}
+
+PATCHES = op(
+    "patches", "every window's content: (N, C, H, W) to (C, kh, kw, N, OH, OW)",
+    forward=_patches, vjps=(lambda F, g, out, a, **geometry: F.unpatches(g, shape=a, **geometry),), saves=("",),
+    reference=_patches_reference,
+    samples=lambda s: [s.case(s.normal(2, 2, 4, 6), **_GEOMETRY)],
+)  # fmt: skip
+
+UNPATCHES = op(
+    "unpatches", "windows' contents added up where they came from",
+    forward=_unpatches, vjps=(lambda F, g, out, a, *, shape, **geometry: F.patches(g, **geometry),), saves=("",),
+    reference=_unpatches_reference,
+    samples=lambda s: [s.case(s.normal(2, 2, 3, 2, 3, 2), shape=(2, 2, 4, 6), **_GEOMETRY)],
+)  # fmt: skip
 
 
 # -- convolution -------------------------------------------------------------------------------------------------------
@@ -168,14 +168,17 @@ def _explain_conv2d(
     if len(weight) != 4:
         return f"weight must have four dimensions (O, C / groups, kh, kw), not {len(weight)}"
     if weight[1] * groups != input[1]:
-        return f"input has {input[1]} channels, but weight takes {weight[1]} per group, times {groups} group{'s'[: groups > 1]}"
+        return f"input has {input[1]} channels, but weight takes {weight[1]} in each of {groups} group(s)"
     if weight[0] % groups:
         return f"{weight[0]} output channels do not divide into {groups} groups"
     if bias is not None and bias != (weight[0],):
         return f"bias must hold one number per output channel ({weight[0]})"
     kernel = (weight[2], weight[3])
     if min(output_size(input, kernel, stride, padding, dilation)) < 1:
-        return f"the {kernel[0]}×{kernel[1]} kernel (dilation {dilation}) is larger than the padded input of {input[2]}×{input[3]}"
+        return (
+            f"the {kernel[0]}×{kernel[1]} kernel (dilation {dilation}) is larger than the input of "
+            f"{input[2]}×{input[3]} with its padding {padding}"
+        )
     return None
 
 
@@ -194,7 +197,7 @@ def _conv2d_reference(
 _PLAIN: dict[str, Any] = {"stride": (1, 1), "padding": (0, 0), "dilation": (1, 1), "groups": 1}
 
 CONV2D = op(
-    "conv2d", "cross-correlation of (N, C, H, W) images with (O, C / groups, kh, kw) kernels, plus a bias per output channel",
+    "conv2d", "cross-correlation of (N, C, H, W) images with (O, C / groups, kh, kw) kernels, plus a bias per channel",
     forward=_conv2d, vjp=_conv2d_vjp, saves=("weight", "input", ""), aux=True,
     reference=_conv2d_reference, explain=_explain_conv2d,
     samples=lambda s: [
@@ -221,7 +224,7 @@ def conv2d(
     dilation: Any = 1,
     groups: int = 1,
 ) -> Tensor:
-    """Convolution of `(N, C, H, W)` with `weight (O, C / groups, kh, kw)`; padding: a number, a pair, "same" or "valid"."""
+    """Convolution of `(N, C, H, W)` with `weight (O, C / groups, kh, kw)`; padding may also be "same" or "valid"."""
     stride, dilation = pair(stride), pair(dilation)
     if isinstance(padding, str):
         input, padding = _named_padding(input, weight, stride, padding, dilation)

@@ -35,7 +35,7 @@ def _is_basic(index: Any) -> bool:
     """Whether the index names each element at most once, because it holds only numbers and slices."""
     parts = index if isinstance(index, tuple) else (index,)
     return all(
-        part is None or part is Ellipsis or isinstance(part, (int, slice)) and not isinstance(part, bool)
+        part is None or part is Ellipsis or (isinstance(part, (int, slice)) and not isinstance(part, bool))
         for part in parts
     )
 
@@ -90,7 +90,11 @@ GETITEM = op(
     forward=lambda xp, a, *, index: a[index],
     vjps=(lambda F, g, out, a, *, index: F.put(g, index=index, shape=a),),
     saves=("",), reference=lambda a, index: a[index], samples=_index_cases, explain=_explain_index,
-    errors=lambda s: [s.case(s.normal(3, 4), index=(0, 4)), s.case(s.normal(3), index=np.array([0, 3])), s.case(s.normal(3), index=(0, 0))],
+    errors=lambda s: [
+        s.case(s.normal(3, 4), index=(0, 4)),
+        s.case(s.normal(3), index=np.array([0, 3])),
+        s.case(s.normal(3), index=(0, 0)),
+    ],
 )  # fmt: skip
 
 PUT = op(
@@ -177,10 +181,14 @@ def _along(xp: Any, indices: Any, axis: int) -> tuple[Any, ...]:
     return tuple(grid)
 
 
+def _gather_vjp(F: Any, g: Any, out: Any, a: Any, *, axis: int, indices: Any) -> Any:
+    return F.put(g, index=_along(array_module(indices), indices, axis), shape=a)
+
+
 GATHER = op(
     "gather", "along a dimension, the elements that indices name",
     forward=lambda xp, a, *, axis, indices: a[_along(xp, indices, axis)],
-    vjps=(lambda F, g, out, a, *, axis, indices: F.put(g, index=_along(array_module(indices), indices, axis), shape=a),),
+    vjps=(_gather_vjp,),
     saves=("",), reference=lambda a, axis, indices: np.take_along_axis(a, indices, axis),
     samples=lambda s: [
         s.case(s.normal(3, 4), axis=1, indices=s.integers(4, 3, 2)),
@@ -219,7 +227,10 @@ EMBEDDING = op(
     "embedding", "the rows of a table that indices name",
     forward=_embedding, vjps=(_embedding_vjp,), saves=("",), reference=lambda weight, indices: weight[indices],
     explain=_explain_embedding,
-    samples=lambda s: [s.case(s.normal(5, 3), indices=s.integers(5, 2, 4)), s.case(s.normal(3, 2), indices=np.array(1))],
+    samples=lambda s: [
+        s.case(s.normal(5, 3), indices=s.integers(5, 2, 4)),
+        s.case(s.normal(3, 2), indices=np.array(1)),
+    ],
     errors=lambda s: [s.case(s.normal(5, 3), indices=np.array([0, 5])), s.case(s.normal(5, 3), indices=np.array([-1]))],
 )  # fmt: skip
 

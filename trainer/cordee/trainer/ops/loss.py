@@ -13,10 +13,12 @@ from cordee.trainer.errors import ShapeError, TrainerIndexError
 from cordee.trainer.ops.activation import log_softmax, logsigmoid
 from cordee.trainer.ops.elementwise import maximum
 from cordee.trainer.ops.indexing import gather
+from cordee.trainer.ops.products import ones
 from cordee.trainer.tensor import Tensor, wrap
 
 __all__ = ["binary_cross_entropy_with_logits", "cross_entropy", "l1_loss", "mse_loss", "nll_loss"]
 
+_UNSIGNED = {1: np.uint8, 2: np.uint16, 4: np.uint32, 8: np.uint64}
 _REDUCTIONS = ("mean", "sum", "none")
 
 
@@ -46,9 +48,9 @@ def _cross_entropy(xp: Any, logits: Any, *, target: Any, reduction: str) -> Any:
     shifted = logits - logits.max(axis=1, keepdims=True)
     picked = shifted[rows, target]
     probabilities = xp.exp(shifted, out=shifted)
-    total = probabilities.sum(axis=1, keepdims=True)
-    probabilities /= total
-    losses = xp.log(total.reshape(num_rows)) - picked
+    total = probabilities.dot(ones(xp, logits.shape[1], logits.dtype))
+    probabilities /= total.reshape(num_rows, 1)
+    losses = xp.log(total) - picked
     if reduction != "none":
         losses = losses.sum()
         if reduction == "mean":
@@ -92,7 +94,7 @@ def cross_entropy(
     reduction: str = "mean",
     label_smoothing: float = 0.0,
 ) -> Tensor:
-    """Cross-entropy of logits `(N, C, …)` or `(C,)` with class numbers `(N, …)`, or with probabilities shaped like the input."""
+    """Cross-entropy of logits `(N, C, …)` or `(C,)` with class numbers `(N, …)`, or with probabilities like it."""
     _check_reduction("cross_entropy", reduction)
     if target.dtype.kind == "f":
         return _soft_cross_entropy(input, target, weight, reduction, label_smoothing)
@@ -145,7 +147,7 @@ def _rows_and_classes(name: str, input: Tensor, target: Tensor) -> tuple[Tensor,
 
 def _check_classes(name: str, flat: Any, num_classes: int, ignore_index: int) -> bool:
     """Whether all class numbers are classes; False if some are to be ignored; an error for any other."""
-    if not flat.size or (flat.min() >= 0 and flat.max() < num_classes):
+    if not flat.size or flat.view(_UNSIGNED[flat.dtype.itemsize]).max() < num_classes:  # negative ones look huge
         return not 0 <= ignore_index < num_classes or not bool((flat == ignore_index).any())
     wrong = flat[((flat < 0) | (flat >= num_classes)) & (flat != ignore_index)]
     if wrong.size:
@@ -197,7 +199,7 @@ def _mse_vjp(F: Any, g: Any, out: Any, a: Any, b: Any, sign: float = 1.0) -> Any
 MSE_LOSS = op(
     "mse_loss", "the mean of (a - b)²",
     forward=_mse,
-    vjps=(lambda F, g, out, a, b: _mse_vjp(F, g, out, a, b), lambda F, g, out, a, b: _mse_vjp(F, g, out, a, b, -1.0)),
+    vjps=(_mse_vjp, lambda F, g, out, a, b: _mse_vjp(F, g, out, a, b, -1.0)),
     saves=("a b", "a b"), reference=lambda a, b: np.mean((a - b) ** 2),
     samples=lambda s: [s.case(s.normal(2, 3), s.normal(2, 3)), s.case(s.normal(4), s.normal(4))],
 )  # fmt: skip

@@ -1,7 +1,7 @@
 """Hangs the operations onto `Tensor` as its methods and operators.
 
-The functions themselves become the methods, so that `a + b` costs one Python frame. Their declarations for type checkers
-and editors are in `cordee/trainer/surface.pyi`; a test holds the two together.
+The functions themselves become the methods, so that `a + b` costs one Python frame. Their declarations for type
+checkers and editors are in `cordee/trainer/surface.pyi`; a test holds the two together.
 """
 
 from __future__ import annotations
@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 
 from cordee.trainer.array import DTypeLike
-from cordee.trainer.autograd.graph import apply_one, Operand
+from cordee.trainer.autograd.graph import Operand, apply_one
 from cordee.trainer.autograd.mode import MODE
 from cordee.trainer.errors import GraphError, ShapeError
-from cordee.trainer.ops import activation, compare, elementwise, indexing, matmul, reduction, shape
+from cordee.trainer.ops import activation, compare, elementwise, indexing, products, reduction, shape
 from cordee.trainer.surface import Surface
 from cordee.trainer.tensor import Leaf, Tensor
 
@@ -31,7 +31,7 @@ def _reflected(function: Any) -> Any:
 
 
 def _in_place(function: Any) -> Any:
-    """`a += b`: under no_grad it writes into a; while recording it makes a new tensor, which the name then stands for."""
+    """`a += b`: under no_grad it writes into a; while recording, the name then stands for a new tensor."""
 
     def call(self: Tensor, other: Operand) -> Tensor:
         if MODE.enabled:
@@ -93,15 +93,15 @@ METHODS: dict[str, Any] = {
         "abs add clamp cos div exp expm1 log log1p maximum minimum mul neg pow reciprocal rsqrt sin sqrt square sub",
     ),
     **_named(activation, "erf log_softmax relu sigmoid softmax tanh"),
-    **_named(matmul, "addmm bmm dot matmul mm mv outer"),
+    **_named(products, "addmm bmm dot matmul mm mv outer"),
     **_named(
         reduction, "all amax amin any argmax argmin argsort cumsum logsumexp max mean min norm prod std sum topk var"
     ),
     **_named(
         shape,
-        "broadcast_to chunk expand flatten flip movedim permute repeat reshape split squeeze swapaxes t transpose tril triu",
+        "broadcast_to chunk expand flatten flip movedim permute repeat reshape split squeeze swapaxes t transpose tril",
     ),
-    **_named(shape, "unbind unflatten unsqueeze view"),
+    **_named(shape, "triu unbind unflatten unsqueeze view"),
     **_named(indexing, "gather index_select masked_fill masked_select narrow nonzero select"),
     **_named(
         compare,
@@ -139,7 +139,7 @@ METHODS: dict[str, Any] = {
     "__itruediv__": _in_place(elementwise.div),
     "__pow__": elementwise.pow,
     "__rpow__": _reflected(elementwise.pow),
-    "__matmul__": matmul.matmul,
+    "__matmul__": products.matmul,
     "__neg__": elementwise.neg,
     "__abs__": elementwise.abs,
     "__eq__": compare.eq,

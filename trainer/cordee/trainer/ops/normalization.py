@@ -63,7 +63,8 @@ def _layer_norm_reference(input: Any, weight: Any, bias: Any, eps: float) -> Any
 
 LAYER_NORM = op(
     "layer_norm", "rows brought to mean 0 and variance 1, times a weight, plus a bias",
-    forward=_layer_norm, vjp=_layer_norm_vjp, saves=("input weight", "input", ""), aux=True, reference=_layer_norm_reference,
+    forward=_layer_norm, vjp=_layer_norm_vjp, saves=("input weight", "input", ""), aux=True,
+    reference=_layer_norm_reference,
     samples=lambda s: [
         s.case(s.normal(3, 4), s.normal(4), s.normal(4), eps=1e-5),
         s.case(s.normal(2, 5), None, None, eps=1e-3),

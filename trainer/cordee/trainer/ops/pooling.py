@@ -112,7 +112,8 @@ UNPOOL = op(
     forward=_unpool, saves=("",),
     vjps=(lambda F, g, out, a, *, shape, **where: F.pool_take(g, **where),),
     reference=lambda a, winner, shape, **_: np.array([[[
-        [a[0, 0, y // 2, x // 2] * (winner[0, 0, y // 2, x // 2] == y % 2 * 2 + x % 2) for x in range(4)] for y in range(4)
+        [a[0, 0, y // 2, x // 2] * (winner[0, 0, y // 2, x // 2] == y % 2 * 2 + x % 2) for x in range(4)]
+        for y in range(4)
     ]]]),
     samples=lambda s: [s.case(s.normal(1, 1, 2, 2), winner=_WINNER, shape=(1, 1, 4, 4), **_HALVES)],
 )  # fmt: skip

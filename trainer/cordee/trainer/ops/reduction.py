@@ -13,8 +13,8 @@ from cordee.trainer.autograd.record import Sampler, op
 from cordee.trainer.tensor import Tensor, wrap
 
 __all__ = [
-    "MaxResult", "all", "amax", "amin", "any", "argmax", "argmin", "argsort", "cumsum", "logsumexp", "max", "mean", "min",
-    "norm", "prod", "std", "sum", "topk", "var",
+    "MaxResult", "all", "amax", "amin", "any", "argmax", "argmin", "argsort", "cumsum", "logsumexp", "max", "mean",
+    "min", "norm", "prod", "std", "sum", "topk", "var",
 ]  # fmt: skip
 
 Axis: TypeAlias = "int | tuple[int, ...] | None"
@@ -105,7 +105,11 @@ SUM_TO = op(
     forward=_sum_to,
     vjps=(lambda F, g, out, a, *, shape: F.broadcast_to(g, shape=a),),
     saves=("",), reference=lambda a, shape: _sum_to(np, a, shape=shape),
-    samples=lambda s: [s.case(s.normal(2, 3), shape=(3,)), s.case(s.normal(4, 2, 3), shape=(2, 1)), s.case(s.normal(2), shape=())],
+    samples=lambda s: [
+        s.case(s.normal(2, 3), shape=(3,)),
+        s.case(s.normal(4, 2, 3), shape=(2, 1)),
+        s.case(s.normal(2), shape=()),
+    ],
 )  # fmt: skip
 
 
@@ -228,14 +232,18 @@ def _extreme(input: Tensor, dim: Any, keepdim: bool, value: Any, place: Any, ele
     return MaxResult(values, indices) if keepdim else MaxResult(values.squeeze(dim), indices.squeeze(dim))
 
 
+def _raw(input: Tensor) -> Any:
+    return input.data
+
+
 def argmax(input: Tensor, dim: int | None = None, keepdim: bool = False) -> Tensor:
     """Where the largest element is (the first, if there are several)."""
-    return _settled(input.data.argmax(axis=dim, keepdims=keepdim))
+    return _settled(_raw(input).argmax(axis=dim, keepdims=keepdim))
 
 
 def argmin(input: Tensor, dim: int | None = None, keepdim: bool = False) -> Tensor:
     """Where the smallest element is (the first, if there are several)."""
-    return _settled(input.data.argmin(axis=dim, keepdims=keepdim))
+    return _settled(_raw(input).argmin(axis=dim, keepdims=keepdim))
 
 
 def argsort(input: Tensor, dim: int = -1, descending: bool = False) -> Tensor:
@@ -274,7 +282,7 @@ CUMSUM = op(
     forward=lambda xp, a, *, axis, reverse: xp.flip(xp.flip(a, axis).cumsum(axis), axis) if reverse else a.cumsum(axis),
     vjps=(lambda F, g, out, a, *, axis, reverse: F.cumsum(g, axis=axis, reverse=not reverse),),
     saves=("",),
-    reference=lambda a, axis, reverse: np.flip(np.cumsum(np.flip(a, axis), axis), axis) if reverse else np.cumsum(a, axis),
+    reference=lambda a, axis, reverse: np.cumsum(a[::-1], 0)[::-1] if reverse else np.cumsum(a, axis),
     samples=lambda s: [s.case(s.normal(2, 3), axis=1, reverse=False), s.case(s.normal(3, 2), axis=0, reverse=True)],
 )  # fmt: skip
 

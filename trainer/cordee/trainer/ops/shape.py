@@ -14,8 +14,9 @@ from cordee.trainer.errors import ShapeError
 from cordee.trainer.tensor import Tensor
 
 __all__ = [
-    "broadcast_to", "cat", "chunk", "concat", "expand", "flatten", "flip", "movedim", "pad", "permute", "repeat", "reshape",
-    "split", "squeeze", "stack", "swapaxes", "t", "transpose", "tril", "triu", "unbind", "unflatten", "unsqueeze", "view",
+    "broadcast_to", "cat", "chunk", "concat", "expand", "flatten", "flip", "movedim", "pad", "permute", "repeat",
+    "reshape", "split", "squeeze", "stack", "swapaxes", "t", "transpose", "tril", "triu", "unbind", "unflatten",
+    "unsqueeze", "view",
 ]  # fmt: skip
 
 
@@ -35,8 +36,12 @@ RESHAPE = op(
     "reshape", "the same elements in row-major order, in another shape",
     forward=lambda xp, a, *, shape: a.reshape(shape),
     vjps=(lambda F, g, out, a, *, shape: F.reshape(g, shape=a),),
-    saves=("",), reference=lambda a, shape: np.reshape(a, shape), explain=_explain_reshape,
-    samples=lambda s: [s.case(s.normal(2, 3), shape=(3, 2)), s.case(s.normal(4), shape=(2, -1)), s.case(s.normal(1), shape=())],
+    saves=("",), reference=np.reshape, explain=_explain_reshape,
+    samples=lambda s: [
+        s.case(s.normal(2, 3), shape=(3, 2)),
+        s.case(s.normal(4), shape=(2, -1)),
+        s.case(s.normal(1), shape=()),
+    ],
     errors=lambda s: [s.case(s.normal(2, 3), shape=(4, 2))],
 )  # fmt: skip
 
@@ -86,11 +91,17 @@ def unsqueeze(input: Tensor, dim: int) -> Tensor:
 
 # -- order of dimensions -----------------------------------------------------------------------------------------------
 
+
+def _inverse(axes: tuple[int, ...]) -> tuple[int, ...]:
+    """The order that undoes an order."""
+    return tuple(sorted(range(len(axes)), key=lambda i: axes[i] % len(axes)))
+
+
 PERMUTE = op(
     "permute", "the dimensions in another order",
     forward=lambda xp, a, *, axes: a.transpose(axes),
-    vjps=(lambda F, g, out, a, *, axes: F.permute(g, axes=tuple(sorted(range(len(axes)), key=lambda i: axes[i] % len(axes)))),),
-    saves=("",), reference=lambda a, axes: np.transpose(a, axes),
+    vjps=(lambda F, g, out, a, *, axes: F.permute(g, axes=_inverse(axes)),),
+    saves=("",), reference=np.transpose,
     samples=lambda s: [s.case(s.normal(2, 3, 4), axes=(2, 0, 1)), s.case(s.normal(2, 3), axes=(-1, 0))],
     errors=lambda s: [s.case(s.normal(2, 3), axes=(0, 0)), s.case(s.normal(2, 3), axes=(0,))],
     explain=lambda a, *, axes: f"{axes} does not name each of the {len(a)} dimensions once",
@@ -134,7 +145,11 @@ BROADCAST_TO = op(
     forward=lambda xp, a, *, shape: xp.broadcast_to(a, shape),
     vjps=(lambda F, g, out, a, *, shape: F.sum_to(g, shape=a),),
     saves=("",), reference=np.broadcast_to,
-    samples=lambda s: [s.case(s.normal(3), shape=(2, 3)), s.case(s.normal(2, 1), shape=(4, 2, 3)), s.case(s.normal(), shape=(2,))],
+    samples=lambda s: [
+        s.case(s.normal(3), shape=(2, 3)),
+        s.case(s.normal(2, 1), shape=(4, 2, 3)),
+        s.case(s.normal(), shape=(2,)),
+    ],
     errors=lambda s: [s.case(s.normal(2, 3), shape=(2, 4))],
     explain=lambda a, *, shape: f"shape {a} cannot be repeated up to shape {shape}: only sizes of 1 can",
 )  # fmt: skip
@@ -183,7 +198,7 @@ def _explain_cat(*shapes: tuple[int, ...], axis: int) -> str | None:
             return f"tensor {i} has {len(shape)} dimensions, tensor 0 has {len(first)}"
         for dim, (n, m) in enumerate(zip(shape, first, strict=True)):
             if n != m and dim != axis % len(first):
-                return f"tensor {i} has size {n} in dimension {dim}, tensor 0 has {m}; they may differ only in dimension {axis}"
+                return f"tensor {i} has size {n} in dimension {dim}, tensor 0 has {m}: only dimension {axis} may differ"
     return None
 
 
@@ -268,7 +283,10 @@ PAD = op(
     "pad", "a border of a constant around the tensor",
     forward=_pad, vjps=(_pad_vjp,), saves=("",),
     reference=lambda a, widths, value: np.pad(a, widths, constant_values=value),
-    samples=lambda s: [s.case(s.normal(2, 3), widths=((1, 0), (0, 2)), value=0.5), s.case(s.normal(2), widths=((0, 0),), value=0.0)],
+    samples=lambda s: [
+        s.case(s.normal(2, 3), widths=((1, 0), (0, 2)), value=0.5),
+        s.case(s.normal(2), widths=((0, 0),), value=0.0),
+    ],
     errors=lambda s: [s.case(s.normal(2, 3), widths=((1, 1),), value=0.0)],
     explain=lambda a, *, widths, value: f"{len(widths)} pairs of widths for {len(a)} dimensions",
 )  # fmt: skip
@@ -290,7 +308,8 @@ def pad(input: Tensor, pad: Sequence[int], mode: str = "constant", value: float 
 FLIP = op(
     "flip", "the elements in reverse order along dimensions",
     forward=lambda xp, a, *, axis: xp.flip(a, axis), vjps=(lambda F, g, out, a, *, axis: F.flip(g, axis=axis),),
-    saves=("",), reference=np.flip, samples=lambda s: [s.case(s.normal(2, 3), axis=(0,)), s.case(s.normal(2, 3), axis=(0, 1))],
+    saves=("",), reference=np.flip,
+    samples=lambda s: [s.case(s.normal(2, 3), axis=(0,)), s.case(s.normal(2, 3), axis=(0, 1))],
 )  # fmt: skip
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import numpy as np
@@ -106,6 +107,23 @@ def outer(input: Tensor, vec2: Tensor) -> Tensor:
     return input.reshape(-1, 1) * vec2.reshape(1, -1)
 
 
+# -- sums by product ---------------------------------------------------------------------------------------------------
+
+
+@functools.lru_cache(maxsize=64)
+def ones(xp: Any, length: int, dtype: Any) -> Any:
+    """A vector of ones, which nobody may write to."""
+    return xp.ones(length, dtype)
+
+
+COLUMN_SUMS = op(
+    "column_sums", "the sums of a matrix's columns, by a product with ones: several times faster than NumPy's own",
+    forward=lambda xp, a: ones(xp, a.shape[0], a.dtype).dot(a),
+    vjps=(lambda F, g, out, a: F.broadcast_to(g, shape=a),), saves=("",),
+    reference=lambda a: a.sum(0), samples=lambda s: [s.case(s.normal(3, 4)), s.case(s.normal(0, 2))],
+)  # fmt: skip
+
+
 # -- linear ------------------------------------------------------------------------------------------------------------
 
 
@@ -125,14 +143,19 @@ def _linear_weight_vjp(F: Any, g: Any, out: Any, input: Any, weight: Any, bias: 
 
 
 def _linear_bias_vjp(F: Any, g: Any, out: Any, input: Any, weight: Any, bias: Any) -> Any:
-    return F.sum(_rows(g), axis=0, keepdims=False)
+    return F.column_sums(_rows(g))
+
+
+def _write_weight_grad(F: Any, dest: Any, g: Any, out: Any, input: Any, weight: Any, bias: Any) -> None:
+    F.xp.matmul(_rows(g).T, _rows(input), out=dest)
 
 
 def _explain_linear(input: Any, weight: Any, bias: Any) -> str | None:
     if len(weight) != 2:
         return "weight must have two dimensions (out features, in features)"
     if not input or input[-1] != weight[1]:
-        return f"the last dimension of input ({input[-1] if input else 'none'}) must equal weight's in features ({weight[1]})"
+        found = input[-1] if input else "none"
+        return f"the last dimension of input ({found}) must equal weight's in features ({weight[1]})"
     if bias is not None and bias != (weight[0],):
         return f"bias must hold one number per out feature ({weight[0]})"
     return None
@@ -146,6 +169,7 @@ LINEAR = op(
     "linear", "input @ weight.T + bias",
     forward=_linear,
     vjps=(_linear_input_vjp, _linear_weight_vjp, _linear_bias_vjp), saves=("weight", "input", ""),
+    writes=(None, _write_weight_grad, None),
     reference=_linear_reference, explain=_explain_linear,
     samples=lambda s: [
         s.case(s.normal(4, 3), s.normal(2, 3), s.normal(2)),
