@@ -1,4 +1,5 @@
-"""How long a killed worker holds the others up, and how long until it is a member again; and how long a job takes to start.
+"""How long a killed worker holds the others up, and how long until it is a member again; and how long a job takes to
+start.
 
     python benchmarks/recovery.py [--kills 20] [--torch-kills 5]
 
@@ -9,8 +10,9 @@ writes a line with the time of each committed step. Measured from the kill:
   whole       to the first step committed by the victim's successor
   start       from the launch of the command to the first committed step, with nothing running before
 
-Beside it, where PyTorch is installed, `torchrun` with gloo, the same model and a checkpoint at every step, with the setting
-that lets it recover at all (a store of its own per restart). For torchrun both are the same moment: all workers restart.
+Beside it, where PyTorch is installed, `torchrun` with gloo, the same model and a checkpoint at every step, with the
+setting that lets it recover at all (a store of its own per restart). For torchrun both are the same moment: all
+workers restart.
 """
 
 from __future__ import annotations
@@ -121,7 +123,9 @@ def launched(command: list[str], log: Path, environment: dict[str, str]) -> Iter
                     process.wait()
 
 
-def measure(command: list[str], log: Path, environment: dict[str, str], kills: int, figures: Figures, seed: int) -> None:
+def measure(
+    command: list[str], log: Path, environment: dict[str, str], kills: int, figures: Figures, seed: int
+) -> None:
     """Launches `command`, kills one of its workers `kills` times, and adds to `figures`."""
     chooser = random.Random(seed)
     logs = StepLogs(log)
@@ -134,9 +138,7 @@ def measure(command: list[str], log: Path, environment: dict[str, str], kills: i
         figures.start.append(min(commit.time for commit in logs.commits) - began)
         for _ in range(kills):
             position = len(logs.commits)
-            settled = logs.wait(
-                lambda commit, after=position: commit.size == WORKERS, position, time.monotonic() + DEADLINE_SECONDS
-            )
+            settled = logs.wait(lambda commit: commit.size == WORKERS, position, time.monotonic() + DEADLINE_SECONDS)
             if settled is None:
                 print("# the world did not become whole again; stopped here")
                 return
@@ -152,13 +154,16 @@ def measure(command: list[str], log: Path, environment: dict[str, str], kills: i
             deadline = time.monotonic() + DEADLINE_SECONDS
             # torchrun has no generation: there, everybody restarts, so any commit of a new process counts.
             survivor = logs.wait(
-                lambda c, g=generation, m=members: c.time > killed_at
-                and (c.generation > g if c.generation else c.pid not in m.values()),
+                lambda c, g=generation, m=members: (
+                    c.time > killed_at and (c.generation > g if c.generation else c.pid not in m.values())
+                ),
                 position,
                 deadline,
             )
             back = logs.wait(
-                lambda c, v=victim, p=killed_pid: c.worker == v and c.pid != p and c.time > killed_at, position, deadline
+                lambda c, at=killed_at, v=victim, p=killed_pid: c.worker == v and c.pid != p and c.time > at,
+                position,
+                deadline,
             )
             if survivor is None or back is None:
                 print(f"# kill of worker {victim}: no step within {DEADLINE_SECONDS:.0f} s; stopped here")

@@ -1,4 +1,5 @@
-"""The model of `benchmarks/recovery.py`, for Cordee: MLP 64-256-10, and a line per committed step in a file per process."""
+"""The model of `benchmarks/recovery.py`, for Cordee: MLP 64-256-10, and a line per committed step in a file per
+process."""
 
 import argparse
 import json
@@ -34,6 +35,12 @@ with (arguments.log / f"{worker}.{os.getpid()}.jsonl").open("a", buffering=1) as
         for batch in step.shards:
             step.backward(criterion(model(batch.x), batch.y))
         if step.commit():
-            line = {"time": time.time(), "worker": worker, "pid": os.getpid(), "step": step.number,
-                    "generation": generation, "size": size}
+            line = {
+                "time": time.time(),
+                "worker": worker,
+                "pid": os.getpid(),
+                "step": step.number,
+                "generation": generation,
+                "size": size,
+            }
             log.write(json.dumps(line) + "\n")

@@ -1,4 +1,5 @@
-"""The model of `benchmarks/recovery.py`, for torchrun with gloo: the same MLP, a checkpoint at every step, a line per step."""
+"""The model of `benchmarks/recovery.py`, for torchrun with gloo: the same MLP, a checkpoint at every step, a line per
+step."""
 
 import argparse
 import json

@@ -57,7 +57,12 @@ class Job:
         command = [sys.executable, "-m", "cordee.coordinator.cli", "run", str(self.script), *options]
         command += ["--state", str(self.state), "-o", "json", "--", "--log", str(self.log), *arguments]
         self.process = subprocess.Popen(
-            command, env=self.environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+            command,
+            env=self.environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
         )
 
     def finish(self, timeout: float = 120) -> tuple[int, dict[str, Any], str]:
@@ -103,9 +108,9 @@ class Job:
         found = []
         for process in psutil.process_iter():
             with contextlib.suppress(psutil.Error):
-                if process.pid != os.getpid() and any(str(self.log.parent) in part for part in process.cmdline()):
-                    found.append(process)
-                elif str(self.state) in process.environ().get("CORDEE_WORKDIR", ""):
+                named = any(str(self.log.parent) in part for part in process.cmdline())
+                inside = str(self.state) in process.environ().get("CORDEE_WORKDIR", "")
+                if process.pid != os.getpid() and (named or inside):
                     found.append(process)
         return found
 
@@ -126,7 +131,12 @@ class Job:
 def environment(tmp_path: Path) -> dict[str, str]:
     """What a user's shell gives a command, with a data folder of the test's own."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith("CORDEE_")}
-    return {**kept, "XDG_DATA_HOME": str(tmp_path / "data"), "NO_COLOR": "1", "CORDEE_DEVICE": os.environ["CORDEE_DEVICE"]}
+    return {
+        **kept,
+        "XDG_DATA_HOME": str(tmp_path / "data"),
+        "NO_COLOR": "1",
+        "CORDEE_DEVICE": os.environ["CORDEE_DEVICE"],
+    }
 
 
 @pytest.fixture
@@ -147,7 +157,8 @@ def make_job(tmp_path: Path, environment: dict[str, str]) -> Iterator[Callable[.
 
 @pytest.fixture(scope="session")
 def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., str]:
-    """The weights that plain `python` ends with, per set of script arguments: what every other history must end with."""
+    """The weights that plain `python` ends with, per set of script arguments: what every other history must end
+    with."""
     known: dict[tuple[str, ...], str] = {}
 
     def weights(*arguments: str) -> str:

@@ -46,9 +46,11 @@ def test_kills_cost_no_bit_and_no_survivor(
     kills = 0
     for at in (5, 30, 60):
         job.wait_for(
-            lambda commits, at=at: any(c.step >= at for c in commits)
-            and commits[-1].size == 3
-            and len({c.worker for c in commits if c.generation == commits[-1].generation}) == 3,
+            lambda commits, at=at: (
+                any(c.step >= at for c in commits)
+                and commits[-1].size == 3
+                and len({c.worker for c in commits if c.generation == commits[-1].generation}) == 3
+            ),
             f"three workers train at step {at}",
         )
         before = job.members()
@@ -96,7 +98,9 @@ def test_scaling_in_mid_run_costs_no_bit(make_job: Callable[[], Any], undisturbe
         answer = job.cordee("scale", "resized", scale, "--state", str(job.state))
         assert answer.returncode == 0, answer.stderr
         at = max(c.step for c in job.commits())
-        job.wait_for(lambda commits, s=size, a=at: any(c.size == s and c.step > a for c in commits), f"{size} workers train")
+        job.wait_for(
+            lambda commits, s=size, a=at: any(c.size == s and c.step > a for c in commits), f"{size} workers train"
+        )
     code, result, stderr = job.finish()
     assert code == 0, stderr
     assert result["weights_sha256"] == undisturbed(*PAUSED)
@@ -104,7 +108,9 @@ def test_scaling_in_mid_run_costs_no_bit(make_job: Callable[[], Any], undisturbe
     assert_steps_agree(job.commits())
 
 
-def test_below_the_minimum_the_job_waits_and_goes_on(make_job: Callable[[], Any], undisturbed: Callable[..., str]) -> None:
+def test_below_the_minimum_the_job_waits_and_goes_on(
+    make_job: Callable[[], Any], undisturbed: Callable[..., str]
+) -> None:
     job = make_job()
     job.start("--workers", "3:3", arguments=PAUSED)
     job.wait_for(lambda commits: any(c.step >= 10 for c in commits), "step 10")

@@ -1,4 +1,4 @@
-"""The script of the chain tests: a small model with dropout on real digits, and a line per committed step in a log folder."""
+"""The script of the chain tests: a small model with dropout on real digits, and a line per committed step."""
 
 import argparse
 import json

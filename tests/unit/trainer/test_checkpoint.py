@@ -101,7 +101,9 @@ def test_a_manifest_cannot_point_out_of_its_folder(tmp_path: Path) -> None:
     path, _ = write_checkpoint(tmp_path, 1, arrays(1), {})
     (tmp_path / "secret").write_text("x")
     manifest = json.loads((path / MANIFEST).read_text())
-    manifest["files"] = {"../secret": {"bytes": 1, "sha256": "2d711642b726b04401627ca9fbac32f5c8530fb1903cc4db02258717921a4881"}}
+    manifest["files"] = {
+        "../secret": {"bytes": 1, "sha256": "2d711642b726b04401627ca9fbac32f5c8530fb1903cc4db02258717921a4881"}
+    }
     (path / MANIFEST).write_text(json.dumps(manifest))
     with pytest.raises(CheckpointError):
         load_checkpoint(path)

@@ -19,9 +19,9 @@ def tree_sum(span: Span, gradients: list[np.ndarray]) -> np.ndarray | None:
     if span.start >= len(gradients):
         return None
     if span.level == 0:
-        return gradients[span.index]
-    left = tree_sum(Span(span.level - 1, span.index * 2), gradients)
-    right = tree_sum(Span(span.level - 1, span.index * 2 + 1), gradients)
+        return gradients[span.place]
+    left = tree_sum(Span(span.level - 1, span.place * 2), gradients)
+    right = tree_sum(Span(span.level - 1, span.place * 2 + 1), gradients)
     return left if right is None else left + right
 
 

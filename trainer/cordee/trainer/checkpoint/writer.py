@@ -58,8 +58,8 @@ def write_checkpoint(directory: Path, step: int, arrays: Arrays, meta: Mapping[s
 class CheckpointWriter:
     """Keeps the newest `keep` checkpoints of a run in `directory`.
 
-    `on_written(step, path, size_bytes, seconds)` and `on_failed(step, error)` are called from the writing thread. A failing
-    disk never stops training: the failure is reported, and the next checkpoint tries again.
+    `on_written(step, path, size_bytes, seconds)` and `on_failed(step, error)` are called from the writing thread. A
+    failing disk never stops training: the failure is reported, and the next checkpoint tries again.
     """
 
     def __init__(

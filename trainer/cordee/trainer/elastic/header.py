@@ -1,7 +1,7 @@
 """What every worker tells every other with a step's exchange, beside gradients.
 
-It rides on the exchange's first message, so it costs no round trip, and all members of a world see the same headers at the
-same step: that is how they agree on the loss, and on when to meet for a membership change.
+It rides on the exchange's first message, so it costs no round trip, and all members of a world see the same headers
+at the same step: that is how they agree on the loss, and on when to meet for a membership change.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """This worker's share of the tree: shard gradients folded into partial sums as they come.
 
-A worker computes its shards from left to right. As soon as both children of a node of the tree are there, they are added and
-only the sum is kept, like the carries of a binary counter, so that at most about `log2(shards)` buffers are alive. What
-remains after the last shard is exactly `tree.cover` of the range.
+A worker computes its shards from left to right. As soon as both children of a node of the tree are there, they are
+added and only the sum is kept, like the carries of a binary counter, so that at most about `log2(shards)` buffers are
+alive. What remains after the last shard is exactly `tree.cover` of the range.
 """
 
 from __future__ import annotations
@@ -30,14 +30,14 @@ class PartialSums:
     def fold(self, shard: int, gradient: Buffer, *, last: bool) -> None:
         """Adds the gradient of `shard`, which must be the one after the shard folded before.
 
-        `gradient` is the working buffer: the next backward overwrites it, so what has to outlive this call is copied, but
-        for the last shard's.
+        `gradient` is the working buffer: the next backward overwrites it, so what has to outlive this call is copied,
+        but for the last shard's.
         """
         span = Span(0, shard)
         buffer = gradient
         while span != self._root:
             neighbour = sibling(span)
-            if span.index % 2:
+            if span.place % 2:
                 left = self._spans.pop(neighbour, None)
                 if left is None:  # another worker's shard stands to the left
                     break

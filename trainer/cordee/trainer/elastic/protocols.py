@@ -1,8 +1,9 @@
 """What the elastic step needs from below, and from nobody in particular.
 
 The trainer knows no network. `cordee.worker` supplies a *membership* (how this process and its peers agree on the next
-world) and, with every world, a *communicator* (how the members of one world exchange bytes). Without a worker, a world of
-one supplies both (`cordee.trainer.elastic.solo`), so that the same script runs unchanged under plain `python`.
+world) and, with every world, a *communicator* (how the members of one world exchange bytes). Without a worker, a
+world of one supplies both (`cordee.trainer.elastic.solo`), so that the same script runs unchanged under plain
+`python`.
 """
 
 from __future__ import annotations
@@ -42,7 +43,8 @@ class PeerLostError(Exception):
 
 
 class Communicator(Protocol):
-    """One world's exchange. Every method blocks, is called by one thread, and raises `PeerLostError` when a peer is gone.
+    """One world's exchange. Every method blocks, is called by one thread, and raises `PeerLostError` when a peer is
+    gone.
 
     Only `abort` may be called from another thread: it makes a blocked call raise `PeerLostError` at once.
     """
@@ -145,7 +147,8 @@ class Membership(Protocol):
         ...
 
     def change_pending(self) -> bool:
-        """Whether the coordinator has asked this world to meet at the next step boundary. Cheap: asked at every step."""
+        """Whether the coordinator has asked this world to meet at the next step boundary. Cheap: asked at every
+        step."""
         ...
 
     def report(self, progress: ProgressReport) -> None:

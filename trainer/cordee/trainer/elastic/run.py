@@ -1,9 +1,9 @@
 """A training run that survives its workers: `for step in run.steps(epochs)`.
 
-The run keeps one promise: parameters and optimiser state after step *k* have the same bits, whatever happened to the world
-on the way. It needs three things for it: shards that do not depend on the world, one fixed tree to sum them in, and the
-rule that a worker which holds the whole sum may apply it. After a loss the survivors stand at step *k* or *k + 1*; the
-furthest is right, the others take its state, and nobody has to vote.
+The run keeps one promise: parameters and optimiser state after step *k* have the same bits, whatever happened to the
+world on the way. It needs three things for it: shards that do not depend on the world, one fixed tree to sum them in,
+and the rule that a worker which holds the whole sum may apply it. After a loss the survivors stand at step *k* or *k
++ 1*; the furthest is right, the others take its state, and nobody has to vote.
 """
 
 from __future__ import annotations
@@ -40,8 +40,8 @@ _log = logging.getLogger(__name__)
 class Run:
     """Trains `model` with `optimizer` on `loader`, alone or as one worker of a job.
 
-    Under `cordee run` or `cordee submit` the workers of the job share the work; under plain `python` the same script trains
-    alone. Either way it ends with the same weights.
+    Under `cordee run` or `cordee submit` the workers of the job share the work; under plain `python` the same script
+    trains alone. Either way it ends with the same weights.
 
         run = elastic.Run(model, optimizer, loader)
         for step in run.steps(epochs=10):                      # may yield a step again after a loss
@@ -113,9 +113,11 @@ class Run:
         return weights_sha256(self.weights())
 
     def report(self, **metrics: float) -> None:
-        """Adds to the job's metrics, as `cordee run -o json` and `cordee status` show them; the newest value of a name counts.
+        """Adds to the job's metrics, as `cordee run -o json` and `cordee status` show them; the newest value of a
+        name counts.
 
-        Report what all workers compute alike (say, an accuracy over the whole held-out set): whose report arrives is chance.
+        Report what all workers compute alike (say, an accuracy over the whole held-out set): whose report arrives is
+        chance.
 
         Raises:
             TypeError: a metric is no number.
@@ -280,7 +282,10 @@ class Run:
             return
         if self._writer is None:
             self._writer = CheckpointWriter(
-                policy.directory, keep=policy.keep, on_written=self._checkpoint_written, on_failed=self._checkpoint_failed
+                policy.directory,
+                keep=policy.keep,
+                on_written=self._checkpoint_written,
+                on_failed=self._checkpoint_failed,
             )
         if self._writer.busy:
             return  # storage is slower than the interval; the step does not wait for it

@@ -1,7 +1,7 @@
 """Which membership a run takes part through: the worker's, or a world of one.
 
-`cordee.worker` installs its membership before it runs the user's script; under plain `python` nobody does, and the script
-trains alone, to the same bits.
+`cordee.worker` installs its membership before it runs the user's script; under plain `python` nobody does, and the
+script trains alone, to the same bits.
 """
 
 from __future__ import annotations

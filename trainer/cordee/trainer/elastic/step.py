@@ -26,8 +26,8 @@ __all__ = ["Step"]
 class Step:
     """This worker's share of one optimiser update, as `Run.steps` yields it.
 
-    Go through `shards`, call `backward` with the mean loss of each, then `commit`. After a loss of a worker the same step is
-    yielded again, with another share.
+    Go through `shards`, call `backward` with the mean loss of each, then `commit`. After a loss of a worker the same
+    step is yielded again, with another share.
 
     Attributes:
         number: the step, from 1.
@@ -35,7 +35,8 @@ class Step:
         index: its place in the epoch, from 0.
         num_samples: samples in its global batch.
         epoch_end: whether it is the last of its epoch.
-        loss: mean loss over the global batch, once committed; NaN where `backward` was not used. The same on every worker.
+        loss: mean loss over the global batch, once committed; NaN where `backward` was not used. The same on every
+            worker.
         committed: whether its update has been applied here.
     """
 
@@ -62,7 +63,8 @@ class Step:
 
     @property
     def shards(self) -> Iterator[Batch]:
-        """This worker's shards of the global batch, each a batch; inside, random numbers are keyed by step and shard."""
+        """This worker's shards of the global batch, each a batch; inside, random numbers are keyed by step and
+        shard."""
         run, loader = self._run, self._run.loader
         if self._next_shard != self._range[0]:
             raise RuntimeError(f"step {self.number}: its shards were gone through already")
@@ -79,7 +81,8 @@ class Step:
             self._fold(shard)
 
     def backward(self, loss: Tensor) -> None:
-        """Adds the gradient of `loss`, the *mean* loss over the shard at hand, weighted by the shard's share of the batch.
+        """Adds the gradient of `loss`, the *mean* loss over the shard at hand, weighted by the shard's share of the
+        batch.
 
         So the sum over all shards is the gradient of the mean loss over the global batch, whatever the shards' sizes.
         """
@@ -93,8 +96,8 @@ class Step:
     def commit(self) -> bool:
         """Sums the gradients of all workers, exactly, and applies the update.
 
-        Returns whether the step is committed. False: a worker was lost in the middle; nothing was applied, and `Run.steps`
-        yields the step again.
+        Returns whether the step is committed. False: a worker was lost in the middle; nothing was applied, and
+        `Run.steps` yields the step again.
         """
         if self.committed or self.lost:
             raise RuntimeError(f"step {self.number} was committed already; go on with the next one")

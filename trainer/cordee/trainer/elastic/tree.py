@@ -1,11 +1,11 @@
 """The one binary tree that every gradient sum follows, whatever the world.
 
 Floating-point addition is not associative, so the same gradients summed in another order give other bits. Shards are
-therefore summed in one fixed tree over their indices: the node `(level, index)` covers the shards
-`[index * 2**level, (index + 1) * 2**level)` that exist, and its sum is its left child's plus its right child's (or the left
-child's alone when the right one covers no shard). A worker that is dealt a contiguous range of shards can sum every node
-that lies inside it; the maximal such nodes are its *cover*, at most about `2 * log2(num_shards)` of them, and the workers
-need to exchange nothing but those.
+therefore summed in one fixed tree over their indices: the node `(level, place)` covers the shards
+`[place * 2**level, (place + 1) * 2**level)` that exist, and its sum is its left child's plus its right child's (or
+the left child's alone when the right one covers no shard). A worker that is dealt a contiguous range of shards can
+sum every node that lies inside it; the maximal such nodes are its *cover*, at most about `2 * log2(num_shards)` of
+them, and the workers need to exchange nothing but those.
 
 Everything here is pure arithmetic on integers.
 """
@@ -19,19 +19,19 @@ __all__ = ["Span", "combine_order", "cover", "deal", "parent", "root", "sibling"
 
 
 class Span(NamedTuple):
-    """A node of the tree, by its place: it covers the existing shards in `[index << level, (index + 1) << level)`."""
+    """A node of the tree, by its place: it covers the existing shards in `[place << level, (place + 1) << level)`."""
 
     level: int
-    index: int
+    place: int
 
     @property
     def start(self) -> int:
-        return self.index << self.level
+        return self.place << self.level
 
     @property
     def stop(self) -> int:
         """One past the last shard it would cover if all existed."""
-        return (self.index + 1) << self.level
+        return (self.place + 1) << self.level
 
 
 def root(num_shards: int) -> Span:
@@ -41,11 +41,11 @@ def root(num_shards: int) -> Span:
 
 
 def parent(span: Span) -> Span:
-    return Span(span.level + 1, span.index >> 1)
+    return Span(span.level + 1, span.place >> 1)
 
 
 def sibling(span: Span) -> Span:
-    return Span(span.level, span.index ^ 1)
+    return Span(span.level, span.place ^ 1)
 
 
 @lru_cache(maxsize=4096)
@@ -72,8 +72,8 @@ def cover(start: int, stop: int, num_shards: int) -> tuple[Span, ...]:
         if start <= span.start and covered_stop <= stop:
             spans.append(span)
             return
-        visit(Span(span.level - 1, span.index * 2))
-        visit(Span(span.level - 1, span.index * 2 + 1))
+        visit(Span(span.level - 1, span.place * 2))
+        visit(Span(span.level - 1, span.place * 2 + 1))
 
     visit(root(num_shards))
     return tuple(spans)
@@ -94,7 +94,7 @@ def combine_order(num_shards: int, size: int) -> tuple[tuple[Span, Span], ...]:
     additions: list[tuple[Span, Span]] = []
     for level in range(root(num_shards).level):
         for span in sorted(node for node in names if node.level == level):
-            if span.index % 2:
+            if span.place % 2:
                 continue
             right = sibling(span)
             left_name = names.pop(span)

@@ -16,23 +16,23 @@ __all__ = ["weights_sha256", "write_weights"]
 def weights_sha256(arrays: Mapping[str, np.ndarray[Any, Any]]) -> str:
     """SHA-256 over names, shapes, dtypes and bytes of parameters and buffers, in name order.
 
-    Per array: one line of JSON, `[name, [shape…], dtype]` with NumPy's dtype name, a newline, then its bytes in C order,
-    little endian.
+    Per array: one line of JSON, `[name, [shape…], dtype]` with NumPy's dtype name, a newline, then its bytes in C
+    order, little endian.
     """
     digest = hashlib.sha256()
     for name in sorted(arrays):
         array = np.asarray(arrays[name])
         digest.update(json.dumps([name, list(array.shape), array.dtype.name]).encode() + b"\n")
         little = np.ascontiguousarray(array, dtype=array.dtype.newbyteorder("<"))
-        digest.update(little.reshape(-1).view(np.uint8))
+        digest.update(little.reshape(-1).view(np.uint8).data)
     return digest.hexdigest()
 
 
 def write_weights(path: Path, arrays: Mapping[str, np.ndarray[Any, Any]], sha256: str) -> None:
     """Writes `arrays` as safetensors: whole or not at all, and not again where the same weights stand already.
 
-    Every worker of a finished job calls this, because any of them may be the only one to live to the end; they hold the same
-    bits, so it does not matter who wins.
+    Every worker of a finished job calls this, because any of them may be the only one to live to the end; they hold
+    the same bits, so it does not matter who wins.
     """
     from safetensors import SafetensorError, safe_open
     from safetensors.numpy import save_file
