@@ -292,7 +292,7 @@ def _refusal(response: httpx2.Response) -> ClientError:
     except (ValueError, KeyError, TypeError, AttributeError):
         code, message, hint = "", f"{response.request.url} answered {response.status_code}, not as Cordee does", ""
     kind = _BY_CODE.get(code) or _BY_STATUS.get(response.status_code, ClientError)
-    if kind is UnauthorizedError and not hint:
+    if kind is UnauthorizedError:
         hint = "set CORDEE_TOKEN to what the file 'token' in the coordinator's state folder holds"
     return kind(message, hint)
 

@@ -1,5 +1,6 @@
 """The `cordee` command: its families of commands, its global options, and its last line of defence."""
 
+import io
 import os
 import sys
 from typing import Annotated, Any, NoReturn
@@ -57,6 +58,9 @@ for _command in (jobs, status, logs, scale, cancel, wait, coordinator, schema, c
 
 def main() -> NoReturn:
     """The entry point: whatever happens, the process ends with a documented exit code and no traceback."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # a script may print what this terminal's encoding lacks
     try:
         app(prog_name="cordee")
     except BrokenPipeError:

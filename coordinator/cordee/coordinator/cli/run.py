@@ -179,6 +179,9 @@ def _train(prepared: "Prepared", state: Path | None, interrupts: "Interrupts", *
         job = coordinator.submit(prepared.document.to_document(), prepared.bundle.data, prepared.bundle.sha256)
         with make_display(payload_on_stdout=as_json) as display:
             display.note(f"job {job['id']}; state folder {folder}")
+            others = [] if state is None else _unfinished(client, job["id"])
+            if others:
+                display.note(f"this folder's unfinished jobs run as well while this command does: {', '.join(others)}")
             followed = _follow(client, job, display, interrupts)
     job = followed.job
     if followed.left:
@@ -192,6 +195,13 @@ def _train(prepared: "Prepared", state: Path | None, interrupts: "Interrupts", *
 
         write(json.dumps(_result(job), ensure_ascii=False, allow_nan=False))
     return exit_code_of_state(job["state"])
+
+
+def _unfinished(client: "Client", but: str) -> list[str]:
+    """Jobs of an earlier run on this folder, which the coordinator has taken up again."""
+    from cordee.coordinator.views import TERMINAL_STATES
+
+    return [job["id"] for job in client.jobs() if job["state"] not in TERMINAL_STATES and job["id"] != but]
 
 
 def _follow(client: "Client", job: "JobView", display: "Display", interrupts: "Interrupts") -> "Followed":
