@@ -154,8 +154,8 @@ def measure(
             deadline = time.monotonic() + DEADLINE_SECONDS
             # torchrun has no generation: there, everybody restarts, so any commit of a new process counts.
             survivor = logs.wait(
-                lambda c, g=generation, m=members: (
-                    c.time > killed_at and (c.generation > g if c.generation else c.pid not in m.values())
+                lambda c, at=killed_at, g=generation, m=members: (
+                    c.time > at and (c.generation > g if c.generation else c.pid not in m.values())
                 ),
                 position,
                 deadline,
