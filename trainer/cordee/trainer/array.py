@@ -20,6 +20,7 @@ import numpy as np
 import threadpoolctl  # type: ignore[import-untyped]
 
 from cordee.trainer.errors import DeviceError
+from cordee.trainer.heap import keep_freed_memory
 
 __all__ = [
     "Array",
@@ -153,3 +154,4 @@ def _threads_from_environment() -> int:
 
 
 set_num_threads(_threads_from_environment())
+keep_freed_memory()

@@ -45,7 +45,7 @@ class Optimizer(ABC):
         """One dictionary per group: "params", "names" and the options. A change of an option takes effect at once."""
         self.groups: list[FlatGroup] = []
         """The flat storage: one per parameter group and dtype, in the order of the groups."""
-        self._scratch: dict[Any, tuple[Any, ...]] = {}
+        self._scratch: dict[Any, Any] = {}
         if isinstance(params, (Tensor, Mapping)):
             raise TypeError(
                 "params must be an iterable of parameters, of (name, parameter) pairs, or of group dictionaries"
@@ -228,18 +228,23 @@ class Optimizer(ABC):
         xp = array_module(group.data)
         block = _BLOCK_ELEMENTS if xp is np else group.size
         scratch = self._scratch_for(group, min(block, group.size))
-        buffers = (group.data, group.grad, *(group.state[name] for name in self._needed_state(group.options)))
+        options = group.options
+        state = [group.state[name] for name in self._needed_state(options)]
+        if where.stop - where.start == group.size <= block:  # nothing to cut
+            self._update(options, xp, group.data, group.grad, state, scratch[: group.size], past_updates)
+            return
         for start in range(where.start, where.stop, block):
             part = slice(start, min(start + block, where.stop))
-            data, grad, *state = (buffer[part] for buffer in buffers)
-            self._update(group.options, xp, data, grad, state, scratch[: data.size], past_updates)
+            data = group.data[part]
+            blocks = [buffer[part] for buffer in state]
+            self._update(options, xp, data, group.grad[part], blocks, scratch[: data.size], past_updates)
 
     def _scratch_for(self, group: FlatGroup, size: int) -> Any:
-        key = group.dtype
-        held = self._scratch.get(key)
-        if held is None or held[0].size < size:
-            self._scratch[key] = held = (group.data[:size].copy(),)
-        return held[0]
+        """Memory for one block, shared by the groups of a dtype."""
+        held = self._scratch.get(group.dtype)
+        if held is None or held.size < size:
+            self._scratch[group.dtype] = held = group.data[:size].copy()
+        return held
 
 
 class _Named:
