@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from cordee.rpc.v1 import worker_pb2 as pb
-from cordee.trainer.elastic.protocols import Membership, PeerLostError, ProgressReport, RunResult, World
+from cordee.trainer.elastic.protocols import Communicator, Membership, PeerLostError, ProgressReport, RunResult, World
 from cordee.worker.listener import Listener
 from cordee.worker.membership import WorkerMembership
 from cordee.worker.progress import INTERVAL_SECONDS, ProgressMeter
@@ -62,6 +62,9 @@ def worker(coordinator: Any, tmp_path: Path) -> Iterator[Callable[[str], Worker]
 class Pool:
     """Calls in daemon threads: one that a failed test leaves blocked does not hold the test run."""
 
+    def __init__(self) -> None:
+        self.communicators: list[Communicator] = []
+
     def submit(self, call: Callable[..., Any], *arguments: Any, **named: Any) -> Future[Any]:
         future: Future[Any] = Future()
 
@@ -76,8 +79,11 @@ class Pool:
 
 
 @pytest.fixture
-def pool() -> Pool:
-    return Pool()
+def pool() -> Iterator[Pool]:
+    threads = Pool()
+    yield threads
+    for communicator in threads.communicators:
+        communicator.close()
 
 
 def announce(
@@ -101,7 +107,12 @@ def announce(
 
 
 def meet(pool: Pool, one: Worker, **arguments: Any) -> Future[World]:
-    return pool.submit(one.membership.rendezvous, **{"step": None, "reason": "join", **arguments})
+    def rendezvous() -> World:
+        world = one.membership.rendezvous(**{"step": None, "reason": "join", **arguments})
+        pool.communicators.append(world.communicator)
+        return world
+
+    return pool.submit(rendezvous)
 
 
 def test_workers_meet_and_can_talk(worker: Callable[[str], Worker], pool: Pool) -> None:
@@ -119,8 +130,6 @@ def test_workers_meet_and_can_talk(worker: Callable[[str], Worker], pool: Pool) 
     taken = pool.submit(worlds[1].communicator.recv_state, 0)
     worlds[0].communicator.send_state(1, b"meta", [])
     assert taken.result(WAIT_SECONDS) == (b"meta", [])
-    for world in worlds:
-        world.communicator.close()
 
 
 def test_a_world_that_cannot_be_connected_is_arrived_from_again(worker: Callable[[str], Worker], pool: Pool) -> None:
@@ -158,13 +167,12 @@ def test_an_abort_breaks_a_blocked_exchange(worker: Callable[[str], Worker], poo
         one.stream.expect("arrived")
     announce(1, [first, second], [None, None])
     world = futures[0].result(WAIT_SECONDS)
-    other = futures[1].result(WAIT_SECONDS)
+    futures[1].result(WAIT_SECONDS)
     blocked = pool.submit(world.communicator.recv_state, 1)  # the peer is stopped: it never sends
     first.stream.send(abort=pb.Abort(generation=1, lost=["job-w1"]))
     with pytest.raises(PeerLostError, match="job-w1 is lost") as lost:
         blocked.result(WAIT_SECONDS)
     assert lost.value.ranks == (1,)
-    other.communicator.close()
 
 
 def test_a_stop_ends_the_wait(worker: Callable[[str], Worker], pool: Pool) -> None:
@@ -213,7 +221,8 @@ def test_rank_0_reports_and_the_others_beat(worker: Callable[[str], Worker], poo
     for one in (first, second):
         one.stream.expect("arrived")
     announce(1, [first, second], [None, None])
-    worlds = [future.result(WAIT_SECONDS) for future in futures]
+    for future in futures:
+        future.result(WAIT_SECONDS)
     for step in range(1, 51):
         for one in (first, second):
             one.membership.report(report(step))
@@ -226,8 +235,6 @@ def test_rank_0_reports_and_the_others_beat(worker: Callable[[str], Worker], poo
         pass
     second.session.close()
     assert "progress" not in second.stream.until_end()
-    for world in worlds:
-        world.communicator.close()
 
 
 def test_news_reach_the_coordinator(worker: Callable[[str], Worker], tmp_path: Path) -> None:

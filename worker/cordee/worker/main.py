@@ -42,6 +42,7 @@ def main() -> int:
     except SettingsError as error:
         sys.stderr.write(f"cordee: {error}\n")
         return exit_codes.UNUSABLE
+    del os.environ["CORDEE_TOKEN"]  # a script that prints its environment does not print the job's key
     for variable in THREAD_VARIABLES:
         os.environ[variable] = str(settings.threads)
     os.environ["CORDEE_OUTPUT_DIR"] = str(settings.output)

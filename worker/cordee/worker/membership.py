@@ -28,6 +28,7 @@ from cordee.worker.mesh import Peer
 from cordee.worker.progress import ProgressMeter
 from cordee.worker.session import Session
 from cordee.worker.settings import WorkerSettings
+from cordee.worker.wire import fit
 
 __all__ = ["WorkerMembership"]
 
@@ -117,12 +118,12 @@ class WorkerMembership:
     def checkpointed(self, step: int, path: Path, size_bytes: int, seconds: float) -> None:
         self._session.post(
             pb.WorkerMessage(
-                checkpointed=pb.Checkpointed(step=step, path=str(path), size_bytes=size_bytes, seconds=seconds)
+                checkpointed=pb.Checkpointed(step=step, path=fit(str(path)), size_bytes=size_bytes, seconds=seconds)
             )
         )
 
     def note(self, kind: str, message: str, seconds: float = 0.0) -> None:
-        self._session.post(pb.WorkerMessage(note=pb.Note(kind=kind, message=message, seconds=seconds)))
+        self._session.post(pb.WorkerMessage(note=pb.Note(kind=kind, message=fit(message), seconds=seconds)))
 
     def finished(self, result: RunResult) -> None:
         self._flush_progress()
@@ -138,7 +139,7 @@ class WorkerMembership:
             samples=result.samples,
             weights_sha256=result.weights_sha256,
             metrics=dict(result.metrics),
-            weights_path="" if result.weights_path is None else str(result.weights_path),
+            weights_path="" if result.weights_path is None else fit(str(result.weights_path)),
         )
 
     def break_off(self, reason: str) -> None:

@@ -9,17 +9,17 @@ import types
 from collections.abc import Sequence
 from pathlib import Path
 
+from cordee.worker.wire import fit
+
 __all__ = ["ScriptExitError", "describe_failure", "is_machine_fault", "run_script"]
 
+MAX_TRACEBACK_CHARACTERS = 60_000
 _MACHINE_ERRNOS = frozenset({errno.ENOMEM, errno.EIO, errno.ESTALE, errno.EREMOTEIO})
 """A disk or a mount that fails reading. A full disk or a missing file is for the user to hear of at once."""
 
 
 class ScriptExitError(Exception):
     """The script called `sys.exit` with a code other than 0."""
-
-
-_OURS = str(Path(__file__).parent)
 
 
 def run_script(source: Path, script: str, args: Sequence[str]) -> None:
@@ -54,12 +54,24 @@ def is_machine_fault(error: BaseException) -> bool:
 def describe_failure(error: BaseException, source: Path) -> tuple[str, str]:
     """One line, and the traceback that plain `python` would print: from the script's frame on, paths in the source."""
     shown = error.__cause__ if isinstance(error, ScriptExitError) and error.__cause__ is not None else error
-    ours = shown.__traceback__
-    while ours is not None and ours.tb_frame.f_code.co_filename.startswith(_OURS):
-        ours = ours.tb_next
-    text = "".join(traceback.TracebackException(type(shown), shown, ours, compact=True).format())
-    detail = str(error)
+    theirs = _after_ours(shown.__traceback__)
+    text = "".join(traceback.TracebackException(type(shown), shown, theirs, compact=True).format())
+    detail = _said(error)
     line = f"{type(error).__name__}: {detail}" if detail else type(error).__name__
     if isinstance(error, ScriptExitError):
         line = f"SystemExit: the script called {detail}"
-    return line, text.replace(f"{source}/", "")
+    return fit(line), fit(text.replace(f"{source}/", ""), MAX_TRACEBACK_CHARACTERS)
+
+
+def _after_ours(trace: types.TracebackType | None) -> types.TracebackType | None:
+    """From the script's first frame on; None: it failed before the script ran, and its sentence says all."""
+    while trace is not None and trace.tb_frame.f_code is not run_script.__code__:
+        trace = trace.tb_next
+    return None if trace is None else trace.tb_next
+
+
+def _said(error: BaseException) -> str:
+    try:
+        return str(error)
+    except Exception:
+        return "(its text cannot be had: its __str__ raises)"

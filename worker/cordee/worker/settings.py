@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import secrets
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -84,7 +83,7 @@ class WorkerSettings:
         return cls(
             job=read("CORDEE_JOB", str, "the job's id"),
             worker=read("CORDEE_WORKER", str, "the worker's id"),
-            incarnation=read("CORDEE_INCARNATION", str, "this process's incarnation", secrets.token_hex(8)),
+            incarnation=read("CORDEE_INCARNATION", str, "this process's incarnation", os.urandom(8).hex()),
             coordinator=read("CORDEE_COORDINATOR", _address, "the coordinator's gRPC address, host:port"),
             token=read("CORDEE_TOKEN", str, "the job's worker token"),
             workdir=read("CORDEE_WORKDIR", _absolute, "the absolute path of the job's folder on this machine"),

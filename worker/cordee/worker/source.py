@@ -8,9 +8,6 @@ workers of a host may do it at the same time, and a killed one leaves nothing th
 
 from __future__ import annotations
 
-import hashlib
-import shutil
-import tempfile
 import time
 from collections.abc import Callable, Iterable
 from pathlib import Path, PurePosixPath
@@ -35,6 +32,10 @@ def ensure_source(root: Path, sha256: str, fetch: Callable[[], Iterable[bytes]])
     target = root / sha256
     if target.is_dir():
         return target
+    # A worker that starts again finds its source unpacked, and is spared these imports.
+    import shutil
+    import tempfile
+
     root.mkdir(parents=True, exist_ok=True)
     _remove_stale(root)
     partial = Path(tempfile.mkdtemp(prefix=f"{_PARTIAL}{sha256[:12]}-", dir=root))
@@ -55,6 +56,8 @@ def ensure_source(root: Path, sha256: str, fetch: Callable[[], Iterable[bytes]])
 
 
 def _receive(archive: IO[bytes], sha256: str, pieces: Iterable[bytes]) -> None:
+    import hashlib
+
     digest = hashlib.sha256()
     received = 0
     for piece in pieces:
@@ -68,6 +71,7 @@ def _receive(archive: IO[bytes], sha256: str, pieces: Iterable[bytes]) -> None:
 
 
 def _unpack(archive: IO[bytes], folder: Path) -> None:
+    import shutil
     import tarfile
 
     unpacked = num_files = 0
@@ -105,6 +109,8 @@ def _parts(name: str) -> tuple[str, ...]:
 
 
 def _remove_stale(root: Path) -> None:
+    import shutil
+
     oldest = time.time() - STALE_SECONDS
     for path in root.glob(f"{_PARTIAL}*"):
         try:
