@@ -12,8 +12,9 @@ import pytest
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(240)]
 
-PAUSED = ("--epochs", "4", "--pause", "0.002")
-STEPS = 4 * 29  # 1797 samples in batches of 64
+EPOCHS = 6
+PAUSED = ("--epochs", str(EPOCHS), "--pause", "0.004")
+STEPS = EPOCHS * 29  # 1797 samples in batches of 64
 
 
 def is_whole(size: int) -> Callable[[list[Any]], bool]:
@@ -44,7 +45,7 @@ def test_kills_cost_no_bit_and_no_survivor(
     job = make_job()
     job.start("--workers", "1:3", arguments=PAUSED)
     kills = 0
-    for at in (5, 30, 60):
+    for at in (5, 30, 60, 90):
         job.wait_for(
             lambda commits, at=at: (
                 any(c.step >= at for c in commits)
@@ -68,7 +69,7 @@ def test_kills_cost_no_bit_and_no_survivor(
     code, result, stderr = job.finish()
     assert code == 0, stderr
     assert result["weights_sha256"] == undisturbed(*PAUSED)
-    assert result["samples"] == 4 * 1797
+    assert result["samples"] == EPOCHS * 1797
     assert 1 <= result["recoveries"] <= kills
     assert_steps_agree(job.commits())
 
@@ -84,7 +85,7 @@ def test_a_run_that_lost_everybody_resumes_from_its_checkpoint(
     code, result, stderr = job.finish()
     assert code == 0, stderr
     assert result["weights_sha256"] == undisturbed(*PAUSED)
-    assert result["samples"] == 4 * 1797
+    assert result["samples"] == EPOCHS * 1797
     pids_of_step_one = {c.pid for c in job.commits() if c.step == 1}
     assert len(pids_of_step_one) <= 3, "it began from scratch instead of from its checkpoint"
     assert_steps_agree(job.commits())

@@ -70,6 +70,6 @@ with (arguments.log / f"{worker}.{os.getpid()}.jsonl").open("a", buffering=1) as
             entry = {"worker": worker, "pid": os.getpid(), "step": step.number, "generation": generation,
                      "size": size, "rank": rank, "loss": step.loss}  # fmt: skip
             log.write(json.dumps(entry) + "\n")
-run.report(loss=step.loss if run.step else 0.0)
+run.report(loss=run.loss)
 (arguments.log / f"{worker}.sha256").write_text(run.weights_sha256())
 print(f"weights {run.weights_sha256()}")

@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -70,6 +71,7 @@ class Run:
         self._world: World | None = None
         self._step = 0
         self._samples = 0
+        self._loss = math.nan
         self._has_state = False
         self._epochs = 0
         self._arrival: tuple[Literal["join", "change", "lost"], tuple[int, ...]] = ("join", ())
@@ -88,6 +90,12 @@ class Run:
     def samples(self) -> int:
         """Samples consumed by committed steps."""
         return self._samples
+
+    @property
+    def loss(self) -> float:
+        """Mean loss of the last committed step; NaN before the first. Use this after the loop rather than `step.loss`: a
+        worker that joined late may not have been through any step."""
+        return self._loss
 
     @property
     def rank(self) -> int:
@@ -141,11 +149,12 @@ class Run:
         self._epochs = max(self._epochs, epochs)
         last = epochs * len(self.loader)
         while True:
+            # Whoever has the last step of this loop needs nobody any more: a joiner is not made to wait for it.
+            if self._has_state and self._step >= last:
+                break
             if self._world is None:
                 self._meet()
-            assert self._world is not None
-            if self._step >= last:
-                break
+                continue
             step = Step(self, self._world, self._step + 1)
             yield step
             if not (step.committed or step.lost):
@@ -162,6 +171,7 @@ class Run:
         """The update of `step` has been applied here."""
         self._step = step.number
         self._samples += step.num_samples
+        self._loss = step.loss
         self.membership.report(
             ProgressReport(
                 step=step.number,
@@ -237,7 +247,7 @@ class Run:
             for (name, shape, dtype), buffer in zip(meta["arrays"], buffers, strict=True)
         }
         self._state.restore(arrays, meta["scalars"])
-        self._step, self._samples, self.metrics = meta["step"], meta["samples"], meta["metrics"]
+        self._take_position(meta)
         if self._step:
             self.membership.note(
                 "healed", f"took the state of step {self._step} from rank {giver}", time.monotonic() - started
@@ -247,9 +257,15 @@ class Run:
         return {
             "step": self._step,
             "samples": self._samples,
+            "loss": self._loss if math.isfinite(self._loss) else None,  # JSON has no NaN
             "metrics": dict(self.metrics),
             "scalars": self._state.scalars(),
         }
+
+    def _take_position(self, position: Mapping[str, Any]) -> None:
+        self._step, self._samples = int(position["step"]), int(position["samples"])
+        self._loss = math.nan if position["loss"] is None else float(position["loss"])
+        self.metrics = dict(position["metrics"])
 
     # Checkpoints and the result
 
@@ -267,7 +283,7 @@ class Run:
         if loaded is None:
             return
         self._state.restore(loaded.arrays, loaded.meta["scalars"])
-        self._step, self._samples, self.metrics = loaded.step, loaded.meta["samples"], loaded.meta["metrics"]
+        self._take_position(loaded.meta)
         self._last_checkpoint = (self._step, time.monotonic())
         self.membership.note("restored", f"resumed from {loaded.path.name}", time.monotonic() - started)
 
