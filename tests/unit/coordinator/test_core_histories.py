@@ -136,7 +136,7 @@ class Simulation:
         ):
             assert state is JobState.FAILED or before in TERMINAL_STATES, "a script's failure fails the job at once"
         assert not any(isinstance(a, act.Persist) for a in actions[1:]), "Persist comes first"
-        assert self.machine.record == self.machine._stored, "what must be remembered is stored"
+        assert self.machine.record == self.machine._crew.record(), "what must be remembered is stored"
         for k, action in enumerate(actions):
             if self.crash_after is not None and k >= self.crash_after:
                 self.crash_after = None
@@ -192,7 +192,7 @@ class Simulation:
                 step = self.waiting.pop(incarnation, None)
                 if reason is StopReason.DRAINED and step is not None:
                     others = [s for s in self.waiting.values() if s is not None]
-                    usable = sum(slot.usable for slot in self.machine._slots.values())
+                    usable = sum(slot.usable for slot in self.machine._crew.slots.values())
                     assert max(others, default=-1) >= step or usable <= 1, "draining loses no step"
                 self.told_to_stop.setdefault(incarnation, reason)
                 if self.hello[0] == incarnation:  # it was turned away
@@ -254,7 +254,7 @@ class Simulation:
         self.seen[f"size {len(world.members)}"] += 1
 
     def is_draining(self, worker: str, incarnation: str) -> bool:
-        slot = self.machine._slots[worker]
+        slot = self.machine._crew.slots[worker]
         return slot.draining and slot.incarnation == incarnation
 
     def deliver(self, worker: str, incarnation: str, action: act.Action) -> None:
@@ -501,7 +501,7 @@ class Simulation:
 
     def in_world(self, incarnation: str) -> bool:
         """Whether the machine counts it as training: it was sent its newest world, and has not arrived since."""
-        slot = next((s for s in self.machine._slots.values() if s.incarnation == incarnation), None)
+        slot = next((s for s in self.machine._crew.slots.values() if s.incarnation == incarnation), None)
         return slot is not None and slot.session is not None and slot.session.phase.value == "training"
 
     def hear_agent(self, worker: str) -> bool:
@@ -639,7 +639,7 @@ def inflict(sim: Simulation, fault: str, pick: random.Random) -> None:
                 sim.kill_agent(agent, pick.choice([-9, 1]))
         case "agent gives up":
             agent = sim.agents[victim.worker]
-            usable = sum(slot.usable for slot in sim.machine._slots.values())
+            usable = sum(slot.usable for slot in sim.machine._crew.slots.values())
             if agent.alive and usable > sim.machine.record.minimum:
                 sim.kill_agent(agent, 74)
         case "stop":

@@ -1,0 +1,219 @@
+"""One job's state between two turns, and the moves that everything else is made of: lose, fence, dismiss, stop, end.
+
+Kept apart from what decides to make them (`handlers`, by event; `turn`, by the whole), so that each move is in one
+place and complete: whoever is told to stop is fenced, has a time to be gone by, and is in the list of actions.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from cordee.coordinator.core.actions import Action, RecordEvent, SendStop, SetState, StopAgent
+from cordee.coordinator.core.lifecycle import STOP_REASONS, TRANSITIONS
+from cordee.coordinator.core.model import (
+    TERMINAL_STATES,
+    Cause,
+    JobError,
+    JobState,
+    LossCause,
+    Member,
+    Policy,
+    StopReason,
+    World,
+)
+from cordee.coordinator.core.record import JobRecord
+from cordee.coordinator.core.roster import Agent, Loss, Phase, Session, Slot
+
+__all__ = ["Crew"]
+
+
+class Crew:
+    """Mutable, and only ever touched within `JobMachine.handle`."""
+
+    def __init__(self, record: JobRecord, policy: Policy) -> None:
+        self.policy = policy
+        self.durable = record
+        """The durable facts but for the slots, which `record` takes from the roster."""
+        self.slots = {slot.worker: Slot.from_record(slot) for slot in record.slots}
+        self.members: dict[str, Member] = {}
+        self.ranks: dict[str, int] = {}
+        self.take_world(record.world)
+        self.loss: Loss | None = None
+        self.broken = False
+        """A member of the current world is lost, or its exchange broke."""
+        self.asked: set[str] = set()
+        """Members told ChangePending in this generation."""
+        self.aborted: set[str] = set()
+        """Members told Abort in this generation."""
+        self.drained: Cause | None = None
+        """Why somebody was released since the last world."""
+        self.last_arrival = float("-inf")
+        self.finish_mark = float("-inf")
+        """The latest finish, or loss of somebody who was to finish."""
+        self.now = float("-inf")
+        self.deadline: float | None = None
+        self.actions: list[Action] = []
+        """What this turn has decided so far."""
+
+    # ---------------------------------------------------------------------------------------------------- questions
+
+    @property
+    def state(self) -> JobState:
+        return self.durable.state
+
+    @property
+    def over(self) -> bool:
+        return self.durable.state in TERMINAL_STATES
+
+    @property
+    def generation(self) -> int:
+        return self.durable.generation
+
+    def record(self) -> JobRecord:
+        return replace(self.durable, slots=tuple(slot.record() for slot in self.in_order()))
+
+    @property
+    def finishing(self) -> bool:
+        return bool(self.durable.finished)
+
+    def in_order(self) -> list[Slot]:
+        return sorted(self.slots.values(), key=lambda slot: slot.index)
+
+    def given_up(self) -> int:
+        return sum(slot.given_up for slot in self.slots.values())
+
+    def usable(self) -> int:
+        """Workers the job is to have, those included that leave and are replaced."""
+        return sum(slot.usable for slot in self.slots.values())
+
+    def expected(self) -> int:
+        """Workers the job is to have that are to stay."""
+        return sum(slot.usable and not slot.draining for slot in self.slots.values())
+
+    def waiting(self) -> int:
+        return sum(slot.session is not None and slot.session.phase is Phase.WAITING for slot in self.slots.values())
+
+    def current(self, worker: str, incarnation: str) -> tuple[Slot | None, Session | None]:
+        """The slot and session that a message is of; nothing when another process has taken its place."""
+        slot = self.slots.get(worker)
+        if slot is None or slot.session is None or slot.session.incarnation != incarnation:
+            return None, None
+        return slot, slot.session
+
+    def is_member(self, slot: Slot, incarnation: str) -> bool:
+        member = self.members.get(slot.worker)
+        return member is not None and member.incarnation == incarnation and incarnation not in slot.fenced
+
+    def is_live(self, slot: Slot) -> bool:
+        """Its process, as far as is known, is a member of the current world."""
+        return (slot.session is not None or slot.missing is not None) and self.is_member(slot, slot.incarnation)
+
+    def silent_at(self, session: Session) -> float:
+        """When a session counts as hanging, unless it is heard before."""
+        if session.phase in (Phase.STOPPED, Phase.FINISHED):
+            return float("inf")
+        joining = session.phase is Phase.JOINING
+        policy = self.policy
+        return session.heard + (policy.joining_timeout_seconds if joining else policy.heartbeat_timeout_seconds)
+
+    # -------------------------------------------------------------------------------------------------------- moves
+
+    def take_world(self, world: World | None) -> None:
+        members = () if world is None else world.members
+        self.members = {member.worker: member for member in members}
+        self.ranks = {member.worker: rank for rank, member in enumerate(members)}
+
+    def tell(self, kind: str, message: str) -> None:
+        self.actions.append(RecordEvent(kind, message))
+
+    def note_loss(self, cause: LossCause) -> None:
+        if self.loss is None:
+            self.loss = Loss(self.now, cause)
+
+    def break_world(self, cause: LossCause) -> None:
+        self.note_loss(cause)
+        self.broken = True
+
+    def lose(self, slot: Slot, cause: LossCause) -> None:
+        """A member is lost for certain."""
+        slot.fence(slot.incarnation)
+        slot.missing = None
+        self.finish_mark = self.now
+        self.tell("lost", f"{slot.worker} is lost ({cause})")
+        if not self.finishing:
+            self.break_world(cause)
+
+    def supersede(self, slot: Slot, incarnation: str) -> None:
+        """A newer process of a worker takes the place of the last one, whatever became of it."""
+        old = slot.incarnation
+        if slot.session is not None:
+            message = "a newer process of this worker has taken its place"
+            self.actions.append(SendStop(slot.worker, old, StopReason.FENCED, message))
+        if self.is_live(slot):
+            self.lose(slot, LossCause.REPLACED)
+        slot.fence(old)
+        slot.session = None
+        slot.restarts += 1 if old else 0
+        slot.incarnation = incarnation
+
+    def stop(self, slot: Slot, reason: StopReason, message: str, phase: Phase = Phase.STOPPED) -> None:
+        """Tells an attached worker to stop, and sets the time by which it must have."""
+        assert slot.session is not None
+        self.actions.append(SendStop(slot.worker, slot.session.incarnation, reason, message))
+        slot.session.phase = phase
+        if slot.agent is Agent.RUNNING:
+            slot.stop_by = self.now + self.policy.parting_seconds
+
+    def fence(self, slot: Slot, message: str) -> None:
+        """This process must not come back; its agent starts another one."""
+        assert slot.session is not None
+        slot.fence(slot.session.incarnation)
+        self.stop(slot, StopReason.FENCED, message)
+
+    def dismiss(self, slot: Slot, reason: StopReason, message: str) -> None:
+        """This worker leaves for good, and nobody is to blame."""
+        assert slot.session is not None
+        slot.fence(slot.session.incarnation)
+        slot.blameless = True
+        self.stop(slot, reason, message)
+
+    def stop_agent(self, slot: Slot, grace_seconds: float) -> None:
+        slot.agent = Agent.STOPPING
+        slot.blameless = slot.blameless or slot.retiring or self.over
+        slot.stop_by = self.now + (grace_seconds or self.policy.stop_seconds) + self.policy.tick_seconds
+        self.actions.append(StopAgent(slot.worker, grace_seconds))
+
+    def give_up(self, slot: Slot, words: str) -> None:
+        slot.given_up = True
+        self.durable = replace(self.durable, wanted=self.durable.wanted - 1)
+        self.tell("given_up", f"{words}: {slot.worker} is given up")
+        if self.durable.wanted < self.durable.minimum:
+            message = f"{words}; fewer workers are left than the job's minimum of {self.durable.minimum}"
+            self.fail(JobError(message, worker=slot.worker), message)
+
+    def fail(self, error: JobError, reason: str) -> None:
+        if not self.over:
+            self.durable = replace(self.durable, error=error)
+            self.end(JobState.FAILED, reason)
+
+    def end(self, state: JobState, reason: str) -> None:
+        """A terminal state: final, and every worker and agent is told to stop."""
+        if self.over:
+            return
+        self.durable = replace(self.durable, finished_at=self.now)
+        self.enter(state, reason)
+        for slot in self.in_order():
+            slot.missing, slot.fail_by = None, None
+            session = slot.session
+            if session is not None and session.phase not in (Phase.STOPPED, Phase.FINISHED):
+                self.stop(slot, STOP_REASONS[state], reason)
+            elif slot.agent is Agent.RUNNING and (session is None or slot.stop_by is None):
+                finished = any(f.worker == slot.worker for f in self.durable.finished)
+                slot.stop_by = self.now + (self.policy.parting_seconds if finished else 0.0)
+        # `turn` presses on.
+
+    def enter(self, state: JobState, reason: str) -> None:
+        if (state, reason) != (self.durable.state, self.durable.reason):
+            assert state is self.durable.state or state in TRANSITIONS[self.durable.state]
+            self.durable = replace(self.durable, state=state, reason=reason)
+            self.actions.append(SetState(state, reason))

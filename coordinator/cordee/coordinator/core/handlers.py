@@ -1,0 +1,284 @@
+"""What each event does to the roster: local, small, and without looking at the whole, which `turn` does afterwards."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+from cordee.coordinator.core import events
+from cordee.coordinator.core.actions import SendStop
+from cordee.coordinator.core.crew import Crew
+from cordee.coordinator.core.failure import Verdict, describe_exit, judge, retry
+from cordee.coordinator.core.lifecycle import STOP_REASONS
+from cordee.coordinator.core.model import (
+    ArrivalReason,
+    JobError,
+    JobState,
+    LossCause,
+    StopReason,
+    worker_index,
+)
+from cordee.coordinator.core.record import FinishedWorker
+from cordee.coordinator.core.roster import Agent, Missing, Phase, Session, Slot
+
+__all__ = ["heard", "take"]
+
+
+def take(crew: Crew, event: events.Event) -> None:
+    """Takes one event into the roster. Time alone (`Tick`) changes nothing here."""
+    handler = _HANDLERS.get(type(event))
+    if handler is not None:
+        handler(crew, event)
+
+
+def _on_attached(crew: Crew, event: events.WorkerAttached) -> None:
+    def turn_away(reason: StopReason, message: str) -> None:
+        crew.actions.append(SendStop(event.worker, event.incarnation, reason, message))
+
+    if crew.over:
+        return turn_away(STOP_REASONS[crew.state], f"the job has {crew.state}")
+    slot = crew.slots.get(event.worker)
+    if slot is None or slot.given_up:
+        return turn_away(StopReason.DRAINED, "the job does not have this worker any more")
+    member = crew.is_member(slot, event.incarnation)
+    if slot.retiring and not member:
+        slot.fence(event.incarnation)  # also if the slot is wanted again before it has read this
+        return turn_away(StopReason.DRAINED, "the job was scaled down")
+    if event.incarnation in slot.fenced:
+        return turn_away(StopReason.FENCED, "the job goes on without this process")
+    if event.generation > (crew.generation if member else 0):
+        slot.fence(event.incarnation)
+        return turn_away(StopReason.FENCED, f"it comes from generation {event.generation}, which is not current")
+    if crew.finishing and event.incarnation != slot.incarnation:
+        return turn_away(StopReason.FINISHED, "the job has its result already")
+    if slot.incarnation != event.incarnation:
+        crew.supersede(slot, event.incarnation)
+    slot.missing = None
+    slot.session = Session(
+        incarnation=event.incarnation,
+        address=event.address,
+        pid=event.pid,
+        phase=Phase.TRAINING if member else Phase.JOINING,
+        step=event.step,
+        heard=crew.now,
+    )
+    if slot.agent is not Agent.STOPPING:
+        slot.stop_by = None
+    if not crew.broken and not any(s.missing for s in crew.slots.values()):
+        crew.loss = None  # its stream broke, and it is back: nothing was lost
+    return None
+
+
+def _on_detached(crew: Crew, event: events.WorkerDetached) -> None:
+    slot, session = crew.current(event.worker, event.incarnation)
+    if slot is None or session is None:
+        return
+    slot.session = None
+    # At the job's end the time that it was given to go by stands: nobody comes back.
+    going = crew.over or (session.phase is Phase.STOPPED and slot.draining)
+    if slot.agent is Agent.RUNNING and not (going and slot.stop_by is not None):
+        slot.stop_by = crew.now + crew.policy.absence_timeout_seconds
+    if slot.fail_by is not None:
+        slot.fail_by = crew.now
+    if session.phase is Phase.STOPPED or not crew.is_member(slot, session.incarnation):
+        return
+    if crew.finishing:
+        if session.phase is not Phase.FINISHED:
+            crew.lose(slot, LossCause.DISCONNECTED)
+        return
+    crew.note_loss(LossCause.DISCONNECTED)
+    slot.missing = Missing(until=crew.now + crew.policy.heartbeat_timeout_seconds, awaited=False)
+
+
+def heard(crew: Crew, event: events.WorkerHeard) -> None:
+    _, session = crew.current(event.worker, event.incarnation)
+    if session is not None:
+        session.heard = crew.now
+        if event.step is not None and session.phase is Phase.TRAINING:
+            session.step = event.step  # for people; what a worker arrived with is what counts
+
+
+def _on_arrived(crew: Crew, event: events.WorkerArrived) -> None:
+    slot, session = crew.current(event.worker, event.incarnation)
+    if slot is None or session is None or session.phase in (Phase.STOPPED, Phase.FINISHED):
+        return
+    session.heard = crew.now
+    member = crew.is_member(slot, session.incarnation)
+    if event.generation > (crew.generation if member else 0):
+        crew.fence(slot, f"it comes from generation {event.generation}, which is not current")
+        return
+    if crew.finishing:
+        crew.dismiss(slot, StopReason.FINISHED, "the job has its result already")
+        return
+    if not member and slot.draining:
+        crew.dismiss(slot, StopReason.DRAINED, "it is not needed any more")
+        return
+    session.phase = Phase.WAITING
+    # A joiner's weights are its own initial ones: state is what was trained in a world.
+    session.step = event.step if member else None
+    crew.last_arrival = crew.now
+    if member and (event.reason is ArrivalReason.PEER_LOST or event.generation < crew.generation):
+        crew.break_world(LossCause.MESH)
+        limit = crew.now + crew.policy.heartbeat_timeout_seconds
+        for suspect in event.suspects:
+            other = crew.slots.get(suspect)
+            if other is not None and other.missing is not None and other.missing.until > limit:
+                other.missing = replace(other.missing, until=limit)
+
+
+def _on_leaving(crew: Crew, event: events.WorkerLeaving) -> None:
+    slot, session = crew.current(event.worker, event.incarnation)
+    if slot is None or session is None or session.phase in (Phase.STOPPED, Phase.FINISHED):
+        return
+    session.heard = crew.now
+    if not session.leaving:
+        session.leaving = True
+        because = f": {event.reason}" if event.reason else ""
+        crew.tell("leaving", f"{event.worker} is asked to leave{because}")
+    if not crew.is_member(slot, session.incarnation):
+        crew.dismiss(slot, StopReason.DRAINED, "it may go")
+
+
+def _on_finished(crew: Crew, event: events.WorkerFinished) -> None:
+    slot, session = crew.current(event.worker, event.incarnation)
+    if slot is None or session is None or session.phase is Phase.STOPPED:
+        return
+    session.heard = crew.now
+    known = any(f.incarnation == event.incarnation and f.worker == event.worker for f in crew.durable.finished)
+    if not known:
+        if crew.durable.world is not None and not crew.is_member(slot, event.incarnation):
+            crew.tell("ended", f"{event.worker}'s script ended without having joined the job's world")
+            crew.fence(slot, "it has ended without having joined the job's world")
+            return
+        for other in crew.durable.finished:
+            if other.result.weights_sha256 != event.result.weights_sha256:
+                message = (
+                    f"workers ended with different weights: {other.worker} at step {other.result.step} with "
+                    f"{other.result.weights_sha256 or 'none'}, {event.worker} at step {event.result.step} with "
+                    f"{event.result.weights_sha256 or 'none'}"
+                )
+                crew.fail(JobError(message, worker=event.worker), message)
+                return
+        rank = crew.ranks.get(event.worker, slot.index)
+        crew.durable = replace(
+            crew.durable,
+            finished=(
+                *crew.durable.finished,
+                FinishedWorker(event.worker, event.incarnation, rank, crew.now, event.result),
+            ),
+        )
+        crew.finish_mark = crew.now
+        crew.tell("finished", f"{event.worker} has finished at step {event.result.step}")
+    crew.stop(slot, StopReason.FINISHED, "well done", Phase.FINISHED)
+
+
+def _on_script_failed(crew: Crew, event: events.ScriptFailed) -> None:
+    slot, session = crew.current(event.worker, event.incarnation)
+    if slot is None or session is None or session.phase in (Phase.STOPPED, Phase.FINISHED):
+        return
+    error = JobError(event.exception, event.traceback, event.worker)
+    session.phase = Phase.STOPPED
+    slot.stop_by = crew.now + crew.policy.parting_seconds
+    crew.fail(error, f"the script raised {event.exception}")
+
+
+def _on_agent_exited(crew: Crew, event: events.AgentExited) -> None:
+    slot = crew.slots.get(event.worker)
+    if slot is None:
+        return
+    blameless, slot.blameless = slot.blameless or slot.agent is Agent.ABSENT, False
+    slot.agent, slot.stop_by, slot.start_at = Agent.ABSENT, None, crew.now
+    if crew.over or slot.given_up:
+        return
+    if slot.missing is not None:
+        crew.lose(slot, LossCause.DISCONNECTED)
+    verdict = judge(event.code)
+    if slot.retiring or (crew.finishing and verdict is not Verdict.SCRIPT_FAILED):
+        return
+    words = f"{event.worker}'s agent {describe_exit(event.code, event.message)}"
+    if verdict is Verdict.SCRIPT_FAILED:
+        # The agent's exit may overtake the worker's own words, which carry the traceback.
+        slot.fail_by = crew.now + (crew.policy.last_words_seconds if slot.session is not None else 0.0)
+    elif blameless or verdict is Verdict.LEFT:
+        pass
+    elif verdict is Verdict.EXHAUSTED:
+        crew.give_up(slot, words)
+    else:
+        again = retry(slot.exits, crew.now, crew.policy)
+        slot.exits = again.exits
+        if again.at is None:
+            crew.give_up(slot, f"{words}, {len(again.exits)} times")
+        else:
+            slot.start_at = again.at
+            crew.tell("agent_exited", words)
+
+
+def _on_scheduled(crew: Crew, event: events.Scheduled) -> None:
+    count = min(event.count, crew.durable.maximum - crew.given_up())
+    if not crew.over and count >= crew.durable.minimum:
+        crew.durable = replace(crew.durable, wanted=count)
+
+
+def _on_scale_requested(crew: Crew, event: events.ScaleRequested) -> None:
+    if crew.over:
+        return
+    for slot in crew.slots.values():
+        if slot.given_up:  # a user who scales asks for another try
+            slot.given_up, slot.exits, slot.start_at = False, (), crew.now
+    crew.durable = replace(
+        crew.durable,
+        minimum=event.minimum,
+        maximum=event.maximum,
+        wanted=min(crew.durable.wanted, event.maximum),
+    )
+    crew.tell("scaled", f"workers: {event.minimum}:{event.maximum}")
+
+
+def _on_cancel_requested(crew: Crew, event: events.CancelRequested) -> None:
+    crew.end(JobState.CANCELLED, event.reason)
+
+
+def _on_job_refused(crew: Crew, event: events.JobRefused) -> None:
+    crew.fail(JobError(event.message), event.message)
+
+
+def _on_recovered(crew: Crew, event: events.Recovered) -> None:
+    over = crew.over
+    for worker in sorted(event.agents - set(crew.slots)):
+        crew.slots[worker] = Slot(worker=worker, index=worker_index(worker), retiring=True)
+    done = {(f.worker, f.incarnation) for f in crew.durable.finished}
+    crew.finish_mark = crew.now
+    for slot in crew.slots.values():
+        slot.start_at = crew.now
+        if slot.worker in event.agents:
+            slot.agent = Agent.RUNNING
+            if over or slot.given_up:
+                slot.stop_by = crew.now
+            elif slot.incarnation and not slot.retiring:
+                slot.stop_by = crew.now + crew.policy.absence_timeout_seconds
+        mine = crew.is_member(slot, slot.incarnation)
+        if crew.durable.world is None and crew.finishing and slot.worker in event.agents:
+            mine = bool(slot.incarnation)  # a script without an elastic run: its processes are all there is
+        if mine and not over and (slot.worker, slot.incarnation) not in done:
+            # A worker ends with its agent: one whose agent is gone is not waited for.
+            patience = crew.policy.reattach_seconds if slot.worker in event.agents else 0.0
+            slot.missing = Missing(until=crew.now + patience, awaited=True)
+    if crew.state is JobState.RECOVERING:
+        crew.break_world(LossCause.DISCONNECTED)
+
+
+_HANDLERS: dict[type, Callable[[Crew, Any], None]] = {
+    events.WorkerAttached: _on_attached,
+    events.WorkerDetached: _on_detached,
+    events.WorkerArrived: _on_arrived,
+    events.WorkerLeaving: _on_leaving,
+    events.WorkerFinished: _on_finished,
+    events.ScriptFailed: _on_script_failed,
+    events.AgentExited: _on_agent_exited,
+    events.Scheduled: _on_scheduled,
+    events.ScaleRequested: _on_scale_requested,
+    events.CancelRequested: _on_cancel_requested,
+    events.JobRefused: _on_job_refused,
+    events.Recovered: _on_recovered,
+}

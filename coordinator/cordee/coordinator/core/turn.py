@@ -1,0 +1,305 @@
+"""The whole turn: after an event is in the roster, what must be done, whatever the event was.
+
+One place forms worlds, one starts agents, one ends a job; each looks at the facts as they are now.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from cordee.coordinator.core.actions import RecordRecovery, SendAbort, SendChangePending, SendWorld, StartAgent
+from cordee.coordinator.core.crew import Crew
+from cordee.coordinator.core.lifecycle import Facts, finish_due, state_of
+from cordee.coordinator.core.model import Cause, JobError, JobState, LossCause, Member, StopReason, World, worker_id
+from cordee.coordinator.core.rendezvous import Attendee, Decision, Muster, change_needed, decide
+from cordee.coordinator.core.roster import Agent, Phase, Slot
+
+__all__ = ["reconcile"]
+
+
+def reconcile(crew: Crew) -> None:
+    if not crew.over:
+        _expire(crew)
+    until: float | None = None
+    if not crew.over and crew.finishing:
+        until = _finish(crew)
+    elif not crew.over:
+        _resize(crew)
+        _part_with_retired(crew)
+        decision = _meet(crew)
+        until = decision.until
+        _call_members(crew)
+        _start_agents(crew)
+        _set_state(crew, decision)
+    _press_on(crew)
+    crew.deadline = _next(crew, until)
+
+
+def _expire(crew: Crew) -> None:
+    for slot in crew.in_order():
+        if slot.fail_by is not None and crew.now >= slot.fail_by:
+            message = "the script raised; its traceback is in the worker's log"
+            crew.fail(JobError(message, worker=slot.worker), message)
+            return
+        if slot.missing is not None and crew.now >= slot.missing.until:
+            crew.lose(slot, LossCause.DISCONNECTED)
+        session = slot.session
+        if session is not None and crew.now >= crew.silent_at(session):
+            crew.tell("silent", f"{slot.worker} was not heard for {crew.now - session.heard:.1f} s")
+            if crew.is_member(slot, session.incarnation):
+                crew.lose(slot, LossCause.HEARTBEAT)
+            crew.fence(slot, "it was not heard for too long")
+            if slot.agent is Agent.RUNNING:
+                crew.stop_agent(slot, 0.0)
+
+
+def _finish(crew: Crew) -> float | None:
+    """Ends the job when everybody has finished who will. Returns when to look again."""
+    formed = crew.durable.world is not None
+    for slot in crew.in_order():
+        phase = None if slot.session is None else slot.session.phase
+        if phase is Phase.WAITING or (formed and phase is Phase.JOINING):
+            crew.dismiss(slot, StopReason.FINISHED, "the job has its result already")
+    done = {(f.worker, f.incarnation) for f in crew.durable.finished}
+    awaited = [
+        crew.ranks.get(slot.worker, slot.index)
+        for slot in crew.in_order()
+        if (slot.missing is not None)
+        or (
+            slot.session is not None
+            and slot.session.phase is (Phase.TRAINING if formed else Phase.JOINING)
+            and (slot.worker, slot.session.incarnation) not in done
+        )
+    ]
+    due = finish_due(
+        finished_ranks=[f.rank for f in crew.durable.finished],
+        awaited_ranks=awaited,
+        mark=crew.finish_mark,
+        finish_seconds=crew.policy.finish_seconds,
+    )
+    if due is not None and crew.now >= due:
+        crew.end(JobState.SUCCEEDED, "")
+        return None
+    _set_state(crew, Decision())
+    return due
+
+
+def _resize(crew: Crew) -> None:
+    """As many usable slots as are wanted. Scaled away first: who goes anyway, who trains not, then high ranks."""
+    usable = [slot for slot in crew.in_order() if slot.usable]
+    excess = len(usable) - crew.durable.wanted
+    if excess > 0:
+
+        def last_to_go(slot: Slot) -> tuple[bool, int, int]:
+            rank = crew.ranks[slot.worker] if crew.is_live(slot) else len(crew.ranks)
+            return (slot.draining, rank, slot.index)
+
+        for slot in sorted(usable, key=last_to_go)[-excess:]:
+            slot.retiring = True
+            if slot.session is None and slot.agent is Agent.RUNNING:
+                slot.stop_by = None  # nobody to wait for: `_part_with_retired` stops it now
+    for slot in crew.in_order():
+        if excess < 0 and slot.retiring:
+            slot.retiring = False
+            excess += 1
+    while excess < 0:
+        index = next(k for k in range(len(crew.slots) + 1) if worker_id(crew.durable.job, k) not in crew.slots)
+        worker = worker_id(crew.durable.job, index)
+        slot = Slot(worker=worker, index=index, scaled=crew.durable.world is not None)
+        if worker in crew.members:  # its last process left this very world, and is not to come back
+            slot.fence(crew.members[worker].incarnation)
+        crew.slots[worker] = slot
+        excess += 1
+
+
+def _part_with_retired(crew: Crew) -> None:
+    for slot in [s for s in crew.slots.values() if s.retiring]:
+        if crew.is_live(slot):
+            continue  # it leaves at a step boundary
+        if slot.session is not None:
+            if slot.session.phase is not Phase.STOPPED:
+                crew.dismiss(slot, StopReason.DRAINED, "the job was scaled down")
+        elif slot.agent is Agent.RUNNING and slot.stop_by is None:
+            crew.stop_agent(slot, crew.policy.stop_seconds)
+        elif slot.agent is Agent.ABSENT:
+            del crew.slots[slot.worker]
+
+
+def _meet(crew: Crew) -> Decision:
+    """Forms the next world, if one can be formed, and lets go who may go."""
+    decision = decide(_muster(crew), crew.now)
+    if decision.release:
+        retiring = any(crew.slots[a.worker].retiring for a in decision.release)
+        crew.drained = Cause.SCALE if retiring else crew.drained or Cause.DRAIN
+    for attendee in decision.release:
+        crew.tell("drained", f"{attendee.worker} has left at step {attendee.step}")
+        crew.dismiss(crew.slots[attendee.worker], StopReason.DRAINED, "it has left at a step boundary")
+    if decision.form:
+        _form(crew, decision.form)
+    return decision
+
+
+def _muster(crew: Crew) -> Muster:
+    present: list[Attendee] = []
+    awaited = 0
+    for slot in crew.in_order():
+        member = crew.is_live(slot)
+        if slot.session is not None and slot.session.phase is Phase.WAITING:
+            rank = crew.ranks[slot.worker] if member else None
+            step = slot.session.step
+            present.append(Attendee(slot.worker, slot.index, rank, step, slot.draining, slot.usable))
+        elif member and (slot.missing is None or slot.missing.awaited):
+            awaited += 1
+    return Muster(
+        minimum=crew.durable.minimum,
+        present=tuple(present),
+        awaited=awaited,
+        expected=crew.expected(),
+        usable=crew.usable(),
+        last_arrival=crew.last_arrival,
+        settle_seconds=crew.policy.settle_seconds,
+    )
+
+
+def _form(crew: Crew, attendees: tuple[Attendee, ...]) -> None:
+    members: list[Member] = []
+    for attendee in attendees:
+        session = crew.slots[attendee.worker].session
+        assert session is not None
+        members.append(Member(attendee.worker, session.incarnation, session.address, attendee.step))
+    world = World(
+        generation=crew.generation + 1,
+        members=tuple(members),
+        step=max((m.step for m in members if m.step is not None), default=0),
+        cause=_cause(crew, attendees),
+    )
+    staying = {(m.worker, m.incarnation) for m in members}
+    for old in crew.members.values():
+        slot = crew.slots.get(old.worker)
+        if slot is not None and (old.worker, old.incarnation) not in staying:
+            slot.fence(old.incarnation)
+            slot.missing = None
+    if crew.loss is not None:
+        crew.actions.append(RecordRecovery(crew.loss.cause, crew.now - crew.loss.at))
+        crew.durable = replace(crew.durable, recoveries=crew.durable.recoveries + 1)
+    started_at = crew.durable.started_at
+    crew.durable = replace(crew.durable, world=world, started_at=crew.now if started_at is None else started_at)
+    crew.take_world(world)
+    crew.loss, crew.broken, crew.drained = None, False, None
+    crew.asked, crew.aborted = set(), set()
+    ranks = ", ".join(m.worker.rpartition("-")[2] for m in members)
+    crew.tell("world", f"generation {world.generation} ({world.cause}) from step {world.step}: {ranks}")
+    for member in members:
+        slot = crew.slots[member.worker]
+        slot.joined = True
+        assert slot.session is not None
+        slot.session.phase = Phase.TRAINING
+        crew.actions.append(SendWorld(member.worker, member.incarnation, world))
+
+
+def _cause(crew: Crew, attendees: tuple[Attendee, ...]) -> Cause:
+    joiners = [crew.slots[a.worker] for a in attendees if a.rank is None]
+    if crew.durable.world is None:
+        return Cause.START
+    if crew.loss is not None or len(joiners) == len(attendees):
+        return Cause.LOSS
+    if crew.drained is not None:
+        return crew.drained
+    return Cause.SCALE if any(s.scaled and not s.joined for s in joiners) else Cause.JOIN
+
+
+def _call_members(crew: Crew) -> None:
+    """Asks the members of the current world to meet, when there is a reason to, or to break off, when it broke."""
+    live = [slot for slot in crew.in_order() if crew.is_live(slot)]
+    world = crew.durable.world
+    if world is None or not live:
+        return
+    computing = [(s, s.session) for s in live if s.session is not None and s.session.phase is Phase.TRAINING]
+    if crew.broken:
+        lost = tuple(w for w in crew.members if w not in {s.worker for s in live if s.missing is None})
+        for slot, session in computing:
+            if slot.worker not in crew.aborted:
+                crew.aborted.add(slot.worker)
+                crew.actions.append(SendAbort(slot.worker, session.incarnation, world.generation, lost))
+        return
+    draining = sum(slot.draining for slot in live)
+    wanted = change_needed(
+        staying=len(live) - draining,
+        draining=draining,
+        joiners=sum(
+            s.session is not None
+            and s.session.phase is Phase.WAITING
+            and not s.draining
+            and not crew.is_member(s, s.session.incarnation)
+            for s in crew.slots.values()
+        ),
+        minimum=crew.durable.minimum,
+        successors=crew.usable() - sum(s.usable and s.draining for s in live),
+    )
+    if wanted or crew.asked:
+        for slot, session in computing:
+            if slot.worker not in crew.asked:
+                crew.asked.add(slot.worker)
+                crew.actions.append(SendChangePending(slot.worker, session.incarnation, world.generation))
+
+
+def _start_agents(crew: Crew) -> None:
+    for slot in crew.in_order():
+        if slot.usable and slot.agent is Agent.ABSENT and slot.fail_by is None and crew.now >= slot.start_at:
+            slot.agent = Agent.RUNNING
+            crew.actions.append(StartAgent(slot.worker))
+
+
+def _set_state(crew: Crew, decision: Decision) -> None:
+    state, reason = state_of(
+        Facts(
+            wanted=crew.durable.wanted,
+            minimum=crew.durable.minimum,
+            arrived=crew.waiting(),
+            formed=crew.durable.world is not None,
+            finishing=crew.finishing,
+            broken=crew.broken,
+            short=_short(crew, decision),
+        )
+    )
+    crew.enter(state, reason)
+
+
+def _short(crew: Crew, decision: Decision) -> int:
+    if decision.missing or crew.durable.world is None or any(crew.is_live(s) for s in crew.slots.values()):
+        return decision.missing
+    waiting = crew.waiting()
+    return max(crew.durable.minimum - waiting, 0)
+
+
+def _press_on(crew: Crew) -> None:
+    """Who was told to stop and has not is told by stronger means: its agent by SIGTERM, then by SIGKILL."""
+    for slot in crew.in_order():
+        if slot.stop_by is None or crew.now < slot.stop_by:
+            continue
+        match slot.agent:
+            case Agent.RUNNING:
+                crew.stop_agent(slot, crew.policy.stop_seconds)
+            case Agent.STOPPING:
+                crew.stop_agent(slot, 0.0)
+            case Agent.ABSENT:
+                slot.stop_by = None
+
+
+def _next(crew: Crew, until: float | None) -> float | None:
+    times: list[float] = [] if until is None else [until]
+    over = crew.over
+    for slot in crew.slots.values():
+        times.extend(t for t in (slot.stop_by, slot.fail_by) if t is not None)
+        if over:
+            continue
+        if slot.usable and slot.agent is Agent.ABSENT and slot.fail_by is None and not crew.finishing:
+            times.append(slot.start_at)
+        if slot.missing is not None:
+            times.append(slot.missing.until)
+        if slot.session is not None:
+            times.append(crew.silent_at(slot.session))
+    if not over and any(s.session is not None or s.missing is not None for s in crew.slots.values()):
+        times.append(crew.now + crew.policy.tick_seconds)
+    soonest = min(times, default=float("inf"))
+    return None if soonest == float("inf") else soonest
