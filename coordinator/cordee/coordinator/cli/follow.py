@@ -94,11 +94,11 @@ class Interrupts:
     @contextlib.contextmanager
     def to(self, sink: Callable[[int], None]) -> Iterator[None]:
         """Signals go to `sink` for a while."""
-        self._sink = sink
+        before, self._sink = self._sink, sink
         try:
             yield
         finally:
-            self._sink = None
+            self._sink = before
 
 
 def follow(

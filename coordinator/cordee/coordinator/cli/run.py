@@ -112,7 +112,7 @@ def run(
             for note in (*context.meta.get(NOTES_KEY, ()), *prepared.notes):
                 say(f"note: {note}")
             if dry_run:
-                _plan(prepared, state, as_json=output is not None)
+                _plan(prepared, state, interrupts, as_json=output is not None)
                 return
             code = _train(prepared, state, interrupts, as_json=output is not None)
         except KeyboardInterrupt:
@@ -121,30 +121,34 @@ def run(
     raise typer.Exit(code)
 
 
-def _plan(prepared: "Prepared", state: Path | None, *, as_json: bool) -> None:
+def _plan(prepared: "Prepared", state: Path | None, interrupts: "Interrupts", *, as_json: bool) -> None:
     """Ask a coordinator like the one that would run it."""
     from cordee.coordinator.cli.submit import print_plan
 
     with contextlib.ExitStack() as stack:
         folder = state or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="cordee-")))
-        with _coordinator(prepared, folder) as (_, client):
+        with _coordinator(prepared, folder, interrupts) as (_, client):
             print_plan(prepared, client.dry_run(prepared.document.to_document()), Format.JSON if as_json else None)
 
 
 @contextlib.contextmanager
-def _coordinator(prepared: "Prepared", folder: Path) -> "Iterator[tuple[EmbeddedCoordinator, Client]]":
+def _coordinator(
+    prepared: "Prepared", folder: Path, interrupts: "Interrupts"
+) -> "Iterator[tuple[EmbeddedCoordinator, Client]]":
     """An embedded coordinator, and a client of it. At the end no worker of this run is left."""
     from cordee.coordinator.client import Client, Endpoint
     from cordee.coordinator.service.launchers.process import default_slots
     from cordee.coordinator.service.server import EmbeddedCoordinator
 
     slots = max(default_slots(), prepared.document.spec.workers.max)
-    with (
-        EmbeddedCoordinator(folder, slots=slots, orphan_seconds=ORPHAN_SECONDS) as coordinator,
-        _log_to(folder / "coordinator.log"),
-        Client(Endpoint(coordinator.rest_url, coordinator.token, folder)) as client,
-    ):
-        yield coordinator, client
+    coordinator = EmbeddedCoordinator(folder, slots=slots, orphan_seconds=ORPHAN_SECONDS).start()
+    try:
+        endpoint = Endpoint(coordinator.rest_url, coordinator.token, folder)
+        with _log_to(folder / "coordinator.log"), Client(endpoint) as client:
+            yield coordinator, client
+    finally:
+        with interrupts.to(lambda _number: coordinator.kill_jobs()):
+            coordinator.stop()
 
 
 @contextlib.contextmanager
@@ -175,18 +179,18 @@ def _train(prepared: "Prepared", state: Path | None, interrupts: "Interrupts", *
     runs = runs_folder()
     own = new_run_folder(runs, prepared.document.metadata.name)
     folder = own if state is None else state.expanduser().absolute()
-    with _coordinator(prepared, folder) as (coordinator, client):
+    with _coordinator(prepared, folder, interrupts) as (coordinator, client):
         job = coordinator.submit(prepared.document.to_document(), prepared.bundle.data, prepared.bundle.sha256)
         with make_display(payload_on_stdout=as_json) as display:
             display.note(f"job {job['id']}; state folder {folder}")
             others = [] if state is None else _unfinished(client, job["id"])
             if others:
                 display.note(f"this folder's unfinished jobs run as well while this command does: {', '.join(others)}")
-            followed = _follow(client, job, display, interrupts)
+            followed = _follow(coordinator, client, job, display, interrupts)
     job = followed.job
     if followed.left:
         job = job.copy()
-        job["state"], job["reason"] = "cancelled", "left at once, by a second signal"
+        job["state"], job["reason"] = "cancelled", "left at once, by a third signal"
     if state is None:
         prune_runs(runs)
     summarise(job, folder, shown=display.has_shown)
@@ -204,7 +208,9 @@ def _unfinished(client: "Client", but: str) -> list[str]:
     return [job["id"] for job in client.jobs() if job["state"] not in TERMINAL_STATES and job["id"] != but]
 
 
-def _follow(client: "Client", job: "JobView", display: "Display", interrupts: "Interrupts") -> "Followed":
+def _follow(
+    coordinator: "EmbeddedCoordinator", client: "Client", job: "JobView", display: "Display", interrupts: "Interrupts"
+) -> "Followed":
     from cordee.coordinator.cli.follow import follow
     from cordee.coordinator.client import ClientError
 
@@ -213,11 +219,12 @@ def _follow(client: "Client", job: "JobView", display: "Display", interrupts: "I
             client.cancel(job["id"])
 
     def on_signal(count: int) -> bool:
-        if count > 1:
-            return True
-        display.note("cancelling the job (once more: leave at once)")
-        threading.Thread(target=cancel, daemon=True).start()
-        return False
+        if count == 1:
+            display.note("cancelling the job (once more: kill its workers)")
+            threading.Thread(target=cancel, daemon=True).start()
+        else:
+            coordinator.kill_jobs()
+        return count > 2
 
     return follow(client, job, display, interrupts, show_output=True, on_signal=on_signal)
 
