@@ -3,7 +3,7 @@
 Every row is one vector of float32 and one number of workers: ours between workers of one host (shared memory), ours as
 between hosts (TCP, here over the loopback interface), gloo's, and the ratio of the first to gloo's. The runs of the
 three are interleaved in the same processes, so that a busy machine slows all of them; a run's time is from its first
-worker's start to its last one's end, after a barrier, and rows give medians. The processor time is all workers' together.
+worker's start to its last one's end, after a barrier, and rows give medians. The processor time is that of all workers.
 
 Ours sums the gradients of as many shards as workers in the fixed tree, so its bits do not depend on how many workers
 there are; gloo's do. Where PyTorch is not installed ours is printed alone.

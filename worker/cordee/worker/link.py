@@ -21,8 +21,8 @@ __all__ = ["Link", "drive"]
 
 _MAX_PIECES: Final = 64
 """Pieces of memory per system call."""
-_PULL_BYTES: Final = 1 << 20
-"""Bytes received before the caller may use them: they are still in the cache then."""
+_PULL_BYTES: Final = 4 << 20
+"""At most so many bytes are received from one peer before the others have their turn."""
 
 
 class Link:
@@ -82,7 +82,7 @@ class Link:
             raise self.lost(error.strerror or str(error)) from error
 
     def pull(self) -> None:
-        """Receives what is there now, up to a cacheful, into the memory queued by `fill`."""
+        """Receives what is there now, up to a few megabytes, into the memory queued by `fill`."""
         fill = self._fill
         enough = self.received + _PULL_BYTES
         try:
