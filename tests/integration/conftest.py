@@ -45,6 +45,10 @@ class Job:
         self.environment = environment
         self.process: subprocess.Popen[str] | None = None
 
+    def slow_down(self) -> None:
+        """Makes every shard take longer until `finish`, so that a test gets through its scenario before the run ends."""
+        (self.log / "slow").touch()
+
     def cordee(self, *arguments: str, timeout: float = 30) -> subprocess.CompletedProcess[str]:
         """Runs another `cordee` command to its end, against the same state folder."""
         return subprocess.run(
@@ -68,6 +72,7 @@ class Job:
     def finish(self, timeout: float = 120) -> tuple[int, dict[str, Any], str]:
         """Waits for `cordee run`: its exit code, the JSON it printed, what it said on stderr."""
         assert self.process is not None
+        (self.log / "slow").unlink(missing_ok=True)
         stdout, stderr = self.process.communicate(timeout=timeout)
         try:
             result = json.loads(stdout)

@@ -12,8 +12,8 @@ import pytest
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(240)]
 
-EPOCHS = 6
-PAUSED = ("--epochs", str(EPOCHS), "--pause", "0.004")
+EPOCHS = 8
+LONG = ("--epochs", str(EPOCHS))
 STEPS = EPOCHS * 29  # 1797 samples in batches of 64
 
 
@@ -43,9 +43,10 @@ def test_kills_cost_no_bit_and_no_survivor(
 ) -> None:
     chooser = random.Random(kill_seed)
     job = make_job()
-    job.start("--workers", "1:3", arguments=PAUSED)
+    job.slow_down()
+    job.start("--workers", "1:3", arguments=LONG)
     kills = 0
-    for at in (5, 30, 60, 90):
+    for at in (3, 15, 30):
         job.wait_for(
             lambda commits, at=at: (
                 any(c.step >= at for c in commits)
@@ -68,7 +69,7 @@ def test_kills_cost_no_bit_and_no_survivor(
                 assert after.get(worker, pid) == pid, "a survivor was restarted"
     code, result, stderr = job.finish()
     assert code == 0, stderr
-    assert result["weights_sha256"] == undisturbed(*PAUSED)
+    assert result["weights_sha256"] == undisturbed(*LONG)
     assert result["samples"] == EPOCHS * 1797
     assert 1 <= result["recoveries"] <= kills
     assert_steps_agree(job.commits())
@@ -78,13 +79,14 @@ def test_a_run_that_lost_everybody_resumes_from_its_checkpoint(
     make_job: Callable[[], Any], undisturbed: Callable[..., str]
 ) -> None:
     job = make_job()
-    job.start("--workers", "2:3", "--checkpoint-every", "0.2", arguments=PAUSED)
-    job.wait_for(lambda commits: any(c.step >= 50 for c in commits), "step 50")
+    job.slow_down()
+    job.start("--workers", "2:3", "--checkpoint-every", "0.2", arguments=LONG)
+    job.wait_for(lambda commits: any(c.step >= 20 for c in commits), "step 20")
     for pid in job.members().values():
         os.kill(pid, signal.SIGKILL)
     code, result, stderr = job.finish()
     assert code == 0, stderr
-    assert result["weights_sha256"] == undisturbed(*PAUSED)
+    assert result["weights_sha256"] == undisturbed(*LONG)
     assert result["samples"] == EPOCHS * 1797
     pids_of_step_one = {c.pid for c in job.commits() if c.step == 1}
     assert len(pids_of_step_one) <= 3, "it began from scratch instead of from its checkpoint"
@@ -93,7 +95,8 @@ def test_a_run_that_lost_everybody_resumes_from_its_checkpoint(
 
 def test_scaling_in_mid_run_costs_no_bit(make_job: Callable[[], Any], undisturbed: Callable[..., str]) -> None:
     job = make_job()
-    job.start("--workers", "1:3", "--name", "resized", arguments=PAUSED)
+    job.slow_down()
+    job.start("--workers", "1:3", "--name", "resized", arguments=LONG)
     job.wait_for(is_whole(3), "three workers train")
     for scale, size in (("1:1", 1), ("2:2", 2), ("1:3", 3)):
         answer = job.cordee("scale", "resized", scale, "--state", str(job.state))
@@ -104,7 +107,7 @@ def test_scaling_in_mid_run_costs_no_bit(make_job: Callable[[], Any], undisturbe
         )
     code, result, stderr = job.finish()
     assert code == 0, stderr
-    assert result["weights_sha256"] == undisturbed(*PAUSED)
+    assert result["weights_sha256"] == undisturbed(*LONG)
     assert result["recoveries"] == 0, "a planned change is no loss"
     assert_steps_agree(job.commits())
 
@@ -113,13 +116,14 @@ def test_below_the_minimum_the_job_waits_and_goes_on(
     make_job: Callable[[], Any], undisturbed: Callable[..., str]
 ) -> None:
     job = make_job()
-    job.start("--workers", "3:3", arguments=PAUSED)
+    job.slow_down()
+    job.start("--workers", "3:3", arguments=LONG)
     job.wait_for(lambda commits: any(c.step >= 10 for c in commits), "step 10")
     victim, pid = sorted(job.members().items())[0]
     os.kill(pid, signal.SIGKILL)
     code, result, stderr = job.finish()
     assert code == 0, stderr
-    assert result["weights_sha256"] == undisturbed(*PAUSED)
+    assert result["weights_sha256"] == undisturbed(*LONG)
     assert result["recoveries"] == 1
     assert all(c.size == 3 for c in job.commits())
     assert {c.pid for c in job.commits() if c.worker == victim} > {pid}

@@ -93,8 +93,10 @@ class Run:
 
     @property
     def loss(self) -> float:
-        """Mean loss of the last committed step; NaN before the first. Use this after the loop rather than `step.loss`: a
-        worker that joined late may not have been through any step."""
+        """Mean loss of the last committed step; NaN before the first.
+
+        Use this after the loop rather than `step.loss`: a worker that joined late may not have been through any step.
+        """
         return self._loss
 
     @property
