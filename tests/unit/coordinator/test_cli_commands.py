@@ -52,6 +52,7 @@ run.report(answer=42)
 print("trained with", sys.argv[1:])
 """
 RAISES = "import sys\nprint('so far so good')\nraise ValueError('no snow: ' + ' '.join(sys.argv[1:]))\n"
+DEAF = "import ctypes\nprint('asleep', flush=True)\nctypes.PyDLL(None).sleep(600)  # holds the interpreter's lock\n"
 SLEEPS = "import time\nprint('asleep', flush=True)\ntime.sleep(600)\n"
 
 
@@ -94,7 +95,7 @@ def read_until(stream: IO[str] | None, words: str) -> list[str]:
 
 
 def make_home(folder: Path) -> Home:
-    for name, text in {"train.py": TRAINS, "raises.py": RAISES, "sleeps.py": SLEEPS}.items():
+    for name, text in {"train.py": TRAINS, "raises.py": RAISES, "sleeps.py": SLEEPS, "deaf.py": DEAF}.items():
         (folder / name).write_text(text)
     silent = dict.fromkeys(["CORDEE_SERVER", "CORDEE_TOKEN", "CORDEE_DEBUG"])
     return Home(folder, {"XDG_DATA_HOME": str(folder / ".data"), **silent})
@@ -309,16 +310,26 @@ def test_a_run_whose_script_raises_ends_with_the_traceback_once_and_code_100(hom
     assert "ValueError: no snow: at all" in done.stderr
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_cancels_a_run_and_leaves_no_worker(home: Home, number: signal.Signals) -> None:
+def test_a_signal_cancels_a_run_and_leaves_no_worker(home: Home) -> None:
     run = home.start("run", "sleeps.py", "--workers", "2", "-o", "json")
     read_until(run.stderr, "asleep")
-    run.send_signal(number)
+    run.send_signal(signal.SIGTERM)
     out, told = run.communicate(timeout=DEADLINE_SECONDS)
     assert run.returncode == 103, told
     result = json.loads(out)
     assert result["state"] == "cancelled"
     assert not processes_of(result["job"])
+
+
+def test_a_second_signal_kills_a_worker_that_hears_nothing(home: Home) -> None:
+    run = home.start("run", "deaf.py", "-o", "json")
+    read_until(run.stderr, "asleep")
+    run.send_signal(signal.SIGINT)
+    read_until(run.stderr, "cancelling")
+    run.send_signal(signal.SIGINT)
+    out, told = run.communicate(timeout=DEADLINE_SECONDS)
+    assert run.returncode == 103, told
+    assert not processes_of(json.loads(out)["job"])
 
 
 def test_a_run_in_one_terminal_is_scaled_from_another(home: Home) -> None:
