@@ -11,7 +11,7 @@ from cordee.trainer.autograd.record import Sampler, op
 from cordee.trainer.tensor import Tensor
 
 __all__ = [
-    "abs", "add", "clamp", "cos", "div", "exp", "expm1", "log", "log1p", "maximum", "minimum", "mul", "neg", "pow",
+    "abs", "add", "clamp", "clone", "cos", "div", "exp", "expm1", "log", "log1p", "maximum", "minimum", "mul", "neg", "pow",
     "reciprocal", "rsqrt", "sin", "sqrt", "square", "sub", "where",
 ]  # fmt: skip
 
@@ -166,6 +166,12 @@ def pow(input: Operand, exponent: Operand) -> Tensor:
 
 
 # -- one operand -------------------------------------------------------------------------------------------------------
+
+clone = unary(op(
+    "clone", "the same values in memory of their own, in row-major order",
+    forward=lambda xp, a: a.copy(), vjps=(lambda F, g, out, a: g,),
+    saves=("",), elementwise=True, expr="a", widens=True, samples=_any_values, reference=np.copy,
+))  # fmt: skip
 
 neg = unary(op(
     "neg", "-a",

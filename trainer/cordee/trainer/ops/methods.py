@@ -67,12 +67,8 @@ def _where(self: Tensor, condition: Operand, other: Operand) -> Tensor:
     return elementwise.where(condition, self, other)
 
 
-def _clone(self: Tensor) -> Tensor:
-    return elementwise.mul(self, 1)
-
-
 def _contiguous(self: Tensor) -> Tensor:
-    return self if self.is_contiguous() else _clone(self)
+    return self if self.is_contiguous() else elementwise.clone(self)
 
 
 def _view_as(self: Tensor, other: Tensor) -> Tensor:
@@ -118,7 +114,7 @@ METHODS: dict[str, Any] = {
     "long": _caster(np.int64),
     "int": _caster(np.int32),
     "bool": _caster(np.bool_),
-    "clone": _clone,
+    "clone": elementwise.clone,
     "contiguous": _contiguous,
     "view_as": _view_as,
     "reshape_as": _view_as,

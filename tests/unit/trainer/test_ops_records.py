@@ -1,0 +1,173 @@
+"""Every op's record is complete, and what it says of itself holds: values, first and second gradients, error sentences.
+
+These are factories over the registry: an op that is declared is tested, and one that lacks a field fails here.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+import cordee.trainer as ct
+from cordee.trainer.array import as_array, to_numpy
+from cordee.trainer.autograd import gradcheck, gradgradcheck
+from cordee.trainer.autograd.graph import apply
+from cordee.trainer.autograd.record import REGISTRY, Op, Sample, Sampler, op
+
+OPS = [pytest.param(record, id=name) for name, record in sorted(REGISTRY.items())]
+SAMPLES = [
+    pytest.param(record, sample, id=f"{name}-{i}")
+    for name, record in sorted(REGISTRY.items())
+    for i, sample in enumerate(record.samples(Sampler(7)))
+]
+ERRORS = [
+    pytest.param(record, sample, id=f"{name}-{i}")
+    for name, record in sorted(REGISTRY.items())
+    if record.errors is not None
+    for i, sample in enumerate(record.errors(Sampler(7)))
+]
+
+
+def _differentiable(record: Op) -> list[bool]:
+    if record.vjp is not None:
+        return [True] * max(len(record.inputs), 8)
+    return [rule is not None for rule in record.vjps]
+
+
+def _tensors(record: Op, sample: Sample, dtype: Any = np.float64) -> list[Any]:
+    """The sample's arrays as tensors; the differentiable ones require a gradient."""
+    made: list[Any] = []
+    for value, differentiable in zip(sample.inputs, _differentiable(record), strict=False):
+        if isinstance(value, (np.ndarray, np.generic)):
+            floating = np.asarray(value).dtype.kind == "f"
+            array = as_array(np.asarray(value, dtype if floating else None))
+            made.append(ct.Tensor(array, requires_grad=floating and differentiable))
+        else:
+            made.append(value)
+    return made
+
+
+def _on_device(params: dict[str, Any]) -> dict[str, Any]:
+    """Arrays among the params (targets, masks), where the tensors live."""
+    return {
+        name: as_array(value) if isinstance(value, np.ndarray) and name != "winner" else value
+        for name, value in params.items()
+    }
+
+
+def _run(record: Op, sample: Sample, tensors: list[Any]) -> Any:
+    return apply(record, *tensors, **_on_device(sample.params))
+
+
+@pytest.mark.parametrize("record", OPS)
+def test_a_record_is_complete(record: Op) -> None:
+    assert record.doc
+    assert callable(record.forward)
+    assert callable(record.reference)
+    assert record.samples(Sampler(1))
+    assert bool(record.vjps) != (record.vjp is not None), "either one rule per input, or one joint rule"
+    if not record.variadic:
+        assert len(record.saves) == len(record.inputs)
+        assert record.vjp is not None or len(record.vjps) == len(record.inputs)
+        assert not record.writes or len(record.writes) == len(record.inputs)
+    if record.elementwise:
+        assert record.expr, "an elementwise op needs its scalar expression"
+
+
+@pytest.mark.parametrize("missing", ["samples", "reference", "forward", "saves"])
+def test_a_record_without_a_required_field_cannot_be_declared(missing: str) -> None:
+    fields: dict[str, Any] = {
+        "forward": lambda xp, a: a,
+        "saves": ("",),
+        "samples": lambda s: [],
+        "reference": np.positive,
+        "vjps": (None,),
+    }
+    del fields[missing]
+    with pytest.raises(TypeError, match=missing):
+        op("incomplete", "lacks a field", **fields)
+    assert "incomplete" not in REGISTRY
+
+
+def test_a_record_that_saves_what_it_does_not_have_is_refused() -> None:
+    with pytest.raises(ValueError, match="wrong"):
+        op("bad", "b", forward=lambda xp, a: a, saves=("wrong",), samples=lambda s: [], reference=np.positive)
+
+
+def test_names_are_unique() -> None:
+    with pytest.raises(ValueError, match="declared already"):
+        op("add", "again")
+
+
+@pytest.mark.parametrize(("record", "sample"), SAMPLES)
+def test_values_are_the_references(record: Op, sample: Sample) -> None:
+    out = _run(record, sample, _tensors(record, sample))
+    expected = record.reference(*sample.inputs, **sample.params)
+    assert out.shape == np.shape(expected)
+    np.testing.assert_allclose(to_numpy(out.data), expected, rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.parametrize(("record", "sample"), SAMPLES)
+def test_single_precision_stays_single(record: Op, sample: Sample) -> None:
+    if record.name == "cast":
+        pytest.skip("choosing the dtype is what it is for")
+    tensors = _tensors(record, sample, np.float32)
+    out = _run(record, sample, tensors)
+    assert out.dtype in (np.float32, np.bool_)
+    expected = record.reference(*sample.inputs, **sample.params)
+    np.testing.assert_allclose(to_numpy(out.data), expected, rtol=2e-5, atol=1e-5)
+    if out.requires_grad:
+        out.backward(1.0)
+        for tensor in tensors:
+            if isinstance(tensor, ct.Tensor) and tensor.requires_grad and tensor.grad is not None:
+                assert tensor.grad.dtype == np.float32
+                assert tensor.grad.shape == tensor.shape
+
+
+@pytest.mark.parametrize(("record", "sample"), SAMPLES)
+def test_first_and_second_gradients_are_the_finite_differences(record: Op, sample: Sample) -> None:
+    tensors = _tensors(record, sample)
+    if not any(isinstance(t, ct.Tensor) and t.requires_grad for t in tensors):
+        assert not any(_differentiable(record)[: len(tensors)])
+        pytest.skip("nothing here is differentiable")
+
+    def run(*inputs: Any) -> Any:
+        return _run(record, sample, list(inputs))
+
+    assert gradcheck(run, tensors)
+    assert gradgradcheck(run, tensors)
+
+
+@pytest.mark.parametrize(("record", "sample"), SAMPLES)
+def test_non_contiguous_inputs_give_the_same(record: Op, sample: Sample) -> None:
+    def spread(value: Any) -> Any:
+        if not isinstance(value, np.ndarray) or value.ndim == 0:
+            return value
+        wide = np.zeros((*value.shape[:-1], 2 * value.shape[-1]), value.dtype)
+        wide[..., ::2] = value
+        return wide[..., ::2]
+
+    plain = _tensors(record, sample)
+    strided = _tensors(record, Sample(tuple(map(spread, sample.inputs)), sample.params))
+    first, second = _run(record, sample, plain), _run(record, sample, strided)
+    np.testing.assert_allclose(to_numpy(first.data), to_numpy(second.data), rtol=1e-12, atol=1e-14)
+    if first.requires_grad:
+        first.backward(1.0)
+        second.backward(1.0)
+        for a, b in zip(plain, strided, strict=True):
+            if isinstance(a, ct.Tensor) and a.grad is not None:
+                assert b.grad is not None
+                np.testing.assert_allclose(to_numpy(a.grad.data), to_numpy(b.grad.data), rtol=1e-12, atol=1e-14)
+
+
+@pytest.mark.parametrize(("record", "sample"), ERRORS)
+def test_bad_inputs_are_refused_in_a_sentence_that_names_the_op(record: Op, sample: Sample) -> None:
+    with pytest.raises(ct.TrainerError) as caught:
+        _run(record, sample, _tensors(record, sample))
+    text = str(caught.value)
+    assert text.startswith(f"{record.name}: ")
+    for value in sample.inputs:
+        if isinstance(value, np.ndarray):
+            assert str(value.shape) in text
