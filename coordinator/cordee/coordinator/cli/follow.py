@@ -128,7 +128,8 @@ def follow(
     num_signals = 0
     deadline = None if timeout_seconds is None else time.monotonic() + timeout_seconds
     ended_at: float | None = None
-    display.update(job)
+    if job["state"] not in TERMINAL_STATES:
+        display.update(job)
     with interrupts.to(lambda number: events.put(_Signalled(number))):
         try:
             while job["state"] not in TERMINAL_STATES or log_open:

@@ -82,12 +82,19 @@ def wait(
     output: OutputOption = None,
 ) -> None:
     """Wait until a job has ended; the exit code says how: 0 succeeded, 100 failed, 103 cancelled, 101 not yet."""
-    from cordee.coordinator.cli.submit import attach
+    from cordee.coordinator.cli.submit import attach, there
     from cordee.coordinator.client import connect
 
     with connect(server, state) as coordinators:
         client, found = coordinators.find(job)
-        code, found = attach(client, found, show_output=False, payload_on_stdout=True, timeout_seconds=timeout)
+        code, found = attach(
+            client,
+            found,
+            show_output=False,
+            payload_on_stdout=True,
+            again=there(server, state),
+            timeout_seconds=timeout,
+        )
     if output is not None:
         print_job(found, output)
     else:

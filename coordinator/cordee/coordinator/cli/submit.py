@@ -1,5 +1,7 @@
 """`cordee submit`: hand a job to a coordinator and go on; and `cordee schema`, the job file's JSON Schema."""
 
+import shlex
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -29,7 +31,7 @@ if TYPE_CHECKING:
     from cordee.coordinator.client import Client
     from cordee.coordinator.views import JobView, Plan
 
-__all__ = ["attach", "print_plan", "schema", "submit"]
+__all__ = ["attach", "print_plan", "schema", "submit", "there"]
 
 
 @guarded
@@ -87,14 +89,16 @@ def submit(
         elif not follow:
             print_job(job, output)
         if follow:
-            code, job = attach(client, job, show_output=True, payload_on_stdout=output is not None)
+            code, job = attach(
+                client, job, show_output=True, payload_on_stdout=output is not None, again=there(server, state)
+            )
             if output is not None:
                 print_job(job, output)
             raise typer.Exit(code)
         if output is None:
             say("Next steps:")
             for command in ("status", "logs -f", "wait", "cancel"):
-                say(f"  cordee {command} {job['id']}")
+                say(f"  cordee {command} {job['id']}{there(server, state)}")
 
 
 def attach(
@@ -103,9 +107,13 @@ def attach(
     *,
     show_output: bool,
     payload_on_stdout: bool,
+    again: str,
     timeout_seconds: float | None = None,
 ) -> "tuple[ExitCode, JobView]":
-    """Show a job until it ends. A signal or the time's end detaches: the job goes on."""
+    """Show a job until it ends. A signal or the time's end detaches: the job goes on.
+
+    `again` are the options by which it is found again.
+    """
     from cordee.coordinator.cli.display import make_display
     from cordee.coordinator.cli.follow import Interrupts, follow
     from cordee.coordinator.cli.summary import summarise
@@ -121,10 +129,16 @@ def attach(
             timeout_seconds=timeout_seconds,
         )
     if followed.left:
-        say(f"the job goes on; to see it again: cordee wait {job['id']}")
+        say(f"the job goes on; to see it again: cordee wait {job['id']}{again}")
         return ExitCode.UNFINISHED, followed.job
     summarise(followed.job, followed.job["folder"], shown=display.has_shown)
     return exit_code_of_state(followed.job["state"]), followed.job
+
+
+def there(server: str | None, state: Path | None) -> str:
+    """The options that lead to the same coordinator again, to be put behind a command."""
+    named = (("--server", server), ("--state", state))
+    return "".join(f" {option} {shlex.quote(str(value))}" for option, value in named if value is not None)
 
 
 def print_plan(prepared: "Prepared", plan: "Plan", form: Format | None) -> None:
