@@ -202,3 +202,13 @@ async def test_a_command_that_cannot_run_is_refused_in_one_sentence(tmp_path: Pa
         await launcher.start(spec(tmp_path))
     assert await launcher.list() == []
     await launcher.close()
+
+
+async def test_without_pidfds_an_end_is_seen_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def unknown(_pid: int, _flags: int = 0) -> int:
+        raise OSError(38, "Function not implemented")  # ENOSYS: Linux before 5.3
+
+    monkeypatch.setattr(os, "pidfd_open", unknown)
+    async with launching(tmp_path) as launcher:
+        await launcher.start(spec(tmp_path, MODE="exit", CODE="7"))
+        assert (await next_exit(launcher)).code == 7

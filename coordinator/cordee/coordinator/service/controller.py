@@ -32,7 +32,7 @@ from cordee.coordinator.service.launchers.base import AgentSpec, Launcher
 from cordee.coordinator.service.logs import LogLine, LogReader
 from cordee.coordinator.service.metrics import Metrics
 from cordee.coordinator.service.rest.models import JobView, Placement
-from cordee.coordinator.service.store import EventRow, JobRow, Store, WorldRow
+from cordee.coordinator.service.store import EventRow, JobRow, Store, StoreError, WorldRow
 from cordee.coordinator.spec import JobDocument, parse_job
 
 __all__ = ["Controller", "Mailbox", "Outgoing"]
@@ -82,6 +82,9 @@ class Controller:
         self._scheduling = False
         self._closing = False
         self._idle = asyncio.Event()
+        self.failure: StoreError | None = None
+        self.failed = asyncio.Event()
+        """Set when the store failed: nothing is decided any more, and another coordinator must take over."""
 
     # -- life
 
@@ -128,13 +131,14 @@ class Controller:
         for job in self._jobs.values():
             job.touch()
 
-    async def stop_jobs(self, reason: str) -> None:
-        """Cancel every job and wait until its agents are gone; those that do not go are killed."""
+    async def stop_jobs(self, reason: str, *, grace_seconds: float | None = None) -> None:
+        """Cancel every job and wait until its agents are gone; those that have not gone after the grace are killed."""
+        grace_seconds = self.policy.stop_seconds + 2.0 if grace_seconds is None else grace_seconds
         for job in list(self._jobs.values()):
             if not job.ended:
                 self.feed(job, events.CancelRequested(reason))
         try:
-            async with asyncio.timeout(self.policy.stop_seconds + 2.0):
+            async with asyncio.timeout(grace_seconds):
                 await self._until_idle()
         except TimeoutError:
             for agent in await self._launcher.list():
@@ -286,7 +290,11 @@ class Controller:
         now = self._clock.now()
         decided = job.machine.handle(event, now)
         if decided:
-            self._persist(job, decided, now)
+            try:
+                self._persist(job, decided, now)
+            except StoreError as error:
+                self._give_up(error)
+                return
             for action in decided:
                 self._carry_out(job, action)
         self._set_timer(job, now)
@@ -294,6 +302,13 @@ class Controller:
             job.touch()
             self._idle.set()
             self._reschedule()
+
+    def _give_up(self, error: StoreError) -> None:
+        """What cannot be stored must not be acted on, and the machine is a turn ahead of the store: start afresh."""
+        _log.critical("%s", error)
+        self.failure = error
+        self.stop_watching()
+        self.failed.set()
 
     # -- carrying out
 
@@ -480,7 +495,11 @@ class Controller:
 
     def _note(self, job: Job, kind: str, message: str) -> None:
         row = EventRow(self._clock.now(), kind, message[:_MAX_MESSAGE])
-        self._store.save(job.id, events=[row])
+        try:
+            self._store.save(job.id, events=[row])
+        except StoreError as error:
+            self._give_up(error)
+            return
         job.events.append(row)
         job.touch()
 
@@ -497,8 +516,11 @@ class Controller:
                 self._save_progress_of(job)
 
     def _save_progress_of(self, job: Job) -> None:
-        if not job.progress_saved:
-            self._store.save(job.id, progress=job.progress.to_json())
+        if not job.progress_saved and self.failure is None:
+            try:
+                self._store.save(job.id, progress=job.progress.to_json())
+            except StoreError as error:
+                self._give_up(error)
             job.progress_saved = True
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> None:

@@ -120,11 +120,9 @@ class LogReader:
             yield list(latest)
         while follow is not None:
             more = follow()
-            found = False
             async for batch in self._drain():
-                found = True
                 yield batch
-            if not more and not found:
+            if not more:
                 return
             await asyncio.sleep(FOLLOW_SECONDS)
 

@@ -92,6 +92,8 @@ class CoordinatorServer:
         self._resources = contextlib.AsyncExitStack()
         self._controller: Controller | None = None
         self._rest: asyncio.Task[None] | None = None
+        self._guard: asyncio.Task[None] | None = None
+        self._stopping: asyncio.Task[None] | None = None
         self._uvicorn: Any = None
 
     @property
@@ -150,21 +152,23 @@ class CoordinatorServer:
             self._rest.add_done_callback(_report)
             stack.push_async_callback(self._stop_rest)
             self._resources = stack.pop_all()
+            self._guard = asyncio.get_running_loop().create_task(self._stop_on_failure())
 
     async def stop(self, stop_jobs: bool) -> None:
         """Let go of everything. With `stop_jobs` the jobs are cancelled first, else their workers train on.
 
         Stopping twice is stopping once.
         """
-        if self._controller is not None and not self._controller.closing:
-            if stop_jobs:
-                await self._controller.stop_jobs("the coordinator was stopped")
-            await self._resources.aclose()
+        if self._controller is None:
+            return
+        if self._stopping is None:
+            self._stopping = asyncio.get_running_loop().create_task(self._stop(self._controller, stop_jobs))
+        await asyncio.shield(self._stopping)
 
     async def serve_forever(self) -> None:
         """Serve until SIGTERM or SIGINT, then stop, leaving the jobs to the next coordinator on this folder.
 
-        A second SIGINT ends the process at once.
+        A second signal ends the process at once. A store that fails is raised, as StoreError.
         """
         asked = asyncio.Event()
         loop = asyncio.get_running_loop()
@@ -177,11 +181,29 @@ class CoordinatorServer:
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, on_signal)
         try:
-            await asked.wait()
+            signalled = loop.create_task(asked.wait())
+            failed = loop.create_task(self.controller.failed.wait())
+            await asyncio.wait((signalled, failed), return_when=asyncio.FIRST_COMPLETED)
+            signalled.cancel()
+            failed.cancel()
             await self.stop(stop_jobs=False)
         finally:
             for number in (signal.SIGTERM, signal.SIGINT):
                 loop.remove_signal_handler(number)
+        if self.controller.failure is not None:
+            raise self.controller.failure
+
+    async def _stop(self, controller: Controller, stop_jobs: bool) -> None:
+        if self._guard is not None and controller.failure is None:
+            self._guard.cancel()
+        if stop_jobs and not controller.closing:
+            await controller.stop_jobs("the coordinator was stopped")
+        await self._resources.aclose()
+
+    async def _stop_on_failure(self) -> None:
+        """A coordinator that cannot write must not look alive: its workers train on and look for the next one."""
+        await self.controller.failed.wait()
+        await self.stop(stop_jobs=False)
 
     # -- ports
 
@@ -313,6 +335,12 @@ class EmbeddedCoordinator:
     def submit(self, document: Mapping[str, Any], bundle: bytes, sha256: str) -> JobView:
         """Take a job in, as the client's `submit` does over REST, without loading what REST needs."""
         return cast("JobView", self._call(self._submit(document, bundle, sha256)))
+
+    def kill_jobs(self) -> None:
+        """Cancel every job and kill its processes now. Returns at once, also while `stop` waits in another frame."""
+        if self._thread.is_alive():
+            work = self._server.controller.stop_jobs("the coordinator was stopped at once", grace_seconds=0.0)
+            asyncio.run_coroutine_threadsafe(work, self._loop)
 
     @property
     def rest_url(self) -> str:

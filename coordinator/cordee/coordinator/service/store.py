@@ -20,7 +20,7 @@ from sqlalchemy.pool import StaticPool
 
 from cordee.coordinator.errors import CoordinatorError
 
-__all__ = ["SCHEMA_VERSION", "EventRow", "JobRow", "Store", "WorldRow"]
+__all__ = ["SCHEMA_VERSION", "EventRow", "JobRow", "Store", "StoreError", "WorldRow"]
 
 SCHEMA_VERSION: Final = 1
 
@@ -73,6 +73,12 @@ _tokens = sa.Table(
 )
 
 
+class StoreError(CoordinatorError):
+    """The database cannot be read or written: a full disk, a damaged file."""
+
+    code = "store"
+
+
 @dataclass(frozen=True, slots=True)
 class JobRow:
     """A job as it is stored."""
@@ -120,21 +126,19 @@ class Store:
         )
         sa_event.listen(self._engine, "connect", _configure)
         sa_event.listen(self._engine, "begin", _begin)
+        self._path = path
         try:
-            with self._engine.begin() as connection:
+            with self._transaction() as connection:
                 _metadata.create_all(connection)
                 found = connection.scalar(sa.select(_meta.c.value).where(_meta.c.name == "schema_version"))
                 if found is None:
                     connection.execute(_meta.insert().values(name="schema_version", value=str(SCHEMA_VERSION)))
-        except sa_exc.DatabaseError as error:
+        except StoreError:
             self._engine.dispose()
-            raise CoordinatorError(
-                f"the coordinator's database {path} cannot be used: {error.orig}",
-                hint="it may be damaged: move it away, or choose another state folder",
-            ) from error
+            raise
         if found is not None and found != str(SCHEMA_VERSION):
             self._engine.dispose()
-            raise CoordinatorError(
+            raise StoreError(
                 f"the database {path} has schema version {found}, and this Cordee speaks {SCHEMA_VERSION}",
                 hint="use the Cordee that made it, or another state folder",
             )
@@ -148,7 +152,7 @@ class Store:
 
     def create_job(self, row: JobRow, token: str) -> None:
         """Take a submission in. On disk when this returns."""
-        with self._synced(), self._engine.begin() as connection:
+        with self._synced(), self._transaction() as connection:
             connection.execute(_jobs.insert().values({column.name: getattr(row, column.name) for column in _jobs.c}))
             connection.execute(_tokens.insert().values(job=row.id, token=token))
 
@@ -168,7 +172,7 @@ class Store:
         if progress is not None:
             changes["progress"] = dict(progress)
         rows = [{"job": job, "time": event.time, "kind": event.kind, "message": event.message} for event in events]
-        with self._engine.begin() as connection:
+        with self._transaction() as connection:
             if changes:
                 connection.execute(_jobs.update().where(_jobs.c.id == job).values(changes))
             if world is not None:
@@ -182,13 +186,13 @@ class Store:
 
     def jobs(self) -> list[JobRow]:
         """Every job, newest first."""
-        with self._engine.begin() as connection:
+        with self._transaction() as connection:
             found = connection.execute(_jobs.select().order_by(_jobs.c.created_at.desc(), _jobs.c.id.desc()))
             return [JobRow(**row._mapping) for row in found]
 
     def worlds(self, job: str) -> list[WorldRow]:
         """A job's worlds, oldest first."""
-        with self._engine.begin() as connection:
+        with self._transaction() as connection:
             found = connection.execute(_worlds.select().where(_worlds.c.job == job).order_by(_worlds.c.generation))
             return [
                 WorldRow(row.job, row.generation, row.formed_at, row.step, row.cause, tuple(row.members))
@@ -198,14 +202,25 @@ class Store:
     def events(self, job: str, *, last: int) -> list[EventRow]:
         """The newest events of a job, oldest of them first."""
         query = _events.select().where(_events.c.job == job).order_by(_events.c.id.desc()).limit(last)
-        with self._engine.begin() as connection:
+        with self._transaction() as connection:
             found = [EventRow(row.time, row.kind, row.message) for row in connection.execute(query)]
         return found[::-1]
 
     def tokens(self) -> dict[str, str]:
         """The worker token of every job."""
-        with self._engine.begin() as connection:
+        with self._transaction() as connection:
             return {row.job: row.token for row in connection.execute(_tokens.select())}
+
+    @contextmanager
+    def _transaction(self) -> Iterator[sa.Connection]:
+        try:
+            with self._engine.begin() as connection:
+                yield connection
+        except sa_exc.DatabaseError as error:
+            raise StoreError(
+                f"the coordinator's database {self._path} cannot be used: {error.orig}",
+                hint="make room on its disk; if it is damaged move it away, or choose another state folder",
+            ) from error
 
     @contextmanager
     def _synced(self) -> Iterator[None]:

@@ -1,0 +1,77 @@
+"""What happens when the coordinator's own ground gives way."""
+
+import asyncio
+import stat
+from pathlib import Path
+from typing import Any
+
+import grpc.aio
+import pytest
+
+from cordee.coordinator.errors import CoordinatorError
+from cordee.coordinator.service.server import CoordinatorServer
+from cordee.coordinator.service.store import StoreError
+
+
+async def test_a_coordinator_that_cannot_write_says_no_world_and_stops(coordinator: Any) -> None:
+    job = (await coordinator.submit())["id"]
+    peers = [await (await coordinator.peer(job, index)).attach() for index in range(2)]
+    await peers[0].arrive()
+    # What a full disk or a revoked permission looks like to SQLite.
+    coordinator.server.controller._store._pragma("query_only=ON")
+    serving = asyncio.ensure_future(coordinator.server.serve_forever())
+    await peers[1].arrive()
+    for peer in peers:
+        with pytest.raises(grpc.aio.AioRpcError) as broken:
+            await peer.expect("world")
+        assert broken.value.code() == grpc.StatusCode.UNAVAILABLE  # for a worker: look for the next coordinator
+    async with asyncio.timeout(20):
+        with pytest.raises(StoreError, match="cannot be used: attempt to write a readonly database"):
+            await serving
+
+
+async def test_secrets_are_readable_by_their_owner_only(coordinator: Any) -> None:
+    await coordinator.submit()
+    for name in ("token", "coordinator.db"):
+        assert stat.S_IMODE((coordinator.state / name).stat().st_mode) == 0o600
+    assert stat.S_IMODE(coordinator.state.stat().st_mode) == 0o700
+
+
+async def test_a_token_file_that_others_can_read_is_closed_and_kept(tmp_path: Path, start: Any) -> None:
+    (tmp_path / "token").write_text("a-token-that-somebody-chose\n")
+    (tmp_path / "token").chmod(0o644)
+    async with start(tmp_path) as coordinator:
+        assert coordinator.server.token == "a-token-that-somebody-chose"
+        assert stat.S_IMODE((tmp_path / "token").stat().st_mode) == 0o600
+
+
+@pytest.mark.parametrize("content", ["", "short\n"])
+async def test_a_token_file_without_a_usable_token_is_refused(tmp_path: Path, content: str) -> None:
+    (tmp_path / "token").write_text(content)
+    with pytest.raises(CoordinatorError, match="holds no usable token"):
+        await CoordinatorServer(tmp_path).start()
+
+
+async def test_a_folder_that_is_a_file_is_refused_in_one_sentence(tmp_path: Path) -> None:
+    (tmp_path / "state").write_text("")
+    with pytest.raises(CoordinatorError, match=r"the state folder .*/state cannot be used"):
+        await CoordinatorServer(tmp_path / "state").start()
+
+
+async def test_an_address_that_is_not_this_machines_is_refused_in_one_sentence(tmp_path: Path) -> None:
+    with pytest.raises(CoordinatorError, match=r"cannot listen on 192\.0\.2\.1:0 for REST"):  # RFC 5737: nobody's
+        await CoordinatorServer(tmp_path, host="192.0.2.1").start()
+
+
+async def test_an_agent_that_cannot_be_started_is_tried_again_and_then_fails_the_job(
+    tmp_path: Path, start: Any
+) -> None:
+    from dataclasses import replace
+
+    from cordee.coordinator.core.model import Policy
+
+    policy = replace(Policy(), restart_budget=2, restart_backoff_seconds=0.01)
+    async with start(tmp_path / "state", agent_command=("/no/such/program",), policy=policy) as coordinator:
+        job = (await coordinator.submit())["id"]
+        view = await coordinator.view_when(job, lambda view: view["state"] == "failed")
+        assert "/no/such/program" in view["reason"]
