@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -271,3 +273,14 @@ def test_the_schema_is_printed_as_one_document() -> None:
     import json
 
     assert json.loads(invoke("schema").stdout)["properties"]["kind"]["const"] == "TrainingJob"
+
+
+def test_what_a_command_does_not_need_is_not_loaded() -> None:
+    heavy = ["fastapi", "grpc", "sqlalchemy", "rich", "httpx2", "yaml", "numpy", "cordee.coordinator.spec"]
+    code = (
+        "import sys; from typer.testing import CliRunner; from cordee.coordinator.cli import app; "
+        "results = [CliRunner().invoke(app, words) for words in (['--version'], ['--help'], ['run', '--help'])]; "
+        f"print([result.exit_code for result in results], [name for name in {heavy} if name in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
+    assert done.stdout == "[0, 0, 0] []\n"

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 __all__ = [
     "clean",
     "columns",
+    "count",
     "dump",
     "duration",
     "facts",
@@ -74,6 +75,11 @@ def duration(seconds: float) -> str:
 def number(value: float | None, form: str = ".4g") -> str:
     """A number, or a dash where there is none yet."""
     return "-" if value is None else format(value, form)
+
+
+def count(number_of: int, thing: str, things: str = "") -> str:
+    """`1 step`, `2 steps`."""
+    return f"{number_of:,} {thing if number_of == 1 else things or thing + 's'}"
 
 
 def _of(value: int | None, total: int | None) -> str:
@@ -146,8 +152,8 @@ def job_details(job: "JobView", *, wide: bool) -> str:
         "workers": f"{workers['now']} of {workers['wanted']} wanted (range {workers['min']}:{workers['max']})",
         "progress": ", ".join(progress_words(job)) or "-",
         "samples": f"{job['samples']:,}",
-        "generation": f"{job['generation']} ({job['generations']} worlds, {job['recoveries']} recoveries)",
-        "runs on": f"{job['device']}, {job['threads']} thread(s) per worker, launcher {job['launcher']}",
+        "generation": f"{job['generation']} ({count(job['recoveries'], 'recovery', 'recoveries')})",
+        "runs on": f"{job['device']}, {count(job['threads'], 'thread')} per worker, launcher {job['launcher']}",
         "created": time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(job["created_at"])),
         "time": duration(job["seconds"]),
         "folder": clean(job["folder"]),

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cordee.coordinator.cli.errors import report, say
-from cordee.coordinator.cli.output import clean, duration, facts, number, printable
+from cordee.coordinator.cli.output import clean, count, duration, facts, number, printable
 
 if TYPE_CHECKING:
     from cordee.coordinator.views import JobView
@@ -24,10 +24,10 @@ def summarise(job: "JobView", folder: Path | str, *, shown: Callable[[str], bool
     elif job["state"] == "failed":
         report(f"the job failed: {clean(job['reason']) or 'see its events with cordee status'}")
     counts = (
-        _count(job["step"], "step"),
-        _count(job["samples"], "sample"),
-        _count(job["generations"], "generation"),
-        _count(job["recoveries"], "recovery", "recoveries"),
+        count(job["step"], "step"),
+        count(job["samples"], "sample"),
+        count(job["generations"], "generation"),
+        count(job["recoveries"], "recovery", "recoveries"),
     )
     say(f"{job['id']} {job['state']} in {duration(job['seconds'])}: {', '.join(counts)}")
     pairs = {clean(name): number(value, ".6g") for name, value in job["metrics"].items()}
@@ -36,7 +36,3 @@ def summarise(job: "JobView", folder: Path | str, *, shown: Callable[[str], bool
         pairs["sha256"] = job["weights_sha256"]
     pairs["folder"] = str(folder)
     say("\n".join(f"  {line}" for line in facts(pairs).splitlines()))
-
-
-def _count(number_of: int, thing: str, things: str = "") -> str:
-    return f"{number_of:,} {thing if number_of == 1 else things or thing + 's'}"
