@@ -86,7 +86,8 @@ def test_the_bits_depend_on_the_shards_alone(size: int) -> None:
         check(world[0])
         for num_shards in range(1, 17):
             # To everybody; slices over TCP; slices through shared memory.
-            for elements in (33, LARGE + 5, SHARED_BYTES // 4 + num_shards):
+            lengths = (33, LARGE + 5, SHARED_BYTES // 4 + num_shards)
+            for elements in lengths if num_shards in {1, 3, 8, 13} else lengths[:1]:
                 gradients = gradients_of(num_shards, elements, seed=num_shards)
                 expected = tree_sum(gradients).tobytes()
                 for result in reduce_everywhere(world, gradients, in_place=num_shards % 2 == 0):
