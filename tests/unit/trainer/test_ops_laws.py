@@ -1,4 +1,4 @@
-"""Laws that hold for all shapes: broadcasting, reductions and indexing do what NumPy does, and gradients have the inputs' shapes."""
+"""Laws that hold for all shapes: broadcasting, reductions and indexing do what NumPy does; gradients fit."""
 
 from __future__ import annotations
 

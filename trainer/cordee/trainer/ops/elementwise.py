@@ -11,8 +11,8 @@ from cordee.trainer.autograd.record import Sampler, op
 from cordee.trainer.tensor import Tensor
 
 __all__ = [
-    "abs", "add", "clamp", "clone", "cos", "div", "exp", "expm1", "log", "log1p", "maximum", "minimum", "mul", "neg", "pow",
-    "reciprocal", "rsqrt", "sin", "sqrt", "square", "sub", "where",
+    "abs", "add", "clamp", "clone", "cos", "div", "exp", "expm1", "log", "log1p", "maximum", "minimum", "mul", "neg",
+    "pow", "reciprocal", "rsqrt", "sin", "sqrt", "square", "sub", "where",
 ]  # fmt: skip
 
 
