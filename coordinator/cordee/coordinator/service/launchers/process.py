@@ -212,6 +212,7 @@ class ProcessLauncher:
 
     def _on_end(self, agent: _Agent) -> None:
         self._release(agent)
+        agent.stopping = True  # a start from now on waits until it is tidied away
         self._spawn_task(agent, self._finish(agent))
 
     async def _finish(self, agent: _Agent) -> None:
