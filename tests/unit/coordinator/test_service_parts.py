@@ -168,3 +168,11 @@ def test_an_ended_job_is_measured_to_its_end() -> None:
     assert shown.view(130.0).seconds == 30.0
     shown.machine = JobMachine(replace(shown.machine.record, finished_at=110.0))
     assert shown.view(130.0).seconds == 10.0
+
+
+def test_the_metrics_page_of_the_documentation_lists_what_there_is() -> None:
+    import re
+
+    served = set(re.findall(r"^# TYPE (cordee_\w+)", page([(job().view(200.0), Progress())]), re.MULTILINE))
+    text = (Path(__file__).parents[3] / "docs" / "reference" / "metrics.md").read_text()
+    assert set(re.findall(r"^\| `(cordee_\w+)`", text, re.MULTILINE)) == served
