@@ -91,7 +91,9 @@ def functions() -> str:
         "set_device",
         "set_default_dtype",
     }
-    return code(sorted(name for name in names if hasattr(trainer, name)))
+    return code(
+        sorted(name for name in names if hasattr(trainer, name) and not inspect.isclass(getattr(trainer, name)))
+    )
 
 
 SECTIONS: dict[str, Callable[[], str]] = {
