@@ -23,10 +23,13 @@ def _padded(xp: Any, a: Any, padding: Pair, value: float) -> Any:
     return out
 
 
-def _blank(xp: Any, shape: tuple[int, ...], padding: Pair, dtype: Any) -> tuple[Any, Any]:
-    """A zero image with its border, and the view of it without."""
+def _blank(xp: Any, shape: tuple[int, ...], padding: Pair, like: Any) -> tuple[Any, Any]:
+    """A zero image with its border, and the view of it without; in memory it is ordered as `like` is."""
     (ph, pw), (n, c, h, w) = padding, shape
-    image = xp.zeros((n, c, h + 2 * ph, w + 2 * pw), dtype)
+    if like.strides[0] < like.strides[1]:  # channels before samples, as convolutions leave it
+        image = xp.zeros((c, n, h + 2 * ph, w + 2 * pw), like.dtype).transpose(1, 0, 2, 3)
+    else:
+        image = xp.zeros((n, c, h + 2 * ph, w + 2 * pw), like.dtype)
     return image, image[:, :, ph : ph + h, pw : pw + w]
 
 
@@ -73,15 +76,23 @@ def _max_pool2d(xp: Any, a: Any, *, kernel: Pair, stride: Pair, padding: Pair) -
             best = seen.copy("K")
             winner = xp.zeros_like(best, dtype=np.uint8 if kernel[0] * kernel[1] < 256 else np.int32)
         else:
-            xp.copyto(winner, i * kernel[1] + j, where=seen > best)
+            # Places are numbered in the order of their visit, so the last one to win has the largest number. Small
+            # arithmetic over everything is several times faster than writing where a mask says.
+            won = xp.multiply(seen > best, i * kernel[1] + j, dtype=winner.dtype)
+            xp.maximum(winner, won, out=winner)
             xp.maximum(best, seen, out=best)
     return best, winner
 
 
 def _unpool(xp: Any, a: Any, *, winner: Any, shape: tuple[int, ...], kernel: Pair, stride: Pair, padding: Pair) -> Any:
-    image, inside = _blank(xp, shape, padding, a.dtype)
+    image, inside = _blank(xp, shape, padding, a)
+    apart = stride[0] >= kernel[0] and stride[1] >= kernel[1]
     for i, j, rows, columns in windows(kernel, stride, (a.shape[2], a.shape[3])):
-        image[:, :, rows, columns] += a * (winner == i * kernel[1] + j)
+        here = winner == i * kernel[1] + j
+        if apart:  # nothing else is written to these elements
+            xp.multiply(a, here, out=image[:, :, rows, columns])
+        else:
+            image[:, :, rows, columns] += a * here
     return inside
 
 
@@ -153,7 +164,7 @@ def _sum_pool(xp: Any, a: Any, *, kernel: Pair, stride: Pair, padding: Pair) -> 
 
 
 def _spread_pool(xp: Any, a: Any, *, shape: tuple[int, ...], kernel: Pair, stride: Pair, padding: Pair) -> Any:
-    image, inside = _blank(xp, shape, padding, a.dtype)
+    image, inside = _blank(xp, shape, padding, a)
     for _, _, rows, columns in windows(kernel, stride, (a.shape[2], a.shape[3])):
         image[:, :, rows, columns] += a
     return inside
