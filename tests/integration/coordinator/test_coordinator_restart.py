@@ -158,12 +158,15 @@ async def test_a_worker_that_died_while_nobody_looked_is_replaced(agents: Path, 
         assert agent_pids(state)[f"{job}-w0"] == pids[f"{job}-w0"]
 
 
-async def test_sigterm_leaves_the_jobs_to_the_next_coordinator(agents: Path, start: Any, tools: Any) -> None:
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+async def test_a_signal_leaves_the_jobs_to_the_next_coordinator(
+    agents: Path, start: Any, tools: Any, number: signal.Signals
+) -> None:
     state = agents / "state"
     async with service(state, tools.AGENT_COMMAND) as first, first.client() as http:
         job = (await tools.Coordinator(None, http, None, state).submit())["id"]
         await tools.until(lambda: len(agent_pids(state)) == 2)
-        assert await first.end(signal.SIGTERM) == 0
+        assert await first.end(number) == 0
     pids = agent_pids(state)
     assert all(psutil.Process(pid).is_running() for pid in pids.values())
     async with start(state) as after:
@@ -248,3 +251,13 @@ async def test_a_pending_job_whose_bundle_is_gone_fails_with_a_sentence(tmp_path
             view = await again.view(job)
             assert view["state"] == "failed"
             assert "its source is gone" in view["reason"]
+
+
+async def test_beyond_this_machine_it_listens_with_a_warning(
+    tmp_path: Path, start: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with start(tmp_path / "state", host="0.0.0.0") as coordinator:
+        assert "the token travels in the clear" in caplog.text
+        assert coordinator.server.rest_url.startswith("http://127.0.0.1:")  # where this machine's clients reach it
+        assert coordinator.server.grpc_address.startswith("127.0.0.1:")
+        assert (await coordinator.http.get("/v1/jobs")).json() == {"jobs": []}

@@ -240,12 +240,12 @@ class Controller:
 
     async def _watch(self, job: Job) -> AsyncIterator[JobView]:
         while True:
-            version, ended = job.version, job.ended
-            yield job.view(self._clock.now())
+            version, ended, shown = job.version, job.ended, self._clock.now()
+            yield job.view(shown)
             if ended or self._closing:
                 return
-            await asyncio.sleep(_WATCH_SECONDS)
             await job.changed(version, _WATCH_AGAIN_SECONDS)
+            await asyncio.sleep(shown + _WATCH_SECONDS - self._clock.now())
 
     def logs(
         self, ref: str, *, follow: bool, rank: int | None, worker: str | None, tail: int | None

@@ -119,7 +119,7 @@ class CoordinatorServer:
 
             rest = self._bind_rest(_port_of(earlier.get("url")))
             stack.callback(rest.close)
-            self.rest_url = f"http://{_address(self.host, rest.getsockname()[1])}"
+            self.rest_url = f"http://{_address(_reachable(self.host), rest.getsockname()[1])}"
 
             # The controller tells agents the gRPC port, the gRPC server asks the controller for tokens: bound late.
             interceptor = TokenInterceptor()

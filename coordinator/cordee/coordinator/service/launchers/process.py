@@ -223,6 +223,9 @@ class ProcessLauncher:
         self._record_path(agent.worker).unlink(missing_ok=True)
         if self._agents.get(agent.worker) is agent:
             del self._agents[agent.worker]
+        lock = self._locks.get(agent.worker)
+        if lock is not None and not lock.locked():
+            del self._locks[agent.worker]
         agent.ended.set()
         self._exits.put_nowait(AgentExit(agent.worker, agent.job, code))
 
