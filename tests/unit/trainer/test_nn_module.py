@@ -61,7 +61,15 @@ def test_tied_parameters_and_modules_appear_once() -> None:
     assert [name for name, _ in tree.named_parameters()] == ["bias", "first.factor", "rest.0.factor"]
     assert [name for name, _ in tree.named_modules()] == ["", "first", "rest", "rest.0", "rest.1"]
     # The state has every name, as in PyTorch, so that it can be read without knowing what is tied.
-    assert {"rest.0.factor", "rest.1.factor", "again.factor"} <= set(tree.state_dict())
+    state = tree.state_dict()
+    assert {"rest.0.factor", "rest.1.factor", "again.factor"} <= set(state)
+    # For loading one of the names is enough.
+    del state["first.factor"], state["again.factor"]
+    tree.load_state_dict({name: Tensor(tensor.data + 1) for name, tensor in state.items()})
+    assert (tree.first.factor.data == 3).all()
+    del state["rest.1.factor"]
+    with pytest.raises(ValueError, match=r"missing: first.factor\n  missing: rest.1.factor$"):
+        tree.load_state_dict(state)
 
 
 def test_attributes_are_all_there_is() -> None:

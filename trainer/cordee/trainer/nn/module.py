@@ -189,12 +189,13 @@ class Module:
     def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True) -> LoadReport:
         """Copies values into the storage there is: nothing is rebound, so optimisers keep their hold.
 
-        Values may be tensors or arrays; they take the parameter's dtype. With `strict`, names that are missing or
-        unexpected are an error; wrong shapes always are. One error reports everything, and then nothing has been
-        changed.
+        Values may be tensors or arrays; they take the parameter's dtype. Of a tied parameter's names one is enough.
+        With `strict`, names that are missing or unexpected are an error; wrong shapes always are. One error reports
+        everything, and then nothing has been changed.
         """
         ours = dict(self._named_state(""))
-        missing = [name for name in ours if name not in state_dict]
+        given = {id(tensor) for name, tensor in ours.items() if name in state_dict}
+        missing = [name for name, tensor in ours.items() if id(tensor) not in given]
         unexpected = [name for name in state_dict if name not in ours]
         problems: list[str] = []
         if strict:
