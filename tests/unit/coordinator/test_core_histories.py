@@ -63,6 +63,7 @@ class Process:
     leaving: bool = False
     stopped: bool = False  # SIGSTOP
     connected: bool = False
+    vanished: bool = False  # dead without a word: its machine lost its power, and no connection to it breaks
     out: deque[ev.Event] = field(default_factory=deque)
     inbox: deque[act.Action] = field(default_factory=deque)
 
@@ -80,6 +81,8 @@ class SimAgent:
     worker: str
     alive: bool = True
     asked: bool = False
+    killed: bool = False
+    deaf: bool = False  # it does not mind SIGTERM
     process: Process | None = None
 
 
@@ -100,7 +103,9 @@ class Simulation:
         self.stored: dict[str, Any] = JobRecord("job", minimum, maximum, created_at=self.now).to_json()
         self.machine = JobMachine(JobRecord.from_json(json.loads(json.dumps(self.stored))), self.policy)
         self.agents: dict[str, SimAgent] = {}
-        self.processes: list[Process] = []
+        self.processes: list[Process] = []  # those that live, or have left words on the way
+        self.everybody: dict[str, Process] = {}
+        self.unnoticed: list[SimAgent] = []  # agents that are gone, which the launcher has yet to see
         self.agent_exits: dict[str, deque[ev.AgentExited]] = {}
         self.crash_after: int | None = None
         self.log: list[tuple[float, ev.Event]] = []
@@ -115,7 +120,8 @@ class Simulation:
         self.sent: set[tuple[int, str]] = set()
         self.ever_failed = False
         self.checkpoint = 0
-        self.drained_by_itself: set[str] = set()
+        self.restarted_at = float("-inf")
+        self.detached: set[str] = set()  # since then
         self.seen: Counter[str] = Counter()
 
     # ------------------------------------------------------------------------------------------------- coordinator
@@ -175,7 +181,7 @@ class Simulation:
                 if agent is None or not agent.alive:
                     self.agent_exits.setdefault(worker, deque()).append(ev.AgentExited(worker, None, "no agent"))
                 elif grace == 0.0:
-                    self.kill_agent(agent, -9)
+                    agent.killed = True
                 else:
                     agent.asked = True
             case act.SendWorld(worker, incarnation, world):
@@ -242,6 +248,19 @@ class Simulation:
             assert process.mode in ("waiting", "dead"), f"{worker} is a live member and was not waited for"
             if process.step is not None:
                 assert process.step <= world.step, f"{worker} holds a further step"
+        if (
+            self.now - self.restarted_at < self.policy.heartbeat_timeout_seconds
+            and world.generation - 1 in self.exchanges
+        ):
+            for m in self.exchanges[world.generation - 1].world.members:
+                process = self.process(m.incarnation)
+                agent = self.agents.get(m.worker)
+                if process is None or not process.alive or agent is None or agent.process is not process:
+                    continue
+                if any(m.incarnation in slot["fenced"] for slot in self.stored["slots"]):
+                    continue  # it was lost before, though nobody was told of it
+                if m.incarnation not in self.told_to_stop and m.incarnation not in self.detached and agent.alive:
+                    assert m.incarnation in self.waiting, "after a restart, known members are waited for"
         ranks = [m.worker for m in world.members]
         for old in self.exchanges.values():
             if old.world.generation == world.generation - 1:
@@ -263,11 +282,13 @@ class Simulation:
             process.inbox.append(action)
 
     def process(self, incarnation: str) -> Process | None:
-        return next((p for p in self.processes if p.incarnation == incarnation), None)
+        return self.everybody.get(incarnation)
 
     def restart(self) -> None:
         """kill -9 of the coordinator, and a new one on what was stored."""
         self.seen["restart"] += 1
+        self.restarted_at = self.now
+        self.detached.clear()
         self.attached.clear()
         self.waiting.clear()
         self.told_to_stop = {
@@ -287,6 +308,7 @@ class Simulation:
     def spawn(self, agent: SimAgent) -> None:
         agent.process = Process(agent.worker, f"i{next(self.names)}")
         self.processes.append(agent.process)
+        self.everybody[agent.process.incarnation] = agent.process
         self.connect(agent.process)
 
     def connect(self, process: Process) -> None:
@@ -348,6 +370,26 @@ class Simulation:
         if process is not None:
             self.exit(process, -9)
 
+    def vanish(self, process: Process, *, stream_breaks: bool) -> None:
+        """The worker's machine loses its power, its agent with it. The launcher notices late, or when it is asked."""
+        agent = self.agents.get(process.worker)
+        if agent is not None and agent.process is process:
+            agent.alive, agent.process = False, None
+            self.unnoticed.append(agent)
+        if stream_breaks:  # its peers, though, see nothing
+            self.disconnect(process, words_arrive=False)
+        else:
+            process.connected = False
+            process.out.clear()
+        process.mode, process.vanished = "dead", True
+
+    def orphan(self, process: Process) -> None:
+        """The agent dies, and for once its process goes on."""
+        agent = self.agents.get(process.worker)
+        if agent is not None and agent.process is process:
+            agent.process = None
+            self.agent_gone(agent, -9)
+
     def agent_gone(self, agent: SimAgent, code: int) -> None:
         agent.alive = False
         self.agent_exits.setdefault(agent.worker, deque()).append(ev.AgentExited(agent.worker, code))
@@ -382,7 +424,10 @@ class Simulation:
         gone = tuple(
             m.worker
             for m, p in zip(exchange.world.members, mates, strict=True)
-            if p is None or not p.alive or p.generation > process.generation or p.mode not in ("training", "importing")
+            if p is None
+            or (not p.alive and not p.vanished)
+            or p.generation > process.generation
+            or p.mode not in ("training", "importing", "dead")
         )
         # A member that still waits with the older generation has not got this world yet: it is not gone.
         gone = tuple(w for w in gone if not self.not_yet_there(w, exchange.world))
@@ -466,6 +511,7 @@ class Simulation:
                 if generation == process.generation and process.mode == "training":
                     self.arrive(process, ArrivalReason.PEER_LOST, lost)
             case act.SendStop(_, _, reason):
+                self.seen[f"stop {reason}"] += 1
                 done = process.mode == "finished" and reason is StopReason.FINISHED
                 self.exit(process, 0 if done else EXIT_CODES[reason])
         return True
@@ -487,6 +533,7 @@ class Simulation:
                     self.waiting[incarnation] = event.step if event.generation else None
             case ev.WorkerDetached(worker, incarnation):
                 self.waiting.pop(incarnation, None)
+                self.detached.add(incarnation)
                 if self.attached.get(worker) == incarnation:
                     del self.attached[worker]
             case _:
@@ -526,7 +573,9 @@ class Simulation:
                 assert due is None or due > self.now, "a deadline that has passed was dealt with"
             for agent in list(self.agents.values()):
                 process = agent.process
-                if agent.alive and agent.asked and not (process is not None and process.stopped):
+                if agent.alive and agent.killed:
+                    self.kill_agent(agent, -9)
+                elif agent.alive and agent.asked and not agent.deaf and not (process is not None and process.stopped):
                     self.kill_agent(agent, -15)
 
     def round(self, chooser: random.Random | None = None) -> None:
@@ -541,19 +590,15 @@ class Simulation:
                 self.act(process)
         for worker in list(self.agent_exits):
             self.hear_agent(worker)
-        self.processes = [
-            p
-            for p in self.processes
-            if p.alive or p.out or any(p.incarnation in m for m in self.current_incarnations())
-        ]
-
-    def current_incarnations(self) -> list[set[str]]:
-        return [{m.incarnation for m in e.world.members} for e in list(self.exchanges.values())[-3:]]
+        self.processes = [p for p in self.processes if p.alive or p.out]
 
     def run_to_the_end(self) -> None:
         """Faults have stopped. The job must end, and leave nothing running."""
         for process in self.processes:
             process.stopped = False
+        for agent in self.unnoticed:
+            if self.agents[agent.worker] is agent:
+                self.agent_exits.setdefault(agent.worker, deque()).append(ev.AgentExited(agent.worker, None, "lost"))
         for _ in range(600):
             if self.machine.done:
                 break
@@ -597,6 +642,9 @@ FAULTS = {
     "crash in mid-turn": 2,
     "leave": 2,
     "scale": 2,
+    "lose power": 2,
+    "orphan": 1,
+    "deaf agent": 1,
     "kill all": 1,
     "agent gives up": 1,
     "raise": 0,
@@ -644,6 +692,12 @@ def inflict(sim: Simulation, fault: str, pick: random.Random) -> None:
                 sim.kill_agent(agent, 74)
         case "stop":
             victim.stopped = True
+        case "lose power":
+            sim.vanish(victim, stream_breaks=pick.random() < 0.5)
+        case "orphan":
+            sim.orphan(victim)
+        case "deaf agent":
+            sim.agents[victim.worker].deaf = True
         case "resume":
             for process in alive:
                 process.stopped = False
