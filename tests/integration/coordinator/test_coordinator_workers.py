@@ -213,24 +213,24 @@ async def test_the_bundle_is_served_to_the_jobs_workers_byte_for_byte(coordinato
     assert data == (coordinator.state / "bundles" / f"{environment['CORDEE_BUNDLE']}.tar.gz").read_bytes()
 
 
-@pytest.mark.parametrize(
-    "hello",
-    [
-        {"worker": "someone-else-w0", "incarnation": "i"},
-        {"worker": "{job}-w", "incarnation": "i"},
-        {"worker": "{job}-wx", "incarnation": "i"},
-        {"worker": "{job}-w0", "incarnation": ""},
-    ],
+NO_WORKERS = (
+    {"worker": "someone-else-w0", "incarnation": "i"},
+    {"worker": "{job}-w", "incarnation": "i"},
+    {"worker": "{job}-wx", "incarnation": "i"},
+    {"worker": "{job}-w0", "incarnation": ""},
 )
-async def test_a_hello_that_names_no_worker_of_the_job_is_refused(coordinator: Any, hello: dict[str, str]) -> None:
+
+
+async def test_a_hello_that_names_no_worker_of_the_job_is_refused(coordinator: Any) -> None:
     job = (await coordinator.submit())["id"]
     token = (await coordinator.environment(job))["CORDEE_TOKEN"]
-    call = coordinator.stub.Attach(metadata=(("authorization", f"Bearer {token}"),))
-    given = {name: value.format(job=job) for name, value in hello.items()}
-    await call.write(pb.WorkerMessage(hello=pb.Hello(job=job, **given)))
-    with pytest.raises(grpc.aio.AioRpcError) as refused:
-        await call.read()
-    assert refused.value.code() == grpc.StatusCode.INVALID_ARGUMENT
+    for hello in NO_WORKERS:
+        call = coordinator.stub.Attach(metadata=(("authorization", f"Bearer {token}"),))
+        given = {name: value.format(job=job) for name, value in hello.items()}
+        await call.write(pb.WorkerMessage(hello=pb.Hello(job=job, **given)))
+        with pytest.raises(grpc.aio.AioRpcError) as refused:
+            await call.read()
+        assert refused.value.code() == grpc.StatusCode.INVALID_ARGUMENT, hello
 
 
 async def test_a_stream_that_does_not_say_hello_is_refused(coordinator: Any) -> None:
@@ -251,26 +251,31 @@ def request(method: str, job: str) -> Any:
     return {"Attach": iter([hello]), "FetchBundle": pb.FetchBundleRequest(job=job)}[method]
 
 
-@pytest.mark.parametrize("method", METHODS)
-@pytest.mark.parametrize("given", ["", "Bearer", "Bearer wrong", "Basic {token}", "{token}", "Bearer {rest_token}"])
-async def test_no_call_is_answered_without_a_workers_token(coordinator: Any, method: str, given: str) -> None:
-    job = (await coordinator.submit())["id"]
-    token = (await coordinator.environment(job))["CORDEE_TOKEN"]
-    header = given.format(token=token, rest_token=coordinator.server.token)
-    call = getattr(coordinator.stub, method)(
-        request(method, job), metadata=(("authorization", header),) if header else None
-    )
+HEADERS = ("", "Bearer", "Bearer wrong", "Basic {token}", "{token}", "Bearer {rest_token}")
+
+
+async def refusal(coordinator: Any, method: str, job: str, header: str) -> grpc.StatusCode:
+    """How a call is refused."""
+    metadata = (("authorization", header),) if header else None
+    call = getattr(coordinator.stub, method)(request(method, job), metadata=metadata)
     with pytest.raises(grpc.aio.AioRpcError) as refused:
         _ = [message async for message in call]
-    assert refused.value.code() == grpc.StatusCode.UNAUTHENTICATED
+    return refused.value.code()
 
 
-@pytest.mark.parametrize("method", METHODS)
-async def test_a_jobs_token_is_good_for_that_job_only(coordinator: Any, method: str) -> None:
+async def test_no_call_is_answered_without_a_workers_token(coordinator: Any) -> None:
+    job = (await coordinator.submit())["id"]
+    token = (await coordinator.environment(job))["CORDEE_TOKEN"]
+    assert METHODS
+    for method in METHODS:
+        for header in HEADERS:
+            given = header.format(token=token, rest_token=coordinator.server.token)
+            assert await refusal(coordinator, method, job, given) == grpc.StatusCode.UNAUTHENTICATED, (method, header)
+
+
+async def test_a_jobs_token_is_good_for_that_job_only(coordinator: Any) -> None:
     mine, other = [(await coordinator.submit(coordinator_document(name)))["id"] for name in ("mine", "other")]
     token = (await coordinator.environment(mine))["CORDEE_TOKEN"]
-    for job in (other, "no-such-job"):  # and it does not tell whether a job exists
-        call = getattr(coordinator.stub, method)(request(method, job), metadata=(("authorization", f"Bearer {token}"),))
-        with pytest.raises(grpc.aio.AioRpcError) as refused:
-            _ = [message async for message in call]
-        assert refused.value.code() == grpc.StatusCode.PERMISSION_DENIED
+    for method in METHODS:
+        for job in (other, "no-such-job"):  # and it does not tell whether a job exists
+            assert await refusal(coordinator, method, job, f"Bearer {token}") == grpc.StatusCode.PERMISSION_DENIED
