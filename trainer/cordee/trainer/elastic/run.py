@@ -8,34 +8,30 @@ and the rule that a worker which holds the whole sum may apply it. After a loss 
 
 from __future__ import annotations
 
-import json
-import logging
-import math
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
 from cordee.trainer.array import to_numpy
-from cordee.trainer.checkpoint import CheckpointError, CheckpointWriter, load_latest
 from cordee.trainer.elastic import runtime
+from cordee.trainer.elastic.heal import synchronise
 from cordee.trainer.elastic.partials import PartialSums
+from cordee.trainer.elastic.position import Position
 from cordee.trainer.elastic.protocols import PeerLostError, ProgressReport, RunResult, World
+from cordee.trainer.elastic.saving import Saver
 from cordee.trainer.elastic.state import TrainingState, model_arrays
 from cordee.trainer.elastic.step import Step
 from cordee.trainer.elastic.weights import weights_sha256, write_weights
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from cordee.trainer.data import DataLoader
     from cordee.trainer.nn import Module
     from cordee.trainer.optim import Optimizer
 
 __all__ = ["Run"]
-
-_log = logging.getLogger(__name__)
 
 
 class Run:
@@ -64,32 +60,29 @@ class Run:
         self.model = model
         self.optimizer = optimizer
         self.loader = loader
-        self.membership = runtime.current()
-        self.partials = [PartialSums(loader.num_shards) for _ in optimizer.groups]
-        self.metrics: dict[str, float] = {}
+        self._membership = runtime.current()
+        self._partials = [PartialSums(loader.num_shards) for _ in optimizer.groups]
         self._state = TrainingState(model, optimizer)
-        self._world: World | None = None
-        self._step = 0
-        self._samples = 0
-        self._loss = math.nan
+        policy = self._membership.checkpoint_policy
+        self._saver = Saver(policy, self._state, self._membership) if policy is not None else None
+        self._position = Position()
         self._has_state = False
         self._epochs = 0
+        self._world: World | None = None
         self._arrival: tuple[Literal["join", "change", "lost"], tuple[int, ...]] = ("join", ())
-        self._finished: RunResult | None = None
-        self._writer: CheckpointWriter | None = None
-        self._last_checkpoint = (0, time.monotonic())
+        self._finished = False
 
     # What a script asks
 
     @property
     def step(self) -> int:
         """The last committed step; 0 before the first."""
-        return self._step
+        return self._position.step
 
     @property
     def samples(self) -> int:
         """Samples consumed by committed steps."""
-        return self._samples
+        return self._position.samples
 
     @property
     def loss(self) -> float:
@@ -97,7 +90,7 @@ class Run:
 
         Use this after the loop rather than `step.loss`: a worker that joined late may not have been through any step.
         """
-        return self._loss
+        return self._position.loss
 
     @property
     def rank(self) -> int:
@@ -132,12 +125,14 @@ class Run:
         Raises:
             TypeError: a metric is no number.
         """
+        checked = dict(self._position.metrics)
         for name, value in metrics.items():
             try:
-                self.metrics[name] = float(value)
+                checked[name] = float(value)
             except (TypeError, ValueError) as error:
                 raise TypeError(f"metric {name!r} is to be a number, not {value!r}") from error
-        if self._finished is not None:
+        self._position = replace(self._position, metrics=checked)
+        if self._finished:
             self._announce_result()
 
     def steps(self, epochs: int) -> Iterator[Step]:
@@ -152,12 +147,21 @@ class Run:
         last = epochs * len(self.loader)
         while True:
             # Whoever has the last step of this loop needs nobody any more: a joiner is not made to wait for it.
-            if self._has_state and self._step >= last:
+            if self._has_state and self.step >= last:
                 break
             if self._world is None:
                 self._meet()
                 continue
-            step = Step(self, self._world, self._step + 1)
+            step = Step(
+                self.step + 1,
+                self._world,
+                loader=self.loader,
+                optimizer=self.optimizer,
+                partials=self._partials,
+                change_pending=self._membership.change_pending,
+                on_committed=self._step_committed,
+                on_lost=self._step_lost,
+            )
             yield step
             if not (step.committed or step.lost):
                 raise RuntimeError(f"step {step.number} was left without step.commit()")
@@ -165,30 +169,31 @@ class Run:
 
     # What a step tells
 
-    def lost(self, error: PeerLostError) -> None:
-        """The exchange of the step at hand broke: meet the others, and do it again."""
-        self._leave_world("lost", error.ranks)
-
-    def committed(self, step: Step, seconds: float, change_pending: bool) -> None:
+    def _step_committed(self, step: Step, change_pending: bool) -> None:
         """The update of `step` has been applied here."""
-        self._step = step.number
-        self._samples += step.num_samples
-        self._loss = step.loss
-        self.membership.report(
+        self._position = replace(
+            self._position, step=step.number, samples=self.samples + step.num_samples, loss=step.loss
+        )
+        self._membership.report(
             ProgressReport(
                 step=step.number,
                 steps_total=self._epochs * len(self.loader),
                 epoch=step.epoch,
                 epochs=self._epochs,
                 loss=step.loss,
-                samples=self._samples,
-                seconds=seconds,
-                metrics=self.metrics,
+                samples=self.samples,
+                seconds=step.seconds,
+                metrics=self._position.metrics,
             )
         )
-        self._maybe_checkpoint()
+        if self._saver is not None and self.rank == 0:
+            self._saver.save_if_due(self._position)
         if change_pending:
             self._leave_world("change", ())
+
+    def _step_lost(self, error: PeerLostError) -> None:
+        """The exchange of the step at hand broke: meet the others, and do it again."""
+        self._leave_world("lost", error.ranks)
 
     # Membership
 
@@ -199,135 +204,40 @@ class Run:
         self._arrival = (reason, suspects)
 
     def _meet(self) -> None:
-        """Rendezvous until a world stands whose members all hold the same state."""
-        while self._world is None:
-            reason, suspects = self._arrival
-            world = self.membership.rendezvous(
-                step=self._step if self._has_state else None, reason=reason, suspects=suspects
-            )
-            self._world = world
-            try:
-                self._synchronise(world)
-            except PeerLostError as error:
-                self._leave_world("lost" if self._has_state else "join", error.ranks)
-
-    def _synchronise(self, world: World) -> None:
-        """Members without the world's newest state take it from those that hold it."""
-        holders = [rank for rank, step in enumerate(world.member_steps) if step == world.step]
-        if all(step is None for step in world.member_steps):
-            # Everybody is new. One of them says where to start, so that even an unseeded script starts from one place.
-            holders = [0]
-            if world.rank == 0:
-                self._restore_checkpoint()
-        takers = [rank for rank in range(world.size) if rank not in holders]
-        giver_of = {taker: holders[place % len(holders)] for place, taker in enumerate(takers)}
-        if world.rank in giver_of:
-            self._take_state(world, giver_of[world.rank])
-        elif world.rank in giver_of.values():
-            self._give_state(world, [taker for taker, giver in giver_of.items() if giver == world.rank])
+        """One rendezvous: ends in a world whose members all hold the same state, or in none, to be tried again."""
+        reason, suspects = self._arrival
+        self._world = world = self._membership.rendezvous(
+            step=self.step if self._has_state else None, reason=reason, suspects=suspects
+        )
+        started = time.monotonic()
+        try:
+            self._position, giver = synchronise(world, self._state, self._position, self._begin)
+        except PeerLostError as error:
+            self._leave_world("lost" if self._has_state else "join", error.ranks)
+            return
         self._has_state = True
+        if giver is not None and self.step:
+            seconds = time.monotonic() - started
+            self._membership.note("healed", f"took the state of step {self.step} from rank {giver}", seconds)
 
-    def _give_state(self, world: World, takers: list[int]) -> None:
-        views = self._state.views()
-        buffers = [np.ascontiguousarray(to_numpy(view)).reshape(-1) for view in views.values()]
-        meta = json.dumps(
-            {
-                **self._position(),
-                "arrays": [[name, list(view.shape), view.dtype.name] for name, view in views.items()],
-            }
-        ).encode()
-        for taker in takers:
-            world.communicator.send_state(taker, meta, buffers)
+    def _begin(self) -> Position:
+        """Where a run starts whose members are all new: from its checkpoint, or from what its script made."""
+        restored = self._saver.restore() if self._saver is not None else None
+        return restored or self._position
 
-    def _take_state(self, world: World, giver: int) -> None:
-        started = time.monotonic()
-        meta_bytes, buffers = world.communicator.recv_state(giver)
-        meta = json.loads(meta_bytes)
-        # Nothing is applied before everything has arrived: a giver may die half-way.
-        arrays = {
-            name: np.frombuffer(buffer, np.dtype(dtype)).reshape(shape)
-            for (name, shape, dtype), buffer in zip(meta["arrays"], buffers, strict=True)
-        }
-        self._state.restore(arrays, meta["scalars"])
-        self._take_position(meta)
-        if self._step:
-            self.membership.note(
-                "healed", f"took the state of step {self._step} from rank {giver}", time.monotonic() - started
-            )
-
-    def _position(self) -> dict[str, Any]:
-        return {
-            "step": self._step,
-            "samples": self._samples,
-            "loss": self._loss if math.isfinite(self._loss) else None,  # JSON has no NaN
-            "metrics": dict(self.metrics),
-            "scalars": self._state.scalars(),
-        }
-
-    def _take_position(self, position: Mapping[str, Any]) -> None:
-        self._step, self._samples = int(position["step"]), int(position["samples"])
-        self._loss = math.nan if position["loss"] is None else float(position["loss"])
-        self.metrics = dict(position["metrics"])
-
-    # Checkpoints and the result
-
-    def _restore_checkpoint(self) -> None:
-        policy = self.membership.checkpoint_policy
-        if policy is None:
-            return
-
-        def damaged(error: CheckpointError) -> None:
-            _log.warning("passed over a damaged checkpoint: %s", error)
-            self.membership.note("checkpoint_damaged", f"passed over: {error}")
-
-        started = time.monotonic()
-        loaded = load_latest(policy.directory, damaged)
-        if loaded is None:
-            return
-        self._state.restore(loaded.arrays, loaded.meta["scalars"])
-        self._take_position(loaded.meta)
-        self._last_checkpoint = (self._step, time.monotonic())
-        self.membership.note("restored", f"resumed from {loaded.path.name}", time.monotonic() - started)
-
-    def _maybe_checkpoint(self) -> None:
-        policy = self.membership.checkpoint_policy
-        if policy is None or self._world is None or self._world.rank != 0:
-            return
-        last_step, last_time = self._last_checkpoint
-        due_by_steps = policy.interval_steps and self._step - last_step >= policy.interval_steps
-        due_by_time = policy.interval_seconds and time.monotonic() - last_time >= policy.interval_seconds
-        if not (due_by_steps or due_by_time):
-            return
-        if self._writer is None:
-            self._writer = CheckpointWriter(
-                policy.directory,
-                keep=policy.keep,
-                on_written=self._checkpoint_written,
-                on_failed=self._checkpoint_failed,
-            )
-        if self._writer.busy:
-            return  # storage is slower than the interval; the step does not wait for it
-        self._last_checkpoint = (self._step, time.monotonic())
-        self._writer.save(self._step, self._state.host_copies(), self._position())
-
-    def _checkpoint_written(self, step: int, path: Path, size_bytes: int, seconds: float) -> None:
-        self.membership.checkpointed(step, path, size_bytes, seconds)
-
-    def _checkpoint_failed(self, step: int, error: Exception) -> None:
-        _log.warning("the checkpoint of step %d failed: %s", step, error)
-        self.membership.note("checkpoint_failed", f"step {step}: {error}")
+    # The result
 
     def _finish(self) -> None:
-        if self._writer is not None:
-            self._writer.wait()
+        if self._saver is not None:
+            self._saver.wait()
+        self._finished = True
         self._announce_result()
 
     def _announce_result(self) -> None:
         weights = self.weights()
         sha256 = weights_sha256(weights)
         path = None
-        if self.membership.result_directory is not None:
-            path = self.membership.result_directory / "model.safetensors"
+        if self._membership.result_directory is not None:
+            path = self._membership.result_directory / "model.safetensors"
             write_weights(path, weights, sha256)
-        self._finished = RunResult(self._step, self._samples, sha256, dict(self.metrics), path)
-        self.membership.finished(self._finished)
+        self._membership.finished(RunResult(self.step, self.samples, sha256, dict(self._position.metrics), path))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -15,9 +15,10 @@ from cordee.trainer.elastic.protocols import PeerLostError
 from cordee.trainer.elastic.tree import deal
 
 if TYPE_CHECKING:
-    from cordee.trainer.data import Batch
+    from cordee.trainer.data import Batch, DataLoader
+    from cordee.trainer.elastic.partials import PartialSums
     from cordee.trainer.elastic.protocols import World
-    from cordee.trainer.elastic.run import Run
+    from cordee.trainer.optim import Optimizer
     from cordee.trainer.tensor import Tensor
 
 __all__ = ["Step"]
@@ -37,11 +38,24 @@ class Step:
         epoch_end: whether it is the last of its epoch.
         loss: mean loss over the global batch, once committed; NaN where `backward` was not used. The same on every
             worker.
+        seconds: wall time from its start to its commit.
         committed: whether its update has been applied here.
+        lost: whether a worker was lost in the middle, so that it will be yielded again.
     """
 
-    def __init__(self, run: Run, world: World, number: int) -> None:
-        loader = run.loader
+    def __init__(
+        self,
+        number: int,
+        world: World,
+        *,
+        loader: DataLoader,
+        optimizer: Optimizer,
+        partials: Sequence[PartialSums],
+        change_pending: Callable[[], bool],
+        on_committed: Callable[[Step, bool], None],
+        on_lost: Callable[[PeerLostError], None],
+    ) -> None:
+        """`partials`: one per group of `optimizer`. `on_committed` is told whether any member saw a change pending."""
         steps_per_epoch = len(loader)
         self.number = number
         self.epoch = (number - 1) // steps_per_epoch + 1
@@ -49,30 +63,36 @@ class Step:
         self.epoch_end = self.index == steps_per_epoch - 1
         self.num_samples = loader.num_samples(self.index)
         self.loss = math.nan
+        self.seconds = math.nan
         self.committed = False
         self.lost = False
-        self._run = run
-        self._world = world
+        self._loader = loader
+        self._optimizer = optimizer
+        self._partials = partials
+        self._change_pending = change_pending
+        self._on_committed = on_committed
+        self._on_lost = on_lost
+        self._communicator = world.communicator
         self._range = deal(loader.num_shards, world.size)[world.rank]
         self._next_shard = self._range[0]
         self._samples_in_shard = 0
         self._shard_loss = math.nan
         self._losses: list[float] = []
-        self._touched = np.zeros(sum(len(group.parameters) for group in run.optimizer.groups), np.bool_)
+        self._touched = np.zeros(sum(len(group.parameters) for group in optimizer.groups), np.bool_)
         self._started = time.perf_counter()
 
     @property
     def shards(self) -> Iterator[Batch]:
         """This worker's shards of the global batch, each a batch; inside, random numbers are keyed by step and
         shard."""
-        run, loader = self._run, self._run.loader
+        optimizer = self._optimizer
         if self._next_shard != self._range[0]:
             raise RuntimeError(f"step {self.number}: its shards were gone through already")
-        for group, partials in zip(run.optimizer.groups, run.partials, strict=True):
+        for group, partials in zip(self._optimizer.groups, self._partials, strict=True):
             partials.clear(group.grad)
         for shard in range(*self._range):
-            batch = loader.shard_batch(self.epoch - 1, self.index, shard)
-            run.optimizer.zero_grad()
+            batch = self._loader.shard_batch(self.epoch - 1, self.index, shard)
+            optimizer.zero_grad()
             self._shard_loss = math.nan
             if batch is not None:
                 self._samples_in_shard = len(batch)
@@ -106,22 +126,21 @@ class Step:
                 f"step {self.number} cannot be committed: {self._range[1] - self._next_shard} of this worker's "
                 f"{self._range[1] - self._range[0]} shards were not gone through"
             )
-        run = self._run
-        header = StepHeader(self.number, run.membership.change_pending(), tuple(self._losses), self._touched).pack()
+        header = StepHeader(self.number, self._change_pending(), tuple(self._losses), self._touched).pack()
         try:
             headers = self._exchange(header)
         except PeerLostError as error:
             self.lost = True
-            run.lost(error)
+            self._on_lost(error)
             return False
         self._apply(headers)
-        run.committed(self, time.perf_counter() - self._started, any(h.change_pending for h in headers))
+        self.seconds = time.perf_counter() - self._started
+        self._on_committed(self, any(header.change_pending for header in headers))
         return True
 
     def _fold(self, shard: int) -> None:
-        run = self._run
         offset = 0
-        for group, partials in zip(run.optimizer.groups, run.partials, strict=True):
+        for group, partials in zip(self._optimizer.groups, self._partials, strict=True):
             count = len(group.parameters)
             self._touched[offset : offset + count] |= group.touched()
             offset += count
@@ -133,11 +152,10 @@ class Step:
 
     def _exchange(self, header: bytes) -> list[StepHeader]:
         """Reduces every group; the gradients end in the groups' own buffers. Nothing is applied unless all arrive."""
-        run, communicator = self._run, self._world.communicator
         packed: list[bytes] = []
-        for group, partials in zip(run.optimizer.groups, run.partials, strict=True):
-            received = communicator.all_reduce(
-                partials.spans, group.grad, num_shards=run.loader.num_shards, header=b"" if packed else header
+        for group, partials in zip(self._optimizer.groups, self._partials, strict=True):
+            received = self._communicator.all_reduce(
+                partials.spans, group.grad, num_shards=self._loader.num_shards, header=b"" if packed else header
             )
             packed = packed or received
         headers = [StepHeader.unpack(one) for one in packed]
@@ -150,7 +168,7 @@ class Step:
         return headers
 
     def _apply(self, headers: list[StepHeader]) -> None:
-        optimizer = self._run.optimizer
+        optimizer = self._optimizer
         touched = np.logical_or.reduce([header.touched for header in headers])
         offset = 0
         for group in optimizer.groups:
@@ -166,4 +184,4 @@ class Step:
 
     def _expected_losses(self) -> int:
         """Shards that have samples: only those can report a loss."""
-        return min(self._run.loader.num_shards, self.num_samples)
+        return min(self._loader.num_shards, self.num_samples)

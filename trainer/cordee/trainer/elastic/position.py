@@ -1,0 +1,38 @@
+"""How far a run is: the few numbers that, with the arrays of its state, are all a joiner or a checkpoint needs.
+
+There is no loader state and no epoch among them: what a step reads follows from its number.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+__all__ = ["Position"]
+
+
+@dataclass(frozen=True)
+class Position:
+    """Where a run stands after its last committed step."""
+
+    step: int = 0
+    samples: int = 0
+    """Consumed by committed steps."""
+    loss: float = math.nan
+    """Mean loss of the last committed step; NaN where none was given."""
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    """What the script reported."""
+
+    def to_json(self) -> dict[str, Any]:
+        """As JSON has it, which knows no NaN."""
+        loss = self.loss if math.isfinite(self.loss) else str(self.loss)
+        metrics = {name: value if math.isfinite(value) else str(value) for name, value in self.metrics.items()}
+        return {"step": self.step, "samples": self.samples, "loss": loss, "metrics": metrics}
+
+    @staticmethod
+    def from_json(data: Mapping[str, Any]) -> Position:
+        """Raises `KeyError`, `TypeError` or `ValueError` when `data` is no position."""
+        metrics = {str(name): float(value) for name, value in data["metrics"].items()}
+        return Position(int(data["step"]), int(data["samples"]), float(data["loss"]), metrics)
