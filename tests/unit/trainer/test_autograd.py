@@ -212,6 +212,28 @@ def test_a_gradient_is_written_to_the_sink_and_later_ones_are_added_to_it() -> N
     assert to_numpy(buffer).tolist() == [3.0] * 6
 
 
+def test_slices_of_one_tensor_add_up_whatever_lies_between() -> None:
+    x = _leaf(1.0, 2.0, 3.0)
+    y = x * 2  # not a leaf: its gradient is gathered by the walk
+    parts = [y[0:2], y[ct.tensor([1, 1])], y.sum(), y[2], y * 1.0]
+    gathered = [(part * weight).sum() for part, weight in zip(parts, (1.0, 10.0, 100.0, 1000.0, 5.0), strict=True)]
+    (gathered[0] + gathered[1] + gathered[2] + gathered[3] + gathered[4]).backward(retain_graph=True)
+    assert _listed(x.grad) == [212.0, 252.0, 2210.0]
+    x.grad = None
+    gathered[0].backward(retain_graph=True)
+    assert _listed(x.grad) == [2.0, 2.0, 0.0]
+
+
+def test_an_embeddings_gradient_goes_right_into_the_sink() -> None:
+    table = ct.randn(5, 2, requires_grad=True)
+    table._sink = default_module().full((5, 2), 9.0, np.float32)
+    rows = ct.tensor([1, 3, 1, 1, 4, 4, 1, 3, 1, 1])
+    ct.embedding(rows, table).sum().backward()
+    assert table.grad is not None
+    assert table.grad.data is table._sink
+    assert table.grad[:, 0].tolist() == [0.0, 6.0, 0.0, 2.0, 2.0]
+
+
 def test_leaves_do_not_share_gradient_memory() -> None:
     x, y = _leaf(1.0), _leaf(2.0)
     (x + y).sum().backward()

@@ -141,6 +141,20 @@ def test_first_and_second_gradients_are_the_finite_differences(record: Op, sampl
 
 
 @pytest.mark.parametrize(("record", "sample"), SAMPLES)
+def test_the_fast_gradient_is_the_differentiable_one(record: Op, sample: Sample) -> None:
+    fast, recorded = _tensors(record, sample), _tensors(record, sample)
+    first, second = _run(record, sample, fast), _run(record, sample, recorded)
+    if not first.requires_grad:
+        pytest.skip("nothing here is differentiable")
+    first.backward(0.7)
+    second.backward(0.7, create_graph=True)
+    for a, b in zip(fast, recorded, strict=True):
+        if isinstance(a, ct.Tensor) and a.grad is not None:
+            assert b.grad is not None
+            np.testing.assert_allclose(to_numpy(a.grad.data), to_numpy(b.grad.data), rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.parametrize(("record", "sample"), SAMPLES)
 def test_non_contiguous_inputs_give_the_same(record: Op, sample: Sample) -> None:
     def spread(value: Any) -> Any:
         if not isinstance(value, np.ndarray) or value.ndim == 0:

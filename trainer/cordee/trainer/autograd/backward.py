@@ -130,6 +130,7 @@ def _walk(
         found = {edge: g for edge, g in grads.items() if type(edge) is Leaf and edge in targets}
     F: Any = TENSOR_VOCABULARY if create_graph else array_vocabulary(array_module(*grads.values()))
     direct = targets is None and not create_graph
+    owned: set[Edge] = set()  # whose gradient so far is an array that only this walk refers to
     add_to_leaf: Callable[[Leaf, Any], None] = _add_tensor if create_graph else _add_array
     with set_grad_enabled(create_graph):
         for node in order:
@@ -157,6 +158,9 @@ def _walk(
                 for i, edge in enumerate(edges):
                     if edge is None or (wanted is not None and edge not in wanted):
                         continue
+                    if op.adds is not None and direct and edge in owned:
+                        op.adds(F, grads[edge], g, out, *inputs, **params)
+                        continue
                     if joint is None:
                         if direct and op.writes and _write(op, i, edge, F, g, out, inputs, params):
                             continue
@@ -176,7 +180,16 @@ def _walk(
                         add_to_leaf(edge, d)
                     else:
                         known = grads.get(edge)
-                        grads[edge] = d if known is None else known + d
+                        if known is None:
+                            if op.adds is not None:
+                                owned.add(edge)
+                        elif direct and edge in owned:
+                            known += d
+                            d = known
+                        else:
+                            owned.add(edge)
+                            d = known + d
+                        grads[edge] = d
             except Exception as error:
                 error.add_note(f"while computing the gradient of {op.name}")
                 raise

@@ -50,6 +50,8 @@ class Op:
     vjp: Rule | None = None
     writes: tuple[Rule | None, ...] = ()
     """Optional, per input: `rule(F, dest, g, out, *inputs, **params)` that computes the gradient right into `dest`."""
+    adds: Rule | None = None
+    """Optional, of an op of one input: `rule(F, dest, g, out, *inputs, **params)` that adds the gradient to `dest`."""
     elementwise: bool = False
     broadcasts: bool = False
     """Inputs broadcast against each other: the walk sums their gradients back to their shapes. Elementwise ops do."""

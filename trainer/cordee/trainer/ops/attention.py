@@ -13,33 +13,37 @@ from cordee.trainer.autograd.graph import apply
 from cordee.trainer.autograd.record import op
 from cordee.trainer.errors import ShapeError
 from cordee.trainer.ops.activation import kept_mask
+from cordee.trainer.ops.products import row_sums
 from cordee.trainer.tensor import Tensor
 
 __all__ = ["scaled_dot_product_attention"]
 
 
 @functools.lru_cache(maxsize=16)
-def _causal_mask(xp: Any, num_queries: int, num_keys: int) -> Any:
-    return xp.tril(xp.ones((num_queries, num_keys), bool))
+def _causal_mask(xp: Any, num_queries: int, num_keys: int, dtype: Any) -> Any:
+    """0 where a key may be seen, -∞ where it comes later: adding is many times faster than choosing."""
+    return xp.triu(xp.full((num_queries, num_keys), -math.inf, dtype), 1)
 
 
-def _hidden(xp: Any, scores: Any, mask: Any, causal: bool) -> Any:
-    """Scores with a mask applied: booleans say what may be seen, numbers are added."""
+def _additive(xp: Any, mask: Any, scores: Any, causal: bool) -> Any:
+    """The mask as numbers to add; None: there is none."""
     if causal:
-        mask = _causal_mask(xp, *scores.shape[-2:])
-    if mask is None:
-        return scores
-    return xp.where(mask, scores, -math.inf) if mask.dtype.kind == "b" else scores + mask
+        return _causal_mask(xp, *scores.shape[-2:], scores.dtype)
+    if mask is not None and mask.dtype.kind == "b":
+        return xp.where(mask, 0.0, -math.inf).astype(scores.dtype)
+    return mask
 
 
 def _attention(
     xp: Any, query: Any, key: Any, value: Any, mask: Any, *, scale: float, causal: bool, kept: Any, keep_scale: float
 ) -> Any:
     scores = (query * scale) @ key.swapaxes(-1, -2)
-    scores = _hidden(xp, scores, mask, causal)
+    added = _additive(xp, mask, scores, causal)
+    if added is not None:
+        scores = scores + added
     scores -= scores.max(axis=-1, keepdims=True)
     weights = xp.exp(scores, out=scores)
-    weights /= weights.sum(axis=-1, keepdims=True)
+    weights /= row_sums(xp, weights)
     used = weights if kept is None else weights * kept * keep_scale
     return used @ value, weights
 
@@ -47,10 +51,10 @@ def _attention(
 def _weights(F: Any, query: Any, key: Any, mask: Any, scale: float, causal: bool) -> Any:
     """The attention weights in the rules' vocabulary."""
     scores = F.matmul(query * scale, key.swapaxes(-1, -2))
-    if causal:
-        mask = _causal_mask(array_module(query.data), *scores.shape[-2:])
+    if mask is None or mask.dtype.kind == "b":
+        mask = _additive(array_module(scores.data), None if mask is None else mask.data, scores, causal)
     if mask is not None:
-        scores = F.where(mask, scores, -math.inf) if mask.dtype.kind == "b" else scores + mask
+        scores = scores + mask
     return F.softmax(scores, axis=-1)
 
 
@@ -67,8 +71,13 @@ def _attention_vjp(
         weights_grad = F.matmul(g, value.swapaxes(-1, -2))
         if kept is not None:
             weights_grad = weights_grad * kept * keep_scale
-        scores_grad = weights_grad * weights
-        scores_grad = scores_grad - weights * F.sum(scores_grad, axis=-1, keepdims=True)
+        if F.raw:
+            along = F.xp.einsum("...k,...k->...", weights_grad, weights)[..., None]
+            scores_grad = weights_grad
+            scores_grad -= along
+            scores_grad *= weights
+        else:
+            scores_grad = (weights_grad - F.sum(weights_grad * weights, axis=-1, keepdims=True)) * weights
         if needs[0]:
             query_grad = F.matmul(scores_grad, key) * scale
         if needs[1]:

@@ -42,11 +42,31 @@ def _is_basic(index: Any) -> bool:
 
 def _put(xp: Any, a: Any, *, index: Any, shape: tuple[int, ...]) -> Any:
     out = xp.zeros(shape, a.dtype)
+    _add_at(xp, out, a, index)
+    return out
+
+
+def _add_at(xp: Any, out: Any, a: Any, index: Any) -> None:
+    """Adds to the elements that the index names, as often as it names them."""
     if _is_basic(index):
-        out[index] = a
+        out[index] += a
+    elif xp is np and isinstance(index, np.ndarray) and index.dtype.kind != "b" and a.size > index.size > 8:
+        _add_rows(out, a.reshape(index.size, -1), index.reshape(-1))
     else:
         xp.add.at(out, index, a)
-    return out
+
+
+def _add_rows(out: Any, a: Any, rows: Any) -> None:
+    """Adds whole rows: sorted by where they go, then summed in runs. Several times faster than `np.add.at`."""
+    rows = np.where(rows < 0, rows + out.shape[0], rows)
+    order = rows.argsort(kind="stable")
+    rows = rows[order]
+    starts = np.concatenate(([0], np.flatnonzero(rows[1:] != rows[:-1]) + 1))
+    out.reshape(out.shape[0], -1)[rows[starts]] += np.add.reduceat(a[order], starts, axis=0)
+
+
+def _add_grad(F: Any, dest: Any, g: Any, out: Any, a: Any, *, index: Any) -> None:
+    _add_at(F.xp, dest, g, index)
 
 
 def _index_cases(s: Sampler) -> list[Any]:
@@ -88,7 +108,7 @@ def _explain_index(a: tuple[int, ...], *, index: Any) -> str | None:
 GETITEM = op(
     "getitem", "the elements that an index names",
     forward=lambda xp, a, *, index: a[index],
-    vjps=(lambda F, g, out, a, *, index: F.put(g, index=index, shape=a),),
+    vjps=(lambda F, g, out, a, *, index: F.put(g, index=index, shape=a),), adds=_add_grad,
     saves=("",), reference=lambda a, index: a[index], samples=_index_cases, explain=_explain_index,
     errors=lambda s: [
         s.case(s.normal(3, 4), index=(0, 4)),
@@ -223,9 +243,15 @@ def _embedding_vjp(F: Any, g: Any, out: Any, weight: Any, *, indices: Any) -> An
     return F.put(g, index=indices, shape=shape_of(weight))
 
 
+def _write_embedding_grad(F: Any, dest: Any, g: Any, out: Any, weight: Any, *, indices: Any) -> None:
+    dest[...] = 0
+    _add_at(F.xp, dest, g, indices)
+
+
 EMBEDDING = op(
     "embedding", "the rows of a table that indices name",
-    forward=_embedding, vjps=(_embedding_vjp,), saves=("",), reference=lambda weight, indices: weight[indices],
+    forward=_embedding, vjps=(_embedding_vjp,), writes=(_write_embedding_grad,), saves=("",),
+    reference=lambda weight, indices: weight[indices],
     explain=_explain_embedding,
     samples=lambda s: [
         s.case(s.normal(5, 3), indices=s.integers(5, 2, 4)),

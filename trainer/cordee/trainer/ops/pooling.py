@@ -71,9 +71,9 @@ def _max_pool2d(xp: Any, a: Any, *, kernel: Pair, stride: Pair, padding: Pair) -
     best: Any = None
     winner: Any = None
     for i, j, rows, columns in windows(kernel, stride, size):
-        seen = image[:, :, rows, columns]
+        seen = image[:, :, rows, columns].copy("K")  # strided once, contiguous in what follows
         if best is None:
-            best = seen.copy("K")
+            best = seen
             winner = xp.zeros_like(best, dtype=np.uint8 if kernel[0] * kernel[1] < 256 else np.int32)
         else:
             # Places are numbered in the order of their visit, so the last one to win has the largest number. Small

@@ -116,6 +116,14 @@ def ones(xp: Any, length: int, dtype: Any) -> Any:
     return xp.ones(length, dtype)
 
 
+def row_sums(xp: Any, a: Any) -> Any:
+    """The sums along the last dimension, which is kept as 1: by a product with ones where memory allows it."""
+    if not a.flags.c_contiguous or not a.size:
+        return a.sum(axis=-1, keepdims=True)
+    length = a.shape[-1]
+    return a.reshape(-1, length).dot(ones(xp, length, a.dtype)).reshape(*a.shape[:-1], 1)
+
+
 COLUMN_SUMS = op(
     "column_sums", "the sums of a matrix's columns, by a product with ones: several times faster than NumPy's own",
     forward=lambda xp, a: ones(xp, a.shape[0], a.dtype).dot(a),
