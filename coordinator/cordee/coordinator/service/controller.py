@@ -9,6 +9,7 @@ workers, who attach again by themselves.
 """
 
 import asyncio
+import contextlib
 import hashlib
 import logging
 import re
@@ -21,7 +22,7 @@ from typing import Any, Final
 
 from cordee.coordinator.core import actions, events, scheduler
 from cordee.coordinator.core.job import JobMachine
-from cordee.coordinator.core.model import Policy
+from cordee.coordinator.core.model import JobState, Policy
 from cordee.coordinator.core.record import JobRecord
 from cordee.coordinator.errors import ConflictError, CoordinatorError, InvalidError, NotFoundError
 from cordee.coordinator.service.auth import new_token
@@ -212,6 +213,14 @@ class Controller:
     def job(self, ref: str) -> JobView:
         """A job by its id, or the newest of that name."""
         return self.find(ref).view(self._clock.now())
+
+    async def until_started(self, timeout_seconds: float) -> None:
+        """Wait until no job is starting, but not for longer."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(timeout_seconds):
+                for job in list(self._jobs.values()):
+                    while job.machine.state is JobState.STARTING and not self._closing:
+                        await job.changed(job.version, timeout_seconds)
 
     def find(self, ref: str) -> Job:
         """A job by its id, or the newest of that name."""

@@ -6,8 +6,8 @@
 
 `EmbeddedCoordinator` is the same server on a thread of its own, for programs that are not asynchronous, such as
 `cordee run`. Start-up time is on the way to a job's first step, so the REST port listens at once but its application,
-the heaviest import of all, is loaded beside: early requests wait in the kernel's queue. An embedded coordinator does
-not even begin before somebody connects, and takes its program's own job directly.
+the heaviest import of all, is loaded beside: early requests wait in the kernel's queue. An embedded coordinator takes
+its program's own job directly, and does not even begin to load REST before somebody connects and its workers booted.
 """
 
 import asyncio
@@ -44,6 +44,7 @@ _log = logging.getLogger(__name__)
 _SERVICE_ORPHAN_SECONDS: Final = 3600.0
 _RUN_ORPHAN_SECONDS: Final = 60.0
 _REST_GRACE_SECONDS: Final = 1
+_REST_PATIENCE_SECONDS: Final = 1.0  # an embedded coordinator lets its workers boot before it loads REST
 _BACKLOG: Final = 128
 
 
@@ -241,6 +242,7 @@ class CoordinatorServer:
     async def _serve_rest(self, listener: socket.socket) -> None:
         if not self._eager_rest:
             await _readable(listener)
+            await self.controller.until_started(_REST_PATIENCE_SECONDS)
         # In a thread: a second of imports on the loop would look to the workers like a coordinator that hangs.
         app, uvicorn = await asyncio.to_thread(self._load_rest)
         config = uvicorn.Config(
