@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from cordee.trainer import random
-from cordee.trainer.array import Array, to_numpy
+from cordee.trainer.array import Array, as_array, to_numpy
 
 if TYPE_CHECKING:
     from cordee.trainer.nn import Module
@@ -82,6 +82,6 @@ class TrainingState:
                 + "; ".join(problems)
             )
         for name, view in views.items():
-            view[...] = arrays[name] if isinstance(view, np.ndarray) else type(view)(arrays[name])
+            view[...] = as_array(arrays[name])
         self._optimizer.load_scalars(scalars["optimizer"])
         random.set_state(scalars["random"])
