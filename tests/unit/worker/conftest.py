@@ -150,6 +150,7 @@ def job(coordinator: Coordinator, tmp_path: Path) -> Callable[..., dict[str, str
             "CORDEE_TOKEN": TOKEN,
             "CORDEE_WORKDIR": str(tmp_path / "job"),
             "CORDEE_SCRIPT": "train.py",
+            "CORDEE_THREADS": "1",
             "CORDEE_BUNDLE": sha256,
             **extra,
         }

@@ -249,3 +249,40 @@ def test_a_finish_is_said_to_a_coordinator_that_comes_back(coordinator: Any, sta
     stream.expect("finished")
     process.communicate(timeout=WAIT_SECONDS)
     assert process.returncode == exit_codes.FINISHED
+
+
+def test_a_second_sigterm_ends_a_worker_that_has_not_left_yet(coordinator: Any, start: Start) -> None:
+    process = start("import time\nprint('computing', flush=True)\nwhile True: time.sleep(0.01)")
+    stream, _ = coordinator.accept()
+    assert process.stdout is not None
+    process.stdout.readline()
+    process.terminate()
+    stream.expect("leaving")
+    process.terminate()
+    process.communicate(timeout=WAIT_SECONDS)
+    assert process.returncode == exit_codes.DRAINED
+
+
+def test_a_script_may_start_processes_of_its_own(coordinator: Any, start: Start) -> None:
+    process = start(
+        "import multiprocessing, subprocess, sys\n"
+        "def square(x): return x * x\n"
+        "if __name__ == '__main__':\n"
+        "    for method in ('fork', 'spawn'):\n"
+        "        with multiprocessing.get_context(method).Pool(2) as pool:\n"
+        "            print(pool.map(square, range(4)))\n"
+        "    subprocess.run([sys.executable, '-c', 'print(\"child\")'], check=True)\n"
+    )
+    stream, _ = coordinator.accept()
+    stream.expect("finished")
+    output, errors = process.communicate(timeout=WAIT_SECONDS)
+    assert output.splitlines() == ["[0, 1, 4, 9]", "[0, 1, 4, 9]", "child"]
+    assert errors == ""
+    assert process.returncode == exit_codes.FINISHED
+
+
+def test_a_script_cannot_print_the_jobs_token(coordinator: Any, start: Start) -> None:
+    process = start("import os\nprint(sorted(name for name in os.environ if name.startswith('CORDEE_T')))")
+    coordinator.accept()
+    output, _ = process.communicate(timeout=WAIT_SECONDS)
+    assert output == "['CORDEE_THREADS']\n"
