@@ -11,7 +11,7 @@ import psutil
 import pytest
 
 from cordee.coordinator.errors import CoordinatorError, InvalidError
-from cordee.coordinator.service.server import EmbeddedCoordinator
+from cordee.coordinator.service.embedded import EmbeddedCoordinator
 from cordee.coordinator.spec import SpecError
 
 

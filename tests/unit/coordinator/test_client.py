@@ -33,8 +33,8 @@ from cordee.coordinator.client import (
     read_endpoint,
     runs_folder,
 )
+from cordee.coordinator.service.embedded import EmbeddedCoordinator
 from cordee.coordinator.service.rest import models
-from cordee.coordinator.service.server import EmbeddedCoordinator
 from cordee.coordinator.spec import parse_job
 
 RAISES = "raise RuntimeError('out of snow')\n"

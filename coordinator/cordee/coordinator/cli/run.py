@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from cordee.coordinator.cli.follow import Followed, Interrupts
     from cordee.coordinator.cli.prepare import Prepared
     from cordee.coordinator.client import Client
-    from cordee.coordinator.service.server import EmbeddedCoordinator
+    from cordee.coordinator.service.embedded import EmbeddedCoordinator
     from cordee.coordinator.views import JobView
 
 __all__ = ["RESULT_FIELDS", "run"]
@@ -137,8 +137,8 @@ def _coordinator(
 ) -> "Iterator[tuple[EmbeddedCoordinator, Client]]":
     """An embedded coordinator, and a client of it. At the end no worker of this run is left."""
     from cordee.coordinator.client import Client, Endpoint
+    from cordee.coordinator.service.embedded import EmbeddedCoordinator
     from cordee.coordinator.service.launchers.process import default_slots
-    from cordee.coordinator.service.server import EmbeddedCoordinator
 
     slots = max(default_slots(), prepared.document.spec.workers.max)
     coordinator = EmbeddedCoordinator(folder, slots=slots, orphan_seconds=ORPHAN_SECONDS).start()

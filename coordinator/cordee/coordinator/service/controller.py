@@ -12,9 +12,7 @@ import asyncio
 import contextlib
 import hashlib
 import logging
-import re
 import secrets
-import tarfile
 from collections.abc import AsyncIterator, Callable, Coroutine
 from dataclasses import replace
 from pathlib import Path
@@ -24,7 +22,9 @@ from cordee.coordinator.core import actions, events, scheduler
 from cordee.coordinator.core.job import JobMachine
 from cordee.coordinator.core.model import JobState, Policy
 from cordee.coordinator.core.record import JobRecord
-from cordee.coordinator.errors import ConflictError, CoordinatorError, InvalidError, NotFoundError
+from cordee.coordinator.errors import ConflictError, NotFoundError
+from cordee.coordinator.service.admission import check_bundle, check_capacity, has_source
+from cordee.coordinator.service.agents import Agents
 from cordee.coordinator.service.auth import new_token
 from cordee.coordinator.service.environment import agent_environment
 from cordee.coordinator.service.folder import StateFolder
@@ -78,7 +78,7 @@ class Controller:
         self._clock = Clock()
         self._jobs: dict[str, Job] = {}
         self._tokens: set[bytes] = set()  # by digest: how long a look-up takes says nothing about a token
-        self._agent_turns: dict[str, asyncio.Task[None]] = {}
+        self._agents = Agents(launcher, self._agent_exited)
         self._background: set[asyncio.Task[None]] = set()
         self._scheduling = False
         self._closing = False
@@ -104,13 +104,13 @@ class Controller:
                 continue
             if not job.machine.done:
                 self.feed(job, events.Recovered(frozenset(running.pop(row.id, ()))))
-            if not (job.ended or job.machine.generation or self._has_source(job)):
+            if not (job.ended or job.machine.generation or has_source(self._folder, job.bundle)):
                 self.feed(job, events.JobRefused(f"its source is gone: there is no bundle {job.bundle} any more"))
         self._scheduling = False
         for stray in [worker for workers in running.values() for worker in workers]:
             _log.warning("the agent %s belongs to no job of this coordinator and is stopped", stray)
             await self._launcher.stop(stray, grace_seconds=self.policy.stop_seconds)
-        self._spawn(self._watch_agents())
+        self._spawn(self._agents.watch())
         self._spawn(self._save_progress())
         self._reschedule()
 
@@ -121,10 +121,10 @@ class Controller:
             if job.timer is not None:
                 job.timer.cancel()
             self._save_progress_of(job)
-        tasks = [*self._agent_turns.values(), *self._background]
-        for task in tasks:
+        for task in self._background:
             task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await asyncio.gather(*self._background, return_exceptions=True)
+        await self._agents.close()
 
     def stop_watching(self) -> None:
         """End every watch and every followed log, so that their connections can be closed."""
@@ -161,7 +161,7 @@ class Controller:
         """Where a job would run now; an error when it never could."""
         capacity = self._launcher.capacity()
         workers = document.spec.workers
-        self._check_capacity(workers.min)
+        check_capacity(self._launcher, workers.min)
         occupied = sum(job.machine.occupied for job in self._jobs.values())
         mine = scheduler.Demand("", workers.min, workers.max, submitted=self._clock.now())
         granted = scheduler.schedule([*self._open_demands(), mine], self._open_capacity())[""]
@@ -178,8 +178,8 @@ class Controller:
 
     async def submit(self, document: JobDocument, bundle: str) -> JobView:
         """Take a job in. It is on disk when this returns."""
-        self._check_capacity(document.spec.workers.min)
-        await asyncio.to_thread(self._check_bundle, bundle, document.spec.script)
+        check_capacity(self._launcher, document.spec.workers.min)
+        await asyncio.to_thread(check_bundle, self._folder, bundle, document.spec.script)
         identity = self._new_id(document.metadata.name)
         now = self._clock.now()
         workers = document.spec.workers
@@ -232,7 +232,7 @@ class Controller:
     async def scale(self, ref: str, minimum: int, maximum: int) -> JobView:
         """Give a job another range of worker counts."""
         job = self._find_open(ref, "scaled")
-        self._check_capacity(minimum)
+        check_capacity(self._launcher, minimum)
         self.feed(job, events.ScaleRequested(minimum, maximum))
         self._reschedule()
         return job.view(self._clock.now())
@@ -361,9 +361,12 @@ class Controller:
             case actions.SendWorld() | actions.SendChangePending() | actions.SendAbort() | actions.SendStop():
                 self.mailbox(action)
             case actions.StartAgent(worker):
-                self._in_turn(worker, lambda: self._start_agent(job, worker))
+                environment = agent_environment(
+                    job, worker, coordinator=self._address, orphan_seconds=self._orphan_seconds
+                )
+                self._agents.start(AgentSpec(worker, job.id, Path(job.folder), environment))
             case actions.StopAgent(worker, grace_seconds):
-                self._in_turn(worker, lambda: self._stop_agent(job, worker, grace_seconds))
+                self._agents.stop(job.id, worker, grace_seconds)
             case actions.RecordRecovery(cause, seconds):
                 self.metrics.observe_recovery(job.id, cause.value, seconds)
             case actions.SetState(state, reason):
@@ -371,40 +374,10 @@ class Controller:
             case actions.Persist() | actions.RecordEvent():
                 pass  # written already, together
 
-    async def _start_agent(self, job: Job, worker: str) -> None:
-        environment = agent_environment(job, worker, coordinator=self._address, orphan_seconds=self._orphan_seconds)
-        try:
-            await self._launcher.start(AgentSpec(worker, job.id, Path(job.folder), environment))
-        except CoordinatorError as error:
-            self.feed(job, events.AgentExited(worker, None, error.message))
-
-    async def _stop_agent(self, job: Job, worker: str, grace_seconds: float) -> None:
-        if not await self._launcher.stop(worker, grace_seconds=grace_seconds):
-            self.feed(job, events.AgentExited(worker, None, "it was not running"))
-
-    def _in_turn(self, worker: str, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
-        """Run what is to be done to one worker's agent after what was to be done before."""
-        earlier = self._agent_turns.get(worker)
-
-        async def turn() -> None:
-            if earlier is not None:
-                await asyncio.wait((earlier,))
-            try:
-                await work()
-            except Exception:
-                _log.exception("a launcher failed")
-            finally:
-                if self._agent_turns.get(worker) is task:
-                    del self._agent_turns[worker]
-
-        task = asyncio.get_running_loop().create_task(turn())
-        self._agent_turns[worker] = task
-
-    async def _watch_agents(self) -> None:
-        async for ended in self._launcher.exits():
-            job = self._jobs.get(ended.job)
-            if job is not None:
-                self.feed(job, events.AgentExited(ended.worker, ended.code))
+    def _agent_exited(self, identity: str, event: events.AgentExited) -> None:
+        job = self._jobs.get(identity)
+        if job is not None:
+            self.feed(job, event)
 
     def _set_timer(self, job: Job, now: float) -> None:
         due = job.machine.next_deadline()
@@ -467,34 +440,6 @@ class Controller:
         if job.ended:
             raise ConflictError(f"the job {job.id} has ended ({job.machine.state.value}) and cannot be {verb}")
         return job
-
-    def _has_source(self, job: Job) -> bool:
-        return job.bundle is not None and self._folder.bundle(job.bundle).exists()
-
-    def _check_capacity(self, minimum: int) -> None:
-        capacity = self._launcher.capacity()
-        if minimum > capacity:
-            raise InvalidError(
-                f"spec.workers.min is {minimum}, and this coordinator runs {capacity} workers at most",
-                hint="ask for fewer workers, or start the coordinator with more --slots",
-            )
-
-    def _check_bundle(self, sha256: str, script: str) -> None:
-        if not re.fullmatch(r"[0-9a-f]{64}", sha256):
-            raise InvalidError(f"bundle is {sha256[:80]!r}, which is not a SHA-256 digest in hexadecimal")
-        path = self._folder.bundle(sha256)
-        if not path.exists():
-            raise InvalidError(f"there is no bundle {sha256}", hint="upload it with PUT /v1/bundles/{sha256} first")
-        try:
-            with tarfile.open(path, "r:gz") as archive:
-                if any(Path(member.name) == Path(script) and member.isfile() for member in archive):
-                    return
-        except (tarfile.TarError, OSError, EOFError, ValueError) as error:
-            raise InvalidError(f"the bundle {sha256} is not a gzipped tar: {error}") from None
-        raise InvalidError(
-            f"spec.script is {script!r}, and the bundle holds no such file",
-            hint="give the script's path relative to the source folder",
-        )
 
     def _new_id(self, name: str) -> str:
         while True:
