@@ -82,6 +82,7 @@ CALLS: dict[str, Call] = {
     "pow, -1.5": Call(lambda L, F, a: L.pow(a, -1.5), _positive),
     "neg": Call(lambda L, F, a: -a, _one),
     "abs": Call(lambda L, F, a: L.abs(a), _distinct),
+    "sign": Call(lambda L, F, a: L.sign(a) * a + L.sign(a), _distinct),
     "exp": Call(lambda L, F, a: L.exp(a), _one),
     "expm1": Call(lambda L, F, a: L.expm1(a), _one),
     "log": Call(lambda L, F, a: L.log(a), _positive),

@@ -19,7 +19,7 @@ TABLE = runpy.run_path(str(GOLDEN / "calls.py"))
 CALLS: dict[str, Any] = TABLE["CALLS"]
 INTERNAL = {
     # helpers of rules and of other ops: PyTorch has no function of that meaning
-    "between", "column_sums", "patches", "pool_take", "put", "sign", "spread", "spread_pool", "sum_to", "unpatches",
+    "between", "column_sums", "patches", "pool_take", "put", "spread", "spread_pool", "sum_to", "unpatches",
     "unpool",
     "dropout",  # random: its own tests
 }  # fmt: skip

@@ -7,13 +7,13 @@ gradient can be differentiated again. Saved arrays are dropped as the walk passe
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, TypeAlias
 
 from cordee.trainer.array import array_module
 from cordee.trainer.autograd.graph import Node, apply
 from cordee.trainer.autograd.mode import set_grad_enabled
-from cordee.trainer.autograd.record import REGISTRY, Op
+from cordee.trainer.autograd.record import REGISTRY, Op, shape_of
 from cordee.trainer.autograd.vocabulary import array_vocabulary
 from cordee.trainer.errors import GraphError, ShapeError
 from cordee.trainer.tensor import Leaf, Tensor, wrap
@@ -57,7 +57,7 @@ def backward(
     if isinstance(root, Leaf):
         (_add_tensor if create_graph else _add_array)(root, seed)
         return
-    _walk({root: seed}, bool(create_graph if retain_graph is None else retain_graph), create_graph)
+    _Walk({root: seed}, bool(create_graph if retain_graph is None else retain_graph), create_graph).run()
 
 
 def grad(
@@ -85,7 +85,7 @@ def grad(
         seed, known = _seed(tensor, gradient, create_graph), seeds.get(tensor._node)
         seeds[tensor._node] = seed if known is None else known + seed
     retain = bool(create_graph if retain_graph is None else retain_graph)
-    found = _walk(seeds, retain, create_graph, frozenset(targets))
+    found = _Walk(seeds, retain, create_graph, frozenset(targets)).run()
     results: list[Tensor | None] = []
     for i, (tensor, target) in enumerate(zip(inputs, targets, strict=True)):
         value = found.get(target)
@@ -118,87 +118,108 @@ def _seed(tensor: Tensor, gradient: Tensor | float | None, create_graph: bool) -
     return wrap(seed) if create_graph else seed
 
 
-def _walk(
-    grads: dict[Any, Any], retain: bool, create_graph: bool, targets: frozenset[Edge] | None = None
-) -> dict[Edge, Any]:
-    """Push gradients from the given nodes down to the leaves, or to the targets, whose gradients it returns."""
-    order = _reachable(grads)
-    useful = None if targets is None else _leading_to(targets, order)
-    wanted = None if targets is None or useful is None else useful | targets
-    found: dict[Edge, Any] = {}
-    if targets is not None:
-        found = {edge: g for edge, g in grads.items() if type(edge) is Leaf and edge in targets}
-    F: Any = TENSOR_VOCABULARY if create_graph else array_vocabulary(array_module(*grads.values()))
-    direct = targets is None and not create_graph
-    owned: set[Edge] = set()  # whose gradient so far is an array that only this walk refers to
-    add_to_leaf: Callable[[Leaf, Any], None] = _add_tensor if create_graph else _add_array
-    with set_grad_enabled(create_graph):
-        for node in order:
-            g = grads.pop(node, None)
-            if g is None:
-                continue
-            if targets is not None and node in targets:
-                found[node] = g
-                if useful is not None and node not in useful:
+class _Walk:
+    """One backward: gradients on their way, and where they are to end.
+
+    Without targets they end in the leaves' `.grad`; with targets they are collected in `found`, and nodes that lead to
+    no target are not visited.
+    """
+
+    def __init__(
+        self, grads: dict[Any, Any], retain: bool, create_graph: bool, targets: frozenset[Edge] | None = None
+    ) -> None:
+        self.grads = grads
+        self.retain = retain
+        self.create_graph = create_graph
+        self.targets = targets
+        self.order = _reachable(grads)
+        self.found: dict[Edge, Any] = {}
+        if targets is not None:  # an output may itself be a target
+            self.found = {edge: g for edge, g in grads.items() if type(edge) is Leaf and edge in targets}
+        self.useful: set[Any] | None = None if targets is None else _leading_to(targets, self.order)
+        self.wanted: set[Any] | None = None if targets is None or self.useful is None else self.useful | targets
+        self.in_leaves = targets is None
+        self.direct = targets is None and not create_graph  # arrays, on their way to the leaves: short cuts are allowed
+        self.owned: set[Edge] = set()  # whose gradient so far is an array that only this walk refers to
+        self.F: Any = TENSOR_VOCABULARY if create_graph else array_vocabulary(array_module(*grads.values()))
+
+    def run(self) -> dict[Edge, Any]:
+        """Visit the nodes, newest first: by then, all that was computed from a node's output has been visited."""
+        grads, targets, retain = self.grads, self.targets, self.retain
+        with set_grad_enabled(self.create_graph):
+            for node in self.order:
+                g = grads.pop(node, None)
+                if g is None:
                     continue
-            saved, params, op = node.saved, node.params, node.op
-            if saved is None:
-                raise GraphError(
-                    f"the graph below this {op.name} was freed by an earlier backward(): "
-                    "pass retain_graph=True there to go through it twice"
-                )
-            edges, inputs, out = node.edges, saved, node.out
-            if create_graph:
-                inputs, out = _attached(node, saved)
-            try:
-                joint = None
-                if op.vjp is not None:
-                    needs = tuple(e is not None and (wanted is None or e in wanted) for e in edges)
-                    joint = op.vjp(F, g, out, *inputs, needs=needs, **params)
-                for i, edge in enumerate(edges):
-                    if edge is None or (wanted is not None and edge not in wanted):
+                if targets is not None and node in targets:
+                    self.found[node] = g
+                    if self.useful is not None and node not in self.useful:
                         continue
-                    if op.adds is not None and direct and edge in owned:
-                        op.adds(F, grads[edge], g, out, *inputs, **params)
-                        continue
-                    if joint is None:
-                        if direct and op.writes and _write(op, i, edge, F, g, out, inputs, params):
-                            continue
-                        rule = op.vjps[i]
-                        d = None if rule is None else rule(F, g, out, *inputs, **params)
-                    else:
-                        d = joint[i]
-                    if d is None:
-                        continue
-                    if op.broadcasts:
-                        shape = saved[i]
-                        if type(shape) is not tuple:
-                            shape = shape.shape
-                        if d.shape != shape:
-                            d = F.sum_to(d, shape=shape)
-                    if targets is None and type(edge) is Leaf:
-                        add_to_leaf(edge, d)
-                    else:
-                        known = grads.get(edge)
-                        if known is None:
-                            if op.adds is not None:
-                                owned.add(edge)
-                        elif direct and edge in owned:
-                            known += d
-                            d = known
-                        else:
-                            owned.add(edge)
-                            d = known + d
-                        grads[edge] = d
-            except Exception as error:
-                error.add_note(f"while computing the gradient of {op.name}")
-                raise
-            if not retain:
-                node.saved = node.out = None
-                node.params = _FREED
-    if targets is not None:
-        found.update((edge, g) for edge, g in grads.items() if edge in targets)
-    return found
+                try:
+                    self._visit(node, g)
+                except Exception as error:
+                    error.add_note(f"while computing the gradient of {node.op.name}")
+                    raise
+                if not retain:
+                    node.saved = node.out = None
+                    node.params = _FREED
+        if targets is not None:
+            self.found.update((edge, g) for edge, g in grads.items() if edge in targets)
+        return self.found
+
+    def _visit(self, node: Node, g: Any) -> None:
+        """From the gradient of a node's output to those of its inputs."""
+        F, op, params, edges, wanted, direct = self.F, node.op, node.params, node.edges, self.wanted, self.direct
+        saved = inputs = node.saved
+        out = node.out
+        if saved is None or inputs is None:
+            raise GraphError(
+                f"the graph below this {op.name} was freed by an earlier backward(): "
+                "pass retain_graph=True there to go through it twice"
+            )
+        if self.create_graph:
+            inputs, out = _attached(node, saved)
+        joint = None
+        if op.vjp is not None:
+            needs = tuple([e is not None and (wanted is None or e in wanted) for e in edges])
+            joint = op.vjp(F, g, out, *inputs, needs=needs, **params)
+        for i, edge in enumerate(edges):
+            if edge is None or (wanted is not None and edge not in wanted):
+                continue
+            if joint is not None:
+                d = joint[i]
+            elif direct and op.adds is not None and edge in self.owned:
+                op.adds(F, self.grads[edge], g, out, *inputs, **params)
+                continue
+            elif direct and op.writes and _write(op, i, edge, F, g, out, inputs, params):
+                continue
+            else:
+                rule = op.vjps[i]
+                d = None if rule is None else rule(F, g, out, *inputs, **params)
+            if d is None:
+                continue
+            if op.broadcasts:
+                shape = shape_of(saved[i])
+                if d.shape != shape:
+                    d = F.sum_to(d, shape=shape)
+            if self.in_leaves and type(edge) is Leaf:
+                (_add_array if direct else _add_tensor)(edge, d)
+            else:
+                self._add(edge, d, op.adds is not None)
+
+    def _add(self, edge: Edge, d: Any, fresh: bool) -> None:
+        """Add to the gradient of a node that is still to be visited; in place where no one else can see it."""
+        known = self.grads.get(edge)
+        if known is None:
+            if fresh:
+                self.owned.add(edge)
+        elif self.direct and edge in self.owned:
+            known += d
+            d = known
+        else:
+            self.owned.add(edge)
+            d = known + d
+        self.grads[edge] = d
 
 
 def _reachable(roots: dict[Any, Any]) -> list[Node]:

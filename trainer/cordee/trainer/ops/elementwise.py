@@ -13,7 +13,7 @@ from cordee.trainer.tensor import Tensor
 
 __all__ = [
     "abs", "add", "clamp", "clone", "cos", "div", "exp", "expm1", "log", "log1p", "maximum", "minimum", "mul", "neg",
-    "pow", "reciprocal", "rsqrt", "sin", "sqrt", "square", "sub", "where",
+    "pow", "reciprocal", "rsqrt", "sign", "sin", "sqrt", "square", "sub", "where",
 ]  # fmt: skip
 
 
@@ -196,7 +196,7 @@ abs = unary(op(
 
 sign = unary(op(
     "sign", "-1, 0 or 1; its gradient is 0",
-    forward=lambda xp, a: xp.sign(a), vjps=(None,),
+    forward=lambda xp, a: xp.sign(a), vjps=(lambda F, g, out, a: g * 0.0,),
     saves=("",), elementwise=True, expr="sign(a)", samples=_corner_values, reference=np.sign,
 ))  # fmt: skip
 

@@ -84,9 +84,10 @@ def _named(module: Any, names: str) -> dict[str, Any]:
 
 
 METHODS: dict[str, Any] = {
+    **_named(elementwise, "rsqrt sign sin sqrt square sub"),
     **_named(
         elementwise,
-        "abs add clamp cos div exp expm1 log log1p maximum minimum mul neg pow reciprocal rsqrt sin sqrt square sub",
+        "abs add clamp cos div exp expm1 log log1p maximum minimum mul neg pow reciprocal",
     ),
     **_named(activation, "erf log_softmax relu sigmoid softmax tanh"),
     **_named(products, "addmm bmm dot matmul mm mv outer"),
