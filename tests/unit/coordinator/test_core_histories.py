@@ -776,7 +776,7 @@ class Histories(RuleBasedStateMachine):
             note(self.sim.story())
 
 
-TestHistories = Histories.TestCase
+TestHistories = pytest.mark.slow(Histories.TestCase)
 
 
 @pytest.mark.parametrize("seed", range(40))

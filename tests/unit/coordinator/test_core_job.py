@@ -173,6 +173,34 @@ def test_survivors_of_a_kill_go_on_at_once_from_the_furthest_step_and_the_dead_j
     assert [m.step for m in story.world.members] == [6, 6, None]
 
 
+def test_every_generation_is_called_together_and_broken_off_anew() -> None:
+    story = training(0)
+    for generation in (2, 3):
+        story.tell(ev.Scheduled(generation))
+        story.join(generation - 1)
+        assert "j-w0" in {a.worker for a in story.told(act.SendChangePending)}
+        for k in range(generation - 1):
+            story.arrive(k, generation)
+        assert story.world.generation == generation
+    for lost, left in ((2, (0, 1)), (1, (0,))):
+        story.tell(ev.WorkerDetached(*story.who(lost)))
+        story.pass_time(POLICY.heartbeat_timeout_seconds, *left)
+        assert {a.worker for a in story.told(act.SendAbort)} == {f"j-w{k}" for k in left}
+        for k in left:
+            story.arrive(k, 9, ArrivalReason.PEER_LOST, (lost,))
+    assert story.ranks == [0]
+
+
+def test_a_joiners_own_initial_weights_are_not_the_jobs_state() -> None:
+    story = training(0)
+    story.tell(ev.Scheduled(2))
+    story.attach(1)
+    story.tell(ev.WorkerArrived(*story.who(1), 0, 500, ArrivalReason.JOIN))
+    story.arrive(0, 4)
+    assert story.world.step == 4
+    assert [m.step for m in story.world.members] == [4, None]
+
+
 def test_a_peer_that_is_suspected_but_up_is_waited_for_it_may_hold_a_further_step() -> None:
     story = training(0, 1)
     story.arrive(0, 4, ArrivalReason.PEER_LOST, (1,))
@@ -487,6 +515,10 @@ def test_a_script_without_an_elastic_run_succeeds_too() -> None:
     story.attach(1)
     story.finish(0, sha="")
     assert story.machine.state is JobState.RUNNING
+    story.life[1] = 1
+    story.attach(1)  # another life of worker 1 has nothing to add
+    assert story.told(act.SendStop)[0].reason is StopReason.FINISHED
+    story.life[1] = 0
     story.finish(1, sha="")
     assert story.machine.state is JobState.SUCCEEDED
 
@@ -529,15 +561,16 @@ def test_a_worker_that_is_given_up_leaves_the_others_training_until_they_are_too
 
 def test_an_agent_that_keeps_dying_is_started_again_with_growing_pauses_and_then_given_up() -> None:
     story = Story(1, 1)
-    started = 0
+    pauses: list[float] = []
     for _ in range(POLICY.restart_budget):
         story.tell(ev.AgentExited("j-w0", 1))
+        exited = story.now
         while not story.told(act.StartAgent):
             deadline = story.machine.next_deadline()
             assert deadline is not None
             story.tell(ev.Tick(), after=max(deadline - story.now, 0.0))
-        started += 1
-    assert started == POLICY.restart_budget
+        pauses.append(story.now - exited)
+    assert pauses == pytest.approx([0.0, 0.4, 0.8, 1.6, 3.2, 6.4] + [10.0] * 14)
     story.tell(ev.AgentExited("j-w0", 1))
     assert story.machine.state is JobState.FAILED
     assert not story.told(act.StartAgent)
