@@ -64,6 +64,8 @@ def agents() -> Iterator[list[Agent]]:
         if agent.process.poll() is None:
             agent.process.kill()
             agent.process.wait(WAIT_SECONDS)
+        if agent.log.is_file():
+            print(agent.log.read_text())  # shown when the test has failed
 
 
 @pytest.fixture
