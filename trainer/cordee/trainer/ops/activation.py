@@ -11,6 +11,7 @@ from cordee.trainer import random
 from cordee.trainer.array import array_module
 from cordee.trainer.autograd.graph import apply_one, unary
 from cordee.trainer.autograd.record import Sampler, op
+from cordee.trainer.ops.elementwise import as_mask
 from cordee.trainer.ops.products import row_sums
 from cordee.trainer.ops.special import erf as _erf
 from cordee.trainer.tensor import Tensor
@@ -167,17 +168,23 @@ def gelu(input: Tensor, approximate: str = "none") -> Tensor:
 
 LEAKY_RELU = op(
     "leaky_relu", "a above 0, slope · a below",
-    forward=lambda xp, a, *, slope: xp.where(a > 0, a, a * slope),
-    vjps=(lambda F, g, out, a, *, slope: F.where(a > 0, g, g * slope),),
+    forward=lambda xp, a, *, slope: xp.maximum(a, 0) + xp.minimum(a, 0) * slope,
+    vjps=(lambda F, g, out, a, *, slope: g * (as_mask(F, a > 0, g) * (1.0 - slope) + slope),),
     saves=("a",), elementwise=True, expr="a > 0 ? a : a * slope",
     reference=lambda a, slope: np.where(a > 0, a, slope * a),
     samples=lambda s: [s.case(s.distinct(2, 3), slope=0.1)],
 )  # fmt: skip
 
+
+def _elu_vjp(F: Any, g: Any, out: Any, a: Any, *, alpha: float) -> Any:
+    above = as_mask(F, a > 0, g)
+    return g * (above + (1.0 - above) * F.exp(F.clamp(a, min=None, max=0.0)) * alpha)
+
+
 ELU = op(
     "elu", "a above 0, alpha · (exp(a) - 1) below",
-    forward=lambda xp, a, *, alpha: xp.where(a > 0, a, xp.expm1(xp.minimum(a, 0)) * alpha),
-    vjps=(lambda F, g, out, a, *, alpha: F.where(a > 0, g, g * (F.exp(F.clamp(a, min=None, max=0.0)) * alpha)),),
+    forward=lambda xp, a, *, alpha: xp.maximum(a, 0) + xp.expm1(xp.minimum(a, 0)) * alpha,
+    vjps=(_elu_vjp,),
     saves=("a",), elementwise=True, expr="a > 0 ? a : alpha * expm1(a)",
     reference=lambda a, alpha: np.where(a > 0, a, alpha * np.expm1(a)),
     samples=lambda s: [s.case(s.distinct(2, 3), alpha=1.0), s.case(s.distinct(5), alpha=0.5)],

@@ -92,12 +92,23 @@ div = binary(op(
     saves=("b", "b out"), elementwise=True, expr="a / b", samples=_positive_pairs, reference=np.divide, errors=_clash,
 ))  # fmt: skip
 
+
+def as_mask(F: Any, condition: Any, like: Any) -> Any:
+    """1 where a condition holds, 0 elsewhere, to multiply with: many times faster than choosing by `where`."""
+    return F.cast(condition, dtype=like.dtype, source=None)
+
+
+def _larger(F: Any, g: Any, a: Any, b: Any) -> Any:
+    """g where a > b, half of it where they are equal."""
+    return g * (as_mask(F, a > b, g) + as_mask(F, a == b, g) * 0.5)
+
+
 maximum = binary(op(
     "maximum", "the larger of a and b; where they are equal, the gradient is shared",
     forward=lambda xp, a, b: xp.maximum(a, b),
     vjps=(
-        lambda F, g, out, a, b: F.where(a == b, g * 0.5, F.where(a > b, g, 0.0)),
-        lambda F, g, out, a, b: F.where(a == b, g * 0.5, F.where(a > b, 0.0, g)),
+        lambda F, g, out, a, b: _larger(F, g, a, b),
+        lambda F, g, out, a, b: _larger(F, g, b, a),
     ),
     saves=("a b", "a b"), elementwise=True, expr="max(a, b)", samples=_corner_pairs, reference=np.maximum,
     errors=_clash,
@@ -107,8 +118,8 @@ minimum = binary(op(
     "minimum", "the smaller of a and b; where they are equal, the gradient is shared",
     forward=lambda xp, a, b: xp.minimum(a, b),
     vjps=(
-        lambda F, g, out, a, b: F.where(a == b, g * 0.5, F.where(a < b, g, 0.0)),
-        lambda F, g, out, a, b: F.where(a == b, g * 0.5, F.where(a < b, 0.0, g)),
+        lambda F, g, out, a, b: _larger(F, g, b, a),
+        lambda F, g, out, a, b: _larger(F, g, a, b),
     ),
     saves=("a b", "a b"), elementwise=True, expr="min(a, b)", samples=_corner_pairs, reference=np.minimum,
     errors=_clash,
@@ -289,7 +300,7 @@ def where(condition: Operand, input: Operand, other: Operand) -> Tensor:
 CLAMP = op(
     "clamp", "a, held between min and max",
     forward=lambda xp, a, *, min, max: xp.clip(a, min, max),
-    vjps=(lambda F, g, out, a, *, min, max: F.where(F.between(a, min=min, max=max), g, 0.0),),
+    vjps=(lambda F, g, out, a, *, min, max: g * F.between(a, min=min, max=max),),
     saves=("a",), elementwise=True, expr="clamp(a, min, max)",
     reference=np.clip,
     samples=lambda s: [

@@ -13,7 +13,7 @@ import numpy as np
 from cordee.trainer.array import DTypeLike
 from cordee.trainer.autograd.graph import Operand, apply_one
 from cordee.trainer.autograd.mode import MODE
-from cordee.trainer.errors import GraphError, ShapeError
+from cordee.trainer.errors import DeviceError, GraphError, ShapeError
 from cordee.trainer.ops import activation, compare, elementwise, indexing, products, reduction, shape
 from cordee.trainer.surface import Surface
 from cordee.trainer.tensor import Leaf, Tensor
@@ -50,7 +50,13 @@ def _in_place(function: Any) -> Any:
 
 
 def _to(self: Tensor, dtype: DTypeLike) -> Tensor:
-    """The same values in another dtype."""
+    """The same values in another dtype. The name of the device is accepted too, and must be the one in use."""
+    if dtype in ("cpu", "cuda"):
+        if dtype != self.device:
+            raise DeviceError(
+                f"this process computes on {self.device}: CORDEE_DEVICE chooses the device of all its tensors"
+            )
+        return self
     wanted = np.dtype(dtype)
     return self if wanted == self.dtype else apply_one(elementwise.CAST, self, dtype=wanted, source=self.dtype)
 
