@@ -148,12 +148,12 @@ def test_a_jobs_series_end_some_time_after_it_and_its_histograms_with_them() -> 
     metrics = Metrics(lambda: jobs, version="1")
     metrics.observe_recovery("a-1", "mesh", 0.02)
     metrics.observe_steps("a-1", 3, 0.01)
-    assert 'cordee_job_recoveries_total{cause="mesh",job="a-1",name="a"} 1.0' in page(jobs, metrics)
+    assert 'cordee_job_recoveries_total{cause="mesh",job_id="a-1",name="a"} 1.0' in page(jobs, metrics)
     jobs[0] = (view.model_copy(update={"state": "succeeded", "finished_at": time.time() - 60}), Progress())
-    assert 'job="a-1"' in page(jobs, metrics)
+    assert 'job_id="a-1"' in page(jobs, metrics)
     jobs[0] = (view.model_copy(update={"state": "succeeded", "finished_at": time.time() - 3600}), Progress())
     ended = page(jobs, metrics)
-    assert 'job="a-1"' not in ended
+    assert 'job_id="a-1"' not in ended
     assert 'cordee_jobs{state="succeeded"} 1.0' in ended
     assert metrics._counts == {}
 

@@ -110,7 +110,7 @@ class Metrics:
             states.add_metric([state], sum(view.state == state for view, _ in jobs))
         yield states
 
-        labels = ["job", "name"]
+        labels = ["job_id", "name"]  # `job` is the scraper's own label
         for family, value in _JOB_SERIES:
             kind = CounterMetricFamily if family[0].endswith("_total") else GaugeMetricFamily
             metric = kind(*family, labels=labels)
