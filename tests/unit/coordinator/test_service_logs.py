@@ -85,3 +85,25 @@ async def test_the_last_lines_come_though_the_end_was_known_before(tmp_path: Pat
         return asked < 2
 
     assert await read(reader, follow=more) == ["one", "after 1", "after 2"]
+
+
+async def test_a_file_that_is_rotated_while_it_is_followed_loses_no_line(tmp_path: Path) -> None:
+    current = tmp_path / "w0.jsonl"
+    current.write_text(entry("w0", 1.0, "one") + entry("w0", 2.0, "two"))
+    seen: list[str] = []
+    looks = 0
+
+    def follow() -> bool:
+        nonlocal looks
+        looks += 1
+        if looks == 1:  # the agent writes on, rotates, and begins a shorter file
+            with current.open("a") as file:
+                file.write(entry("w0", 3.0, "three"))
+            current.rename(tmp_path / "w0.jsonl.1")
+            current.write_text(entry("w0", 4.0, "four"))
+        return looks < 3
+
+    async for batch in LogReader(tmp_path, list, worker="w0").read(follow=follow):
+        seen += [line.line for line in batch]
+    assert seen == ["one", "two", "three", "four"]
+    assert await read(LogReader(tmp_path, list)) == ["one", "two", "three", "four"]

@@ -1,13 +1,15 @@
 """A job's logs: the lines its agents write, merged by time, each with the rank its worker had then.
 
-Agents append to `jobs/<id>/logs/<worker>.jsonl`; nothing passes through the coordinator, so logs are complete however
-often it was away. Following looks at the files' sizes a few times a second and reads what was added.
+Agents append to `jobs/<id>/logs/<worker>.jsonl`, and rename it to `<worker>.jsonl.1` when it has grown too long; nothing
+passes through the coordinator, so logs are complete however often it was away. Following looks at the files' sizes a few
+times a second and reads what was added. A file is known by its inode: it goes on under its new name.
 """
 
 import asyncio
 import bisect
 import heapq
 import json
+import os
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
@@ -52,22 +54,22 @@ class RankHistory:
 class _Tail:
     """Whole lines of one file, as they are added."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, inode: int) -> None:
         self.path = path
+        self._inode = inode
         self._offset = 0
         self._rest = b""
 
-    def grown(self) -> bool:
-        """Whether there is something to read."""
-        try:
-            return self.path.stat().st_size > self._offset
-        except OSError:
-            return False
+    def grown(self, size: int) -> bool:
+        """Whether there is something to read, now that the file is so long."""
+        return size > self._offset
 
     def read(self) -> tuple[list[dict[str, Any]], bool]:
         """The next lines, and whether there may be more at once."""
         try:
             with self.path.open("rb") as file:
+                if os.fstat(file.fileno()).st_ino != self._inode:
+                    return [], False  # renamed since the last look: the next one finds it again
                 file.seek(self._offset)
                 data = file.read(_CHUNK_BYTES)
         except OSError:
@@ -100,7 +102,7 @@ class LogReader:
         self._worlds = worlds
         self._rank = rank
         self._worker = worker
-        self._tails: dict[Path, _Tail] = {}
+        self._tails: dict[int, _Tail] = {}
 
     async def read(
         self, *, tail: int | None = None, follow: Callable[[], bool] | None = None
@@ -162,15 +164,20 @@ class LogReader:
             lines.extend(found)
 
     def _look(self) -> bool:
-        """Find new files; whether any file has grown."""
+        """Find the files, new ones and those that were renamed; whether any has grown."""
         grown = False
-        for path in self._folder.glob("*.jsonl"):
-            tail = self._tails.get(path)
-            if tail is None:
-                if self._worker is not None and path.stem != self._worker:
-                    continue
-                tail = self._tails[path] = _Tail(path)
-            grown = grown or tail.grown()
+        seen = {}
+        for path in self._folder.glob("*.jsonl*"):
+            if self._worker is not None and path.name.partition(".jsonl")[0] != self._worker:
+                continue
+            try:
+                status = path.stat()
+            except OSError:  # renamed while we looked
+                continue
+            tail = seen[status.st_ino] = self._tails.get(status.st_ino) or _Tail(path, status.st_ino)
+            tail.path = path
+            grown = grown or tail.grown(status.st_size)
+        self._tails = seen
         return grown
 
     def _line(self, entry: dict[str, Any], ranks: RankHistory) -> LogLine | None:
