@@ -1,8 +1,8 @@
 """A job's logs: the lines its agents write, merged by time, each with the rank its worker had then.
 
-Agents append to `jobs/<id>/logs/<worker>.jsonl`, and rename it to `<worker>.jsonl.1` when it has grown too long; nothing
-passes through the coordinator, so logs are complete however often it was away. Following looks at the files' sizes a few
-times a second and reads what was added. A file is known by its inode: it goes on under its new name.
+Agents append to `jobs/<id>/logs/<worker>.jsonl`, and rename it to `<worker>.jsonl.1` when it has grown too long;
+nothing passes through the coordinator, so logs are complete however often it was away. Following looks at the files'
+sizes a few times a second and reads what was added. A file is known by its inode: it goes on under its new name.
 """
 
 import asyncio
