@@ -5,9 +5,9 @@ The same folder gives the same bytes (sorted names, no times, no owners, two mod
 once, however often it is submitted.
 
 What is left out: folders whose name begins with a dot (`.git`, `.venv`, caches), `__pycache__`, `node_modules`, virtual
-environments by any name, and what `.cordeeignore` in the folder's root says, in `.gitignore`'s notation. Links are
-followed only where they stay inside the folder; a link out of it is skipped and named in `Bundle.skipped`, because
-packing `data -> /` by accident would be worse than saying so.
+environments by any name, Cordee's own state folders (`--state here` beside the script), and what `.cordeeignore` in the
+folder's root says, in `.gitignore`'s notation. Links are followed only where they stay inside the folder; a link out of
+it is skipped and named in `Bundle.skipped`, because packing `data -> /` by accident would be worse than saying so.
 """
 
 import gzip
@@ -32,7 +32,7 @@ IGNORE_FILE: Final = ".cordeeignore"
 
 _SKIPPED_FOLDERS: Final = frozenset({"__pycache__", "node_modules"})
 _SKIPPED_SUFFIXES: Final = (".pyc", ".pyo")
-_VIRTUALENV_MARK: Final = "pyvenv.cfg"
+_MARKS: Final = ("pyvenv.cfg", "coordinator.lock")  # a folder with such a file is a virtual environment, a state folder
 _NUM_NAMED: Final = 5
 
 
@@ -121,7 +121,9 @@ class _Walk:
 
 
 def _is_skipped_folder(path: Path) -> bool:
-    return path.name.startswith(".") or path.name in _SKIPPED_FOLDERS or (path / _VIRTUALENV_MARK).is_file()
+    if path.name.startswith(".") or path.name in _SKIPPED_FOLDERS:
+        return True
+    return any((path / mark).is_file() for mark in _MARKS)
 
 
 def _why_not_followed(link: Path, root: Path, ancestors: tuple[Path, ...]) -> str:

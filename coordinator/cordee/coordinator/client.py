@@ -9,6 +9,8 @@ Finding them: `--server` (or CORDEE_SERVER, with CORDEE_TOKEN) names one; `--sta
 meant: the service's, and those that live `cordee run`s embed, so that `cordee scale JOB 1:2` in one terminal reaches
 the job started in another. An `endpoint.json` outlives its coordinator, so none is trusted before `/healthz` answers.
 
+The jobs of coordinators that are gone are found as well, in the state folders they have left: see `past`.
+
 Errors are `ClientError`s: a sentence, a hint, and a class per kind, so that callers can tell them apart.
 """
 
@@ -17,17 +19,20 @@ import json
 import os
 import socket
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Final, Self, cast
+from typing import TYPE_CHECKING, Any, Final, Protocol, Self, TypeVar, cast
 from urllib.parse import quote, urlsplit
 
 import httpx2
 
 from cordee.coordinator.errors import CoordinatorError
-from cordee.coordinator.views import TERMINAL_STATES, JobView, LogLine, Plan
+from cordee.coordinator.views import INTERRUPTED, TERMINAL_STATES, JobView, LogLine, Plan
+
+if TYPE_CHECKING:
+    from cordee.coordinator.past import PastCoordinator
 
 __all__ = [
     "Client",
@@ -37,6 +42,7 @@ __all__ = [
     "Endpoint",
     "InvalidError",
     "JobNotFoundError",
+    "Keeper",
     "TooLargeError",
     "UnauthorizedError",
     "UnreachableError",
@@ -45,6 +51,8 @@ __all__ = [
     "read_endpoint",
     "runs_folder",
 ]
+
+_T = TypeVar("_T")
 
 _HEALTH_SECONDS: Final = 2.0
 _REQUEST_SECONDS: Final = 30.0
@@ -113,6 +121,29 @@ class Endpoint:
     url: str
     token: str
     state: Path | None = None
+
+    @property
+    def exposes_token(self) -> bool:
+        """Whether the token travels to another machine where anybody on the way can read it."""
+        return bool(self.token) and urlsplit(self.url).scheme == "http" and _host(self.url) not in _LOOPBACK
+
+
+class Keeper(Protocol):
+    """Who can tell about jobs: a coordinator that answers, or the folder of one that is gone."""
+
+    def jobs(self) -> list[JobView]: ...
+    def job(self, ref: str) -> JobView: ...
+    def scale(self, ref: str, low: int, high: int) -> JobView: ...
+    def cancel(self, ref: str) -> JobView: ...
+    def logs(
+        self,
+        ref: str,
+        *,
+        follow: bool = False,
+        rank: int | None = None,
+        worker: str | None = None,
+        tail: int | None = None,
+    ) -> Iterator[LogLine]: ...
 
 
 class Client:
@@ -328,10 +359,21 @@ def read_endpoint(state: Path) -> Endpoint | None:
 
 
 class Coordinators:
-    """The coordinators a command is about: the one that was named, or all of this user's."""
+    """The coordinators a command is about: the one that was named, or all of this user's.
 
-    def __init__(self, clients: list[Client]) -> None:
+    `clients` are those that answer, `past` the folders of those that do not.
+    """
+
+    def __init__(
+        self,
+        clients: list[Client],
+        past: "list[PastCoordinator] | None" = None,
+        *,
+        nobody: UnreachableError | None = None,
+    ) -> None:
         self.clients = clients
+        self.past = past or []
+        self._nobody = nobody or _nobody()
 
     def __enter__(self) -> Self:
         return self
@@ -341,6 +383,8 @@ class Coordinators:
     ) -> None:
         for client in self.clients:
             client.close()
+        for past in self.past:
+            past.close()
 
     @property
     def service(self) -> Client:
@@ -349,43 +393,49 @@ class Coordinators:
             folder = client.endpoint.state
             if folder is None or folder.parent != runs_folder():
                 return client
-        raise _nobody()
+        raise self._nobody
 
     def jobs(self) -> list[JobView]:
         """Everybody's jobs, newest first."""
-        if not self.clients:
-            raise _nobody()
-        found = [job for client in self.clients for job in _theirs(client, alone=len(self.clients) == 1)]
+        found = [job for keeper in self._keepers for job in self._ask(keeper, lambda keeper: keeper.jobs()) or []]
         return sorted(found, key=lambda job: job["created_at"], reverse=True)
 
-    def find(self, ref: str) -> tuple[Client, JobView]:
+    def find(self, ref: str) -> tuple[Keeper, JobView]:
         """A job, and who has it. An id wins over a name; of several of that name the newest that has not ended."""
-        if not self.clients:
-            raise _nobody()
-        found: list[tuple[Client, JobView]] = []
-        for client in self.clients:
+        found: list[tuple[Keeper, JobView]] = []
+        for keeper in self._keepers:
             with contextlib.suppress(JobNotFoundError):
-                try:
-                    found.append((client, client.job(ref)))
-                except (UnauthorizedError, UnreachableError):
-                    if len(self.clients) == 1:
-                        raise
+                job = self._ask(keeper, lambda keeper: keeper.job(ref))
+                if job is not None:
+                    found.append((keeper, job))
+                    if job["id"] == ref:
+                        break
         if not found:
             raise JobNotFoundError(f"there is no job {ref!r}", "cordee jobs lists those there are")
         return max(found, key=lambda pair: _preference(ref, pair[1]))
 
+    @property
+    def _keepers(self) -> list[Keeper]:
+        """Who answers goes first: the folder of another is read only when that does not settle it."""
+        if not self.clients and not self.past:
+            raise self._nobody
+        return [*self.clients, *self.past]
 
-def _preference(ref: str, job: JobView) -> tuple[bool, bool, float]:
-    return job["id"] == ref, job["state"] not in TERMINAL_STATES, job["created_at"]
-
-
-def _theirs(client: Client, *, alone: bool) -> list[JobView]:
-    try:
-        return client.jobs()
-    except (UnauthorizedError, UnreachableError):
-        if alone:
+    def _ask(self, keeper: Keeper, question: "Callable[[Keeper], _T]") -> "_T | None":
+        """Its answer. One of several may have trouble without spoiling the others' answers."""
+        try:
+            return question(keeper)
+        except JobNotFoundError:
             raise
-        return []
+        except CoordinatorError:
+            if len(self.clients) + len(self.past) == 1:
+                raise
+            return None
+
+
+def _preference(ref: str, job: JobView) -> tuple[bool, int, float]:
+    liveness = 0 if job["state"] in TERMINAL_STATES else 1 if job["state"] == INTERRUPTED else 2
+    return job["id"] == ref, liveness, job["created_at"]
 
 
 def _nobody() -> UnreachableError:
@@ -403,6 +453,9 @@ def connect(
 
     A named one that does not answer is an `UnreachableError`; where none was named there may be none.
     """
+    from cordee.coordinator.past import PastCoordinator, has_past
+    from cordee.coordinator.service.folder import is_held
+
     environ = os.environ if environ is None else environ
     if server is None and state is None:
         server = environ.get("CORDEE_SERVER") or None
@@ -412,17 +465,26 @@ def connect(
         return Coordinators([named])
     if state is not None:
         folder = state.expanduser().absolute()
-        found = _alive(folder)
-        if found is None:
-            raise UnreachableError(f"no coordinator runs on the state folder {folder}", _start_hint(folder))
-        return Coordinators([found])
-    folders = [default_state(), *_newest_runs()]
-    return Coordinators([client for folder in folders if (client := _alive(folder)) is not None])
+        if (found := _alive(folder)) is not None:
+            return Coordinators([found])
+        nobody = UnreachableError(f"no coordinator runs on the state folder {folder}", _start_hint(folder))
+        if has_past(folder):
+            return Coordinators([], [PastCoordinator(folder)], nobody=nobody)
+        raise nobody
+    clients: list[Client] = []
+    past: list[PastCoordinator] = []
+    for folder in (default_state(), *_newest_runs()):
+        # Nobody is asked at the address of a coordinator that is gone: its port may be another's by now.
+        if is_held(folder) and (client := _alive(folder)) is not None:
+            clients.append(client)
+        elif has_past(folder):
+            past.append(PastCoordinator(folder))
+    return Coordinators(clients, past)
 
 
 def _newest_runs() -> list[Path]:
     try:
-        folders = [path for path in runs_folder().iterdir() if (path / "endpoint.json").is_file()]
+        folders = [path for path in runs_folder().iterdir() if path.is_dir()]
     except OSError:
         return []
     return sorted(folders, key=lambda path: path.name, reverse=True)

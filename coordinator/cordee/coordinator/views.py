@@ -7,6 +7,7 @@ are not shared because a client must not import a web framework to read JSON.
 from typing import Final, TypedDict
 
 __all__ = [
+    "INTERRUPTED",
     "OUTPUT_STREAMS",
     "TERMINAL_STATES",
     "Event",
@@ -20,6 +21,7 @@ __all__ = [
 ]
 
 TERMINAL_STATES: Final = frozenset({"succeeded", "failed", "cancelled"})
+INTERRUPTED: Final = "interrupted"  # never a coordinator's word: what a job without one is called (see `past`)
 OUTPUT_STREAMS: Final = frozenset({"stdout", "stderr"})  # the script's; the rest of a log is what agents say
 
 

@@ -341,7 +341,8 @@ def test_a_run_in_one_terminal_is_scaled_from_another(home: Home) -> None:
     home.cordee("cancel", "sleeps")
     run.communicate(timeout=DEADLINE_SECONDS)
     assert run.returncode == 103
-    home.cordee("jobs", code=1)  # its endpoint file is still there, and not believed
+    (job,) = home.json("jobs")["jobs"]  # its endpoint file is still there, and not believed
+    assert job["state"] == "cancelled"
 
 
 def test_a_run_s_dry_run_starts_nothing_and_leaves_nothing(home: Home) -> None:

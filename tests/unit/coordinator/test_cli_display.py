@@ -138,7 +138,7 @@ def test_details_hold_workers_events_and_the_traceback() -> None:
     failed = job(state="failed", error={"exception": "E: x", "traceback": "Traceback\n  here\n", "worker": "w"})
     details = job_details(failed, wide=False)
     for words in ("digits-abc234-w0  0     training", "start  +0.5s  3 workers", "Traceback\n  here", "accuracy 0.97"):
-        assert words in details
+        assert words in details, details
 
 
 HOSTILE = "\x1b[2J\x07\r\x9b1;1Hx\ny\u202e"

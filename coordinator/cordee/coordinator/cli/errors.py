@@ -23,6 +23,7 @@ __all__ = [
     "debug",
     "exit_code_of_state",
     "guarded",
+    "hint",
     "report",
     "say",
     "set_debug",
@@ -94,14 +95,21 @@ def say(text: str = "") -> None:
     sys.stderr.flush()
 
 
-def report(message: str, hint: str = "") -> None:
+def report(message: str, advice: str = "") -> None:
     """An error, in one form everywhere."""
-    colour = sys.stderr.isatty() and not os.environ.get("NO_COLOR")
-    start, hinting, end = ("\x1b[1;31m", "\x1b[36m", "\x1b[0m") if colour else ("", "", "")
     for line in message.splitlines() or [""]:
-        say(f"{start}error:{end} {line}")
-    if hint:
-        say(f"{hinting}hint:{end} {hint}")
+        say(f"{_coloured('error:', '1;31')} {line}")
+    if advice:
+        hint(advice)
+
+
+def hint(text: str) -> None:
+    """What can be done."""
+    say(f"{_coloured('hint:', '36')} {text}")
+
+
+def _coloured(word: str, colour: str) -> str:
+    return f"\x1b[{colour}m{word}\x1b[0m" if sys.stderr.isatty() and not os.environ.get("NO_COLOR") else word
 
 
 def guarded(command: Callable[_P, _R]) -> Callable[_P, _R]:

@@ -3,6 +3,9 @@
 Two threads listen (the job's changes, its log), the main thread shows. Both survive a coordinator that goes away and
 comes back within `PATIENCE_SECONDS`: training goes on without it, so following does too. A signal is an event as well,
 so that what it does is decided in one place and not inside a handler.
+
+When a job ends a worker's process says why it stops, in the words of the job's reason, and it stands beside the state
+already: such a line is held until the next one, or the job's end, tells whether it is news.
 """
 
 import contextlib
@@ -26,6 +29,8 @@ __all__ = ["PATIENCE_SECONDS", "Followed", "Interrupts", "follow"]
 PATIENCE_SECONDS: Final = 30.0
 _LAST_LINES_SECONDS: Final = 3.0
 _RETRY_SECONDS: Final = 0.2
+_HOLD_SECONDS: Final = 1.0
+_WORKER_SAYS: Final = "cordee: "
 
 
 @dataclass(frozen=True)
@@ -108,6 +113,7 @@ def follow(
     interrupts: Interrupts,
     *,
     show_output: bool,
+    output_since: float = 0.0,
     on_signal: Callable[[int], bool],
     patience_seconds: float = PATIENCE_SECONDS,
     timeout_seconds: float | None = None,
@@ -115,6 +121,7 @@ def follow(
     """Show a job until it has ended.
 
     `on_signal` gets the number of signals so far and says whether to leave now. `timeout_seconds` leaves by itself.
+    Output from before `output_since` (Unix seconds) is not shown.
     Raises `ClientError` when the coordinator stays away.
     """
     events: queue.SimpleQueue[_Event] = queue.SimpleQueue()
@@ -122,9 +129,12 @@ def follow(
     listeners = [threading.Thread(target=_watch, args=(client, job["id"], events, stop, patience_seconds), daemon=True)]
     log_open = show_output
     if show_output:
-        listeners.append(threading.Thread(target=_read_log, args=(client, job["id"], events, stop), daemon=True))
+        listeners.append(
+            threading.Thread(target=_read_log, args=(client, job["id"], events, stop, output_since), daemon=True)
+        )
     for listener in listeners:
         listener.start()
+    output = _Output(display)
     num_signals = 0
     deadline = None if timeout_seconds is None else time.monotonic() + timeout_seconds
     ended_at: float | None = None
@@ -141,6 +151,7 @@ def follow(
                 try:
                     event = events.get(timeout=0.25)
                 except queue.Empty:
+                    output.rest()
                     continue
                 match event:
                     case _Changed(changed):
@@ -151,7 +162,7 @@ def follow(
                             ended_at = time.monotonic()
                     case _Wrote(line):
                         if _is_rank_0(line):
-                            display.line(line)
+                            output.add(line)
                     case _LogEnded():
                         log_open = False
                     case _Signalled():
@@ -165,7 +176,39 @@ def follow(
             client.end_streams()
             for listener in listeners:
                 listener.join(timeout=_LAST_LINES_SECONDS)
+            output.end(job["reason"])
     return Followed(job)
+
+
+class _Output:
+    """The script's lines on their way to the display."""
+
+    def __init__(self, display: "Display") -> None:
+        self._display = display
+        self._held: tuple[float, LogLine] | None = None
+
+    def add(self, line: "LogLine") -> None:
+        self._release()
+        if line["stream"] == "stderr" and line["line"].startswith(_WORKER_SAYS):
+            self._held = time.monotonic(), line
+        else:
+            self._display.line(line)
+
+    def rest(self) -> None:
+        """Nothing has come for a while."""
+        if self._held is not None and time.monotonic() - self._held[0] > _HOLD_SECONDS:
+            self._release()
+
+    def end(self, reason: str) -> None:
+        """The job has ended, or is left: what repeats its reason is not shown."""
+        if self._held is not None and reason and reason.startswith(self._held[1]["line"].removeprefix(_WORKER_SAYS)):
+            self._held = None
+        self._release()
+
+    def _release(self) -> None:
+        if self._held is not None:
+            self._display.line(self._held[1])
+            self._held = None
 
 
 def _is_rank_0(line: "LogLine") -> bool:
@@ -194,9 +237,11 @@ def _watch(
         stop.wait(_RETRY_SECONDS)
 
 
-def _read_log(client: Client, job_id: str, events: "queue.SimpleQueue[_Event]", stop: threading.Event) -> None:
+def _read_log(
+    client: Client, job_id: str, events: "queue.SimpleQueue[_Event]", stop: threading.Event, since: float
+) -> None:
     """Lines as they come. After a broken connection the log is read again, and what was shown is passed over."""
-    seen_until = newest = float("-inf")
+    seen_until = newest = since
     while not stop.is_set():
         try:
             for line in client.logs(job_id, follow=True):

@@ -1,29 +1,40 @@
-"""`cordee jobs`, `status`, `scale`, `cancel`, `wait`: look at jobs and steer them."""
+"""`cordee jobs`, `status`, `scale`, `cancel`, `wait`: look at jobs and steer them.
 
-from typing import Annotated
+They know the jobs of coordinators that are gone as well (`cordee run` ends with its job): `past` reads those.
+"""
+
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from cordee.coordinator.cli.errors import guarded, say
+from cordee.coordinator.cli.errors import exit_code_of_state, guarded, hint, say
 from cordee.coordinator.cli.options import Format, JobArgument, OutputOption, ServerOption, StateOption
 from cordee.coordinator.cli.output import dump, is_document, job_details, job_table, print_job, write
+from cordee.coordinator.views import INTERRUPTED, TERMINAL_STATES
+
+if TYPE_CHECKING:
+    from cordee.coordinator.client import Keeper
+    from cordee.coordinator.past import PastCoordinator
+    from cordee.coordinator.views import JobView
 
 __all__ = ["cancel", "jobs", "scale", "status", "wait"]
 
 
 @guarded
 def jobs(server: ServerOption = None, state: StateOption = None, output: OutputOption = None) -> None:
-    """List jobs, newest first: the service's, and those of live `cordee run`s."""
-    from cordee.coordinator.client import connect
+    """List jobs, newest first: the service's, and those of `cordee run`s, also of runs that have ended."""
+    from cordee.coordinator.cli.reach import reach
 
-    with connect(server, state) as coordinators:
+    with reach(server, state) as coordinators:
         found = coordinators.jobs()
     if is_document(output):
         dump({"jobs": [dict(job) for job in found]}, output)
     elif found:
         write(job_table(found, wide=output is Format.WIDE))
+        if any(job["state"] == INTERRUPTED for job in found):
+            hint("cordee status JOB says how an interrupted job goes on")
     else:
-        say("no jobs yet; submit one: cordee submit SCRIPT")
+        say("no jobs yet; start one: cordee run SCRIPT, or cordee submit SCRIPT")
 
 
 @guarded
@@ -31,14 +42,16 @@ def status(
     job: JobArgument, server: ServerOption = None, state: StateOption = None, output: OutputOption = None
 ) -> None:
     """Show everything about a job: progress, workers, events, and the traceback if its script failed."""
-    from cordee.coordinator.client import connect
+    from cordee.coordinator.cli.reach import reach
 
-    with connect(server, state) as coordinators:
-        _, found = coordinators.find(job)
+    with reach(server, state) as coordinators:
+        keeper, found = coordinators.find(job)
     if is_document(output):
         dump(dict(found), output)
     else:
         write(job_details(found, wide=output is Format.WIDE))
+    if (past := _left_behind(keeper, found)) is not None:
+        hint(past.hint)
 
 
 @guarded
@@ -50,25 +63,27 @@ def scale(
     output: OutputOption = None,
 ) -> None:
     """Give a running job another number of workers; its result stays the same, bit for bit."""
-    from cordee.coordinator.client import connect
+    from cordee.coordinator.cli.reach import reach
     from cordee.coordinator.spec import parse_workers
 
     wanted = parse_workers(workers)
-    with connect(server, state) as coordinators:
-        client, found = coordinators.find(job)
-        print_job(client.scale(found["id"], wanted.min, wanted.max), output)
+    with reach(server, state) as coordinators:
+        keeper, found = coordinators.find(job)
+        print_job(keeper.scale(found["id"], wanted.min, wanted.max), output)
 
 
 @guarded
 def cancel(
     job: JobArgument, server: ServerOption = None, state: StateOption = None, output: OutputOption = None
 ) -> None:
-    """Stop a job."""
-    from cordee.coordinator.client import connect
+    """Stop a job. One that was interrupted is ended as well, and workers of it that still live."""
+    from cordee.coordinator.cli.reach import reach
 
-    with connect(server, state) as coordinators:
-        client, found = coordinators.find(job)
-        print_job(client.cancel(found["id"]), output)
+    with reach(server, state) as coordinators:
+        keeper, found = coordinators.find(job)
+        past = _left_behind(keeper, found)
+        ended = keeper.cancel(found["id"]) if past is None else _end_left_behind(past, found["id"])
+        print_job(ended, output)
 
 
 @guarded
@@ -82,21 +97,54 @@ def wait(
     output: OutputOption = None,
 ) -> None:
     """Wait until a job has ended; the exit code says how: 0 succeeded, 100 failed, 103 cancelled, 101 not yet."""
+    from cordee.coordinator.cli.reach import reach
     from cordee.coordinator.cli.submit import attach, there
-    from cordee.coordinator.client import connect
+    from cordee.coordinator.cli.summary import summarise
+    from cordee.coordinator.client import Client
 
-    with connect(server, state) as coordinators:
-        client, found = coordinators.find(job)
-        code, found = attach(
-            client,
-            found,
-            show_output=False,
-            payload_on_stdout=True,
-            again=there(server, state),
-            timeout_seconds=timeout,
-        )
+    with reach(server, state) as coordinators:
+        keeper, found = coordinators.find(job)
+        code = exit_code_of_state(found["state"])
+        if found["state"] in TERMINAL_STATES:
+            summarise(found, found["folder"])
+        elif isinstance(keeper, Client):
+            code, found = attach(
+                keeper,
+                found,
+                show_output=False,
+                payload_on_stdout=True,
+                again=there(server, state),
+                timeout_seconds=timeout,
+            )
+        elif (past := _left_behind(keeper, found)) is not None:
+            say(f"{found['id']}: {found['reason']}")
+            hint(past.hint)
     if output is not None:
         print_job(found, output)
     else:
         write(f"{found['id']} {found['state']}")
     raise typer.Exit(code)
+
+
+def _left_behind(keeper: "Keeper", job: "JobView") -> "PastCoordinator | None":
+    """The folder of a job that has not ended and whose coordinator is gone."""
+    from cordee.coordinator.past import PastCoordinator
+
+    if isinstance(keeper, PastCoordinator) and job["state"] not in TERMINAL_STATES and not keeper.held:
+        return keeper
+    return None
+
+
+def _end_left_behind(past: "PastCoordinator", job_id: str) -> "JobView":
+    """Cancel a job without a coordinator: by one that lives for as long as that takes.
+
+    Not where it would take up other jobs, too: starting those, or leaving them, is not what was asked for.
+    """
+    from cordee.coordinator.cli.embedded import embedded
+    from cordee.coordinator.cli.follow import Interrupts
+
+    if [job.view["id"] for job in past.unfinished()] != [job_id]:
+        return past.cancel(job_id)
+    past.close()
+    with Interrupts() as interrupts, embedded(past.folder, interrupts) as (_, client):
+        return client.cancel(job_id)

@@ -30,13 +30,13 @@ def logs(
 
     What an agent says about its worker (ends, restarts) is marked as such.
     """
-    from cordee.coordinator.client import connect
+    from cordee.coordinator.cli.reach import reach
     from cordee.coordinator.views import OUTPUT_STREAMS
 
-    with connect(server, state) as coordinators:
-        client, found = coordinators.find(job)
+    with reach(server, state) as coordinators:
+        keeper, found = coordinators.find(job)
         try:
-            for line in client.logs(found["id"], follow=follow, rank=rank, worker=worker, tail=tail):
+            for line in keeper.logs(found["id"], follow=follow, rank=rank, worker=worker, tail=tail):
                 plain = (rank is not None or worker is not None) and line["stream"] in OUTPUT_STREAMS
                 write(line["line"] if plain else f"{_origin(line)} {line['line']}")
         except KeyboardInterrupt:

@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final, TypeGuard
 
 from cordee.coordinator.cli.options import Format
+from cordee.coordinator.views import TERMINAL_STATES
 
 if TYPE_CHECKING:
     from cordee.coordinator.views import JobView
@@ -86,12 +87,16 @@ def _of(value: int | None, total: int | None) -> str:
     return "-" if value is None else f"{value}" if not total else f"{value}/{total}"
 
 
+def _present(job: "JobView") -> str:
+    return f"{job['workers']['now']}/{job['workers']['wanted']}"
+
+
 Column = tuple[str, Callable[["JobView"], str]]
 
 _COLUMNS: Final[tuple[Column, ...]] = (
     ("JOB", lambda job: job["id"]),
     ("STATE", lambda job: job["state"]),
-    ("WORKERS", lambda job: f"{job['workers']['now']}/{job['workers']['wanted']}"),
+    ("WORKERS", lambda job: "-" if job["state"] in TERMINAL_STATES else _present(job)),
     ("EPOCH", lambda job: _of(job["epoch"], job["epochs"])),
     ("STEP", lambda job: _of(job["step"], job["steps_total"])),
     ("LOSS", lambda job: number(job["loss"])),
@@ -143,13 +148,12 @@ def facts(pairs: Mapping[str, str]) -> str:
 
 def job_details(job: "JobView", *, wide: bool) -> str:
     """Everything about a job, for people; `wide` shows all kept events instead of the newest ten."""
-    workers = job["workers"]
     state = job["state"] + (f" ({clean(job['reason'])})" if job["reason"] else "")
     pairs = {
         "job": job["id"],
         "state": state,
         "script": clean(" ".join([job["script"], *job["args"]])),
-        "workers": f"{workers['now']} of {workers['wanted']} wanted (range {workers['min']}:{workers['max']})",
+        "workers": _workers_words(job),
         "progress": ", ".join(progress_words(job)) or "-",
         "samples": f"{job['samples']:,}",
         "generation": f"{job['generation']} ({count(job['recoveries'], 'recovery', 'recoveries')})",
@@ -178,6 +182,14 @@ def job_details(job: "JobView", *, wide: bool) -> str:
     if job["error"]:
         parts.append(printable(job["error"]["traceback"] or job["error"]["exception"]))
     return "\n\n".join(parts)
+
+
+def _workers_words(job: "JobView") -> str:
+    workers = job["workers"]
+    between = f"{workers['min']}:{workers['max']}"
+    if job["state"] in TERMINAL_STATES:
+        return between
+    return f"{workers['now']} of {workers['wanted']} wanted (range {between})"
 
 
 def printable(text: str) -> str:

@@ -1,14 +1,15 @@
 """`cordee run`: train in the foreground, with a coordinator inside this process.
 
 The coordinator is the service's own code on a folder of this run, and the job is followed over REST like any other, so
-what works here works there. Ctrl-C cancels the job; a second one leaves at once.
+what works here works there. Ctrl-C cancels the job; a second one kills its workers. A command that was itself killed is
+typed again with the run's folder as `--state`, and goes on with its job: see `takeup`.
 """
 
 import contextlib
-import logging
 import tempfile
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Sequence
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final
@@ -30,7 +31,8 @@ from cordee.coordinator.cli.options import (
     WorkersOption,
 )
 from cordee.coordinator.cli.output import write
-from cordee.coordinator.cli.script_command import NOTES_KEY
+from cordee.coordinator.cli.script_command import NOTES_KEY, WORDS_KEY
+from cordee.coordinator.cli.takeup import describe, find_unfinished, take_up
 
 if TYPE_CHECKING:
     from cordee.coordinator.cli.display import Display
@@ -41,8 +43,6 @@ if TYPE_CHECKING:
     from cordee.coordinator.views import JobView
 
 __all__ = ["RESULT_FIELDS", "run"]
-
-ORPHAN_SECONDS: Final = 60.0  # workers of a run whose terminal is gone do not train on for an hour
 
 # What `-o json` prints, in this order, and nothing else: scripts depend on it.
 RESULT_FIELDS: Final = (
@@ -79,7 +79,11 @@ def run(
     source: SourceOption = None,
     state: Annotated[
         Path | None,
-        typer.Option("--state", metavar="DIR", help="The run's folder (default: a new one in your data folder)."),
+        typer.Option(
+            "--state",
+            metavar="DIR",
+            help="The run's folder (default: a new one in your data folder). A run in it that was cut off goes on.",
+        ),
     ] = None,
     output: Annotated[
         RunFormat | None, typer.Option("--output", "-o", help="Print the result as one JSON object.")
@@ -114,7 +118,7 @@ def run(
             if dry_run:
                 _plan(prepared, state, interrupts, as_json=output is not None)
                 return
-            code = _train(prepared, state, interrupts, as_json=output is not None)
+            code = _train(prepared, state, context.meta[WORDS_KEY], interrupts, as_json=output is not None)
         except KeyboardInterrupt:
             say("left at once; workers that may have started end by themselves within a minute")
             code = ExitCode.CANCELLED
@@ -122,71 +126,50 @@ def run(
 
 
 def _plan(prepared: "Prepared", state: Path | None, interrupts: "Interrupts", *, as_json: bool) -> None:
-    """Ask a coordinator like the one that would run it."""
+    """Ask a coordinator like the one that would run it, on a folder of its own: one on `state` would begin to work."""
+    from cordee.coordinator.cli.embedded import embedded
     from cordee.coordinator.cli.submit import print_plan
 
-    with contextlib.ExitStack() as stack:
-        folder = state or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="cordee-")))
-        with _coordinator(prepared, folder, interrupts) as (_, client):
-            print_plan(prepared, client.dry_run(prepared.document.to_document()), Format.JSON if as_json else None)
+    if state is not None and (earlier := find_unfinished(prepared, state.expanduser().absolute())) is not None:
+        say(f"note: {describe(earlier)}")
+    slots = prepared.document.spec.workers.max
+    with (
+        tempfile.TemporaryDirectory(prefix="cordee-") as folder,
+        embedded(Path(folder), interrupts, slots=slots) as (_, client),
+    ):
+        print_plan(prepared, client.dry_run(prepared.document.to_document()), Format.JSON if as_json else None)
 
 
-@contextlib.contextmanager
-def _coordinator(
-    prepared: "Prepared", folder: Path, interrupts: "Interrupts"
-) -> "Iterator[tuple[EmbeddedCoordinator, Client]]":
-    """An embedded coordinator, and a client of it. At the end no worker of this run is left."""
-    from cordee.coordinator.client import Client, Endpoint
-    from cordee.coordinator.service.embedded import EmbeddedCoordinator
-    from cordee.coordinator.service.launchers.process import default_slots
-
-    slots = max(default_slots(), prepared.document.spec.workers.max)
-    coordinator = EmbeddedCoordinator(folder, slots=slots, orphan_seconds=ORPHAN_SECONDS).start()
-    try:
-        endpoint = Endpoint(coordinator.rest_url, coordinator.token, folder)
-        with _log_to(folder / "coordinator.log"), Client(endpoint) as client:
-            yield coordinator, client
-    finally:
-        with interrupts.to(lambda _number: coordinator.kill_jobs()):
-            coordinator.stop()
-
-
-@contextlib.contextmanager
-def _log_to(path: Path) -> Iterator[None]:
-    """The embedded coordinator's log goes to a file: stderr is the person's."""
-    handler = logging.FileHandler(path, encoding="utf-8", delay=True)
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
-    logger = logging.getLogger("cordee")
-    logger.addHandler(handler)
-    level, propagates = logger.level, logger.propagate
-    logger.setLevel(logging.INFO)
-    logger.propagate = False
-    try:
-        yield
-    finally:
-        logger.removeHandler(handler)
-        logger.setLevel(level)
-        logger.propagate = propagates
-        handler.close()
-
-
-def _train(prepared: "Prepared", state: Path | None, interrupts: "Interrupts", *, as_json: bool) -> ExitCode:
+def _train(
+    prepared: "Prepared", state: Path | None, words: Sequence[str], interrupts: "Interrupts", *, as_json: bool
+) -> ExitCode:
     from cordee.coordinator.cli.display import make_display
+    from cordee.coordinator.cli.embedded import embedded
     from cordee.coordinator.cli.runs import new_run_folder, prune_runs
     from cordee.coordinator.cli.summary import summarise
     from cordee.coordinator.client import runs_folder
+    from cordee.coordinator.past import keep_command
 
     runs = runs_folder()
-    own = new_run_folder(runs, prepared.document.metadata.name)
-    folder = own if state is None else state.expanduser().absolute()
-    with _coordinator(prepared, folder, interrupts) as (coordinator, client):
-        job = coordinator.submit(prepared.document.to_document(), prepared.bundle.data, prepared.bundle.sha256)
+    if state is None:
+        folder = new_run_folder(runs, prepared.document.metadata.name)
+        words = ["--state", str(folder), *words]
+    else:
+        folder = state.expanduser().absolute()
+    earlier = find_unfinished(prepared, folder)
+    with embedded(folder, interrupts, slots=prepared.document.spec.workers.max) as (coordinator, client):
+        keep_command(folder, ["cordee", "run", *words])
+        since = time.time()
+        if earlier is None:
+            since = 0.0
+            job = coordinator.submit(prepared.document.to_document(), prepared.bundle.data, prepared.bundle.sha256)
+        else:
+            job = take_up(client, earlier, prepared)
         with make_display(payload_on_stdout=as_json) as display:
+            if earlier is not None:
+                display.note(describe(earlier))
             display.note(f"job {job['id']}; state folder {folder}")
-            others = [] if state is None else _unfinished(client, job["id"])
-            if others:
-                display.note(f"this folder's unfinished jobs run as well while this command does: {', '.join(others)}")
-            followed = _follow(coordinator, client, job, display, interrupts)
+            followed = _follow(coordinator, client, job, display, interrupts, output_since=since)
     job = followed.job
     if followed.left:
         job = job.copy()
@@ -201,15 +184,14 @@ def _train(prepared: "Prepared", state: Path | None, interrupts: "Interrupts", *
     return exit_code_of_state(job["state"])
 
 
-def _unfinished(client: "Client", but: str) -> list[str]:
-    """Jobs of an earlier run on this folder, which the coordinator has taken up again."""
-    from cordee.coordinator.views import TERMINAL_STATES
-
-    return [job["id"] for job in client.jobs() if job["state"] not in TERMINAL_STATES and job["id"] != but]
-
-
 def _follow(
-    coordinator: "EmbeddedCoordinator", client: "Client", job: "JobView", display: "Display", interrupts: "Interrupts"
+    coordinator: "EmbeddedCoordinator",
+    client: "Client",
+    job: "JobView",
+    display: "Display",
+    interrupts: "Interrupts",
+    *,
+    output_since: float,
 ) -> "Followed":
     from cordee.coordinator.cli.follow import follow
     from cordee.coordinator.client import ClientError
@@ -226,7 +208,7 @@ def _follow(
             coordinator.kill_jobs()
         return count > 2
 
-    return follow(client, job, display, interrupts, show_output=True, on_signal=on_signal)
+    return follow(client, job, display, interrupts, show_output=True, output_since=output_since, on_signal=on_signal)
 
 
 def _result(job: "JobView") -> dict[str, Any]:

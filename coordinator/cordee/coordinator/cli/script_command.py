@@ -18,9 +18,10 @@ from typing import Any, Final
 
 from typer.core import TyperCommand
 
-__all__ = ["NOTES_KEY", "ScriptCommand", "Split", "split_arguments"]
+__all__ = ["NOTES_KEY", "WORDS_KEY", "ScriptCommand", "Split", "split_arguments"]
 
 NOTES_KEY: Final = "cordee.notes"
+WORDS_KEY: Final = "cordee.words"  # what was typed behind the command's name
 _ALIKE: Final = 0.8
 
 
@@ -76,6 +77,7 @@ class ScriptCommand(TyperCommand):
         }
         split = split_arguments(args, takes_value)
         ctx.meta[NOTES_KEY] = split.notes
+        ctx.meta[WORDS_KEY] = tuple(args)
         words = [*split.options] if split.incomplete or not split.script else [*split.options, "--", *split.script]
         return super().parse_args(ctx, words)
 

@@ -90,7 +90,10 @@ def _is_free(host: str, port: int) -> bool:
 
 
 async def _serve(server: "CoordinatorServer", folder: Path) -> None:
+    from cordee.coordinator.past import keep_command
+
     await server.start()
+    keep_command(folder, None)
     say(f"cordee coordinator at {server.rest_url} (workers: {server.grpc_address}), state folder {folder}")
     say(f"submit a job: cordee submit SCRIPT{'' if _is_default(folder) else f' --state {folder}'}")
     try:

@@ -59,7 +59,7 @@ def submit(
     the script, and so does everything after `--`.
     """
     from cordee.coordinator.cli.prepare import Wish, prepare
-    from cordee.coordinator.client import connect
+    from cordee.coordinator.cli.reach import reach
 
     prepared = prepare(
         Wish(
@@ -77,7 +77,7 @@ def submit(
     )
     for note in (*context.meta.get(NOTES_KEY, ()), *prepared.notes):
         say(f"note: {note}")
-    with connect(server, state) as coordinators:
+    with reach(server, state) as coordinators:
         client = coordinators.service
         document = prepared.document.to_document()
         if dry_run:

@@ -13,7 +13,11 @@ if TYPE_CHECKING:
 __all__ = ["summarise"]
 
 
-def summarise(job: "JobView", folder: Path | str, *, shown: Callable[[str], bool]) -> None:
+def _nothing_shown(_text: str) -> bool:
+    return False
+
+
+def summarise(job: "JobView", folder: Path | str, *, shown: Callable[[str], bool] = _nothing_shown) -> None:
     """Say how a job ended; `shown` tells whether its script has written a text (the traceback) already."""
     error = job["error"]
     if error is not None:

@@ -10,14 +10,18 @@ import fcntl
 import json
 import os
 import re
+import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Final, Self
 
 from cordee.coordinator.errors import CoordinatorError
 
-__all__ = ["StateFolder"]
+__all__ = ["StateFolder", "is_held"]
 
+_LOCK: Final = "coordinator.lock"
+_LOCK_TRIES: Final = 5  # who only asks whether it is held (`is_held`) holds it for that moment
+_LOCK_RETRY_SECONDS: Final = 0.02
 _ID = re.compile(r"[a-z0-9]([a-z0-9-]*[a-z0-9])?")
 
 
@@ -32,12 +36,12 @@ class StateFolder:
         try:
             for folder in (self.root, self.root / "bundles", self.root / "jobs", self.root / "agents"):
                 folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-            self._lock = os.open(self.root / "coordinator.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            self._lock = os.open(self.root / _LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         except OSError as error:
             message = f"the state folder {self.root} cannot be used: {error.strerror}"
             raise CoordinatorError(message, hint="choose another with --state") from error
         try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            _take(self._lock)
         except OSError as error:
             holder = os.read(self._lock, 32).decode(errors="replace").strip() or "unknown"
             os.close(self._lock)
@@ -88,3 +92,30 @@ class StateFolder:
         except (OSError, ValueError):
             return {}
         return endpoint if isinstance(endpoint, dict) else {}
+
+
+def is_held(root: Path) -> bool:
+    """Whether a coordinator lives on this state folder: its lock says so, however the last one ended."""
+    try:
+        lock = os.open(root / _LOCK, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except OSError:
+        return True
+    finally:
+        os.close(lock)
+    return False
+
+
+def _take(lock: int) -> None:
+    for tries_left in reversed(range(_LOCK_TRIES)):
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            if not tries_left:
+                raise
+            time.sleep(_LOCK_RETRY_SECONDS)
+        else:
+            return

@@ -148,6 +148,7 @@ class Job:
         workers = self.machine.workers()
         current = {member.worker for member in world.members} if world is not None else set[str]()
         step = max([progress.step, *(worker.step or 0 for worker in workers if worker.worker in current)])
+        members = () if self.ended else workers  # at its end nobody is a member any more
         metrics = dict(progress.metrics)
         if result is not None:
             metrics |= {name: finite(value) for name, value in result.metrics.items()}
@@ -166,7 +167,7 @@ class Job:
                 min=record.minimum,
                 max=record.maximum,
                 wanted=record.wanted,
-                now=0 if self.ended else sum(worker.rank is not None for worker in workers),
+                now=sum(member.rank is not None for member in members),
             ),
             threads=spec.threads,
             device=spec.device,
@@ -187,14 +188,14 @@ class Job:
             weights_path=(result.weights_path or None) if result is not None else None,
             members=[
                 MemberView(
-                    worker=worker.worker,
-                    rank=worker.rank,
-                    state=worker.state,
-                    step=worker.step or 0,
-                    restarts=worker.restarts,
-                    pid=worker.pid or None,
+                    worker=member.worker,
+                    rank=member.rank,
+                    state=member.state,
+                    step=member.step or 0,
+                    restarts=member.restarts,
+                    pid=member.pid or None,
                 )
-                for worker in workers
+                for member in members
             ],
             events=[EventView(time=event.time, kind=event.kind, message=event.message) for event in self.events],
             error=(

@@ -4,9 +4,11 @@ Everything is written before it is acted on: a world before it is sent, a submis
 go to SQLite's write-ahead log without waiting for the disk (`synchronous=NORMAL`: a killed process loses nothing, and
 a world costs a fraction of a millisecond), except a submission's, which waits (`FULL`: nor does a power cut).
 
-Calls are synchronous, from the coordinator's loop only: one writer, no pool, no thread to hop to.
+Calls are synchronous, from the coordinator's loop only: one writer, no pool, no thread to hop to. `read_only` opens a
+store for those who look at what a coordinator has left; it changes nothing, and may be used beside the writer.
 """
 
+import sqlite3
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -117,21 +119,25 @@ class EventRow:
 class Store:
     """The coordinator's memory. Used from one thread."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, read_only: bool = False) -> None:
+        mode = "ro" if read_only else "rwc"
         self._engine = sa.create_engine(
-            f"sqlite:///{path}",
+            "sqlite://",
             poolclass=StaticPool,
             # The server is built in one thread and closed in it; `check_same_thread` would only forbid the tests' way.
-            connect_args={"check_same_thread": False, "isolation_level": None},
+            creator=lambda: sqlite3.connect(
+                f"{path.absolute().as_uri()}?mode={mode}", uri=True, check_same_thread=False, isolation_level=None
+            ),
         )
-        sa_event.listen(self._engine, "connect", _configure)
-        sa_event.listen(self._engine, "begin", _begin)
+        sa_event.listen(self._engine, "connect", _configure_reader if read_only else _configure)
+        sa_event.listen(self._engine, "begin", _begin_reading if read_only else _begin)
         self._path = path
         try:
             with self._transaction() as connection:
-                _metadata.create_all(connection)
+                if not read_only:
+                    _metadata.create_all(connection)
                 found = connection.scalar(sa.select(_meta.c.value).where(_meta.c.name == "schema_version"))
-                if found is None:
+                if found is None and not read_only:
                     connection.execute(_meta.insert().values(name="schema_version", value=str(SCHEMA_VERSION)))
         except StoreError:
             self._engine.dispose()
@@ -142,7 +148,8 @@ class Store:
                 f"the database {path} has schema version {found}, and this Cordee speaks {SCHEMA_VERSION}",
                 hint="use the Cordee that made it, or another state folder",
             )
-        path.chmod(0o600)  # it holds the workers' tokens
+        if not read_only:
+            path.chmod(0o600)  # it holds the workers' tokens
 
     def close(self) -> None:
         """Let go of the file."""
@@ -244,6 +251,14 @@ def _configure(connection: Any, _record: object) -> None:
     for setting in ("journal_mode=WAL", "synchronous=NORMAL", "foreign_keys=ON", "busy_timeout=5000"):
         cursor.execute(f"PRAGMA {setting}")
     cursor.close()
+
+
+def _configure_reader(connection: Any, _record: object) -> None:
+    connection.execute("PRAGMA busy_timeout=5000")
+
+
+def _begin_reading(connection: sa.Connection) -> None:
+    connection.exec_driver_sql("BEGIN")
 
 
 def _begin(connection: sa.Connection) -> None:

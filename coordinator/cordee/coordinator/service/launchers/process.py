@@ -22,7 +22,7 @@ from typing import Any
 from cordee.coordinator.service.launchers import processes
 from cordee.coordinator.service.launchers.base import AgentExit, AgentSpec, AgentStatus, LauncherError
 
-__all__ = ["AGENT_COMMAND", "ProcessLauncher", "default_slots"]
+__all__ = ["AGENT_COMMAND", "ProcessLauncher", "default_slots", "living_agents"]
 
 _log = logging.getLogger(__name__)
 
@@ -34,6 +34,17 @@ _POLL_SECONDS = 0.1  # only where the kernel knows no pidfd
 def default_slots() -> int:
     """Agents that this machine takes by default: small jobs share cores well, so more than it has."""
     return max(8, 2 * len(os.sched_getaffinity(0)))
+
+
+def living_agents(state_dir: Path) -> list[str]:
+    """The job of each agent of this state folder that runs, for who only looks: nothing is adopted."""
+    jobs: list[str] = []
+    for path in (state_dir / "agents").glob("*.json"):
+        with contextlib.suppress(OSError, ValueError, TypeError, KeyError):
+            record: dict[str, Any] = json.loads(path.read_text())
+            if record["process"] and processes.is_alive(processes.Identity(**record["process"])):
+                jobs.append(str(record["job"]))
+    return jobs
 
 
 @dataclass(slots=True)

@@ -1,0 +1,22 @@
+"""The coordinators a command is about, with a warning where reaching one is not safe."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from cordee.coordinator.cli.errors import say
+
+if TYPE_CHECKING:
+    from cordee.coordinator.client import Coordinators
+
+__all__ = ["reach"]
+
+
+def reach(server: str | None, state: Path | None) -> "Coordinators":
+    """`client.connect`, for people: who sends the token through a network in the clear is told so."""
+    from cordee.coordinator.client import connect
+
+    coordinators = connect(server, state)
+    for client in coordinators.clients:
+        if client.endpoint.exposes_token:
+            say(f"warning: the token travels to {client.endpoint.url} unencrypted; use https or an SSH tunnel")
+    return coordinators
