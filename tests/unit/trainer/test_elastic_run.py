@@ -86,6 +86,7 @@ class Simulation:
         self.num_workers = num_workers
         self.worlds_formed: list[tuple[int | None, ...]] = []
         self.folder = folder
+        self.saved = threading.Event()
         self.generation = 0
         self.live: set[int] = set()
         self.done: set[int] = set()
@@ -186,6 +187,8 @@ class Simulation:
         if kill is None:
             return
         self.kills.remove(kill)
+        if self.folder is not None:  # a checkpoint is written beside training: the history strikes when one is there
+            assert self.saved.wait(30)
         victims = {rank for rank in kill.victims if rank < exchange.size}
         for rank in range(exchange.size):
             if rank in victims:
@@ -289,7 +292,7 @@ class SimulatedMembership:
         self.reports.append(progress)
 
     def checkpointed(self, step: int, path: Path, size_bytes: int, seconds: float) -> None:
-        pass
+        self.simulation.saved.set()
 
     def note(self, kind: str, message: str, seconds: float = 0.0) -> None:
         assert kind in ("healed", "restored")
