@@ -48,6 +48,7 @@ __all__ = [
     "UnreachableError",
     "connect",
     "default_state",
+    "named_endpoint",
     "read_endpoint",
     "runs_folder",
 ]
@@ -321,7 +322,10 @@ def _refusal(response: httpx2.Response) -> ClientError:
         said = response.json()["error"]
         code, message, hint = str(said["code"]), str(said["message"]), str(said.get("hint") or "")
     except (ValueError, KeyError, TypeError, AttributeError):
-        code, message, hint = "", f"{response.request.url} answered {response.status_code}, not as Cordee does", ""
+        return UnreachableError(
+            f"{response.request.url} answered {response.status_code}, not as Cordee does",
+            "check --server or CORDEE_SERVER",
+        )
     kind = _BY_CODE.get(code) or _BY_STATUS.get(response.status_code, ClientError)
     if kind is UnauthorizedError:
         hint = "set CORDEE_TOKEN to what the file 'token' in the coordinator's state folder holds"
@@ -446,6 +450,16 @@ def _nobody() -> UnreachableError:
     )
 
 
+def named_endpoint(
+    server: str | None, state: Path | None, *, environ: Mapping[str, str] | None = None
+) -> Endpoint | None:
+    """The coordinator that is named by its address, if one is."""
+    environ = os.environ if environ is None else environ
+    if server is None and state is None:
+        server = environ.get("CORDEE_SERVER") or None
+    return None if server is None else Endpoint(server.rstrip("/"), environ.get("CORDEE_TOKEN", ""))
+
+
 def connect(
     server: str | None = None, state: Path | None = None, *, environ: Mapping[str, str] | None = None
 ) -> Coordinators:
@@ -456,11 +470,9 @@ def connect(
     from cordee.coordinator.past import PastCoordinator, has_past
     from cordee.coordinator.service.folder import is_held
 
-    environ = os.environ if environ is None else environ
-    if server is None and state is None:
-        server = environ.get("CORDEE_SERVER") or None
-    if server is not None:
-        named = Client(Endpoint(server.rstrip("/"), environ.get("CORDEE_TOKEN", "")))
+    endpoint = named_endpoint(server, state, environ=environ)
+    if endpoint is not None:
+        named = Client(endpoint)
         named.ping()
         return Coordinators([named])
     if state is not None:

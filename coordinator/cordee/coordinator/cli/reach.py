@@ -13,10 +13,9 @@ __all__ = ["reach"]
 
 def reach(server: str | None, state: Path | None) -> "Coordinators":
     """`client.connect`, for people: who sends the token through a network in the clear is told so."""
-    from cordee.coordinator.client import connect
+    from cordee.coordinator.client import connect, named_endpoint
 
-    coordinators = connect(server, state)
-    for client in coordinators.clients:
-        if client.endpoint.exposes_token:
-            say(f"warning: the token travels to {client.endpoint.url} unencrypted; use https or an SSH tunnel")
-    return coordinators
+    endpoint = named_endpoint(server, state)
+    if endpoint is not None and endpoint.exposes_token:
+        say(f"warning: the token travels to {endpoint.url} unencrypted; use https or an SSH tunnel")
+    return connect(server, state)

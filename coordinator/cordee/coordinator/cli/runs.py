@@ -4,8 +4,6 @@ A run's folder is its coordinator's state folder: the job's logs, checkpoints an
 """
 
 import contextlib
-import fcntl
-import os
 import secrets
 import shutil
 import time
@@ -34,15 +32,8 @@ def prune_runs(runs: Path, keep: int = NUM_KEPT) -> list[Path]:
 
 
 def _is_finished_run(folder: Path) -> bool:
-    """A folder in which a coordinator has been and is no more: nobody holds its lock."""
-    try:
-        descriptor = os.open(folder / "coordinator.lock", os.O_RDWR | os.O_CLOEXEC)
-    except OSError:
-        return False
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        return False
-    finally:
-        os.close(descriptor)
-    return True
+    """A folder in which a coordinator has been and is no more, and neither is a worker of it."""
+    from cordee.coordinator.service.folder import is_held
+    from cordee.coordinator.service.launchers.process import living_agents
+
+    return (folder / "coordinator.lock").is_file() and not is_held(folder) and not living_agents(folder)

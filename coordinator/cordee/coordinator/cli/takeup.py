@@ -42,8 +42,8 @@ def find_unfinished(prepared: "Prepared", folder: Path) -> "PastJob | None":
     if differences := _differences(prepared, earlier):
         job = earlier.view
         raise ConflictError(
-            f"the state folder {folder} holds an unfinished job, {job['id']}, and this is another one: "
-            f"{' and '.join(differences)}",
+            f"the state folder {folder} holds an unfinished job, {job['id']}, and this command asks for another one "
+            f"(not the same: {', '.join(differences)})",
             f"{past.hint}; to end it: cordee cancel {job['id']} --state {folder}; or choose another --state",
         )
     return earlier
@@ -69,15 +69,13 @@ def describe(earlier: "PastJob") -> str:
 
 
 def _differences(prepared: "Prepared", earlier: "PastJob") -> list[str]:
-    """What is not the same, in words."""
-    mine, its = _facts(prepared.document.to_document()), _facts(earlier.document.to_document())
-    differences = [f"its {name} is {its.get(name)!r}" for name in its if its[name] != mine.get(name)]
-    if prepared.bundle.sha256 != earlier.bundle:
-        differences.append("the source folder has changed since")
-    return differences
+    """What is not the same, by the names of the job file's fields."""
+    mine = _facts(prepared.document.to_document(), prepared.bundle.sha256)
+    its = _facts(earlier.document.to_document(), earlier.bundle)
+    return [name for name in sorted(mine | its) if mine.get(name) != its.get(name)]
 
 
-def _facts(document: dict[str, Any]) -> dict[str, Any]:
-    """What makes a job this job, by the names of the fields."""
+def _facts(document: dict[str, Any], bundle: str | None) -> dict[str, Any]:
+    """What makes a job this job."""
     spec = {name: value for name, value in document["spec"].items() if name != "workers"}
-    return {"name": document["metadata"]["name"], **spec}
+    return {**spec, "name": document["metadata"]["name"], "files in the source folder": bundle}
