@@ -46,7 +46,7 @@ class Job:
         self.process: subprocess.Popen[str] | None = None
 
     def slow_down(self) -> None:
-        """Makes every shard take longer until `finish`, so that a test gets through its scenario before the run ends."""
+        """Makes every shard take longer until `finish`: a test gets through its scenario before the run ends."""
         (self.log / "slow").touch()
 
     def cordee(self, *arguments: str, timeout: float = 30) -> subprocess.CompletedProcess[str]:
