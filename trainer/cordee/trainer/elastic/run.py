@@ -93,6 +93,11 @@ class Run:
         return self._position.loss
 
     @property
+    def metrics(self) -> dict[str, float]:
+        """What the script reported so far, by any worker whose state this one took. A copy."""
+        return dict(self._position.metrics)
+
+    @property
     def rank(self) -> int:
         """This worker's rank in the world of the moment; 0 before there is one."""
         return self._world.rank if self._world else 0
