@@ -58,6 +58,7 @@ def test_caches_repositories_and_environments_stay_at_home(tmp_path: Path) -> No
     write(tmp_path, "train.py", ".env", "pkg/__init__.py", "pkg/old.pyc", "envs.py")
     write(tmp_path, ".git/HEAD", "pkg/.mypy_cache/x", "__pycache__/a.pyc", "web/node_modules/x.js", ".venv/bin/python")
     write(tmp_path, "my-env/pyvenv.cfg", "my-env/lib/x.py")
+    write(tmp_path, "run1/coordinator.lock", "run1/token", "run1/jobs/train-a/result/model.safetensors")
     assert pack(tmp_path).names == (".env", "envs.py", "pkg/__init__.py", "train.py")
 
 

@@ -318,6 +318,7 @@ def test_a_signal_cancels_a_run_and_leaves_no_worker(home: Home) -> None:
     assert run.returncode == 103, told
     result = json.loads(out)
     assert result["state"] == "cancelled"
+    assert "cancelled by the user" not in told  # what its worker says as it stops is no output of the script
     assert not processes_of(result["job"])
 
 
@@ -345,6 +346,63 @@ def test_a_run_in_one_terminal_is_scaled_from_another(home: Home) -> None:
     assert job["state"] == "cancelled"
 
 
+def test_a_run_that_has_ended_is_still_known(home: Home) -> None:
+    assert home.cordee("run", "raises.py", "at", "all", code=100).stdout == "so far so good\n"
+    job = home.json("status", "raises")
+    assert (job["state"], job["members"], job["error"]["exception"]) == ("failed", [], "ValueError: no snow: at all")
+    assert yaml.safe_load(home.cordee("status", job["id"], "-o", "yaml").stdout) == job
+    assert home.json("jobs")["jobs"] == [job] == home.json("jobs", "--state", folder_of(job))["jobs"]
+    assert "raises.py at all" in home.cordee("jobs", "-o", "wide").stdout
+    details = home.cordee("status", "raises", "-o", "wide").stdout
+    assert "Traceback (most recent call last)" in details
+    assert "WORKER" not in details
+    assert home.cordee("logs", "raises", "--rank", "0").stdout == ""  # it never was in a world
+    assert "[w0] so far so good\n" in home.cordee("logs", "raises", "-f").stdout
+    waited = home.cordee("wait", "raises", code=100)
+    assert waited.stdout == f"{job['id']} failed\n"
+    assert "error: the script failed" in waited.stderr
+    for words in (["scale", "raises", "2"], ["cancel", "raises"]):
+        done = home.cordee(*words, code=1)
+        assert done.stderr.startswith(f"error: the job {job['id']} has ended (failed) and cannot be ")
+    home.cordee("status", "nobody", code=102)
+
+
+def test_a_run_that_was_killed_is_interrupted_and_keeps_its_folder_until_it_is_ended(home: Home) -> None:
+    run = home.start("run", "sleeps.py", "--state", "here", "--workers", "2")
+    read_until(run.stdout, "asleep")
+    run.kill()
+    run.communicate(timeout=DEADLINE_SECONDS)
+    job = home.json("jobs", "--state", "here")["jobs"][0]
+    assert "its coordinator is gone; 2 workers train on" in job["reason"]
+    hint = "hint: to go on with it: cordee run sleeps.py --state here --workers 2"
+    assert hint in home.cordee("status", "sleeps", "--state", "here").stderr
+    assert hint in home.cordee("wait", "sleeps", "--state", "here", code=101).stderr
+    assert hint in home.cordee("scale", "sleeps", "1", "--state", "here", code=1).stderr
+    for words in (["train.py", "3"], ["sleeps.py", "--threads", "2"], ["sleeps.py", "--dry-run", "--name", "other"]):
+        done = home.cordee("run", *words, "--state", "here", code=1)
+        assert f"holds an unfinished job, {job['id']}, and this command asks for another one" in done.stderr
+        assert f"to end it: cordee cancel {job['id']} --state " in done.stderr
+    (home.folder / "sleeps.py").write_text(SLEEPS + "\n")
+    done = home.cordee("run", "sleeps.py", "--state", "here", code=1)
+    assert "(not the same: files in the source folder)" in done.stderr
+    assert processes_of(job["id"])
+    assert job["id"] in home.cordee("cancel", "sleeps", "--state", "here").stdout
+    assert not processes_of(job["id"])
+    assert home.json("status", "sleeps", "--state", "here")["state"] == "cancelled"
+    # The folder is free, and its own files are no part of the source beside it.
+    assert "first epoch done" in home.cordee("run", "train.py", "1", "--state", "here").stdout
+
+
+def test_a_token_that_would_travel_in_the_clear_is_warned_of(home: Home) -> None:
+    home.environment |= {"CORDEE_TOKEN": "secret", "HTTP_PROXY": "http://127.0.0.1:9", "http_proxy": ""}
+    done = home.cordee("jobs", "--server", "http://training.example", code=1)
+    warning, error, *_ = done.stderr.splitlines()
+    assert warning.startswith("warning: the token travels to http://training.example unencrypted")
+    assert error.startswith("error: no connection")
+    home.environment |= {"CORDEE_SERVER": "http://127.0.0.1:9"}
+    assert "warning" not in home.cordee("jobs", code=1).stderr
+
+
 def test_a_run_s_dry_run_starts_nothing_and_leaves_nothing(home: Home) -> None:
     plan = home.json("run", "train.py", "--dry-run", "--workers", "64")
     assert plan["placement"]["workers_now"] == 64
@@ -370,6 +428,10 @@ def test_on_a_terminal_the_progress_is_live_and_the_terminal_is_left_as_it_was(h
     assert "step 12/12" in shown or "epoch" in shown
     assert shown.count("\x1b[?25l") == shown.count("\x1b[?25h") == 1  # the cursor is hidden once, and shown again
     assert "\x1b" not in shown[shown.index("succeeded in ") :]
+
+
+def folder_of(job: Any) -> str:
+    return str(Path(job["folder"]).parents[1])
 
 
 def processes_of(job: str) -> list[str]:

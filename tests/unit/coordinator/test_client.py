@@ -249,6 +249,9 @@ def test_a_stale_endpoint_is_not_trusted(stranger: str) -> None:
 def test_a_stranger_at_the_address_is_told_from_a_coordinator(stranger: str) -> None:
     with pytest.raises(UnreachableError, match="is not a Cordee coordinator"):
         connect(stranger)
+    # A 404 in somebody else's words is no "there is no such job".
+    with Client(Endpoint(stranger, "")) as elsewhere, pytest.raises(UnreachableError, match="answered 501, not as"):
+        elsewhere.cancel("job")
 
 
 def test_a_coordinator_that_took_over_a_stale_port_is_passed_over_not_taken_for_the_old_one(
@@ -265,6 +268,22 @@ def test_an_endpoint_file_says_where_and_with_which_token(tmp_path: Path) -> Non
     write_endpoint(tmp_path / "s", "http://127.0.0.1:1", "token" * 4)
     assert read_endpoint(tmp_path / "s") == Endpoint("http://127.0.0.1:1", "token" * 4, tmp_path / "s")
     assert read_endpoint(tmp_path) is None
+
+
+@pytest.mark.parametrize(
+    ("url", "token", "exposed"),
+    [
+        ("http://10.0.0.7:8470", "t", True),
+        ("http://training.example", "t", True),
+        ("http://training.example", "", False),
+        ("https://training.example", "t", False),
+        ("http://127.0.0.1:8470", "t", False),
+        ("http://localhost:8470", "t", False),
+        ("http://[::1]:8470", "t", False),
+    ],
+)
+def test_a_token_is_exposed_where_it_leaves_this_machine_unencrypted(url: str, token: str, exposed: bool) -> None:
+    assert Endpoint(url, token).exposes_token is exposed
 
 
 def test_waiting_for_a_coordinator_ends_when_it_answers_or_time_is_up(coordinator: EmbeddedCoordinator) -> None:
