@@ -106,7 +106,7 @@ class Simulation:
         self.processes: list[Process] = []  # those that live, or have left words on the way
         self.everybody: dict[str, Process] = {}
         self.unnoticed: list[SimAgent] = []  # agents that are gone, which the launcher has yet to see
-        self.agent_exits: dict[str, deque[ev.AgentExited]] = {}
+        self.agent_exits: dict[str, deque[ev.AgentExited | ev.AgentAbsent]] = {}
         self.crash_after: int | None = None
         self.log: list[tuple[float, ev.Event]] = []
         self.replies: list[list[act.Action]] = []
@@ -179,7 +179,7 @@ class Simulation:
             case act.StopAgent(worker, grace):
                 agent = self.agents.get(worker)
                 if agent is None or not agent.alive:
-                    self.agent_exits.setdefault(worker, deque()).append(ev.AgentExited(worker, None, "no agent"))
+                    self.agent_exits.setdefault(worker, deque()).append(ev.AgentAbsent(worker))
                 elif grace == 0.0:
                     agent.killed = True
                 else:
@@ -572,10 +572,10 @@ class Simulation:
                 due = self.machine.next_deadline()
                 assert due is None or due > self.now, "a deadline that has passed was dealt with"
             for agent in list(self.agents.values()):
-                process = agent.process
+                hangs = agent.process is not None and agent.process.stopped
                 if agent.alive and agent.killed:
                     self.kill_agent(agent, -9)
-                elif agent.alive and agent.asked and not agent.deaf and not (process is not None and process.stopped):
+                elif agent.alive and agent.asked and not agent.deaf and not hangs:
                     self.kill_agent(agent, -15)
 
     def round(self, chooser: random.Random | None = None) -> None:
@@ -673,8 +673,9 @@ def inflict(sim: Simulation, fault: str, pick: random.Random) -> None:
             if record.wanted:
                 sim.handle(ev.Scheduled(pick.randint(low, high)))
         case "cancel":
+            dies = sim.crash_after is not None  # then nobody was told that it is cancelled
             sim.handle(ev.CancelRequested())
-            assert sim.machine.state in TERMINAL_STATES
+            assert dies or sim.machine.state in TERMINAL_STATES
         case _ if victim is None:
             return
         case "kill":

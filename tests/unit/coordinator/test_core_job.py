@@ -635,6 +635,25 @@ def test_an_agent_that_does_not_stop_is_killed() -> None:
     assert [a.grace_seconds for a in decided if isinstance(a, act.StopAgent)] == [POLICY.stop_seconds, 0.0]
 
 
+def test_an_old_answer_that_there_was_no_agent_is_not_about_the_new_one() -> None:
+    story = training(0)
+    story.pass_time(POLICY.heartbeat_timeout_seconds + POLICY.stop_seconds + 2.0)
+    assert [a.grace_seconds for a in story.told(act.StopAgent)] == [0.0, 0.0]  # two stops, and one agent
+    story.tell(ev.AgentExited("j-w0", -9))
+    assert story.told(act.StartAgent)
+    story.tell(ev.AgentAbsent("j-w0"))
+    story.tell(ev.CancelRequested())
+    assert [a.worker for a in story.told(act.StopAgent) or story.pass_time(POLICY.parting_seconds)] == ["j-w0"]
+    assert not story.machine.done
+
+
+def test_an_agent_that_was_gone_when_it_was_to_be_stopped_is_started_again() -> None:
+    story = training(0)
+    story.pass_time(POLICY.heartbeat_timeout_seconds)
+    story.tell(ev.AgentAbsent("j-w0"))
+    assert story.told(act.StartAgent) == [act.StartAgent("j-w0")]
+
+
 def test_a_job_that_can_never_run_fails_with_the_reason() -> None:
     story = Story()
     story.tell(ev.JobRefused("the bundle is gone"))

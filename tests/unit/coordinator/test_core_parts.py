@@ -176,6 +176,7 @@ def test_the_agents_exit_codes_mean_what_the_worker_contract_says() -> None:
     assert describe_exit(-9) == "was ended by signal 9"
     assert describe_exit(3, "no space left") == "exited with code 3: no space left"
     assert describe_exit(None) == "is gone"
+    assert describe_exit(None, "no such interpreter") == "could not be run: no such interpreter"
 
 
 def test_the_first_restart_is_at_once_later_ones_back_off_and_the_budget_ends_them() -> None:

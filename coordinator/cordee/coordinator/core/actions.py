@@ -43,7 +43,7 @@ class StartAgent:
 
 @dataclass(frozen=True, slots=True)
 class StopAgent:
-    """End this worker's agent and its worker process; `AgentExited` follows, also when there was none.
+    """End this worker's agent and its worker process; `AgentExited` follows, or `AgentAbsent` when there was none.
 
     SIGTERM, and SIGKILL after `grace_seconds`; with 0, SIGKILL to the whole process group at once (the process may be
     stopped or hang).

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from cordee.coordinator.core.model import ArrivalReason, Result
 
 __all__ = [
+    "AgentAbsent",
     "AgentExited",
     "CancelRequested",
     "Event",
@@ -116,6 +117,13 @@ class AgentExited:
 
 
 @dataclass(frozen=True, slots=True)
+class AgentAbsent:
+    """A `StopAgent` found no agent. It speaks of the moment of the stop: one that was started since is not meant."""
+
+    worker: str
+
+
+@dataclass(frozen=True, slots=True)
 class Scheduled:
     """The scheduler's grant: how many workers the job may have from now on. Ignored when it is below the minimum."""
 
@@ -172,6 +180,7 @@ Event = (
     | WorkerFinished
     | ScriptFailed
     | AgentExited
+    | AgentAbsent
     | Scheduled
     | ScaleRequested
     | CancelRequested

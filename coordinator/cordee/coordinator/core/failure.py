@@ -28,11 +28,11 @@ class Verdict(Enum):
 
 EXITS: dict[int, tuple[Verdict, str]] = {
     0: (Verdict.CRASHED, "ended without a result that was heard of"),
-    70: (Verdict.SCRIPT_FAILED, "the script raised"),
-    71: (Verdict.LEFT, "drained"),
+    70: (Verdict.SCRIPT_FAILED, "says that the script raised"),
+    71: (Verdict.LEFT, "left in good order"),
     72: (Verdict.CRASHED, "was stopped, or heard from no coordinator for too long"),
     73: (Verdict.CRASHED, "was replaced by a newer process"),
-    74: (Verdict.EXHAUSTED, "its worker crashed too often"),
+    74: (Verdict.EXHAUSTED, "has used up its restarts: its worker crashed too often"),
 }
 """The agents' exit codes with a meaning of their own. Whatever else is a crash."""
 
@@ -42,11 +42,13 @@ def judge(code: int | None) -> Verdict:
 
 
 def describe_exit(code: int | None, message: str = "") -> str:
+    """A predicate: what an agent did, for sentences that begin with it."""
     if code is None:
-        return message or "is gone"
+        return f"could not be run: {message}" if message else "is gone"
     if code in EXITS:
-        return message or EXITS[code][1]
-    words = f"was ended by signal {-code}" if code < 0 else f"exited with code {code}"
+        words = EXITS[code][1]
+    else:
+        words = f"was ended by signal {-code}" if code < 0 else f"exited with code {code}"
     return f"{words}: {message}" if message else words
 
 

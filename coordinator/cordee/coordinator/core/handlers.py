@@ -214,6 +214,12 @@ def _on_agent_exited(crew: Crew, event: events.AgentExited) -> None:
             crew.tell("agent_exited", words)
 
 
+def _on_agent_absent(crew: Crew, event: events.AgentAbsent) -> None:
+    slot = crew.slots.get(event.worker)
+    if slot is not None and slot.agent is Agent.STOPPING:
+        _on_agent_exited(crew, events.AgentExited(event.worker, None))
+
+
 def _on_scheduled(crew: Crew, event: events.Scheduled) -> None:
     count = min(event.count, crew.durable.maximum - crew.given_up())
     if not crew.over and count >= crew.durable.minimum:
@@ -276,6 +282,7 @@ _HANDLERS: dict[type, Callable[[Crew, Any], None]] = {
     events.WorkerFinished: _on_finished,
     events.ScriptFailed: _on_script_failed,
     events.AgentExited: _on_agent_exited,
+    events.AgentAbsent: _on_agent_absent,
     events.Scheduled: _on_scheduled,
     events.ScaleRequested: _on_scale_requested,
     events.CancelRequested: _on_cancel_requested,

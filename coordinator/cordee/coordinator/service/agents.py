@@ -1,14 +1,15 @@
 """What is done to agents, and what becomes of them.
 
 Starting a process takes time, so it runs beside the loop; but what is to be done to one worker's agent is done in the
-order in which it was decided. Whatever becomes of it, also that it could not be started, comes back as `AgentExited`.
+order in which it was decided. Whatever becomes of it, also that it could not be started, comes back as `AgentExited`;
+that there was none to stop, as `AgentAbsent`.
 """
 
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable
 
-from cordee.coordinator.core.events import AgentExited
+from cordee.coordinator.core.events import AgentAbsent, AgentExited
 from cordee.coordinator.errors import CoordinatorError
 from cordee.coordinator.service.launchers.base import AgentSpec, Launcher
 
@@ -20,7 +21,7 @@ _log = logging.getLogger(__name__)
 class Agents:
     """The agents of one launcher. `exited` is called with a job's id and what happened."""
 
-    def __init__(self, launcher: Launcher, exited: Callable[[str, AgentExited], None]) -> None:
+    def __init__(self, launcher: Launcher, exited: Callable[[str, AgentExited | AgentAbsent], None]) -> None:
         self._launcher = launcher
         self._exited = exited
         self._turns: dict[str, asyncio.Task[None]] = {}
@@ -35,7 +36,7 @@ class Agents:
                 self._exited(spec.job, AgentExited(spec.worker, None, error.message))
             except Exception as error:
                 _log.exception("the launcher failed at starting %s", spec.worker)
-                self._exited(spec.job, AgentExited(spec.worker, None, f"could not be started: {error!r}"))
+                self._exited(spec.job, AgentExited(spec.worker, None, repr(error)))
 
         self._in_turn(spec.worker, work)
 
@@ -44,7 +45,7 @@ class Agents:
 
         async def work() -> None:
             if not await self._launcher.stop(worker, grace_seconds=grace_seconds):
-                self._exited(job, AgentExited(worker, None, "was not running"))
+                self._exited(job, AgentAbsent(worker))
 
         self._in_turn(worker, work)
 

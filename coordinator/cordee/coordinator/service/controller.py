@@ -307,7 +307,8 @@ class Controller:
             for action in decided:
                 self._carry_out(job, action)
         self._set_timer(job, now)
-        if decided or isinstance(event, events.AgentExited):  # an exit frees a slot, even if nothing else follows
+        # An exit frees a slot, even if nothing else follows.
+        if decided or isinstance(event, events.AgentExited | events.AgentAbsent):
             job.touch()
             self._idle.set()
             self._reschedule()
@@ -374,7 +375,7 @@ class Controller:
             case actions.Persist() | actions.RecordEvent():
                 pass  # written already, together
 
-    def _agent_exited(self, identity: str, event: events.AgentExited) -> None:
+    def _agent_exited(self, identity: str, event: events.AgentExited | events.AgentAbsent) -> None:
         job = self._jobs.get(identity)
         if job is not None:
             self.feed(job, event)
