@@ -178,7 +178,7 @@ def cordee_command(log: Path, steps: int) -> list[str]:
     return [
         sys.executable, "-m", "cordee.coordinator.cli", "run", str(HERE / "workloads" / "mlp_cordee.py"),
         "--workers", f"1:{WORKERS}", "--state", str(log / "state"), "--",
-        "--log", str(log), "--steps", str(steps),
+        "--records", str(log), "--steps", str(steps),
     ]  # fmt: skip
 
 
@@ -186,7 +186,7 @@ def torchrun_command(log: Path, steps: int) -> list[str]:
     return [
         sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", str(WORKERS), "--max-restarts", "1000",
         "--monitor-interval", "0.1", "--rdzv-backend", "c10d", "--rdzv-endpoint", "127.0.0.1:0",
-        str(HERE / "workloads" / "mlp_torch.py"), "--log", str(log), "--steps", str(steps),
+        str(HERE / "workloads" / "mlp_torch.py"), "--records", str(log), "--steps", str(steps),
     ]  # fmt: skip
 
 

@@ -13,7 +13,7 @@ from cordee import trainer
 from cordee.trainer import data, elastic, nn, optim
 
 parser = argparse.ArgumentParser()
-parser.add_argument("--log", type=Path, required=True, help="folder of the step logs")
+parser.add_argument("--records", type=Path, required=True, help="folder of the step logs")
 parser.add_argument("--steps", type=int, default=1000)
 parser.add_argument("--batch", type=int, default=3072)
 arguments = parser.parse_args()
@@ -28,7 +28,7 @@ criterion = nn.CrossEntropyLoss()
 loader = data.DataLoader(data.TensorDataset(x, y), batch_size=arguments.batch, shuffle=True, shards=12, seed=0)
 
 worker = os.environ.get("CORDEE_WORKER", "alone")
-with (arguments.log / f"{worker}.{os.getpid()}.jsonl").open("a", buffering=1) as log:
+with (arguments.records / f"{worker}.{os.getpid()}.jsonl").open("a", buffering=1) as log:
     run = elastic.Run(model, optimizer, loader)
     for step in run.steps(epochs=arguments.steps // len(loader)):
         generation, size = run.generation, run.world_size

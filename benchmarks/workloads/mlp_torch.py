@@ -13,7 +13,7 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 parser = argparse.ArgumentParser()
-parser.add_argument("--log", type=Path, required=True)
+parser.add_argument("--records", type=Path, required=True)
 parser.add_argument("--steps", type=int, default=1000)
 parser.add_argument("--batch", type=int, default=3072)
 arguments = parser.parse_args()
@@ -28,7 +28,7 @@ y = torch.randint(0, 10, (len(x),))
 model = nn.Sequential(nn.Linear(64, 256), nn.ReLU(), nn.Linear(256, 10))
 optimizer = torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9)
 criterion = nn.CrossEntropyLoss()
-checkpoint = arguments.log / "checkpoint.pt"
+checkpoint = arguments.records / "checkpoint.pt"
 first = 1
 if checkpoint.exists():
     saved = torch.load(checkpoint, weights_only=True)
@@ -36,7 +36,7 @@ if checkpoint.exists():
     optimizer.load_state_dict(saved["optimizer"])
     first = saved["step"] + 1
 parallel = DistributedDataParallel(model)
-with (arguments.log / f"{rank}.{os.getpid()}.jsonl").open("a", buffering=1) as log:
+with (arguments.records / f"{rank}.{os.getpid()}.jsonl").open("a", buffering=1) as log:
     for step in range(first, arguments.steps + 1):
         start = (step % 4) * arguments.batch + rank * share
         optimizer.zero_grad()
