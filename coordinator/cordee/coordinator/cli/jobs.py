@@ -116,9 +116,10 @@ def wait(
                 again=there(server, state),
                 timeout_seconds=timeout,
             )
-        elif (past := _left_behind(keeper, found)) is not None:
+        else:
             say(f"{found['id']}: {found['reason']}")
-            hint(past.hint)
+            if (past := _left_behind(keeper, found)) is not None:
+                hint(past.hint)
     if output is not None:
         print_job(found, output)
     else:
