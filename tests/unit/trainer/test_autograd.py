@@ -234,6 +234,15 @@ def test_an_embeddings_gradient_goes_right_into_the_sink() -> None:
     assert table.grad[:, 0].tolist() == [0.0, 6.0, 0.0, 2.0, 2.0]
 
 
+@pytest.mark.parametrize("dtype", ["uint8", "int8", "int32"])
+def test_row_numbers_may_be_of_a_type_that_cannot_hold_the_number_of_rows(dtype: str) -> None:
+    table = ct.ones(300, 2, requires_grad=True)
+    rows = np.array([1, 3, 1, 1, 4, 4, 1, 3, 1, 120], dtype)
+    ct.embedding(ct.tensor(rows), table).sum().backward()
+    assert table.grad is not None
+    assert table.grad[:, 0].tolist() == np.bincount(rows, minlength=300).tolist()
+
+
 def test_leaves_do_not_share_gradient_memory() -> None:
     x, y = _leaf(1.0), _leaf(2.0)
     (x + y).sum().backward()

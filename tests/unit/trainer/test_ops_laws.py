@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
@@ -158,3 +158,34 @@ def test_split_undoes_cat(sizes: list[int], dim: int) -> None:
     whole = ct.cat(parts, dim)
     for part, again in zip(parts, ct.split(whole, sizes, dim), strict=True):
         assert part.equal(again)
+
+
+_STEPS: dict[str, Any] = {
+    "add": lambda a, b: a + b,
+    "mul": lambda a, b: (a * b).sin(),  # which stays small, however often it is squared
+    "scale": lambda a, _: a * 1.5,
+    "turn": lambda a, _: a.permute(*reversed(range(a.ndim))),
+    "flatten": lambda a, _: a.reshape(-1),
+    "rows": lambda a, _: a[ct.tensor(np.arange(12) * 7 % a.shape[0])] if a.ndim else a[None],
+    "part": lambda a, _: a[1:] if a.ndim and a.shape[0] > 2 else a.unsqueeze(0),
+    "total": lambda a, _: a.sum(),
+    "repeat": lambda a, _: a.expand(2, *a.shape) if a.ndim < 4 else a,
+}
+
+
+@example([("rows", 0, 0), ("turn", 0, 0), ("turn", 0, 0)])  # rows are added to a sum of transposed gradients
+@example([("total", 0, 0), ("rows", 1, 1), ("scale", 1, 1)])  # and to a sum without dimensions
+@given(st.lists(st.tuples(st.sampled_from(sorted(_STEPS)), st.integers(0, 99), st.integers(0, 99)), max_size=12))
+def test_adding_gradients_in_place_gives_what_adding_them_into_new_tensors_gives(program: Any) -> None:
+    x = _leaf(_values((5, 3, 4)))
+    pool = [x * 1.0]  # not a leaf: its gradient is gathered by the walk
+    for name, left, right in program:
+        a, b = pool[left % len(pool)], pool[right % len(pool)]
+        pool.append(_STEPS[name](a, b if b.shape == a.shape else a))
+    weighted = [(tensor * (place + 1.0)).sum() for place, tensor in enumerate(pool[1:] or pool)]
+    loss = sum(weighted[1:], weighted[0])
+    (expected,) = ct.autograd.grad(loss, x, create_graph=True)
+    loss.backward()
+    assert x.grad is not None
+    assert expected is not None
+    np.testing.assert_allclose(to_numpy(x.grad.data), to_numpy(expected.data), rtol=1e-9, atol=1e-9)

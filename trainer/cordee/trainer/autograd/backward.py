@@ -217,8 +217,9 @@ class _Walk:
             known += d
             d = known
         else:
-            self.owned.add(edge)
             d = known + d
+            if d.ndim:  # without dimensions NumPy's sum is a number, which cannot be added to in place
+                self.owned.add(edge)
         self.grads[edge] = d
 
 

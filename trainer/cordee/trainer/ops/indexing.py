@@ -57,12 +57,17 @@ def _add_at(xp: Any, out: Any, a: Any, index: Any) -> None:
 
 
 def _add_rows(out: Any, a: Any, rows: Any) -> None:
-    """Adds whole rows: sorted by where they go, then summed in runs. Several times faster than `np.add.at`."""
-    rows = np.where(rows < 0, rows + out.shape[0], rows)
+    """Adds whole rows: sorted by where they go, then summed in runs. Several times faster than `np.add.at`.
+
+    `out` may have any layout: a gradient that was added up from transposed ones is transposed itself, and a reshape of
+    it would be a copy.
+    """
+    rows = rows.astype(np.intp)  # a narrow integer could not hold the number of rows
+    rows[rows < 0] += out.shape[0]
     order = rows.argsort(kind="stable")
     rows = rows[order]
     starts = np.concatenate(([0], np.flatnonzero(rows[1:] != rows[:-1]) + 1))
-    out.reshape(out.shape[0], -1)[rows[starts]] += np.add.reduceat(a[order], starts, axis=0)
+    out[rows[starts]] += np.add.reduceat(a[order], starts, axis=0).reshape(-1, *out.shape[1:])
 
 
 def _add_grad(F: Any, dest: Any, g: Any, out: Any, a: Any, *, index: Any) -> None:
