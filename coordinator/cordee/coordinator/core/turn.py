@@ -216,7 +216,8 @@ def _call_members(crew: Crew) -> None:
         return
     computing = [(s, s.session) for s in live if s.session is not None and s.session.phase is Phase.TRAINING]
     if crew.broken:
-        lost = tuple(w for w in crew.members if w not in {s.worker for s in live if s.missing is None})
+        here = {slot.worker for slot in live if slot.missing is None}
+        lost = tuple(worker for worker in crew.members if worker not in here)
         for slot, session in computing:
             if slot.worker not in crew.aborted:
                 crew.aborted.add(slot.worker)
