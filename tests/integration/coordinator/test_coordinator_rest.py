@@ -363,7 +363,7 @@ async def test_metrics_parse_and_follow_the_conventions(coordinator: Any) -> Non
     def value(name: str, /, **labels: str) -> float:
         return values[name, frozenset(labels.items())]
 
-    of = {"job": job, "name": "job"}
+    of = {"job_id": job, "name": "job"}
     assert value("cordee_jobs", state="running") == 1
     assert value("cordee_job_steps_total", **of) == 20
     assert value("cordee_job_samples_total", **of) == 640

@@ -184,7 +184,7 @@ async def test_notes_and_checkpoints_reach_the_history_and_the_metrics(coordinat
 
     async def checkpoint_shown() -> bool:
         return (
-            f'cordee_job_checkpoint_step{{job="{job}",name="job"}} 30.0'
+            f'cordee_job_checkpoint_step{{job_id="{job}",name="job"}} 30.0'
             in (await coordinator.http.get("/metrics")).text
         )
 
