@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cordee.trainer.data import Batch, DataLoader, Subset, TensorDataset, epoch_order
-from cordee.trainer.tensor import Tensor
+from cordee.trainer.tensors import Tensor
 
 loaders = st.builds(
     lambda size, batch_size, shards, seed, shuffle, drop_last: DataLoader(

@@ -8,7 +8,7 @@ import pytest
 import cordee.trainer as ct
 from cordee.trainer import data, nn, optim, random
 from cordee.trainer.data import DataLoader, TensorDataset, datasets
-from cordee.trainer.tensor import Tensor
+from cordee.trainer.tensors import Tensor
 
 
 def test_a_convolutional_net_learns_digits() -> None:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from cordee.trainer.nn import Module, ModuleDict, ModuleList, Parameter, Sequential
-from cordee.trainer.tensor import Tensor
+from cordee.trainer.tensors import Tensor
 
 
 class Scale(Module):

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from cordee.trainer import optim
 from cordee.trainer.nn import Module, Parameter
 from cordee.trainer.optim import FlatGroup
-from cordee.trainer.tensor import Tensor
+from cordee.trainer.tensors import Tensor
 
 SHAPES = [(3, 4), (4,), (), (17,), (2, 0)]
 

@@ -11,7 +11,7 @@ import pytest
 
 from cordee.trainer import optim
 from cordee.trainer.nn import Parameter
-from cordee.trainer.tensor import Tensor
+from cordee.trainer.tensors import Tensor
 
 _GOLDEN = Path(__file__).parents[2] / "golden"
 _SPEC = importlib.util.spec_from_file_location("make_golden_optim", _GOLDEN / "make_golden_optim.py")

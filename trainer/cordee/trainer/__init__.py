@@ -31,7 +31,7 @@ from cordee.trainer.autograd import enable_grad, is_grad_enabled, no_grad, set_g
 from cordee.trainer.errors import DeviceError, GraphError, ShapeError, TrainerError, TrainerIndexError
 from cordee.trainer.ops import *  # noqa: F403
 from cordee.trainer.random import initial_seed, manual_seed, seed
-from cordee.trainer.tensor import Tensor
+from cordee.trainer.tensors import Tensor
 
 if TYPE_CHECKING:
     from cordee.trainer import checkpoint, data, elastic, nn, optim

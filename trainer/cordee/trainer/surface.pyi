@@ -5,7 +5,7 @@ from typing import Any, Self
 from cordee.trainer.array import DTypeLike
 from cordee.trainer.autograd.graph import Operand
 from cordee.trainer.ops.reduction import MaxResult
-from cordee.trainer.tensor import Tensor
+from cordee.trainer.tensors import Tensor
 
 __all__ = ["Surface"]
 

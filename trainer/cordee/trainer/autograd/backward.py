@@ -16,7 +16,7 @@ from cordee.trainer.autograd.mode import set_grad_enabled
 from cordee.trainer.autograd.record import REGISTRY, Op, shape_of
 from cordee.trainer.autograd.vocabulary import array_vocabulary
 from cordee.trainer.errors import GraphError, ShapeError
-from cordee.trainer.tensor import Leaf, Tensor, wrap
+from cordee.trainer.tensors import Leaf, Tensor, wrap
 
 __all__ = ["backward", "grad"]
 

@@ -12,7 +12,7 @@ from cordee.trainer.autograd.graph import Node
 from cordee.trainer.autograd.mode import MODE, no_grad
 from cordee.trainer.autograd.record import Op
 from cordee.trainer.errors import GraphError
-from cordee.trainer.tensor import Tensor, wrap
+from cordee.trainer.tensors import Tensor, wrap
 
 __all__ = ["Context", "Function"]
 

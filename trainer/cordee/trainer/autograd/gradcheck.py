@@ -15,7 +15,7 @@ from cordee.trainer.array import as_array, to_numpy
 from cordee.trainer.autograd.backward import grad
 from cordee.trainer.autograd.mode import enable_grad, no_grad
 from cordee.trainer.errors import TrainerError
-from cordee.trainer.tensor import Tensor, wrap
+from cordee.trainer.tensors import Tensor, wrap
 
 __all__ = ["GradcheckError", "gradcheck", "gradgradcheck"]
 

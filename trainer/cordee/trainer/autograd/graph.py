@@ -21,7 +21,7 @@ from cordee.trainer.array import Array, array_module, as_array, default_dtype
 from cordee.trainer.autograd.mode import MODE
 from cordee.trainer.autograd.record import Op
 from cordee.trainer.errors import ShapeError, TrainerError, TrainerIndexError
-from cordee.trainer.tensor import Leaf, Tensor, wrap
+from cordee.trainer.tensors import Leaf, Tensor, wrap
 
 __all__ = ["Node", "Operand", "apply", "apply_one", "binary", "unary"]
 

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from cordee.trainer.array import to_numpy
 from cordee.trainer.data.dataset import BatchedDataset, Dataset
-from cordee.trainer.tensor import Tensor
+from cordee.trainer.tensors import Tensor
 
 __all__ = ["CollateFunction", "default_collate", "gather"]
 

@@ -19,7 +19,7 @@ from cordee.trainer.data.batch import Batch
 from cordee.trainer.data.collate import CollateFunction, gather
 from cordee.trainer.data.dataset import BatchedDataset, Dataset
 from cordee.trainer.data.sampler import epoch_order
-from cordee.trainer.tensor import Tensor
+from cordee.trainer.tensors import Tensor
 
 __all__ = ["DataLoader"]
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from cordee.trainer.elastic.partials import PartialSums
     from cordee.trainer.elastic.protocols import World
     from cordee.trainer.optim import Optimizer
-    from cordee.trainer.tensor import Tensor
+    from cordee.trainer.tensors import Tensor
 
 __all__ = ["Step"]
 

@@ -6,7 +6,7 @@ from typing import Literal
 
 from cordee.trainer.nn import functional
 from cordee.trainer.nn.module import Module
-from cordee.trainer.tensor import Tensor
+from cordee.trainer.tensors import Tensor
 
 __all__ = ["ELU", "GELU", "LeakyReLU", "LogSoftmax", "ReLU", "SiLU", "Sigmoid", "Softmax", "Softplus", "Tanh"]
 

@@ -7,7 +7,7 @@ from cordee.trainer.nn import init
 from cordee.trainer.nn.module import Module
 from cordee.trainer.nn.parameter import Parameter, empty_parameter
 from cordee.trainer.ops import embedding
-from cordee.trainer.tensor import Tensor
+from cordee.trainer.tensors import Tensor
 
 __all__ = ["Embedding"]
 

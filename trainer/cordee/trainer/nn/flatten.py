@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from cordee.trainer.nn.module import Module
 from cordee.trainer.ops import flatten, unflatten
-from cordee.trainer.tensor import Tensor
+from cordee.trainer.tensors import Tensor
 
 __all__ = ["Flatten", "Unflatten"]
 

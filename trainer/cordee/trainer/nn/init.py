@@ -9,7 +9,7 @@ import numpy as np
 
 from cordee.trainer import random
 from cordee.trainer.array import as_array
-from cordee.trainer.tensor import Tensor
+from cordee.trainer.tensors import Tensor
 
 __all__ = [
     "calculate_gain",

@@ -6,7 +6,7 @@ from typing import Literal, TypeAlias
 
 from cordee.trainer.nn import functional
 from cordee.trainer.nn.module import Module
-from cordee.trainer.tensor import Tensor
+from cordee.trainer.tensors import Tensor
 
 __all__ = ["BCEWithLogitsLoss", "CrossEntropyLoss", "L1Loss", "MSELoss", "NLLLoss"]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from cordee.trainer.array import DTypeLike, default_dtype, default_module
-from cordee.trainer.tensor import Tensor
+from cordee.trainer.tensors import Tensor
 
 __all__ = ["Parameter", "empty_parameter"]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from cordee.trainer.nn.convolution import Pair, pair
 from cordee.trainer.nn.module import Module
 from cordee.trainer.ops import avg_pool2d, max_pool2d
-from cordee.trainer.tensor import Tensor
+from cordee.trainer.tensors import Tensor
 
 __all__ = ["AvgPool2d", "MaxPool2d"]
 

@@ -14,7 +14,7 @@ from cordee.trainer.autograd.record import Sampler, op
 from cordee.trainer.ops.elementwise import as_mask
 from cordee.trainer.ops.products import row_sums
 from cordee.trainer.ops.special import erf as _erf
-from cordee.trainer.tensor import Tensor
+from cordee.trainer.tensors import Tensor
 
 __all__ = [
     "dropout", "elu", "erf", "gelu", "leaky_relu", "log_softmax", "logsigmoid", "relu", "sigmoid", "silu", "softmax",

@@ -14,7 +14,7 @@ from cordee.trainer.autograd.record import op
 from cordee.trainer.errors import ShapeError
 from cordee.trainer.ops.activation import kept_mask
 from cordee.trainer.ops.products import row_sums
-from cordee.trainer.tensor import Tensor
+from cordee.trainer.tensors import Tensor
 
 __all__ = ["scaled_dot_product_attention"]
 

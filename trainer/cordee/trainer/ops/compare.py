@@ -11,7 +11,7 @@ import numpy as np
 from cordee.trainer.array import array_module
 from cordee.trainer.autograd.graph import Operand, explain_broadcast
 from cordee.trainer.errors import ShapeError
-from cordee.trainer.tensor import Tensor, wrap
+from cordee.trainer.tensors import Tensor, wrap
 
 __all__ = [
     "allclose", "ceil", "eq", "equal", "floor", "floor_divide", "ge", "gt", "isfinite", "isinf", "isnan", "le",

@@ -16,7 +16,7 @@ from cordee.trainer.autograd.graph import apply
 from cordee.trainer.autograd.record import op, shape_of
 from cordee.trainer.errors import ShapeError
 from cordee.trainer.ops.shape import pad
-from cordee.trainer.tensor import Tensor
+from cordee.trainer.tensors import Tensor
 
 __all__ = ["conv2d"]
 

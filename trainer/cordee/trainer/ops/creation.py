@@ -9,7 +9,7 @@ import numpy as np
 
 from cordee.trainer import random
 from cordee.trainer.array import Array, DTypeLike, array_module, as_array, default_dtype, default_module
-from cordee.trainer.tensor import Tensor, wrap
+from cordee.trainer.tensors import Tensor, wrap
 
 __all__ = [
     "arange", "as_tensor", "empty", "empty_like", "eye", "from_numpy", "full", "full_like", "linspace", "ones",

@@ -9,7 +9,7 @@ import numpy as np
 
 from cordee.trainer.autograd.graph import Operand, apply, apply_one, binary, unary
 from cordee.trainer.autograd.record import Sampler, op
-from cordee.trainer.tensor import Tensor
+from cordee.trainer.tensors import Tensor
 
 __all__ = [
     "abs", "add", "clamp", "clone", "cos", "div", "exp", "expm1", "log", "log1p", "maximum", "minimum", "mul", "neg",

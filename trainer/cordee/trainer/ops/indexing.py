@@ -15,7 +15,7 @@ from cordee.trainer.autograd.graph import apply_one
 from cordee.trainer.autograd.record import Sampler, op, shape_of
 from cordee.trainer.errors import GraphError, ShapeError, TrainerIndexError
 from cordee.trainer.ops.elementwise import where
-from cordee.trainer.tensor import Tensor, wrap
+from cordee.trainer.tensors import Tensor, wrap
 
 __all__ = [
     "embedding",

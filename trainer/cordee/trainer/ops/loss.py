@@ -14,7 +14,7 @@ from cordee.trainer.ops.activation import log_softmax, logsigmoid
 from cordee.trainer.ops.elementwise import maximum
 from cordee.trainer.ops.indexing import gather
 from cordee.trainer.ops.products import ones
-from cordee.trainer.tensor import Tensor, wrap
+from cordee.trainer.tensors import Tensor, wrap
 
 __all__ = ["binary_cross_entropy_with_logits", "cross_entropy", "l1_loss", "mse_loss", "nll_loss"]
 

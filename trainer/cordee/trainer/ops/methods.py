@@ -16,7 +16,7 @@ from cordee.trainer.autograd.mode import MODE
 from cordee.trainer.errors import DeviceError, GraphError, ShapeError
 from cordee.trainer.ops import activation, compare, elementwise, indexing, products, reduction, shape
 from cordee.trainer.surface import Surface
-from cordee.trainer.tensor import Leaf, Tensor
+from cordee.trainer.tensors import Leaf, Tensor
 
 __all__ = ["METHODS", "attach"]
 

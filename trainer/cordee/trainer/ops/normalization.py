@@ -12,7 +12,7 @@ from cordee.trainer.autograd.graph import apply
 from cordee.trainer.autograd.record import op
 from cordee.trainer.errors import ShapeError
 from cordee.trainer.ops.products import ones, row_sums
-from cordee.trainer.tensor import Tensor
+from cordee.trainer.tensors import Tensor
 
 __all__ = ["layer_norm"]
 

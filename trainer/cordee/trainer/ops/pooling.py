@@ -9,7 +9,7 @@ import numpy as np
 from cordee.trainer.autograd.graph import apply, apply_one
 from cordee.trainer.autograd.record import op
 from cordee.trainer.ops.convolution import Pair, output_size, pair, windows
-from cordee.trainer.tensor import Tensor, wrap
+from cordee.trainer.tensors import Tensor, wrap
 
 __all__ = ["avg_pool2d", "max_pool2d"]
 

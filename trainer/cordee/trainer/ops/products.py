@@ -10,7 +10,7 @@ import numpy as np
 from cordee.trainer.autograd.graph import apply, explain_broadcast
 from cordee.trainer.autograd.record import op, shape_of
 from cordee.trainer.errors import ShapeError
-from cordee.trainer.tensor import Tensor
+from cordee.trainer.tensors import Tensor
 
 __all__ = ["addmm", "bmm", "dot", "linear", "matmul", "mm", "mv", "outer"]
 

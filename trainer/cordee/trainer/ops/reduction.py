@@ -10,7 +10,7 @@ import numpy as np
 from cordee.trainer.array import DTypeLike, array_module
 from cordee.trainer.autograd.graph import apply_one
 from cordee.trainer.autograd.record import Sampler, op
-from cordee.trainer.tensor import Tensor, wrap
+from cordee.trainer.tensors import Tensor, wrap
 
 __all__ = [
     "MaxResult", "all", "amax", "amin", "any", "argmax", "argmin", "argsort", "cumsum", "logsumexp", "max", "mean",

@@ -11,7 +11,7 @@ import numpy as np
 from cordee.trainer.autograd.graph import apply, apply_one
 from cordee.trainer.autograd.record import Sampler, op
 from cordee.trainer.errors import ShapeError
-from cordee.trainer.tensor import Tensor
+from cordee.trainer.tensors import Tensor
 
 __all__ = [
     "broadcast_to", "cat", "chunk", "concat", "expand", "flatten", "flip", "movedim", "pad", "permute", "repeat",

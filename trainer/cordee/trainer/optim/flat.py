@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cordee.trainer.array import array_module
-from cordee.trainer.tensor import Tensor
+from cordee.trainer.tensors import Tensor
 
 if TYPE_CHECKING:
     from cordee.trainer.nn.parameter import Parameter

@@ -15,7 +15,7 @@ import numpy as np
 
 from cordee.trainer.array import array_module
 from cordee.trainer.optim.flat import FlatGroup
-from cordee.trainer.tensor import Tensor
+from cordee.trainer.tensors import Tensor
 
 if TYPE_CHECKING:
     from cordee.trainer.nn.parameter import Parameter
