@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cordee.worker import exit_codes
+from cordee.worker.gpu import count_gpus, visible_devices
 from cordee.worker.lifeline import Lifeline
 from cordee.worker.settings import SettingsError, WorkerSettings
 
@@ -45,6 +46,9 @@ def main() -> int:
     del os.environ["CORDEE_TOKEN"]  # a script that prints its environment does not print the job's key
     for variable in THREAD_VARIABLES:
         os.environ[variable] = str(settings.threads)
+    gpu = visible_devices(settings.worker, os.environ.get("CORDEE_DEVICE", "auto"), os.environ, count_gpus())
+    if gpu is not None:
+        os.environ["CUDA_VISIBLE_DEVICES"] = gpu
     os.environ["CORDEE_OUTPUT_DIR"] = str(settings.output)
     for stream in (sys.stdout, sys.stderr):
         # A pipe is buffered by blocks otherwise: a log would come in lumps, and a killed worker's last lines never.
