@@ -9,11 +9,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from safetensors.numpy import load_file
 
 from cordee.trainer.checkpoint import CheckpointError, CheckpointWriter, load_latest
 from cordee.trainer.checkpoint.layout import MANIFEST, STATE_FILE, step_directories
 from cordee.trainer.checkpoint.reader import load_checkpoint
 from cordee.trainer.checkpoint.writer import write_checkpoint
+from cordee.trainer.elastic.weights import weights_sha256, write_weights
 
 
 def arrays(step: int) -> dict[str, np.ndarray]:
@@ -26,6 +28,12 @@ def arrays(step: int) -> dict[str, np.ndarray]:
 
 def refuse(error: CheckpointError) -> None:
     raise error
+
+
+def test_the_weights_file_holds_what_its_fingerprint_says(tmp_path: Path) -> None:
+    weights = {**arrays(1), "transposed": np.arange(6.0).reshape(2, 3).T}
+    write_weights(tmp_path / "model.safetensors", weights, weights_sha256(weights))
+    assert weights_sha256(load_file(tmp_path / "model.safetensors")) == weights_sha256(weights)
 
 
 def test_a_state_comes_back_bit_for_bit(tmp_path: Path) -> None:

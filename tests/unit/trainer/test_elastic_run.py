@@ -23,6 +23,7 @@ from cordee import trainer
 from cordee.trainer import data, elastic, nn, optim
 from cordee.trainer.elastic import runtime
 from cordee.trainer.elastic.protocols import CheckpointPolicy, PeerLostError, ProgressReport, RunResult, World
+from cordee.trainer.elastic.solo import SoloCommunicator, SoloMembership
 from cordee.trainer.elastic.tree import Span, combine_order, cover, deal, root
 
 EPOCHS, SAMPLES, BATCH, SHARDS = 3, 23, 6, 4
@@ -48,6 +49,23 @@ def train(run: elastic.Run, epochs: int = EPOCHS) -> dict[int, float]:
         for batch in step.shards:
             step.backward(nn.functional.cross_entropy(run.model(batch.x), batch.y))
         if step.commit():
+            losses[step.number] = step.loss
+    return losses
+
+
+def train_on_a_schedule(run: elastic.Run) -> dict[int, float]:
+    """A loop that changes the learning rate relative to what it is, before and after a commit, as a script written for
+    PyTorch does."""
+    losses = {}
+    for step in run.steps(EPOCHS):
+        options = run.optimizer.param_groups[0]
+        if step.number == 3:
+            options["lr"] *= 0.5
+        for batch in step.shards:
+            step.backward(nn.functional.cross_entropy(run.model(batch.x), batch.y))
+        step.commit()
+        options["lr"] *= 0.9
+        if step.committed:
             losses[step.number] = step.loss
     return losses
 
@@ -79,7 +97,15 @@ class Exchange:
 class Simulation:
     """A job in memory: a coordinator that forms worlds, and workers that take turns."""
 
-    def __init__(self, kills: Sequence[Kill], num_workers: int, respawn: bool, folder: Path | None = None) -> None:
+    def __init__(
+        self,
+        kills: Sequence[Kill],
+        num_workers: int,
+        respawn: bool,
+        folder: Path | None = None,
+        script: Callable[[elastic.Run], dict[int, float]] = train,
+    ) -> None:
+        self.script = script
         self.turn = threading.Condition()
         self.kills = list(kills)
         self.respawn = respawn
@@ -115,7 +141,7 @@ class Simulation:
                 runtime.install(SimulatedMembership(self, worker))
                 run = make_run()
                 runtime.install(None)
-                self.losses.append(train(run))
+                self.losses.append(self.script(run))
                 self.weights[worker] = run.weights_sha256()
                 self.done.add(worker)
                 self.form_world()
@@ -332,6 +358,64 @@ def test_every_history_ends_with_the_same_weights(
     assert set(simulation.weights.values()) == {weights}
     for seen in simulation.losses:
         assert all(losses[step] == loss for step, loss in seen.items())
+
+
+@settings(max_examples=50)
+@given(history=st.lists(kills, max_size=4, unique_by=lambda kill: kill.step), num_workers=st.integers(1, 4))
+def test_a_step_that_is_redone_changes_a_learning_rate_once(history: list[Kill], num_workers: int) -> None:
+    alone = make_run()
+    losses = train_on_a_schedule(alone)
+    simulation = Simulation(history, num_workers, respawn=True, script=train_on_a_schedule)
+    simulation.run()
+    assert set(simulation.weights.values()) == {alone.weights_sha256()}
+    for seen in simulation.losses:
+        assert all(losses[step] == loss for step, loss in seen.items())
+
+
+def test_a_step_that_is_redone_draws_the_same_numbers() -> None:
+    """Outside the shards, where a draw is keyed by its number."""
+
+    class Stumbling(SoloCommunicator):
+        def all_reduce(self, *arguments: Any, **options: Any) -> list[bytes]:
+            raise PeerLostError("gone")
+
+    def draws(stumble: bool) -> list[tuple[int, float]]:
+        run = make_run()
+        seen = []
+        for step in run.steps(1):
+            seen.append((step.number, trainer.rand(1).item()))
+            for batch in step.shards:
+                step.backward(nn.functional.cross_entropy(run.model(batch.x), batch.y))
+            if stumble and step.number == 3 and len(seen) == 3:
+                step._communicator = Stumbling()
+            assert step.commit() is not (stumble and len(seen) == 3)
+        return seen
+
+    undisturbed = draws(stumble=False)
+    assert draws(stumble=True) == undisturbed[:3] + undisturbed[2:]
+
+
+def test_a_checkpoint_holds_what_the_script_did_after_the_commit(tmp_path: Path) -> None:
+    alone = make_run()
+    train_on_a_schedule(alone)
+    simulation = Simulation(
+        [Kill(7, frozenset(range(3)), frozenset())], 3, respawn=True, folder=tmp_path, script=train_on_a_schedule
+    )
+    simulation.run()
+    assert set(simulation.weights.values()) == {alone.weights_sha256()}
+    assert min(min(seen) for seen in simulation.losses) > 1, "it began from scratch"
+
+
+def test_a_second_run_in_a_job_is_refused_before_it_takes_the_firsts_checkpoint() -> None:
+    runtime.install(SoloMembership())
+    try:
+        first, second = make_run(), make_run()
+        train(first, 1)
+        train(first, 2)
+        with pytest.raises(RuntimeError, match=r"a job trains one elastic\.Run"):
+            train(second)
+    finally:
+        runtime.install(None)
 
 
 def test_a_member_that_is_a_step_ahead_is_followed(undisturbed: tuple[str, dict[int, float]]) -> None:

@@ -144,10 +144,11 @@ class Run:
         """Yields the steps up to the end of epoch `epochs` that are not committed yet; after a loss, a step once more.
 
         Raises:
-            RuntimeError: the loop went on without committing a step.
+            RuntimeError: the loop went on without committing a step; or, in a job, the script trains a second run.
         """
         if epochs < 0:
             raise ValueError(f"epochs is a number of passes over the data, not {epochs}")
+        runtime.claim(self._membership, self)
         self._epochs = max(self._epochs, epochs)
         last = epochs * len(self.loader)
         while True:
@@ -167,9 +168,16 @@ class Run:
                 on_committed=self._step_committed,
                 on_lost=self._step_lost,
             )
+            saver = self._saver if self.rank == 0 else None
+            before = self._state.scalars()
             yield step
-            if not (step.committed or step.lost):
+            if step.lost:
+                # Nothing was applied, so nothing has happened: no learning rate was changed, no number drawn.
+                self._state.restore_scalars(before)
+            elif not step.committed:
                 raise RuntimeError(f"step {step.number} was left without step.commit()")
+            elif saver is not None:  # now, not in the commit: what the script did since then belongs to the step
+                saver.save_if_due(self._position)
         self._finish()
 
     # What a step tells
@@ -191,8 +199,6 @@ class Run:
                 metrics=self._position.metrics,
             )
         )
-        if self._saver is not None and self.rank == 0:
-            self._saver.save_if_due(self._position)
         if change_pending:
             self._leave_world("change", ())
 

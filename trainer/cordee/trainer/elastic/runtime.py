@@ -9,17 +9,38 @@ from __future__ import annotations
 from cordee.trainer.elastic.protocols import Membership
 from cordee.trainer.elastic.solo import SoloMembership
 
-__all__ = ["current", "install"]
+__all__ = ["claim", "current", "install"]
 
 _installed: Membership | None = None
+_claimed_by: object = None
 
 
 def install(membership: Membership | None) -> None:
     """Makes every later `elastic.Run` of this process take part through `membership`; None: alone again."""
-    global _installed
-    _installed = membership
+    global _installed, _claimed_by
+    _installed, _claimed_by = membership, None
 
 
 def current() -> Membership:
     """The membership that a new run takes part through."""
     return SoloMembership() if _installed is None else _installed
+
+
+def claim(membership: Membership, run: object) -> None:
+    """Makes `membership` that of `run` alone, if it is the installed one; a world of one is its run's own anyway.
+
+    A worker that joins runs the script from its first line: were there a second run, it would offer the first one for
+    the state of the second, and a checkpoint would not say whose it is.
+
+    Raises:
+        RuntimeError: another run has claimed it.
+    """
+    global _claimed_by
+    if membership is not _installed:
+        return
+    if _claimed_by not in (None, run):
+        raise RuntimeError(
+            "a job trains one elastic.Run, and this is the script's second: go on with the first one (its steps() may "
+            "be called again, with more epochs), or make the second training a job of its own"
+        )
+    _claimed_by = run

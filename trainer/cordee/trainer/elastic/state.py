@@ -83,5 +83,9 @@ class TrainingState:
             )
         for name, view in views.items():
             view[...] = as_array(arrays[name])
+        self.restore_scalars(scalars)
+
+    def restore_scalars(self, scalars: Mapping[str, Any]) -> None:
+        """Takes over what `scalars` gave."""
         self._optimizer.load_scalars(scalars["optimizer"])
         random.set_state(scalars["random"])

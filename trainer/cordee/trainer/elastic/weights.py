@@ -47,6 +47,7 @@ def write_weights(path: Path, arrays: Mapping[str, np.ndarray[Any, Any]], sha256
         except (SafetensorError, OSError):
             pass  # a damaged file is written again
     path.parent.mkdir(parents=True, exist_ok=True)
-    contiguous = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
+    # Not `ascontiguousarray`, which makes an array of one dimension of one that has none.
+    contiguous = {name: np.asarray(array, order="C") for name, array in arrays.items()}
     with replace_atomically(path) as unfinished:
         save_file(contiguous, unfinished, metadata={"weights_sha256": sha256})
