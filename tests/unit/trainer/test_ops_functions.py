@@ -162,6 +162,34 @@ def test_the_indices_of_extremes_are_where_the_values_are() -> None:
     assert a.argsort(1, descending=True).tolist() == [[0, 2, 1], [1, 2, 0]]
 
 
+def test_sorting_backwards_keeps_the_order_of_equal_elements_in_every_dtype() -> None:
+    values = np.array([3, 0, 7, 3, 1, 7])
+    for dtype in (np.uint8, np.int8, np.int64, np.float32):
+        assert ct.tensor(values.astype(dtype)).argsort(descending=True).tolist() == [2, 5, 0, 3, 4, 1]
+    assert ct.tensor([True, False, True]).argsort(descending=True).tolist() == [0, 2, 1]
+    assert ct.tensor(np.array([-128, 5], np.int8)).topk(1).values.tolist() == [5]
+
+
+@pytest.mark.parametrize(
+    ("function", "at", "gradient"),
+    [
+        (lambda x: x.norm(), [0.0, 0.0], [0.0, 0.0]),
+        (lambda x: x.std(), [2.0, 2.0, 2.0], [0.0, 0.0, 0.0]),
+        (lambda x: x.prod(), [0.0, 2.0, 3.0], [6.0, 0.0, 0.0]),
+        (lambda x: x.prod(), [0.0, 0.0, 3.0], [0.0, 0.0, 0.0]),
+        (lambda x: x**0, [0.0, 2.0], [0.0, 0.0]),
+        (lambda x: ct.tensor([0.0, 1.0], dtype=ct.float64) ** x, [2.0, 3.0], [0.0, 0.0]),
+        (lambda x: x.mean(), [], []),
+        (lambda x: ct.mse_loss(x, ct.zeros(0, dtype=ct.float64)), [], []),
+    ],
+)  # fmt: skip
+def test_gradients_at_corners_are_those_of_pytorch(function: Any, at: list[float], gradient: list[float]) -> None:
+    x = ct.tensor(np.array(at), requires_grad=True)
+    function(x).sum().backward()
+    assert x.grad is not None
+    assert x.grad.tolist() == gradient
+
+
 def test_equal_extremes_share_the_gradient() -> None:
     a = ct.tensor([2.0, 2.0, 1.0], requires_grad=True)
     a.max().backward()
@@ -234,6 +262,15 @@ def test_dropout_scales_what_it_keeps_and_passes_the_same_gradients() -> None:
         (lambda: ct.max_pool2d(ct.randn(1, 1, 2, 2), 3), ["max_pool2d", "3×3"]),
         (lambda: ct.layer_norm(ct.randn(2, 3), 4), ["layer_norm", "(2, 3)", "(4,)"]),
         (lambda: ct.randn(2, 3).sum(2), ["sum", "no dimension 2"]),
+        (lambda: ct.randn(2, 3).select(2, 0), ["select", "no dimension 2", "(2, 3)"]),
+        (lambda: ct.randn(2, 3).narrow(1, 1, 3), ["narrow", "3 elements from 1", "has: 3"]),
+        (lambda: ct.randn(2, 3).index_select(-3, ct.tensor([0])), ["index_select", "no dimension -3"]),
+        (lambda: ct.randn(2, 1).squeeze(2), ["squeeze", "no dimension 2"]),
+        (lambda: ct.randn(2, 3).unsqueeze(4), ["unsqueeze", "no dimension 4"]),
+        (lambda: ct.randn(2, 3).flatten(2), ["flatten", "no dimension 2"]),
+        (lambda: ct.randn(2, 3).movedim(0, 2), ["movedim", "no dimension 2"]),
+        (lambda: ct.randn(2, 3).split(0), ["split", "not 0"]),
+        (lambda: ct.randn(2, 3).chunk(0), ["chunk", "not 0"]),
     ],
 )  # fmt: skip
 def test_errors_name_the_op_the_shapes_and_the_dimension(call: Any, words: list[str]) -> None:

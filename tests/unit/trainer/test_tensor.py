@@ -49,6 +49,8 @@ def test_python_floats_are_single_precision_and_arrays_keep_theirs() -> None:
         (lambda f, i: (f > 1).sum(), np.int64),
         (lambda f, i: ct.where(f > 1, 1.0, f), np.float32),
         (lambda f, i: f[0] * f[1], np.float32),
+        (lambda f, i: f * ct.tensor(2.0, dtype=ct.float64), np.float32),
+        (lambda f, i: f[0] * ct.tensor(2.0, dtype=ct.float64), np.float64),
     ],
 )  # fmt: skip
 def test_results_have_pytorchs_dtypes(call: Any, dtype: Any) -> None:
@@ -163,6 +165,14 @@ def test_comparisons_and_logic() -> None:
     assert ct.tensor([0.5, 1.5]).round().tolist() == [0.0, 2.0]
     assert ct.tensor([0, 3, 0]).nonzero().tolist() == [[1]]
     assert ct.tensor([1.0]).allclose(ct.tensor([1.0 + 1e-7]))
+    i, j = ct.tensor([1, 2, 0]), ct.tensor([2, 2, 1])
+    assert [(i & j).tolist(), (i | j).tolist(), (i ^ j).tolist(), (~i).tolist()] == [
+        [0, 2, 0], [3, 2, 1], [3, 0, 1], [-2, -3, -1],
+    ]  # fmt: skip
+    assert i.logical_and(j).tolist() == [True, True, False]
+    assert (i * 0.5).logical_or(0.0).tolist() == [True, True, False]
+    assert i.logical_xor(j).tolist() == [False, False, True]
+    assert i.logical_not().tolist() == [False, False, True]
 
 
 def test_the_declared_surface_is_the_attached_one() -> None:

@@ -190,12 +190,14 @@ def _settle(op: Op, xp: Any, out: Any, arrays: list[Any]) -> Any:
     """What NumPy returns, made what a tensor holds: an array (not a scalar), and not wider than its inputs.
 
     NumPy computes integers with float32 in float64; PyTorch, and we, take the floating inputs' dtype, or the default.
+    Nor does an input without dimensions widen those that have some.
     """
     if isinstance(out, np.generic):
         out = np.asarray(out)
     if out.dtype is _float64 and not op.widens:
-        floats = [x.dtype for x in arrays if getattr(x, "dtype", None) is not None and x.dtype.kind == "f"]
-        wanted = xp.result_type(*floats) if floats else default_dtype()
+        floats = [x for x in arrays if getattr(x, "dtype", None) is not None and x.dtype.kind == "f"]
+        deciding = [x.dtype for x in floats if x.ndim] or [x.dtype for x in floats]
+        wanted = xp.result_type(*deciding) if deciding else default_dtype()
         if wanted != _float64:
             out = out.astype(wanted)
     return out

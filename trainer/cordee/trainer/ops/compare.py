@@ -14,8 +14,9 @@ from cordee.trainer.errors import ShapeError
 from cordee.trainer.tensors import Tensor, wrap
 
 __all__ = [
-    "allclose", "ceil", "eq", "equal", "floor", "floor_divide", "ge", "gt", "isfinite", "isinf", "isnan", "le",
-    "logical_and", "logical_not", "logical_or", "logical_xor", "lt", "ne", "remainder", "round",
+    "allclose", "bitwise_and", "bitwise_not", "bitwise_or", "bitwise_xor", "ceil", "eq", "equal", "floor",
+    "floor_divide", "ge", "gt", "isfinite", "isinf", "isnan", "le", "logical_and", "logical_not", "logical_or",
+    "logical_xor", "lt", "ne", "remainder", "round",
 ]  # fmt: skip
 
 
@@ -43,6 +44,10 @@ def _pair(name: str, compute: Callable[[Any, Any], Any], doc: str) -> Callable[[
     return call
 
 
+def _holds(value: Any) -> Any:
+    return value != 0
+
+
 def _single(name: str, doc: str) -> Callable[[Tensor], Tensor]:
     def call(input: Tensor) -> Tensor:
         return _array(getattr(array_module(input.data), name)(input.data))
@@ -58,9 +63,12 @@ lt = _pair("lt", operator.lt, "Where a < b.")
 le = _pair("le", operator.le, "Where a <= b.")
 gt = _pair("gt", operator.gt, "Where a > b.")
 ge = _pair("ge", operator.ge, "Where a >= b.")
-logical_and = _pair("logical_and", operator.and_, "Where both hold (bitwise on integers).")
-logical_or = _pair("logical_or", operator.or_, "Where either holds (bitwise on integers).")
-logical_xor = _pair("logical_xor", operator.xor, "Where exactly one holds (bitwise on integers).")
+bitwise_and = _pair("bitwise_and", operator.and_, "Where both hold; on integers, bit by bit.")
+bitwise_or = _pair("bitwise_or", operator.or_, "Where either holds; on integers, bit by bit.")
+bitwise_xor = _pair("bitwise_xor", operator.xor, "Where exactly one holds; on integers, bit by bit.")
+logical_and = _pair("logical_and", lambda a, b: _holds(a) & _holds(b), "Where both hold: are not zero.")
+logical_or = _pair("logical_or", lambda a, b: _holds(a) | _holds(b), "Where either holds: is not zero.")
+logical_xor = _pair("logical_xor", lambda a, b: _holds(a) ^ _holds(b), "Where exactly one holds: is not zero.")
 floor_divide = _pair("floor_divide", operator.floordiv, "a / b, rounded down.")
 remainder = _pair("remainder", operator.mod, "What is left of a after whole multiples of b; of b's sign.")
 floor = _single("floor", "Rounded down.")
@@ -69,7 +77,8 @@ round = _single("rint", "Rounded to the nearest whole number, halves to the even
 isnan = _single("isnan", "Where the value is not a number.")
 isinf = _single("isinf", "Where the value is infinite.")
 isfinite = _single("isfinite", "Where the value is a finite number.")
-logical_not = _single("logical_not", "Where it does not hold.")
+logical_not = _single("logical_not", "Where it does not hold: is zero.")
+bitwise_not = _single("invert", "Where it does not hold; on integers, bit by bit.")
 
 
 def equal(input: Tensor, other: Tensor) -> bool:

@@ -127,10 +127,13 @@ minimum = binary(op(
 
 
 def _log(F: Any, a: Any) -> Any:
-    """Of a number, a number: anything else of NumPy's would widen a float32 gradient."""
+    """The logarithm of a power's base; 0 of 0, whose powers stay 0.
+
+    Of a number, a number: anything else of NumPy's would widen a float32 gradient.
+    """
     if isinstance(a, (int, float)):
-        return math.log(a) if a > 0 else -math.inf if a == 0 else math.nan
-    return F.log(a)
+        return math.log(a) if a > 0 else 0.0 if a == 0 else math.nan
+    return F.log(a + as_mask(F, a == 0, a))
 
 
 _tensor_pow = binary(op(
@@ -165,7 +168,7 @@ def _power(xp: Any, a: Any, *, exponent: float) -> Any:
 
 def _power_vjp(F: Any, g: Any, out: Any, a: Any, *, exponent: float) -> Any:
     if exponent == 0:
-        return None
+        return g * 0.0
     return g * exponent if exponent == 1 else g * (F.power(a, exponent=exponent - 1.0) * exponent)
 
 

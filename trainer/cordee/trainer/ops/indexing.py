@@ -15,6 +15,7 @@ from cordee.trainer.autograd.graph import apply_one
 from cordee.trainer.autograd.record import Sampler, op, shape_of
 from cordee.trainer.errors import GraphError, ShapeError, TrainerIndexError
 from cordee.trainer.ops.elementwise import where
+from cordee.trainer.ops.shape import dimension
 from cordee.trainer.tensors import Tensor, wrap
 
 __all__ = [
@@ -168,17 +169,22 @@ def setitem(input: Tensor, index: Any, value: Any) -> None:
 
 def select(input: Tensor, dim: int, index: int) -> Tensor:
     """One slice along a dimension, without it."""
-    return getitem(input, (*(slice(None),) * (dim % input.ndim), index))
+    return getitem(input, (*(slice(None),) * dimension("select", input, dim), index))
 
 
 def narrow(input: Tensor, dim: int, start: int, length: int) -> Tensor:
     """`length` elements along a dimension, from `start` on."""
-    return getitem(input, (*(slice(None),) * (dim % input.ndim), slice(start, start + length)))
+    at = dimension("narrow", input, dim)
+    size = input.shape[at]
+    first = start + size if start < 0 else start
+    if not 0 <= first <= first + length <= size:
+        raise TrainerIndexError(f"narrow: {length} elements from {start} on are more than dimension {dim} has: {size}")
+    return getitem(input, (*(slice(None),) * at, slice(first, first + length)))
 
 
 def index_select(input: Tensor, dim: int, index: Tensor) -> Tensor:
     """The slices along a dimension that a vector of indices names."""
-    return getitem(input, (*(slice(None),) * (dim % input.ndim), index))
+    return getitem(input, (*(slice(None),) * dimension("index_select", input, dim), index))
 
 
 def masked_fill(input: Tensor, mask: Tensor, value: float) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -193,7 +194,7 @@ def _mse(xp: Any, a: Any, b: Any) -> Any:
 
 
 def _mse_vjp(F: Any, g: Any, out: Any, a: Any, b: Any, sign: float = 1.0) -> Any:
-    return (a - b) * (g * (sign * 2.0 / a.size if F.raw else sign * 2.0 / a.numel()))
+    return (a - b) * (g * (sign * 2.0 / (math.prod(a.shape) or 1)))
 
 
 MSE_LOSS = op(

@@ -10,6 +10,7 @@ import numpy as np
 from cordee.trainer.array import DTypeLike, array_module
 from cordee.trainer.autograd.graph import apply_one
 from cordee.trainer.autograd.record import Sampler, op
+from cordee.trainer.ops.elementwise import as_mask
 from cordee.trainer.tensors import Tensor, wrap
 
 __all__ = [
@@ -88,9 +89,23 @@ SUM = op(
 MEAN = op(
     "mean", "the mean over dimensions",
     forward=lambda xp, a, *, axis, keepdims: a.sum(axis=axis, keepdims=keepdims) / (_count(a.shape, axis) or math.nan),
-    vjps=(lambda F, g, out, a, *, axis, keepdims: F.spread(g * (1.0 / _count(a, axis)), shape=a, axis=axis),),
+    vjps=(lambda F, g, out, a, *, axis, keepdims: F.spread(g * (1.0 / (_count(a, axis) or 1)), shape=a, axis=axis),),
     saves=("",), samples=_axes_cases("normal"), reference=lambda a, axis, keepdims: np.mean(a, axis, keepdims=keepdims),
     errors=_bad_axis, explain=_explain_axis,
+)  # fmt: skip
+
+
+def _length_vjp(F: Any, g: Any, out: Any, a: Any, *, axis: Axis, keepdims: bool) -> Any:
+    kept = _kept_shape(a.shape, axis)
+    out = F.reshape(out, shape=kept)
+    return a * (F.reshape(g, shape=kept) / (out + as_mask(F, out == 0, out)))
+
+
+LENGTH = op(
+    "length", "the square root of the sum of squares over dimensions; gradient 0 at 0",
+    forward=lambda xp, a, *, axis, keepdims: xp.sqrt((a * a).sum(axis=axis, keepdims=keepdims)),
+    vjps=(_length_vjp,), saves=("a out",), samples=_axes_cases("normal"), errors=_bad_axis, explain=_explain_axis,
+    reference=lambda a, axis, keepdims: np.sqrt(np.sum(a**2, axis, keepdims=keepdims)),
 )  # fmt: skip
 
 
@@ -155,14 +170,19 @@ def var(
 def std(
     input: Tensor, dim: Any = None, unbiased: bool = True, keepdim: bool = False, *, correction: float | None = None
 ) -> Tensor:
-    """The standard deviation: the square root of `var`."""
-    return var(input, dim, unbiased, keepdim, correction=correction).sqrt()
+    """The standard deviation: the square root of `var`; its gradient is 0 where all elements are equal."""
+    _require_float(input, "std")
+    axis = _axis(input, dim)
+    less = (1.0 if unbiased else 0.0) if correction is None else correction
+    freedom = _count(input.shape, axis) - less
+    away = input - apply_one(MEAN, input, axis=axis, keepdims=True)
+    return apply_one(LENGTH, away, axis=axis, keepdims=keepdim) * (freedom**-0.5 if freedom > 0 else math.nan)
 
 
 def norm(input: Tensor, p: float = 2.0, dim: Any = None, keepdim: bool = False) -> Tensor:
     """The p-norm over dimensions (p may be infinite)."""
     if p == 2.0:
-        return sum(input * input, dim, keepdim).sqrt()
+        return apply_one(LENGTH, input, axis=_axis(input, dim), keepdims=keepdim)
     if p == math.inf:
         return amax(input.abs(), dim, keepdim)
     if p == 1.0:
@@ -248,8 +268,13 @@ def argmin(input: Tensor, dim: int | None = None, keepdim: bool = False) -> Tens
 
 def argsort(input: Tensor, dim: int = -1, descending: bool = False) -> Tensor:
     """The indices that sort the tensor along a dimension; equal elements keep their order."""
-    keys = -input.data if descending else input.data
-    return wrap(keys.argsort(axis=dim, kind="stable"))
+    if not descending:
+        return wrap(input.data.argsort(axis=dim, kind="stable"))
+    # Not by sorting -input: the smallest integer, and unsigned ones, have no negative. Backwards, and backwards again,
+    # equal elements keep their order.
+    xp = array_module(input.data)
+    backwards = xp.flip(input.data, dim).argsort(axis=dim, kind="stable")
+    return wrap(xp.flip(input.data.shape[dim] - 1 - backwards, dim))
 
 
 def topk(input: Tensor, k: int, dim: int = -1, largest: bool = True) -> MaxResult:
@@ -286,11 +311,20 @@ CUMSUM = op(
     samples=lambda s: [s.case(s.normal(2, 3), axis=1, reverse=False), s.case(s.normal(3, 2), axis=0, reverse=True)],
 )  # fmt: skip
 
+
+def _prod_vjp(F: Any, g: Any, out: Any, a: Any, *, axis: Axis, keepdims: bool) -> Any:
+    """The product of the other elements: not by dividing by one that is 0."""
+    zero = as_mask(F, a == 0, a)
+    filled = a + zero
+    others = F.prod(filled, axis=axis, keepdims=True) / filled
+    none_of_them_zero = as_mask(F, F.sum(zero, axis=axis, keepdims=True) - zero == 0, a)
+    return F.reshape(g, shape=_kept_shape(a.shape, axis)) * others * none_of_them_zero
+
+
 PROD = op(
-    "prod", "the product over dimensions; the gradient needs elements other than 0",
+    "prod", "the product over dimensions; its second gradient needs elements other than 0",
     forward=lambda xp, a, *, axis, keepdims: a.prod(axis=axis, keepdims=keepdims),
-    vjps=(lambda F, g, out, a, *, axis, keepdims: F.reshape(g * out, shape=_kept_shape(a.shape, axis)) / a,),
-    saves=("a out",), samples=_axes_cases("positive"),
+    vjps=(_prod_vjp,), saves=("a",), samples=_axes_cases("positive"),
     reference=lambda a, axis, keepdims: np.prod(a, axis, keepdims=keepdims), errors=_bad_axis, explain=_explain_axis,
 )  # fmt: skip
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from cordee.trainer.autograd.graph import apply, apply_one
 from cordee.trainer.autograd.record import Sampler, op
-from cordee.trainer.errors import ShapeError
+from cordee.trainer.errors import ShapeError, TrainerIndexError
 from cordee.trainer.tensors import Tensor
 
 __all__ = [
@@ -23,6 +23,16 @@ __all__ = [
 def _sizes(shape: tuple[Any, ...]) -> tuple[int, ...]:
     """`f(2, 3)` and `f((2, 3))` mean the same."""
     return tuple(shape[0]) if len(shape) == 1 and not isinstance(shape[0], int) else shape
+
+
+def dimension(name: str, input: Tensor, dim: int, new: int = 0) -> int:
+    """A dimension counted from the front; `new`: how many more there will be. Refused when there is none such."""
+    count = input.ndim + new
+    if not -count <= dim < count:
+        raise TrainerIndexError(
+            f"{name}: there is no dimension {dim}" + (f" in shape {input.shape}" if not new else f" of {count}")
+        )
+    return dim % count
 
 
 # -- reshape -----------------------------------------------------------------------------------------------------------
@@ -59,33 +69,30 @@ def flatten(input: Tensor, start_dim: int = 0, end_dim: int = -1) -> Tensor:
     old = input.shape
     if not old:
         return reshape(input, 1)
-    start, end = start_dim % len(old), end_dim % len(old)
+    start, end = dimension("flatten", input, start_dim), dimension("flatten", input, end_dim)
     return reshape(input, (*old[:start], math.prod(old[start : end + 1]), *old[end + 1 :]))
 
 
 def unflatten(input: Tensor, dim: int, sizes: Sequence[int]) -> Tensor:
     """One dimension as several."""
-    old, at = input.shape, dim % input.ndim
+    old, at = input.shape, dimension("unflatten", input, dim)
     return reshape(input, (*old[:at], *sizes, *old[at + 1 :]))
 
 
 def squeeze(input: Tensor, dim: int | tuple[int, ...] | None = None) -> Tensor:
     """Without dimensions of size 1: all such, or those given."""
     old = input.shape
-    drop = (
-        range(len(old))
-        if dim is None
-        else [d % len(old) for d in (dim if isinstance(dim, tuple) else (dim,))]
-        if old
-        else []
-    )
+    if dim is None or not old:
+        drop: Any = range(len(old))
+    else:
+        drop = [dimension("squeeze", input, d) for d in (dim if isinstance(dim, tuple) else (dim,))]
     return reshape(input, tuple(n for i, n in enumerate(old) if n != 1 or i not in drop))
 
 
 def unsqueeze(input: Tensor, dim: int) -> Tensor:
     """With a new dimension of size 1 at `dim`."""
     old = input.shape
-    at = dim % (len(old) + 1)
+    at = dimension("unsqueeze", input, dim, new=1)
     return reshape(input, (*old[:at], 1, *old[at:]))
 
 
@@ -134,7 +141,8 @@ def t(input: Tensor) -> Tensor:
 def movedim(input: Tensor, source: int, destination: int) -> Tensor:
     """One dimension moved to another place."""
     axes = list(range(input.ndim))
-    axes.insert(destination % input.ndim, axes.pop(source))
+    place = dimension("movedim", input, destination)
+    axes.insert(place, axes.pop(dimension("movedim", input, source)))
     return apply_one(PERMUTE, input, axes=tuple(axes))
 
 
@@ -241,9 +249,11 @@ def stack(tensors: Sequence[Tensor], dim: int = 0) -> Tensor:
 
 def split(tensor: Tensor, split_size_or_sections: int | Sequence[int], dim: int = 0) -> tuple[Tensor, ...]:
     """Pieces along a dimension: of one size (the last may be smaller), or of the given sizes."""
-    total = tensor.shape[dim]
+    total = tensor.shape[dimension("split", tensor, dim)]
     if isinstance(split_size_or_sections, int):
         size = split_size_or_sections
+        if size < 1:
+            raise ShapeError(f"split: a piece has at least size 1, not {size}")
         sections = [min(size, total - start) for start in range(0, total, size)]
     else:
         sections = list(split_size_or_sections)
@@ -258,12 +268,14 @@ def split(tensor: Tensor, split_size_or_sections: int | Sequence[int], dim: int 
 
 def chunk(input: Tensor, chunks: int, dim: int = 0) -> tuple[Tensor, ...]:
     """At most `chunks` pieces of equal size along a dimension (the last may be smaller)."""
-    return split(input, -(-input.shape[dim] // chunks), dim)
+    if chunks < 1:
+        raise ShapeError(f"chunk: there is at least 1 piece, not {chunks}")
+    return split(input, max(-(-input.shape[dimension("chunk", input, dim)] // chunks), 1), dim)
 
 
 def unbind(input: Tensor, dim: int = 0) -> tuple[Tensor, ...]:
     """All slices along a dimension, without it."""
-    return tuple(input.select(dim, i) for i in range(input.shape[dim]))
+    return tuple(input.select(dim, i) for i in range(input.shape[dimension("unbind", input, dim)]))
 
 
 # -- edges and triangles -----------------------------------------------------------------------------------------------
