@@ -132,7 +132,7 @@ class PastCoordinator:
 
         job, store = self.job(ref)["id"], self._opened()
         folder = StateFolder(self.folder).job(job) / "logs"
-        reader = LogReader(folder, lambda: store.worlds(job), rank=rank, worker=worker)
+        reader = LogReader(folder, lambda after: store.worlds(job, after=after), rank=rank, worker=worker)
         batches = reader.read(tail=tail, follow=(lambda: job in living_agents(self.folder)) if follow else None)
         for batch in _now(batches):
             for line in batch:

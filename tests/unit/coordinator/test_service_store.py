@@ -63,6 +63,7 @@ def test_worlds_keep_their_ranks(store: Store) -> None:
     store.save("a-1", world=world(1, "w2", "w0"))
     store.save("a-1", world=world(2, "w0"))
     assert [w.members for w in store.worlds("a-1")] == [("w2", "w0"), ("w0",)]
+    assert [w.members for w in store.worlds("a-1", after=1)] == [("w0",)]
 
 
 def test_what_belongs_to_no_job_is_refused(store: Store) -> None:

@@ -261,7 +261,9 @@ class Controller:
     ) -> AsyncIterator[list[LogLine]]:
         """A job's output. Raises at once when there is no such job."""
         job = self.find(ref)
-        reader = LogReader(Path(job.folder) / "logs", lambda: self._store.worlds(job.id), rank=rank, worker=worker)
+        reader = LogReader(
+            Path(job.folder) / "logs", lambda after: self._store.worlds(job.id, after=after), rank=rank, worker=worker
+        )
         # Agents write a worker's last lines as it ends: only when all are gone has everything been written.
         more = (lambda: not self._closing and not (job.ended and job.machine.occupied == 0)) if follow else None
         return reader.read(tail=tail, follow=more)

@@ -37,18 +37,27 @@ class LogLine:
 
 
 class RankHistory:
-    """Which rank a worker had at a time."""
+    """Which rank a worker had at a time. A long job has many worlds: each is added once, and none is searched for."""
 
-    def __init__(self, worlds: Sequence[WorldRow]) -> None:
-        self._times = [world.formed_at for world in worlds]
-        self._ranks = [{worker: rank for rank, worker in enumerate(world.members)} for world in worlds]
+    def __init__(self) -> None:
+        self.generation = 0
+        """Of the newest world added."""
+        self._ranks: dict[str, tuple[list[float], list[int]]] = {}
+
+    def add(self, worlds: Sequence[WorldRow]) -> None:
+        """The next worlds, oldest first."""
+        for world in worlds:
+            self.generation = world.generation
+            for rank, worker in enumerate(world.members):
+                times, ranks = self._ranks.setdefault(worker, ([], []))
+                times.append(world.formed_at)
+                ranks.append(rank)
 
     def rank(self, worker: str, time: float) -> int | None:
         """Its rank in the world of that time, or else in the last world before that it was in."""
-        for index in range(bisect.bisect_right(self._times, time) - 1, -1, -1):
-            if worker in self._ranks[index]:
-                return self._ranks[index][worker]
-        return None
+        times, ranks = self._ranks.get(worker, ((), ()))
+        index = bisect.bisect_right(times, time)
+        return ranks[index - 1] if index else None
 
 
 class _Tail:
@@ -88,12 +97,12 @@ class _Tail:
 
 
 class LogReader:
-    """Reads the logs of one job. `worlds` gives its worlds so far; it is asked again while following."""
+    """Reads the logs of one job. `worlds` gives its worlds after a generation; it is asked again while following."""
 
     def __init__(
         self,
         folder: Path,
-        worlds: Callable[[], Sequence[WorldRow]],
+        worlds: Callable[[int], Sequence[WorldRow]],
         *,
         rank: int | None = None,
         worker: str | None = None,
@@ -102,6 +111,7 @@ class LogReader:
         self._worlds = worlds
         self._rank = rank
         self._worker = worker
+        self._ranks = RankHistory()
         self._tails: dict[int, _Tail] = {}
 
     async def read(
@@ -132,7 +142,7 @@ class LogReader:
         """What has been added since the last call."""
         if not await asyncio.to_thread(self._look):
             return
-        ranks = RankHistory(self._worlds())
+        self._ranks.add(self._worlds(self._ranks.generation))
         pending: dict[_Tail, deque[dict[str, Any]]] = {tail: deque() for tail in self._tails.values()}
         batch: list[LogLine] = []
         # A merge of sorted files: a file's next line is needed only when its earlier ones are used up.
@@ -144,7 +154,7 @@ class LogReader:
         heapq.heapify(heap)
         while heap:
             _, index, tail = heapq.heappop(heap)
-            line = self._line(pending[tail].popleft(), ranks)
+            line = self._line(pending[tail].popleft())
             if line is not None:
                 batch.append(line)
             if not pending[tail]:
@@ -180,9 +190,9 @@ class LogReader:
         self._tails = seen
         return grown
 
-    def _line(self, entry: dict[str, Any], ranks: RankHistory) -> LogLine | None:
+    def _line(self, entry: dict[str, Any]) -> LogLine | None:
         worker, time = str(entry["worker"]), float(entry["time"])
-        rank = ranks.rank(worker, time)
+        rank = self._ranks.rank(worker, time)
         if self._rank is not None and rank != self._rank:
             return None
         return LogLine(time, worker, rank, str(entry.get("stream", "stdout")), str(entry.get("line", "")))

@@ -197,10 +197,11 @@ class Store:
             found = connection.execute(_jobs.select().order_by(_jobs.c.created_at.desc(), _jobs.c.id.desc()))
             return [JobRow(**row._mapping) for row in found]
 
-    def worlds(self, job: str) -> list[WorldRow]:
-        """A job's worlds, oldest first."""
+    def worlds(self, job: str, *, after: int = 0) -> list[WorldRow]:
+        """A job's worlds after a generation, oldest first."""
+        newer = (_worlds.c.job == job) & (_worlds.c.generation > after)
         with self._transaction() as connection:
-            found = connection.execute(_worlds.select().where(_worlds.c.job == job).order_by(_worlds.c.generation))
+            found = connection.execute(_worlds.select().where(newer).order_by(_worlds.c.generation))
             return [
                 WorldRow(row.job, row.generation, row.formed_at, row.step, row.cause, tuple(row.members))
                 for row in found
