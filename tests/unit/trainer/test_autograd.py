@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 import cordee.trainer as ct
+from cordee.trainer import nn, optim
 from cordee.trainer.array import as_array, default_module, to_numpy
 from cordee.trainer.autograd import Function, GradcheckError, grad, gradcheck, gradgradcheck
 
@@ -241,6 +242,29 @@ def test_row_numbers_may_be_of_a_type_that_cannot_hold_the_number_of_rows(dtype:
     ct.embedding(ct.tensor(rows), table).sum().backward()
     assert table.grad is not None
     assert table.grad[:, 0].tolist() == np.bincount(rows, minlength=300).tolist()
+
+
+def test_a_graph_whose_leaves_were_written_to_is_refused() -> None:
+    weight = nn.Parameter(np.ones((2, 3), np.float32))
+    optimizer = optim.SGD([weight], lr=0.1)
+
+    def loss() -> ct.Tensor:
+        return ct.linear(ct.linear(ct.ones(1, 3), weight) @ weight.detach(), weight).sum()
+
+    first, second = loss(), loss()
+    first.backward()
+    optimizer.step()
+    with pytest.raises(ct.GraphError, match=r"shape \(2, 3\) that linear has to read again"):
+        second.backward()
+    third = loss()
+    third.backward(retain_graph=True)
+    with ct.no_grad():
+        weight *= 2
+    with pytest.raises(ct.GraphError, match="written to since"):
+        third.backward()
+    unread = (weight + 1).sum()  # whose gradient reads nothing
+    optimizer.step()
+    unread.backward()
 
 
 def test_leaves_do_not_share_gradient_memory() -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import json
+import weakref
 from typing import Any
 
 import numpy as np
@@ -184,6 +186,29 @@ def test_two_optimisers_over_one_parameter_take_turns() -> None:
             parameter.data = parameter.data - np.float32(lr) * velocity
     for ours, theirs in zip(values(shared), values(reference), strict=True):
         np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-6)
+
+
+def test_a_copied_model_and_optimiser_train_apart_from_the_first() -> None:
+    model = Model()
+    optimizer = optim.AdamW(model.parameters())
+    set_gradients(model)
+    optimizer.step()
+    other, other_optimizer = copy.deepcopy((model, optimizer))
+    before = values(model)
+    set_gradients(other, 2)
+    other_optimizer.step()
+    assert same(values(model), before)
+    set_gradients(model, 2)
+    optimizer.step()
+    assert same(values(model), values(other))
+
+
+def test_flat_storage_does_not_keep_the_storage_that_parameters_had() -> None:
+    model = Model()
+    before = weakref.ref(model.p0.data)
+    optimizer = optim.SGD(model.parameters())
+    assert before() is None
+    assert optimizer.groups
 
 
 def test_assigning_data_is_noticed() -> None:

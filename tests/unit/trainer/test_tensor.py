@@ -117,6 +117,12 @@ def test_writing_in_place_under_no_grad_changes_the_tensor_itself() -> None:
         w += ct.ones(2, 3)
 
 
+def test_fractions_are_not_cut_off_in_place() -> None:
+    count = ct.tensor([1, 2])
+    with ct.no_grad(), pytest.raises(TypeError, match="float32 numbers do not fit in place into int64"):
+        count += 0.7
+
+
 def test_augmented_assignment_while_recording_makes_a_new_tensor() -> None:
     x = ct.ones(2, requires_grad=True)
     y = h = x * 2

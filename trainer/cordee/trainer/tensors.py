@@ -9,6 +9,7 @@ operators (so that a call costs one Python frame, not two); `surface.pyi` declar
 
 from __future__ import annotations
 
+import itertools
 import weakref
 from typing import TYPE_CHECKING, Any
 
@@ -21,17 +22,25 @@ from cordee.trainer.surface import Surface
 if TYPE_CHECKING:
     from cordee.trainer.autograd.graph import Node
 
-__all__ = ["Leaf", "Tensor", "wrap"]
+__all__ = ["Leaf", "Tensor", "next_number", "wrap"]
+
+
+next_number = itertools.count(1).__next__
+"""Numbers what happens to tensors, in time: the recording of an operation, and every write into a leaf."""
 
 
 class Leaf:
-    """Where the graph ends: a tensor of the user's, referred to weakly."""
+    """Where the graph ends: a tensor of the user's, referred to weakly.
 
-    __slots__ = ("ref",)
+    `written` is the number of the last write into it: a graph recorded before has saved values that are no longer.
+    """
+
+    __slots__ = ("ref", "written")
     edges: tuple[()] = ()
 
     def __init__(self, tensor: Tensor) -> None:
         self.ref = weakref.ref(tensor)
+        self.written = 0
 
 
 class Tensor(Surface):
@@ -186,10 +195,16 @@ class Tensor(Surface):
         return self.fill_(0)
 
     def _check_writable(self) -> None:
+        """Before every write: refuses it where it would falsify a gradient, and else takes note of it."""
         from cordee.trainer.autograd.mode import MODE
 
-        if self._node is not None and MODE.enabled:
+        node = self._node
+        if node is None:
+            return
+        if MODE.enabled:
             raise GraphError("writing into a tensor that requires a gradient would falsify it: do it under no_grad()")
+        if isinstance(node, Leaf):
+            node.written = next_number()
 
     # -- gradients -------------------------------------------------------------------------------------------------
 

@@ -177,6 +177,12 @@ class _Walk:
                 f"the graph below this {op.name} was freed by an earlier backward(): "
                 "pass retain_graph=True there to go through it twice"
             )
+        for edge, value in zip(edges, saved, strict=True):
+            if type(edge) is Leaf and edge.written > node.number and hasattr(value, "dtype"):
+                raise GraphError(
+                    f"a tensor of shape {value.shape} that {op.name} has to read again for its gradient was written to "
+                    "since (by an optimiser's step, or under no_grad()): call backward() first, or compute anew"
+                )
         if self.create_graph:
             inputs, out = _attached(node, saved)
         joint = None

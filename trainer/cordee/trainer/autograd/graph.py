@@ -11,7 +11,6 @@ recording is the design constraint. A failure is explained after the fact, by th
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Callable
 from typing import Any, NoReturn, TypeAlias
 
@@ -21,13 +20,12 @@ from cordee.trainer.array import Array, array_module, as_array, default_dtype
 from cordee.trainer.autograd.mode import MODE
 from cordee.trainer.autograd.record import Op
 from cordee.trainer.errors import ShapeError, TrainerError, TrainerIndexError
-from cordee.trainer.tensors import Leaf, Tensor, wrap
+from cordee.trainer.tensors import Leaf, Tensor, next_number, wrap
 
 __all__ = ["Node", "Operand", "apply", "apply_one", "binary", "unary"]
 
 Operand: TypeAlias = "Tensor | Array | float | int | bool"
 
-_next_number = itertools.count().__next__
 _ndarray, _float64 = np.ndarray, np.dtype("float64")
 _NO_PARAMS: dict[str, Any] = {}
 
@@ -50,7 +48,7 @@ class Node:
         self.saved: tuple[Any, ...] | None = saved
         self.out = out
         self.params = params
-        self.number = _next_number()
+        self.number = next_number()
 
     def __repr__(self) -> str:
         return f"<{self.op.name} node {self.number}>"

@@ -39,10 +39,15 @@ def _in_place(function: Any) -> Any:
                 raise GraphError("changing a tensor that requires a gradient would falsify it: do it under no_grad()")
             return function(self, other)  # type: ignore[no-any-return]
         result = function(self, other)
+        if result.dtype.kind == "f" != self.dtype.kind:
+            raise TypeError(
+                f"{function.__name__}: {result.dtype.name} numbers do not fit in place into {self.dtype.name}"
+            )
         if result.shape != self.shape:
             raise ShapeError(
                 f"{function.__name__}: the result has shape {result.shape} and does not fit in place into {self.shape}"
             )
+        self._check_writable()
         self.data[...] = result.data
         return self
 

@@ -14,6 +14,7 @@ a copy per turn.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -21,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cordee.trainer.array import array_module
-from cordee.trainer.tensors import Tensor
+from cordee.trainer.tensors import Leaf, Tensor, next_number
 
 if TYPE_CHECKING:
     from cordee.trainer.nn.parameter import Parameter
@@ -49,7 +50,7 @@ class FlatGroup:
         for parameter in self.parameters:
             starts.append(size)
             size += -(-parameter.data.size // align) * align
-        self._like = first
+        self._like = array_module(first).empty(0, first.dtype)  # keeping `first` itself would keep its memory
         self._size = size
         self.slices = tuple(
             slice(start, start + parameter.data.size) for start, parameter in zip(starts, self.parameters, strict=True)
@@ -123,6 +124,13 @@ class FlatGroup:
         for parameter, grad, has_grad in zip(self.parameters, self._grads, mask, strict=True):
             parameter._grad = grad if has_grad else None
 
+    def mark_written(self) -> None:
+        """Tells the graphs that have read them that the parameters with a gradient are about to change."""
+        number = next_number()
+        for parameter in self.parameters:
+            if parameter._grad is not None and isinstance(parameter._node, Leaf):
+                parameter._node.written = number
+
     def fill_untouched(self) -> None:
         """Puts zeros where `grad` still holds what an earlier step left, because the parameter has no gradient now."""
         for parameter, sink in zip(self.parameters, self._sinks, strict=True):
@@ -147,6 +155,15 @@ class FlatGroup:
         if count >= 0:
             found.append((slice(start, stop), count))
         return found
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> FlatGroup:
+        """Made anew over the copied parameters: copies of views would be views of nothing."""
+        twin = FlatGroup(self.names, copy.deepcopy(self.parameters, memo), copy.deepcopy(self.options, memo))
+        twin.steps[:] = self.steps
+        for name, buffer in self.state.items():
+            twin.state[name] = twin.new_twin()
+            twin.state[name][...] = buffer
+        return twin
 
     def __repr__(self) -> str:
         return f"FlatGroup({len(self.parameters)} parameters, {self._size} × {self.dtype})"

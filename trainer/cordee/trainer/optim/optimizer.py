@@ -99,6 +99,7 @@ class Optimizer(ABC):
         """Updates every parameter that has a gradient."""
         for group in self.groups:
             group.adopt()
+            group.mark_written()
             self._allocate(group)
             segments = group.segments()
             for where, past_updates in segments:
