@@ -39,7 +39,7 @@ def _in_place(function: Any) -> Any:
                 raise GraphError("changing a tensor that requires a gradient would falsify it: do it under no_grad()")
             return function(self, other)  # type: ignore[no-any-return]
         result = function(self, other)
-        if result.dtype.kind == "f" != self.dtype.kind:
+        if result.dtype.kind == "f" and self.dtype.kind != "f":
             raise TypeError(
                 f"{function.__name__}: {result.dtype.name} numbers do not fit in place into {self.dtype.name}"
             )
