@@ -136,6 +136,37 @@ def test_the_writer_keeps_the_newest_and_reports_each(tmp_path: Path) -> None:
     assert [step for step, _ in step_directories(tmp_path)] == [4, 5]
 
 
+def test_a_damaged_checkpoint_does_not_count_among_those_that_are_kept(tmp_path: Path) -> None:
+    path, _ = write_checkpoint(tmp_path, 100, arrays(100), {})
+    truncate(path)
+    writer = CheckpointWriter(
+        tmp_path, keep=1, on_written=lambda *_: None, on_failed=lambda _, error: refuse(CheckpointError(str(error)))
+    )
+    for step in (10, 20):  # the run has begun again from an earlier step
+        writer.save(step, arrays(step), {})
+    writer.wait()
+    loaded = load_latest(tmp_path, lambda _: None)
+    assert loaded is not None
+    assert loaded.step == 20
+    assert [step for step, _ in step_directories(tmp_path)] == [20, 100]
+
+
+def test_a_writer_killed_while_it_deletes_leaves_no_half_checkpoint(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_checkpoint(tmp_path, 1, arrays(1), {})
+
+    def killed(path: Path, **_: object) -> None:
+        next(path.iterdir()).unlink()
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("shutil.rmtree", killed)
+    with pytest.raises(KeyboardInterrupt):
+        write_checkpoint(tmp_path, 1, arrays(1), {})
+    for _, path in step_directories(tmp_path):
+        load_checkpoint(path)
+
+
 def test_saving_does_not_wait_for_the_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     gate = threading.Event()
 

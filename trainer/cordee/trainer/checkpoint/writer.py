@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import secrets
@@ -47,12 +48,20 @@ def write_checkpoint(directory: Path, step: int, arrays: Arrays, meta: Mapping[s
         fsync_directory(unfinished)
         if target.exists():
             # A redone step writes the same bits; or the one there was found damaged. Either way the new one is good.
-            shutil.rmtree(target)
+            _discard(target)
         unfinished.rename(target)
         fsync_directory(directory)
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)
     return target, size
+
+
+def _discard(path: Path) -> None:
+    """Takes a checkpoint away in one step, then deletes it: half deleted, it would look like a damaged one."""
+    doomed = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
+    with contextlib.suppress(OSError):  # another worker was faster
+        path.rename(doomed)
+    shutil.rmtree(doomed, ignore_errors=True)
 
 
 class CheckpointWriter:
@@ -101,15 +110,17 @@ class CheckpointWriter:
         started = time.monotonic()
         try:
             path, size = write_checkpoint(self._directory, step, arrays, meta)
-            self._prune()
+            self._prune(step)
         except Exception as error:  # whatever storage throws: training goes on, the error is told
             self._on_failed(step, error)
             return
         self._on_written(step, path, size, time.monotonic() - started)
 
-    def _prune(self) -> None:
-        for _, path in step_directories(self._directory)[: -self._keep]:
-            shutil.rmtree(path, ignore_errors=True)
+    def _prune(self, newest: int) -> None:
+        # What is newer than the one just written is no successor of it: it was found damaged and passed over.
+        reached = [path for step, path in step_directories(self._directory) if step <= newest]
+        for path in reached[: -self._keep]:
+            _discard(path)
         for leftover in self._directory.glob(".step-*.tmp"):
             # A writer that was killed left it; a live one's folder is younger than a day.
             if time.time() - leftover.stat().st_mtime > 86_400:
