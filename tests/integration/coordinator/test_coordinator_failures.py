@@ -75,3 +75,19 @@ async def test_an_agent_that_cannot_be_started_is_tried_again_and_then_fails_the
         job = (await coordinator.submit())["id"]
         view = await coordinator.view_when(job, lambda view: view["state"] == "failed")
         assert "/no/such/program" in view["reason"]
+
+
+async def test_what_is_over_costs_the_next_recovery_nothing(tmp_path: Path, start: Any) -> None:
+    """Slots are handed out anew after every loss: only jobs that hold some, or want some, are asked."""
+    async with start(tmp_path / "state") as coordinator:
+        job = (await coordinator.submit())["id"]
+        controller = coordinator.server.controller
+        assert list(controller._open) == [job]
+        assert (await coordinator.http.post(f"/v1/jobs/{job}/cancel")).status_code == 200
+        async with asyncio.timeout(20):
+            await controller._until_idle()
+        assert (await coordinator.view(job))["state"] == "cancelled"
+        assert not controller._open
+    async with start(tmp_path / "state") as coordinator:
+        assert (await coordinator.view(job))["state"] == "cancelled"
+        assert not coordinator.server.controller._open

@@ -1,6 +1,7 @@
 """The service's small parts: tokens, the folder, metrics' bookkeeping, a job as it is shown."""
 
 import os
+import re
 import subprocess
 import sys
 from dataclasses import replace
@@ -9,13 +10,13 @@ from pathlib import Path
 import pytest
 
 from cordee.coordinator.core.job import JobMachine
+from cordee.coordinator.core.model import JobState
 from cordee.coordinator.core.record import JobRecord
 from cordee.coordinator.errors import CoordinatorError
 from cordee.coordinator.service import auth
 from cordee.coordinator.service.folder import StateFolder
 from cordee.coordinator.service.job import Job, Progress
 from cordee.coordinator.service.metrics import Metrics
-from cordee.coordinator.service.rest.models import JobView
 from cordee.coordinator.spec import parse_job
 
 
@@ -136,31 +137,52 @@ async def test_a_waiter_wakes_at_a_change_and_not_before() -> None:
     await waiting
 
 
-def page(jobs: list[tuple[JobView, Progress]], metrics: Metrics | None = None) -> str:
+def page(jobs: list[Job], metrics: Metrics | None = None) -> str:
     return (metrics or Metrics(lambda: jobs, version="1")).render("")[0].decode()
 
 
 def test_a_jobs_series_end_some_time_after_it_and_its_histograms_with_them() -> None:
     import time
 
-    view = job().view(200.0)
-    jobs = [(view, Progress())]
-    metrics = Metrics(lambda: jobs, version="1")
+    shown = job()
+    metrics = Metrics(lambda: [shown], version="1")
     metrics.observe_recovery("a-1", "mesh", 0.02)
     metrics.observe_steps("a-1", 3, 0.01)
-    assert 'cordee_job_recoveries_total{cause="mesh",job_id="a-1",name="a"} 1.0' in page(jobs, metrics)
-    jobs[0] = (view.model_copy(update={"state": "succeeded", "finished_at": time.time() - 60}), Progress())
-    assert 'job_id="a-1"' in page(jobs, metrics)
-    jobs[0] = (view.model_copy(update={"state": "succeeded", "finished_at": time.time() - 3600}), Progress())
-    ended = page(jobs, metrics)
+    assert 'cordee_job_recoveries_total{cause="mesh",job_id="a-1",name="a"} 1.0' in page([shown], metrics)
+
+    def end(seconds_ago: float) -> None:
+        ended = replace(shown.machine.record, state=JobState.SUCCEEDED, finished_at=time.time() - seconds_ago)
+        shown.machine = JobMachine(ended)
+
+    end(60)
+    assert 'job_id="a-1"' in page([shown], metrics)
+    end(3600)
+    shown.view = None  # type: ignore[assignment]  # of a job that ended long ago nothing but its state is looked at
+    ended = page([shown], metrics)
     assert 'job_id="a-1"' not in ended
     assert 'cordee_jobs{state="succeeded"} 1.0' in ended
     assert metrics._counts == {}
 
 
+def test_a_counter_never_falls_back_and_counts_what_is_done_again() -> None:
+    shown = job()
+    metrics = Metrics(lambda: [shown], version="1")
+    counted = []
+    # 100 steps; all are lost, and it begins again at the checkpoint of step 60; 50 steps from there.
+    for told in (Progress(generation=1, step=100), Progress(generation=2, step=60), Progress(generation=2, step=110)):
+        shown.advance(replace(told, samples=10 * told.step))
+        values = dict(re.findall(r"^cordee_job_(\w+)_total{job_id.*} (.*)$", page([shown], metrics), re.MULTILINE))
+        counted.append((values["steps"], values["samples"]))
+    assert counted == [("100.0", "1000.0"), ("100.0", "1000.0"), ("150.0", "1500.0")]
+
+
 def test_a_job_name_cannot_break_the_page() -> None:
-    view = job().view(200.0).model_copy(update={"name": 'a"} 1\nevil 2\\'})
-    assert "\nevil" not in page([(view, Progress())])
+    shown = job()
+    metadata = shown.document.metadata.model_copy(update={"name": 'a"} 1\nevil 2\\'})
+    shown.document = shown.document.model_copy(update={"metadata": metadata})
+    served = page([shown])
+    assert "evil" in served
+    assert "\nevil" not in served
 
 
 def test_an_ended_job_is_measured_to_its_end() -> None:
@@ -171,8 +193,6 @@ def test_an_ended_job_is_measured_to_its_end() -> None:
 
 
 def test_the_metrics_page_of_the_documentation_lists_what_there_is() -> None:
-    import re
-
-    served = set(re.findall(r"^# TYPE (cordee_\w+)", page([(job().view(200.0), Progress())]), re.MULTILINE))
+    served = set(re.findall(r"^# TYPE (cordee_\w+)", page([job()]), re.MULTILINE))
     text = (Path(__file__).parents[3] / "docs" / "reference" / "metrics.md").read_text()
     assert set(re.findall(r"^\| `(cordee_\w+)`", text, re.MULTILINE)) == served

@@ -13,7 +13,7 @@ import contextlib
 import hashlib
 import logging
 import secrets
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
@@ -68,7 +68,7 @@ class Controller:
         policy: Policy | None = None,
     ) -> None:
         self.policy = policy or Policy()
-        self.metrics = Metrics(self._measured, version=version)
+        self.metrics = Metrics(self._all_jobs, version=version)
         self.mailbox: Mailbox = lambda _message: None
         self._folder = folder
         self._store = store
@@ -77,6 +77,8 @@ class Controller:
         self._orphan_seconds = orphan_seconds
         self._clock = Clock()
         self._jobs: dict[str, Job] = {}
+        self._open: dict[str, Job] = {}
+        """Those that hold slots or want some: the history of a service must not slow down its next recovery."""
         self._tokens: set[bytes] = set()  # by digest: how long a look-up takes says nothing about a token
         self._agents = Agents(launcher, self._agent_exited)
         self._background: set[asyncio.Task[None]] = set()
@@ -162,7 +164,7 @@ class Controller:
         capacity = self._launcher.capacity()
         workers = document.spec.workers
         check_capacity(self._launcher, workers.min)
-        occupied = sum(job.machine.occupied for job in self._jobs.values())
+        occupied = sum(job.machine.occupied for job in self._open.values())
         mine = scheduler.Demand("", workers.min, workers.max, submitted=self._clock.now())
         granted = scheduler.schedule([*self._open_demands(), mine], self._open_capacity())[""]
         free = max(capacity - occupied, 0)
@@ -206,9 +208,8 @@ class Controller:
         now = self._clock.now()
         return [job.view(now) for job in reversed(self._jobs.values())]
 
-    def _measured(self) -> list[tuple[JobView, Progress]]:
-        now = self._clock.now()
-        return [(job.view(now), job.progress) for job in self._jobs.values()]
+    def _all_jobs(self) -> Iterable[Job]:
+        return self._jobs.values()
 
     def job(self, ref: str) -> JobView:
         """A job by its id, or the newest of that name."""
@@ -308,6 +309,8 @@ class Controller:
                 return
             for action in decided:
                 self._carry_out(job, action)
+        if job.machine.done:
+            self._open.pop(job.id, None)
         self._set_timer(job, now)
         # An exit frees a slot, even if nothing else follows.
         if decided or isinstance(event, events.AgentExited | events.AgentAbsent):
@@ -398,10 +401,10 @@ class Controller:
     # -- scheduling
 
     def _open_demands(self) -> list[scheduler.Demand]:
-        return [demand for job in self._jobs.values() if (demand := job.machine.demand()) is not None]
+        return [demand for job in self._open.values() if (demand := job.machine.demand()) is not None]
 
     def _open_capacity(self) -> int:
-        ending = sum(job.machine.occupied for job in self._jobs.values() if job.ended)
+        ending = sum(job.machine.occupied for job in self._open.values() if job.ended)
         return max(self._launcher.capacity() - ending, 0)
 
     def _reschedule(self) -> None:
@@ -435,6 +438,8 @@ class Controller:
             events=self._store.events(row.id, last=NUM_EVENTS),
         )
         self._jobs[job.id] = job
+        if not job.machine.done:
+            self._open[job.id] = job
         self._tokens.add(_digest(token))
         return job
 
@@ -462,7 +467,7 @@ class Controller:
 
     async def _until_idle(self) -> None:
         """Wait until no job that has ended, or is ending, holds an agent."""
-        while any(not job.machine.done and (job.ended or job.machine.occupied) for job in self._jobs.values()):
+        while any(job.ended or job.machine.occupied for job in self._open.values()):
             self._idle.clear()
             await self._idle.wait()
 

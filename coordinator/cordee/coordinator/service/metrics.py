@@ -1,8 +1,9 @@
 """What Prometheus sees.
 
 The numbers of a job are read from its view when Prometheus asks, not kept in a second place: a series ends with its
-job (a while after it, so that the last scrape sees how it ended) and nothing piles up. Only histograms are kept here,
-as plain counts; `prometheus_client` is imported when the first scrape comes.
+job (a while after it, so that the last scrape sees how it ended) and nothing piles up. Of a job that ended long ago
+only its state is looked at: a scrape costs what the living jobs cost. What views do not tell is kept here, as plain
+counts: histograms, and how far a number has risen in all. `prometheus_client` is imported when the first scrape comes.
 
 Names follow prometheus.io's "Metric and label naming": `cordee_` first, base units, `_total` on counters only.
 """
@@ -14,7 +15,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
 from cordee.coordinator.core.model import JobState, LossCause
-from cordee.coordinator.service.job import Progress
+from cordee.coordinator.service.job import Job, Progress
 from cordee.coordinator.service.rest.models import JobView
 
 if TYPE_CHECKING:
@@ -52,18 +53,33 @@ class _Histogram:
 
 
 @dataclass(slots=True)
+class _Rising:
+    """A number that may fall back, as a counter, which must not: Prometheus takes a fall for a restart from 0, and
+    would count all the steps before a checkpoint again. Only those that are really done again are."""
+
+    total: float = 0.0
+    last: float = 0.0
+
+    def seen(self, value: float) -> float:
+        self.total += max(value - self.last, 0.0)
+        self.last = value
+        return self.total
+
+
+@dataclass(slots=True)
 class _JobCounts:
-    """What a view does not tell: distributions and causes, since this coordinator started."""
+    """What a view does not tell: distributions, causes and falls, since this coordinator started."""
 
     recovery: _Histogram = field(default_factory=lambda: _Histogram(_RECOVERY_BUCKETS))
     step: _Histogram = field(default_factory=lambda: _Histogram(_STEP_BUCKETS))
     recoveries: dict[str, int] = field(default_factory=lambda: dict.fromkeys(map(str, LossCause), 0))
+    rising: dict[str, _Rising] = field(default_factory=dict[str, _Rising])
 
 
 class Metrics:
-    """The registry of one coordinator; `jobs` gives all jobs as people see them, and their workers' last word."""
+    """The registry of one coordinator; `jobs` gives all its jobs."""
 
-    def __init__(self, jobs: Callable[[], Iterable[tuple[JobView, Progress]]], *, version: str) -> None:
+    def __init__(self, jobs: Callable[[], Iterable[Job]], *, version: str) -> None:
         self._jobs = jobs
         self._version = version
         self._counts: dict[str, _JobCounts] = {}
@@ -95,9 +111,14 @@ class Metrics:
     def _collect(self) -> "Iterator[Metric]":
         from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
 
-        jobs = list(self._jobs())
         now = time.time()
-        shown = [job for job in jobs if job[0].finished_at is None or now - job[0].finished_at < _KEEP_SECONDS]
+        by_state = dict.fromkeys(STATES, 0)
+        shown: list[tuple[JobView, Progress]] = []
+        for job in self._jobs():
+            by_state[str(job.machine.state)] += 1
+            finished_at = job.machine.record.finished_at
+            if finished_at is None or now - finished_at < _KEEP_SECONDS:
+                shown.append((job.view(now), job.progress))
         for gone in self._counts.keys() - {view.id for view, _ in shown}:
             del self._counts[gone]
 
@@ -106,16 +127,18 @@ class Metrics:
         yield info
 
         states = GaugeMetricFamily("cordee_jobs", "Jobs by state.", labels=["state"])
-        for state in STATES:
-            states.add_metric([state], sum(view.state == state for view, _ in jobs))
+        for state, count in by_state.items():
+            states.add_metric([state], count)
         yield states
 
         labels = ["job_id", "name"]  # `job` is the scraper's own label
         for family, value in _JOB_SERIES:
-            kind = CounterMetricFamily if family[0].endswith("_total") else GaugeMetricFamily
-            metric = kind(*family, labels=labels)
+            counts = family[0].endswith("_total")
+            metric = (CounterMetricFamily if counts else GaugeMetricFamily)(*family, labels=labels)
             for view, progress in shown:
                 found = value(view, progress)
+                if counts and found is not None:
+                    found = self._of(view.id).rising.setdefault(family[0], _Rising()).seen(found)
                 if found is not None:
                     metric.add_metric([view.id, view.name], found)
             yield metric
@@ -136,11 +159,11 @@ class Metrics:
             of = [view.id, view.name]
             workers.add_metric([*of, "wanted"], view.workers.wanted)
             workers.add_metric([*of, "now"], view.workers.now)
-            counts = self._counts.get(view.id) or _JobCounts()
-            for cause, count in counts.recoveries.items():
+            kept = self._of(view.id)
+            for cause, count in kept.recoveries.items():
                 causes.add_metric([*of, cause], count)
-            recovery.add_metric(of, counts.recovery.buckets(), counts.recovery.total)
-            step.add_metric(of, counts.step.buckets(), counts.step.total)
+            recovery.add_metric(of, kept.recovery.buckets(), kept.recovery.total)
+            step.add_metric(of, kept.step.buckets(), kept.step.total)
         yield from (workers, causes, recovery, step)
 
 
@@ -155,8 +178,8 @@ class _Snapshot:
 
 
 _JOB_SERIES: Final[tuple[tuple[tuple[str, str], Callable[[JobView, Progress], float | None]], ...]] = (
-    (("cordee_job_steps_total", "Committed steps."), lambda view, _: view.step),
-    (("cordee_job_samples_total", "Samples in committed steps."), lambda view, _: view.samples),
+    (("cordee_job_steps_total", "Committed steps; what is done again counts again."), lambda view, _: view.step),
+    (("cordee_job_samples_total", "Samples in committed steps, counted likewise."), lambda view, _: view.samples),
     (("cordee_job_loss", "The script's loss at the newest step."), lambda view, _: view.loss),
     (("cordee_job_epoch", "The epoch in progress, from 1."), lambda view, _: view.epoch),
     (("cordee_job_samples_per_second", "Samples per second, lately."), lambda view, _: view.samples_per_second),
