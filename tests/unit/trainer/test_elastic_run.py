@@ -24,6 +24,7 @@ from cordee.trainer import data, elastic, nn, optim
 from cordee.trainer.elastic import runtime
 from cordee.trainer.elastic.protocols import CheckpointPolicy, PeerLostError, ProgressReport, RunResult, World
 from cordee.trainer.elastic.solo import SoloCommunicator, SoloMembership
+from cordee.trainer.elastic.state import TrainingState
 from cordee.trainer.elastic.tree import Span, combine_order, cover, deal, root
 
 EPOCHS, SAMPLES, BATCH, SHARDS = 3, 23, 6, 4
@@ -537,6 +538,21 @@ def test_metrics_are_numbers() -> None:
     run = make_run()
     with pytest.raises(TypeError, match="metric 'accuracy' is to be a number, not 'high'"):
         run.report(accuracy="high")  # type: ignore[arg-type]
+
+
+def test_a_state_with_buffers_that_an_option_asked_for_in_mid_run_is_taken() -> None:
+    giver, taker = make_run(), make_run()
+    for run in (giver, taker):
+        run.optimizer = optim.SGD(run.model.parameters(), lr=0.1)
+    giver.optimizer.param_groups[0]["momentum"] = 0.9
+    giver.model(trainer.ones(2, 5)).sum().backward()
+    giver.optimizer.step()
+    ours, theirs = (TrainingState(run.model, run.optimizer) for run in (taker, giver))
+    arrays = theirs.host_copies()
+    assert any("momentum_buffer" in name for name in arrays)
+    ours.restore(arrays, theirs.scalars())
+    for name, array in ours.views().items():
+        np.testing.assert_array_equal(array, arrays[name])
 
 
 def test_an_optimiser_of_another_model_is_refused() -> None:

@@ -67,6 +67,7 @@ class TrainingState:
 
     def restore(self, arrays: Mapping[str, Any], scalars: Mapping[str, Any]) -> None:
         """Takes over `arrays` and `scalars`, in place. Raises `StateError`, changing nothing, when they do not fit."""
+        self._optimizer.make_room(scalars["optimizer"])
         views = self.views()
         problems = [f"{name} is missing" for name in sorted(views.keys() - arrays.keys())]
         problems += [f"{name} is unknown here" for name in sorted(arrays.keys() - views.keys())]

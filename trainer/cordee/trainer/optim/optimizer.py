@@ -93,14 +93,14 @@ class Optimizer(ABC):
         for pairs in by_dtype.values():
             group = FlatGroup([name for name, _ in pairs], [parameter for _, parameter in pairs], options)
             self.groups.append(group)
-            self._allocate(group)
+            self._allocate(group, group.options)
 
     def step(self) -> None:
         """Updates every parameter that has a gradient."""
         for group in self.groups:
             group.adopt()
             group.mark_written()
-            self._allocate(group)
+            self._allocate(group, group.options)
             segments = group.segments()
             for where, past_updates in segments:
                 self._update_segment(group, where, past_updates)
@@ -164,7 +164,7 @@ class Optimizer(ABC):
         for options, saved in zip(self.param_groups, saved_groups, strict=True):
             _restore(options, saved)
         for group in self.groups:
-            self._allocate(group)
+            self._allocate(group, group.options)
         for group, index, state_name, value in copies:
             Tensor(group.view(group.state[state_name], index)).copy_(value)
         for name, (group, index) in ours.items():
@@ -176,6 +176,13 @@ class Optimizer(ABC):
             "options": [_plain(options) for options in self.param_groups],
             "steps": [group.steps.tolist() for group in self.groups],
         }
+
+    def make_room(self, scalars: Mapping[str, Any]) -> None:
+        """Makes the buffers that the options in `scalars` need: a script may have changed them since the beginning."""
+        for options, saved in zip(self.param_groups, scalars["options"], strict=False):
+            for group in self.groups:
+                if group.options is options:
+                    self._allocate(group, {**options, **saved})
 
     def load_scalars(self, scalars: Mapping[str, Any]) -> None:
         """Takes over what `scalars` gave."""
@@ -197,9 +204,9 @@ class Optimizer(ABC):
         )
         return f"{type(self).__name__}({groups})"
 
-    def _allocate(self, group: FlatGroup) -> None:
-        """Sees to it that the buffers are there that the group's options need."""
-        for name in self._needed_state(group.options):
+    def _allocate(self, group: FlatGroup, options: Mapping[str, Any]) -> None:
+        """Sees to it that the group has the buffers that these options need."""
+        for name in self._needed_state(options):
             if name not in group.state:
                 group.state[name] = group.new_twin()
 
