@@ -18,6 +18,7 @@ from typing import Any
 
 import pytest
 
+from cordee.coordinator.cli.runs import prune_runs
 from cordee.coordinator.client import ConflictError, JobNotFoundError, UnreachableError, connect
 from cordee.coordinator.core.model import JobError, JobState
 from cordee.coordinator.core.record import JobRecord
@@ -273,3 +274,16 @@ def test_asking_whether_a_folder_is_held_keeps_nobody_out(tmp_path: Path) -> Non
     threading.Timer(0.01, os.close, (asking,)).start()
     with StateFolder(tmp_path):
         assert is_held(tmp_path)
+
+
+def test_a_run_that_was_cut_off_is_kept_however_old_it_is(tmp_path: Path) -> None:
+    runs = tmp_path / "runs"
+    states = {"1-ended": JobState.SUCCEEDED, "2-cut-off": JobState.RUNNING, "3-unreadable": None, "4-newest": None}
+    for name, state in states.items():
+        with StateFolder(runs / name) as held:
+            Store(held.database).close()
+            if state is not None:
+                put(held.root, "digits-aaaaaa", state)
+    (runs / "3-unreadable" / "coordinator.db").write_bytes(b"nothing that a database begins with")
+    assert [path.name for path in prune_runs(runs, keep=1)] == ["1-ended"]
+    assert sorted(path.name for path in runs.iterdir()) == ["2-cut-off", "3-unreadable", "4-newest"]

@@ -30,7 +30,7 @@ from cordee.coordinator.cli.options import (
     ThreadsOption,
     WorkersOption,
 )
-from cordee.coordinator.cli.output import write
+from cordee.coordinator.cli.output import count, write
 from cordee.coordinator.cli.script_command import NOTES_KEY, WORDS_KEY
 from cordee.coordinator.cli.takeup import describe, find_unfinished, take_up
 
@@ -145,7 +145,7 @@ def _train(
 ) -> ExitCode:
     from cordee.coordinator.cli.display import make_display
     from cordee.coordinator.cli.embedded import embedded
-    from cordee.coordinator.cli.runs import new_run_folder, prune_runs
+    from cordee.coordinator.cli.runs import NUM_KEPT, new_run_folder, prune_runs
     from cordee.coordinator.cli.summary import summarise
     from cordee.coordinator.client import runs_folder
     from cordee.coordinator.past import keep_command
@@ -174,9 +174,12 @@ def _train(
     if followed.left:
         job = job.copy()
         job["state"], job["reason"] = "cancelled", "left at once, by a third signal"
-    if state is None:
-        prune_runs(runs)
     summarise(job, folder, shown=display.has_shown)
+    if state is None and (removed := prune_runs(runs)):
+        what = count(len(removed), "old run")
+        say(
+            f"note: removed {what}, weights and all; the newest {NUM_KEPT} are kept, and those with a --state of their own"
+        )
     if as_json:
         import json
 
