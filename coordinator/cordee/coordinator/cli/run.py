@@ -177,9 +177,7 @@ def _train(
     summarise(job, folder, shown=display.has_shown)
     if state is None and (removed := prune_runs(runs)):
         what = count(len(removed), "old run")
-        say(
-            f"note: removed {what}, weights and all; the newest {NUM_KEPT} are kept, and those with a --state of their own"
-        )
+        say(f"note: removed {what}, weights and all; the newest {NUM_KEPT} are kept, and those with a --state")
     if as_json:
         import json
 
