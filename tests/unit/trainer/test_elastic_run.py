@@ -534,6 +534,45 @@ def test_a_step_without_loss_reports_none() -> None:
     assert math.isnan(step.loss)
 
 
+def test_gradients_that_no_one_has_weighted_are_refused() -> None:
+    run = make_run()
+    step = next(iter(run.steps(1)))
+    with pytest.raises(RuntimeError, match=r"call it instead of loss\.backward\(\)"):
+        for batch in step.shards:
+            nn.functional.cross_entropy(run.model(batch.x), batch.y).backward()
+
+
+class Listening(SoloMembership):
+    """A world of one that keeps what it is told in the end."""
+
+    def __init__(self) -> None:
+        self.results: list[RunResult] = []
+
+    def finished(self, result: RunResult) -> None:
+        self.results.append(result)
+
+
+def test_a_loop_that_is_left_early_has_a_result_at_the_scripts_end() -> None:
+    membership = Listening()
+    runtime.install(membership)
+    try:
+        run = make_run()
+        for epochs, last in ((1, 2), (3, 6)):
+            for step in run.steps(epochs):
+                if step.number > last:
+                    break
+                for batch in step.shards:
+                    step.backward(nn.functional.cross_entropy(run.model(batch.x), batch.y))
+                step.commit()
+            runtime.conclude()
+            assert membership.results[-1].step == last
+            assert membership.results[-1].weights_sha256 == run.weights_sha256()
+        runtime.conclude()
+        assert len(membership.results) == 2
+    finally:
+        runtime.install(None)
+
+
 def test_metrics_are_numbers() -> None:
     run = make_run()
     with pytest.raises(TypeError, match="metric 'accuracy' is to be a number, not 'high'"):

@@ -86,6 +86,7 @@ def _work(settings: WorkerSettings, lifeline: Lifeline) -> int:
             os.chdir(source)
             runtime.install(membership)
             run_script(source, settings.script, settings.args)
+            runtime.conclude()
             last_word = pb.WorkerMessage(finished=membership.last_word())
         except Leave:
             raise

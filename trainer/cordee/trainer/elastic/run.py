@@ -149,6 +149,7 @@ class Run:
         if epochs < 0:
             raise ValueError(f"epochs is a number of passes over the data, not {epochs}")
         runtime.claim(self._membership, self)
+        self._finished = False
         self._epochs = max(self._epochs, epochs)
         last = epochs * len(self.loader)
         while True:
@@ -237,6 +238,11 @@ class Run:
         return restored or self._position
 
     # The result
+
+    def conclude(self) -> None:
+        """Tells the result of a loop that the script has left early. For whoever runs the script, at its end."""
+        if self.step and not self._finished:
+            self._finish()
 
     def _finish(self) -> None:
         if self._saver is not None:

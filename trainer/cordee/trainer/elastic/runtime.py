@@ -6,13 +6,18 @@ script trains alone, to the same bits.
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from cordee.trainer.elastic.protocols import Membership
 from cordee.trainer.elastic.solo import SoloMembership
 
-__all__ = ["claim", "current", "install"]
+if TYPE_CHECKING:
+    from cordee.trainer.elastic.run import Run
+
+__all__ = ["claim", "conclude", "current", "install"]
 
 _installed: Membership | None = None
-_claimed_by: object = None
+_claimed_by: Run | None = None
 
 
 def install(membership: Membership | None) -> None:
@@ -26,7 +31,13 @@ def current() -> Membership:
     return SoloMembership() if _installed is None else _installed
 
 
-def claim(membership: Membership, run: object) -> None:
+def conclude() -> None:
+    """The script has ended: if it left its training loop early, by `break`, its run has its result still to tell."""
+    if _claimed_by is not None:
+        _claimed_by.conclude()
+
+
+def claim(membership: Membership, run: Run) -> None:
     """Makes `membership` that of `run` alone, if it is the installed one; a world of one is its run's own anyway.
 
     A worker that joins runs the script from its first line: were there a second run, it would offer the first one for

@@ -77,6 +77,8 @@ class Step:
         self._next_shard = self._range[0]
         self._samples_in_shard = 0
         self._shard_loss = math.nan
+        self._weighted = False
+        """Whether `backward` was called for the shard at hand."""
         self._losses: list[float] = []
         self._touched = np.zeros(sum(len(group.parameters) for group in optimizer.groups), np.bool_)
         self._started = time.perf_counter()
@@ -94,6 +96,7 @@ class Step:
             batch = self._loader.shard_batch(self.epoch - 1, self.index, shard)
             optimizer.zero_grad()
             self._shard_loss = math.nan
+            self._weighted = False
             if batch is not None:
                 self._samples_in_shard = len(batch)
                 with random.scope(step=self.number, shard=shard):
@@ -108,6 +111,7 @@ class Step:
         """
         if not self._samples_in_shard:
             raise RuntimeError(f"step {self.number}: backward is called inside `for batch in step.shards`")
+        self._weighted = True
         weight = self._samples_in_shard / self.num_samples
         value = float(loss.item()) * weight
         self._shard_loss = value if math.isnan(self._shard_loss) else self._shard_loss + value
@@ -142,7 +146,13 @@ class Step:
         offset = 0
         for group, partials in zip(self._optimizer.groups, self._partials, strict=True):
             count = len(group.parameters)
-            self._touched[offset : offset + count] |= group.touched()
+            touched = group.touched()
+            if touched.any() and not self._weighted:
+                raise RuntimeError(
+                    f"step {self.number}: a shard's gradients are not step.backward(loss)'s, which weights them by the "
+                    "shard's share of the batch; call it instead of loss.backward()"
+                )
+            self._touched[offset : offset + count] |= touched
             offset += count
             group.fill_untouched()
             partials.fold(shard, group.grad, last=shard == self._range[1] - 1)
