@@ -275,6 +275,27 @@ def test_a_worker_whose_stream_breaks_and_comes_back_is_a_member_still() -> None
     assert story.pass_time(20.0, 0, 1) == []
 
 
+def test_what_went_down_with_a_stream_is_said_again_on_the_next_one() -> None:
+    story = Story(maximum=2)
+    story.join(0)
+    story.pass_time(POLICY.settle_seconds, 0)  # a world of one, which nobody else could tell that a change is pending
+    story.join(1)
+    assert story.told(act.SendChangePending) == [act.SendChangePending(*story.who(0), 1)]
+    story.tell(ev.WorkerDetached(*story.who(0)))
+    story.attach(0, generation=1, step=5)
+    assert story.told(act.SendChangePending) == [act.SendChangePending(*story.who(0), 1)]
+
+    story = Story(maximum=4)
+    story.join(0, 1, 2, 3)
+    story.lose(3)
+    story.arrive(2, 5, ArrivalReason.PEER_LOST)
+    aborts = [act.SendAbort(*story.who(k), 1, ("j-w3",)) for k in (0, 1)]
+    assert story.told(act.SendAbort) == aborts
+    story.tell(ev.WorkerDetached(*story.who(0)))
+    story.attach(0, generation=1, step=5)
+    assert story.told(act.SendAbort) == aborts[:1]
+
+
 def test_a_worker_that_does_not_come_back_is_lost_and_its_peers_are_told() -> None:
     story = training(0, 1)
     story.tell(ev.WorkerDetached(*story.who(1)))

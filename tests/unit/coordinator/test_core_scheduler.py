@@ -35,11 +35,12 @@ def place(demand: Demand) -> tuple[int, float, str]:
     return (-demand.priority, demand.submitted, demand.job)
 
 
-@given(queues())
-def test_grants_never_exceed_the_capacity_even_while_others_still_drain(queue: Queue) -> None:
+@given(queues(), st.integers(0, 24))
+def test_grants_never_exceed_the_capacity_even_while_others_still_drain(queue: Queue, parting: int) -> None:
     demands, capacity = queue
-    grants = schedule(demands, capacity)
-    assert sum(max(d.occupied, grants[d.job]) for d in demands) <= capacity
+    parting = min(parting, capacity - sum(d.occupied for d in demands))
+    grants = schedule(demands, capacity, parting)
+    assert sum(max(d.occupied, grants[d.job]) for d in demands) + parting <= capacity
     assert sum(targets(demands, capacity).values()) <= capacity
 
 
@@ -147,6 +148,13 @@ def test_an_elastic_job_shrinks_to_let_a_waiting_one_in_and_grows_again_after() 
     assert schedule([replace(long, granted=2, occupied=3), new], 4) == {"long": 2, "new": 0}  # all at once or nothing
     assert schedule([replace(long, granted=2, occupied=2), new], 4) == {"long": 2, "new": 2}
     assert schedule([replace(long, granted=2, occupied=2)], 4) == {"long": 4}
+
+
+def test_a_large_job_is_not_overtaken_while_an_ended_one_gives_its_slots_back_one_by_one() -> None:
+    large, small = Demand("large", 4, 4, submitted=1), Demand("small", 1, 1, submitted=2)
+    for parting in (4, 3, 2, 1):
+        assert schedule([large, small], 4, parting) == {"large": 0, "small": 0}
+    assert schedule([large, small], 4) == {"large": 4, "small": 0}
 
 
 def test_a_job_larger_than_the_cluster_waits_without_holding_anybody_up() -> None:

@@ -42,9 +42,9 @@ class Crew:
         self.broken = False
         """A member of the current world is lost, or its exchange broke."""
         self.asked: set[str] = set()
-        """Members told ChangePending in this generation."""
+        """Members told ChangePending in this generation, on the stream they have now."""
         self.aborted: set[str] = set()
-        """Members told Abort in this generation."""
+        """Members told Abort in this generation, on the stream they have now."""
         self.drained: Cause | None = None
         """Why somebody was released since the last world."""
         self.last_arrival = float("-inf")

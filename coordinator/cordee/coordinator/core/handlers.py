@@ -54,6 +54,9 @@ def _on_attached(crew: Crew, event: events.WorkerAttached) -> None:
         return turn_away(StopReason.FINISHED, "the job has its result already")
     if slot.incarnation != event.incarnation:
         crew.supersede(slot, event.incarnation)
+    # What it was told last may have gone down with its stream; hearing it twice is hearing it once.
+    crew.asked.discard(event.worker)
+    crew.aborted.discard(event.worker)
     slot.missing = None
     slot.session = Session(
         incarnation=event.incarnation,

@@ -7,8 +7,10 @@ The rules, in order:
    overtaken by later ones, or a stream of small jobs would starve it; a job whose minimum exceeds the whole capacity
    holds nobody up.
 3. What is left goes to the admitted jobs, one worker at a time to the one that has fewest, up to their maximum.
-4. A grant is given only out of slots that are free now. A slot whose worker still drains is not, so the promise to one
-   job never runs ahead of what another has really given back; ask again when a slot comes free.
+4. A grant is given only out of slots that are free now. A slot whose worker still drains, or is at its job's end and has
+   not gone yet, is not: so the promise to one job never runs ahead of what another has really given back; ask again
+   when a slot comes free. Whose turn it is does not depend on that: while a large job's slots come free one by one, no
+   small one slips in.
 """
 
 from __future__ import annotations
@@ -40,12 +42,15 @@ class Demand:
             raise ValueError(f"job {self.job}: the minimum must be in 1..maximum, got {self.minimum}:{self.maximum}")
 
 
-def schedule(demands: Iterable[Demand], capacity: int) -> dict[str, int]:
-    """The grant of every job, given now. Call it again whenever a demand, the capacity or an `occupied` changes."""
+def schedule(demands: Iterable[Demand], capacity: int, parting: int = 0) -> dict[str, int]:
+    """The grant of every job, given now. Call it again whenever a demand, the capacity or an `occupied` changes.
+
+    `parting` is how many of the slots are held by jobs that demand nothing any more.
+    """
     order = _in_order(demands)
     target = targets(order, capacity)
     grants = {d.job: min(d.granted, target[d.job]) for d in order}
-    free = capacity - sum(max(d.occupied, grants[d.job]) for d in order)
+    free = capacity - parting - sum(max(d.occupied, grants[d.job]) for d in order)
     for d in order:
         held = max(d.occupied, grants[d.job])
         offer = min(target[d.job], held + max(free, 0))

@@ -166,7 +166,7 @@ class Controller:
         check_capacity(self._launcher, workers.min)
         occupied = sum(job.machine.occupied for job in self._open.values())
         mine = scheduler.Demand("", workers.min, workers.max, submitted=self._clock.now())
-        granted = scheduler.schedule([*self._open_demands(), mine], self._open_capacity())[""]
+        granted = scheduler.schedule([*self._open_demands(), mine], capacity, self._parting())[""]
         free = max(capacity - occupied, 0)
         where = f"this machine ({free} of {capacity} worker slots are free)"
         message = (
@@ -403,9 +403,9 @@ class Controller:
     def _open_demands(self) -> list[scheduler.Demand]:
         return [demand for job in self._open.values() if (demand := job.machine.demand()) is not None]
 
-    def _open_capacity(self) -> int:
-        ending = sum(job.machine.occupied for job in self._open.values() if job.ended)
-        return max(self._launcher.capacity() - ending, 0)
+    def _parting(self) -> int:
+        """The slots that jobs at their end have yet to give back."""
+        return sum(job.machine.occupied for job in self._open.values() if job.ended)
 
     def _reschedule(self) -> None:
         """Hand out what is free, until nothing changes. A grant's own turn does not nest another one."""
@@ -414,8 +414,8 @@ class Controller:
         self._scheduling = True
         try:
             while True:
-                demands, capacity = self._open_demands(), self._open_capacity()
-                grants = scheduler.schedule(demands, capacity)
+                demands = self._open_demands()
+                grants = scheduler.schedule(demands, self._launcher.capacity(), self._parting())
                 changed = [demand for demand in demands if grants[demand.job] != demand.granted]
                 for demand in changed:
                     self.feed(self._jobs[demand.job], events.Scheduled(grants[demand.job]))
