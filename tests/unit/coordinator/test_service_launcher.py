@@ -13,6 +13,7 @@ from typing import TypeVar
 import psutil
 import pytest
 
+from cordee.coordinator.service.launchers import processes
 from cordee.coordinator.service.launchers.base import AgentExit, AgentSpec, LauncherError
 from cordee.coordinator.service.launchers.process import ProcessLauncher
 
@@ -175,6 +176,19 @@ async def test_an_agent_started_by_a_coordinator_killed_before_it_knew_the_pid_i
     record.write_text(json.dumps(json.loads(record.read_text()) | {"process": None}))
     async with launching(tmp_path) as launcher:
         assert await launcher.list() == [before]
+
+
+async def test_one_that_ends_while_it_is_looked_for_is_gone_and_no_trouble(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with launching(tmp_path) as launcher:
+        promise = {"worker": "j-w0", "job": "j", "folder": str(tmp_path / "jobs" / "j"), "process": None}
+        (tmp_path / "agents" / "j-w0.json").write_text(json.dumps(promise))
+        gone = await asyncio.create_subprocess_exec(sys.executable, "-c", "")
+        await gone.wait()
+        monkeypatch.setattr(processes, "stragglers", lambda *_args, **_more: [gone.pid])
+        assert await launcher.list() == []
+        assert not list((tmp_path / "agents").iterdir())
 
 
 async def test_a_record_of_a_pid_that_another_process_has_now_adopts_nobody(tmp_path: Path) -> None:

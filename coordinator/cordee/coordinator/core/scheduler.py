@@ -7,8 +7,8 @@ The rules, in order:
    overtaken by later ones, or a stream of small jobs would starve it; a job whose minimum exceeds the whole capacity
    holds nobody up.
 3. What is left goes to the admitted jobs, one worker at a time to the one that has fewest, up to their maximum.
-4. A grant is given only out of slots that are free now. A slot whose worker still drains, or is at its job's end and has
-   not gone yet, is not: so the promise to one job never runs ahead of what another has really given back; ask again
+4. A grant is given only out of slots that are free now. A slot whose worker still drains, or is at its job's end and
+   has not gone yet, is not: so the promise to one job never runs ahead of what another has really given back; ask again
    when a slot comes free. Whose turn it is does not depend on that: while a large job's slots come free one by one, no
    small one slips in.
 """

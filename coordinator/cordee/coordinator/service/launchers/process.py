@@ -168,7 +168,7 @@ class ProcessLauncher:
         marks = _marks(worker, folder)
         if known is None:  # killed between the promise and the pid: whoever leads a session with its marks is the agent
             pids = await asyncio.to_thread(processes.stragglers, marks)
-            leaders = [pid for pid in pids if os.getsid(pid) == pid]
+            leaders = [pid for pid in pids if processes.leads_session(pid)]
             known = processes.identify(leaders[0]) if leaders else None
         if known is None or not processes.is_alive(known):
             # The agent is gone; a worker of its may not be, and must not train beside its successor.

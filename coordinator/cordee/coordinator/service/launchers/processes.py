@@ -10,7 +10,16 @@ import signal
 from dataclasses import dataclass
 from pathlib import Path
 
-__all__ = ["Identity", "boot_id", "identify", "is_alive", "kill_leftovers", "send_signal", "stragglers"]
+__all__ = [
+    "Identity",
+    "boot_id",
+    "identify",
+    "is_alive",
+    "kill_leftovers",
+    "leads_session",
+    "send_signal",
+    "stragglers",
+]
 
 _PROC = Path("/proc")
 
@@ -77,6 +86,12 @@ def send_signal(process: Identity, number: signal.Signals, *, group: bool = Fals
             os.kill(process.pid, number)
         return True
     return False
+
+
+def leads_session(pid: int) -> bool:
+    """Whether this process leads a session of its own. One that is gone leads none."""
+    stat = _stat(pid)
+    return stat is not None and stat.session == pid
 
 
 def stragglers(environment: dict[str, str], *, session: int | None = None) -> list[int]:
