@@ -3,7 +3,10 @@
 #
 #   docker build -t cordee .                              CPU
 #   docker build -t cordee:cuda --build-arg EXTRAS=cuda . with CuPy (the NVIDIA runtime is the host's)
-#   docker run --rm -p 8080:8080 -v cordee:/var/lib/cordee cordee
+#   docker run --rm --init -p 127.0.0.1:8080:8080 -v cordee:/var/lib/cordee cordee
+#
+# --init: what a killed agent leaves behind is this container's first process' to bury, and the coordinator buries only
+# its own children.
 ARG PYTHON_VERSION=3.12
 
 FROM python:${PYTHON_VERSION}-slim AS build

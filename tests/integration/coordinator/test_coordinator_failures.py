@@ -1,6 +1,9 @@
 """What happens when the coordinator's own ground gives way."""
 
 import asyncio
+import hashlib
+import os
+import re
 import stat
 from pathlib import Path
 from typing import Any
@@ -9,6 +12,8 @@ import grpc.aio
 import pytest
 
 from cordee.coordinator.errors import CoordinatorError
+from cordee.coordinator.service.bundles import BundleUpload
+from cordee.coordinator.service.folder import StateFolder
 from cordee.coordinator.service.server import CoordinatorServer
 from cordee.coordinator.service.store import StoreError
 
@@ -58,9 +63,33 @@ async def test_a_folder_that_is_a_file_is_refused_in_one_sentence(tmp_path: Path
         await CoordinatorServer(tmp_path / "state").start()
 
 
-async def test_an_address_that_is_not_this_machines_is_refused_in_one_sentence(tmp_path: Path) -> None:
-    with pytest.raises(CoordinatorError, match=r"cannot listen on 192\.0\.2\.1:0 for REST"):  # RFC 5737: nobody's
-        await CoordinatorServer(tmp_path, host="192.0.2.1").start()
+@pytest.mark.parametrize("host", ["192.0.2.1", "no-such-host.invalid"])  # RFC 5737 and RFC 6761: nobody's
+async def test_an_address_that_is_not_this_machines_is_refused_in_one_sentence(tmp_path: Path, host: str) -> None:
+    with pytest.raises(CoordinatorError, match=rf"cannot listen on {re.escape(host)}:0 for REST") as refused:
+        await CoordinatorServer(tmp_path, host=host).start()
+    assert "--host" in refused.value.hint
+
+
+async def test_a_bundle_is_on_disk_with_its_name_when_it_is_acknowledged(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    done: list[str] = []
+    fsync, replace = os.fsync, Path.replace
+
+    def synced(descriptor: int) -> None:
+        done.append(f"fsync {'folder' if stat.S_ISDIR(os.fstat(descriptor).st_mode) else 'file'}")
+        fsync(descriptor)
+
+    def renamed(draft: Path, target: Path) -> Path:
+        done.append("rename")
+        return replace(draft, target)
+
+    monkeypatch.setattr(os, "fsync", synced)
+    monkeypatch.setattr(Path, "replace", renamed)
+    with StateFolder(tmp_path) as folder, BundleUpload(folder, hashlib.sha256(b"source").hexdigest()) as upload:
+        await upload.write(b"source")
+        upload.keep()
+    assert done == ["fsync file", "rename", "fsync folder"]
 
 
 async def test_an_agent_that_cannot_be_started_is_tried_again_and_then_fails_the_job(

@@ -59,3 +59,8 @@ class BundleUpload:
         self._file.flush()
         os.fsync(self._file.fileno())
         self._draft.replace(self._path)
+        folder = os.open(self._path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            os.fsync(folder)  # its name, too: the job that is submitted next is on disk when it is acknowledged
+        finally:
+            os.close(folder)

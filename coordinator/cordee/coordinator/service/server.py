@@ -12,6 +12,7 @@ its program's own job directly, and does not even begin to load REST before some
 
 import asyncio
 import contextlib
+import errno
 import importlib
 import logging
 import os
@@ -299,6 +300,8 @@ def _probe(host: str, port: int) -> None:
 def _port_error(what: str, host: str, port: int, option: str, error: Exception) -> CoordinatorError:
     reason = (getattr(error, "strerror", None) or str(error)).lower()
     message = f"the coordinator cannot listen on {_address(host, port)} for {what}: {reason}"
+    if isinstance(error, socket.gaierror) or getattr(error, "errno", None) == errno.EADDRNOTAVAIL:
+        return CoordinatorError(message, hint="--host takes an address of this machine; 0.0.0.0 stands for all of them")
     return CoordinatorError(message, hint=f"choose another port with {option}, or 0 for any that is free")
 
 
