@@ -305,6 +305,14 @@ def test_a_worker_that_does_not_come_back_is_lost_and_its_peers_are_told() -> No
     assert story.told(act.SendStop)[0].reason is StopReason.FENCED
 
 
+def test_a_member_whose_agent_exits_while_its_stream_is_down_is_lost_at_once() -> None:
+    story = training(0, 1)
+    story.tell(ev.WorkerDetached(*story.who(1)))
+    assert story.told(act.SendAbort) == []
+    story.tell(ev.AgentExited("j-w1", -9))
+    assert story.told(act.SendAbort) == [act.SendAbort(*story.who(0), 1, ("j-w1",))]
+
+
 def test_a_newer_process_takes_the_place_of_an_older_one_that_is_still_attached() -> None:
     story = training(0, 1)
     old = story.who(1)
@@ -366,6 +374,24 @@ def test_agents_that_are_gone_after_a_restart_are_started_again() -> None:
     story = training(0, 1)
     story.restart(1)
     assert story.told(act.StartAgent) == [act.StartAgent("j-w0")]
+
+
+def test_after_a_restart_a_member_whose_agent_is_gone_is_not_waited_for() -> None:
+    story = training(0, 1)
+    story.restart(1)
+    story.attach(1, generation=1, step=3)
+    story.arrive(1, 3, ArrivalReason.PEER_LOST, (0,))
+    assert (story.ranks, story.world.generation) == ([1], 2)
+
+
+def test_a_worker_of_a_generation_that_the_store_does_not_know_is_fenced() -> None:
+    story = Story()
+    story.attach(0, generation=7, step=5)  # the store is an older copy, or the worker another coordinator's
+    assert [(a.worker, a.reason) for a in story.told(act.SendStop)] == [("j-w0", StopReason.FENCED)]
+    story.attach(1)
+    story.arrive(1, 5, ArrivalReason.CHANGE, generation=7)
+    assert [(a.worker, a.reason) for a in story.told(act.SendStop)] == [("j-w1", StopReason.FENCED)]
+    assert story.machine.generation == 0
 
 
 def test_agents_that_nobody_remembers_are_stopped() -> None:

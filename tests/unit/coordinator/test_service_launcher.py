@@ -13,6 +13,7 @@ from typing import TypeVar
 import psutil
 import pytest
 
+from cordee.coordinator.service.agents import Agents
 from cordee.coordinator.service.launchers import processes
 from cordee.coordinator.service.launchers.base import AgentExit, AgentSpec, LauncherError
 from cordee.coordinator.service.launchers.process import ProcessLauncher
@@ -226,3 +227,15 @@ async def test_without_pidfds_an_end_is_seen_too(tmp_path: Path, monkeypatch: py
     async with launching(tmp_path) as launcher:
         await launcher.start(spec(tmp_path, MODE="exit", CODE="7"))
         assert (await next_exit(launcher)).code == 7
+
+
+async def test_what_is_decided_about_one_agent_is_done_in_that_order(tmp_path: Path) -> None:
+    told: list[object] = []
+    async with launching(tmp_path) as launcher:
+        agents = Agents(launcher, lambda _job, event: told.append(event))
+        agents.start(spec(tmp_path))
+        agents.stop("job", "job-w0", 0.0)  # decided before the process is there
+        assert (await next_exit(launcher)).code == -signal.SIGKILL
+        assert await launcher.list() == []
+        await agents.close()
+    assert told == []  # not `AgentAbsent`: there was one to stop

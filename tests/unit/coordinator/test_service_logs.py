@@ -137,3 +137,14 @@ async def test_each_world_is_asked_for_once_however_long_a_log_is_followed(tmp_p
     lines = [line async for batch in reader.read(follow=follow) for line in batch]
     assert [(line.line, line.rank) for line in lines] == [("line 0", 1), ("line 1", 1), ("line 2", 1)]
     assert asked == [0, 1, 2]
+
+
+def test_a_file_that_is_renamed_between_a_look_and_a_read_is_not_taken_for_another(tmp_path: Path) -> None:
+    path = tmp_path / "w0.jsonl"
+    path.write_text(entry("w0", 1.0, "one"))
+    tail = logs._Tail(path, path.stat().st_ino)
+    path.rename(tmp_path / "w0.jsonl.1")
+    path.write_text(entry("w0", 2.0, "two"))
+    assert tail.read() == ([], False)
+    tail.path = tmp_path / "w0.jsonl.1"
+    assert [line["line"] for line in tail.read()[0]] == ["one"]
