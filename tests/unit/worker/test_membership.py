@@ -160,6 +160,33 @@ def test_an_abort_while_connecting_leads_to_the_next_arrival(worker: Callable[[s
     assert future.result(WAIT_SECONDS).generation == 2
 
 
+def test_an_abort_that_comes_before_the_connecting_begins_counts(
+    worker: Callable[[str], Worker], pool: Pool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("cordee.worker.membership.CONNECT_SECONDS", 600.0)  # no way out but by the abort
+    first, second = worker("job-w0"), worker("job-w1")
+    heard, wait_world, on_abort = threading.Event(), second.session.wait_world, second.session.on_abort
+    assert on_abort is not None
+
+    def hear(generation: int, lost: tuple[str, ...]) -> None:
+        on_abort(generation, lost)
+        heard.set()
+
+    def dawdle() -> pb.World:
+        world = wait_world()
+        assert heard.wait(WAIT_SECONDS) or world.generation > 1
+        return world
+
+    second.session.on_abort, second.session.wait_world = hear, dawdle  # type: ignore[method-assign]
+    future = meet(pool, second)
+    second.stream.expect("arrived")
+    announce(1, [first, second], [None, None])
+    second.stream.send(abort=pb.Abort(generation=1, lost=["job-w0"]))
+    assert list(second.stream.expect("arrived").suspects) == ["job-w0"]
+    announce(2, [second], [None])
+    assert future.result(WAIT_SECONDS).generation == 2
+
+
 def test_an_abort_breaks_a_blocked_exchange(worker: Callable[[str], Worker], pool: Pool) -> None:
     first, second = worker("job-w0"), worker("job-w1")
     futures = [meet(pool, one) for one in (first, second)]

@@ -190,6 +190,54 @@ def test_more_strangers_than_room_disturb_nobody() -> None:
             stranger.close()
 
 
+def test_strangers_make_room_and_known_peers_that_wait_do_not() -> None:
+    with listeners(1) as (opened, _):
+        listener, where = opened[0], parse_address(opened[0].address)
+        strangers = [socket.create_connection(where) for _ in range(128)]
+        listener.accept()
+        known = listener.incoming[0]
+        known.claim = Hello(2, 2, 1, 0, b"", b"")
+        strangers.append(socket.create_connection(where))
+        (fresh,) = listener.accept()
+        assert known in listener.incoming
+        assert fresh in listener.incoming
+        assert len(listener.incoming) == 128
+        for stranger in strangers:
+            stranger.close()
+
+
+def test_a_second_connection_of_a_member_is_refused_and_the_first_one_stands() -> None:
+    with listeners(3) as (opened, members):
+        abort = Abort()
+
+        def dial() -> tuple[socket.socket, int | None]:
+            connection = socket.create_connection(parse_address(members[0].address), timeout=10)
+            nonce = handshake.open_challenge(connection.recv(handshake.CHALLENGE_BYTES, socket.MSG_WAITALL))
+            assert nonce is not None
+            message = handshake.hello(KEY, nonce, Hello(1, 3, 1, 0, members[1].identity, members[0].identity))
+            connection.sendall(message)
+            verdict = connection.recv(handshake.ANSWER_BYTES, socket.MSG_WAITALL)
+            return connection, handshake.check_answer(KEY, nonce, message, verdict)
+
+        def work(rank: int) -> Any:
+            if rank == 0:
+                return join(opened[0], 0, members, abort=abort)  # rank 2 never comes
+            first, accepted = dial()
+            second, refused = dial()
+            first.setblocking(False)
+            with pytest.raises(BlockingIOError):
+                first.recv(1)
+            assert second.recv(1) == b""
+            abort.set("enough")
+            first.close()
+            second.close()
+            return accepted, refused
+
+        lost, statuses = in_threads(2, work)
+        assert isinstance(lost, PeerLostError)
+        assert statuses == (handshake.ACCEPTED, handshake.DUPLICATE)
+
+
 def test_a_recorded_hello_is_of_no_use() -> None:
     claim = Hello(1, 2, 1, 0, handshake.identity("a", "1"), handshake.identity("b", "2"))
     _, first = handshake.challenge()

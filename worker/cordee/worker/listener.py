@@ -88,11 +88,13 @@ class Listener:
     def accept(self) -> list[Incoming]:
         """Takes the connections that wait, and challenges them. Never blocks."""
         fresh: list[Incoming] = []
-        while len(self.incoming) < _MAX_INCOMING or self._drop_a_stranger():
+        while len(self.incoming) < _MAX_INCOMING or self._stranger() is not None:
             try:
                 connection, _ = self._socket.accept()
             except OSError:  # none waits, or one was gone before it was taken
                 break
+            if len(self.incoming) >= _MAX_INCOMING and (stranger := self._stranger()) is not None:
+                self.drop(stranger)
             connection.setblocking(False)
             tune(connection)
             message, nonce = handshake.challenge()
@@ -116,12 +118,9 @@ class Listener:
         for incoming in [one for one in self.incoming if one.claim is None and now - one.since > _PATIENCE_SECONDS]:
             self.drop(incoming)
 
-    def _drop_a_stranger(self) -> bool:
-        for incoming in self.incoming:
-            if incoming.claim is None:
-                self.drop(incoming)
-                return True
-        return False
+    def _stranger(self) -> Incoming | None:
+        """The one that has been silent for longest about who it is."""
+        return next((incoming for incoming in self.incoming if incoming.claim is None), None)
 
     def close(self) -> None:
         self._socket.close()
