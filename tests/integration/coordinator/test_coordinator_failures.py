@@ -106,6 +106,16 @@ async def test_an_agent_that_cannot_be_started_is_tried_again_and_then_fails_the
         assert "/no/such/program" in view["reason"]
 
 
+async def test_an_upload_that_a_kill_cut_off_is_not_kept_for_ever(tmp_path: Path, start: Any) -> None:
+    async with start(tmp_path / "state") as coordinator:
+        upload = BundleUpload(coordinator.server.folder, "0" * 64).__enter__()
+        await upload.write(b"half of it")
+        upload._file.close()  # and no more: the process is gone
+    async with start(tmp_path / "state") as coordinator:
+        await coordinator.submit()
+        assert [path.suffixes for path in (tmp_path / "state" / "bundles").iterdir()] == [[".tar", ".gz"]]
+
+
 async def test_what_is_over_costs_the_next_recovery_nothing(tmp_path: Path, start: Any) -> None:
     """Slots are handed out anew after every loss: only jobs that hold some, or want some, are asked."""
     async with start(tmp_path / "state") as coordinator:

@@ -11,9 +11,16 @@ from typing import Final, Self
 from cordee.coordinator.errors import InvalidError, TooLargeError
 from cordee.coordinator.service.folder import StateFolder
 
-__all__ = ["MAX_BUNDLE_BYTES", "BundleUpload"]
+__all__ = ["MAX_BUNDLE_BYTES", "BundleUpload", "remove_drafts"]
 
 MAX_BUNDLE_BYTES: Final = 64 << 20
+_DRAFT: Final = ".incoming-"
+
+
+def remove_drafts(folder: StateFolder) -> None:
+    """Remove what a coordinator that was killed was receiving. For who holds the folder, before it receives itself."""
+    for draft in (folder.root / "bundles").glob(f"{_DRAFT}*"):
+        draft.unlink(missing_ok=True)
 
 
 class BundleUpload:
@@ -29,7 +36,7 @@ class BundleUpload:
         self.num_bytes = 0
 
     def __enter__(self) -> Self:
-        descriptor, name = tempfile.mkstemp(dir=self._path.parent, prefix=".incoming-")
+        descriptor, name = tempfile.mkstemp(dir=self._path.parent, prefix=_DRAFT)
         self._draft, self._file = Path(name), os.fdopen(descriptor, "wb")
         return self
 

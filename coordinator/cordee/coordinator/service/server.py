@@ -27,6 +27,7 @@ import grpc.aio
 from cordee.coordinator.core.model import Policy
 from cordee.coordinator.errors import CoordinatorError
 from cordee.coordinator.service import auth
+from cordee.coordinator.service.bundles import remove_drafts
 from cordee.coordinator.service.controller import Controller
 from cordee.coordinator.service.folder import StateFolder
 from cordee.coordinator.service.launchers.process import AGENT_COMMAND, ProcessLauncher
@@ -103,6 +104,7 @@ class CoordinatorServer:
         """Take the folder, open the ports, take up the jobs. A sentence (CoordinatorError) when that cannot be."""
         async with contextlib.AsyncExitStack() as stack:
             stack.enter_context(self.folder)
+            remove_drafts(self.folder)
             self.token = auth.load_or_create_token(self.folder.token_file)
             if not auth.is_loopback(self.host):
                 _log.warning(
