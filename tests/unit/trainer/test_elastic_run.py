@@ -24,7 +24,7 @@ from cordee.trainer import data, elastic, nn, optim
 from cordee.trainer.elastic import runtime
 from cordee.trainer.elastic.protocols import CheckpointPolicy, PeerLostError, ProgressReport, RunResult, World
 from cordee.trainer.elastic.solo import SoloCommunicator, SoloMembership
-from cordee.trainer.elastic.state import TrainingState
+from cordee.trainer.elastic.state import StateError, TrainingState
 from cordee.trainer.elastic.tree import Span, combine_order, cover, deal, root
 
 EPOCHS, SAMPLES, BATCH, SHARDS = 3, 23, 6, 4
@@ -419,6 +419,15 @@ def test_a_second_run_in_a_job_is_refused_before_it_takes_the_firsts_checkpoint(
         runtime.install(None)
 
 
+def test_a_state_of_other_data_is_refused() -> None:
+    run = make_run()
+    state = TrainingState(run.model, run.optimizer, run.loader)
+    other = data.DataLoader(run.loader.dataset, batch_size=BATCH, shuffle=True, shards=SHARDS, seed=3)
+    arrays = {name: np.array(view) for name, view in state.views().items()}
+    with pytest.raises(StateError, match=r"the data is .*seed=3.* there, .*seed=2.* here"):
+        state.restore(arrays, TrainingState(run.model, run.optimizer, other).scalars())
+
+
 def test_a_member_that_is_a_step_ahead_is_followed(undisturbed: tuple[str, dict[int, float]]) -> None:
     simulation = Simulation([Kill(5, frozenset({1}), frozenset({0}))], 4, respawn=True)
     simulation.run()
@@ -567,10 +576,27 @@ def test_a_loop_that_is_left_early_has_a_result_at_the_scripts_end() -> None:
             runtime.conclude()
             assert membership.results[-1].step == last
             assert membership.results[-1].weights_sha256 == run.weights_sha256()
-        runtime.conclude()
-        assert len(membership.results) == 2
     finally:
         runtime.install(None)
+
+
+def test_the_result_is_what_stands_when_the_script_ends() -> None:
+    membership = Listening()
+    runtime.install(membership)
+    try:
+        run = make_run()
+        runtime.conclude()
+        assert not membership.results, "nothing was trained"
+        best = {name: np.array(array) for name, array in run.weights().items()}
+        train(run)
+        run.model.load_state_dict(best)
+        run.report(accuracy=1)
+        runtime.conclude()
+    finally:
+        runtime.install(None)
+    result = membership.results[-1]
+    assert result.weights_sha256 == elastic.weights_sha256(best)
+    assert result.metrics == {"accuracy": 1.0}
 
 
 def test_metrics_are_numbers() -> None:
@@ -586,7 +612,7 @@ def test_a_state_with_buffers_that_an_option_asked_for_in_mid_run_is_taken() -> 
     giver.optimizer.param_groups[0]["momentum"] = 0.9
     giver.model(trainer.ones(2, 5)).sum().backward()
     giver.optimizer.step()
-    ours, theirs = (TrainingState(run.model, run.optimizer) for run in (taker, giver))
+    ours, theirs = (TrainingState(run.model, run.optimizer, run.loader) for run in (taker, giver))
     arrays = theirs.host_copies()
     assert any("momentum_buffer" in name for name in arrays)
     ours.restore(arrays, theirs.scalars())

@@ -62,7 +62,7 @@ class Run:
         self.loader = loader
         self._membership = runtime.current()
         self._partials = [PartialSums(loader.num_shards) for _ in optimizer.groups]
-        self._state = TrainingState(model, optimizer)
+        self._state = TrainingState(model, optimizer, loader)
         policy = self._membership.checkpoint_policy
         self._saver = Saver(policy, self._state, self._membership) if policy is not None else None
         self._position = Position()
@@ -70,7 +70,6 @@ class Run:
         self._epochs = 0
         self._world: World | None = None
         self._arrival: tuple[Literal["join", "change", "lost"], tuple[int, ...]] = ("join", ())
-        self._finished = False
 
     # What a script asks
 
@@ -137,8 +136,6 @@ class Run:
             except (TypeError, ValueError) as error:
                 raise TypeError(f"metric {name!r} is to be a number, not {value!r}") from error
         self._position = replace(self._position, metrics=checked)
-        if self._finished:
-            self._announce_result()
 
     def steps(self, epochs: int) -> Iterator[Step]:
         """Yields the steps up to the end of epoch `epochs` that are not committed yet; after a loss, a step once more.
@@ -149,7 +146,6 @@ class Run:
         if epochs < 0:
             raise ValueError(f"epochs is a number of passes over the data, not {epochs}")
         runtime.claim(self._membership, self)
-        self._finished = False
         self._epochs = max(self._epochs, epochs)
         last = epochs * len(self.loader)
         while True:
@@ -240,14 +236,14 @@ class Run:
     # The result
 
     def conclude(self) -> None:
-        """Tells the result of a loop that the script has left early. For whoever runs the script, at its end."""
-        if self.step and not self._finished:
+        """Tells what stands now as the result: of a loop that the script has left early as well, and with what it
+        reported or did to the weights after its loop. For whoever runs the script, at its end."""
+        if self._has_state:
             self._finish()
 
     def _finish(self) -> None:
         if self._saver is not None:
             self._saver.wait()
-        self._finished = True
         self._announce_result()
 
     def _announce_result(self) -> None:

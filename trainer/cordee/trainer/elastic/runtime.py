@@ -32,7 +32,7 @@ def current() -> Membership:
 
 
 def conclude() -> None:
-    """The script has ended: if it left its training loop early, by `break`, its run has its result still to tell."""
+    """The script has ended: what its run holds now is the job's result, be its loop at its end or left by `break`."""
     if _claimed_by is not None:
         _claimed_by.conclude()
 

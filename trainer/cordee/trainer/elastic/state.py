@@ -16,6 +16,7 @@ from cordee.trainer import random
 from cordee.trainer.array import Array, as_array, to_numpy
 
 if TYPE_CHECKING:
+    from cordee.trainer.data import DataLoader
     from cordee.trainer.nn import Module
     from cordee.trainer.optim import Optimizer
 
@@ -23,7 +24,7 @@ __all__ = ["StateError", "TrainingState", "model_arrays"]
 
 
 class StateError(Exception):
-    """A training state does not fit the model and optimiser that are to take it."""
+    """A training state does not fit the model, optimiser and loader that are to take it."""
 
 
 def model_arrays(model: Module) -> dict[str, Array]:
@@ -34,11 +35,12 @@ def model_arrays(model: Module) -> dict[str, Array]:
 
 
 class TrainingState:
-    """The state of one model and one optimiser."""
+    """The state of one model and one optimiser, and which data they are trained on."""
 
-    def __init__(self, model: Module, optimizer: Optimizer) -> None:
+    def __init__(self, model: Module, optimizer: Optimizer, loader: DataLoader) -> None:
         self._model = model
         self._optimizer = optimizer
+        self._data = repr(loader)  # sizes, shards, order: workers that differ in them would train on other samples
         self._parameter_names = {id(parameter): name for name, parameter in model.named_parameters()}
         for group in optimizer.groups:
             for parameter in group.parameters:
@@ -63,7 +65,7 @@ class TrainingState:
 
     def scalars(self) -> dict[str, Any]:
         """What is no array, as JSON would have it."""
-        return {"optimizer": self._optimizer.scalars(), "random": random.get_state()}
+        return {"optimizer": self._optimizer.scalars(), "random": random.get_state(), "data": self._data}
 
     def restore(self, arrays: Mapping[str, Any], scalars: Mapping[str, Any]) -> None:
         """Takes over `arrays` and `scalars`, in place. Raises `StateError`, changing nothing, when they do not fit."""
@@ -77,10 +79,12 @@ class TrainingState:
                 problems.append(
                     f"{name} is {tuple(array.shape)} {array.dtype} there, {tuple(view.shape)} {view.dtype} here"
                 )
+        if scalars["data"] != self._data:
+            problems.append(f"the data is {scalars['data']} there, {self._data} here")
         if problems:
             raise StateError(
-                "the training state does not fit this script's model and optimizer (did the script change?): "
-                + "; ".join(problems)
+                "the training state does not fit this script's model, optimizer and data (the script is to make the "
+                "same ones on every worker, every time): " + "; ".join(problems)
             )
         for name, view in views.items():
             view[...] = as_array(arrays[name])
