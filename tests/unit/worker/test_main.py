@@ -281,6 +281,30 @@ def test_a_script_may_start_processes_of_its_own(coordinator: Any, start: Start)
     assert process.returncode == exit_codes.FINISHED
 
 
+def test_a_process_that_a_script_forked_ends_as_under_plain_python(coordinator: Any, start: Start) -> None:
+    process = start(
+        "import multiprocessing, os, sys, time\n"
+        "sleeper = multiprocessing.get_context('fork').Process(target=time.sleep, args=(600,))\n"
+        "sleeper.start()\n"
+        "sleeper.terminate()\n"
+        "sleeper.join(10)\n"
+        "print('terminated', sleeper.exitcode)\n"
+        "for ending in ('sys.exit(4)', 'sys.exit()', '1 / 0', ''):\n"
+        "    child = os.fork()\n"
+        "    if not child:\n"
+        "        exec(ending)\n"
+        "        break\n"
+        "    _, status = os.waitpid(child, 0)\n"
+        "    print(os.waitstatus_to_exitcode(status), flush=True)\n"
+    )
+    stream, _ = coordinator.accept()
+    stream.expect("finished")
+    output, errors = process.communicate(timeout=WAIT_SECONDS)
+    assert output.splitlines() == ["terminated -15", "4", "0", "1", "0"]
+    assert "ZeroDivisionError" in errors
+    assert process.returncode == exit_codes.FINISHED
+
+
 def test_a_script_cannot_print_the_jobs_token(coordinator: Any, start: Start) -> None:
     process = start("import os\nprint(sorted(name for name in os.environ if name.startswith('CORDEE_T')))")
     coordinator.accept()

@@ -38,10 +38,30 @@ class Departure:
         session.on_end = self._told
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._on_signal)
+        self._unforked = threading.local()
+        os.register_at_fork(
+            before=self._hold_signals, after_in_parent=self._release_signals, after_in_child=self._disown
+        )
 
     def finishing(self) -> None:
         """The script is over: from here on the main thread waits for the session's end by itself."""
         self._finishing = True
+
+    # A process that the script forks is no worker: a signal ends it, as whoever sends one expects. Signals are held
+    # back around the fork, so that none finds the child with the worker's handlers.
+
+    def _hold_signals(self) -> None:
+        self._unforked.mask = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGTERM, signal.SIGINT))
+
+    def _release_signals(self) -> None:
+        signal.pthread_sigmask(signal.SIG_SETMASK, self._unforked.mask)
+
+    def _disown(self) -> None:
+        defaults = ((signal.SIGTERM, signal.SIG_DFL), (signal.SIGINT, signal.default_int_handler))
+        for number, default in defaults:
+            if signal.getsignal(number) == self._on_signal:  # else the script has set one of its own
+                signal.signal(number, default)
+        self._release_signals()
 
     def _on_signal(self, number: int, _frame: FrameType | None) -> None:
         if self._finishing:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import errno
+import os
 import sys
 import traceback
 import types
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NoReturn
 
 from cordee.worker.wire import fit
 
@@ -39,11 +41,36 @@ def run_script(source: Path, script: str, args: Sequence[str]) -> None:
     sys.modules["__main__"] = module
     sys.argv = [script, *args]
     sys.path.insert(0, str(path.parent))
+    process = os.getpid()
     try:
         exec(compile(text, str(path), "exec", dont_inherit=True), module.__dict__)  # noqa: S102  its whole purpose
-    except SystemExit as stop:
-        if stop.code not in (None, 0):
-            raise ScriptExitError(f"sys.exit({stop.code!r})") from stop
+    except BaseException as error:
+        if os.getpid() != process:
+            _end_child(error)
+        if not isinstance(error, SystemExit):
+            raise
+        if error.code not in (None, 0):
+            raise ScriptExitError(f"sys.exit({error.code!r})") from error
+    if os.getpid() != process:
+        _end_child(SystemExit(0))
+
+
+def _end_child(error: BaseException) -> NoReturn:
+    """Ends a process that the script forked and let run to the script's end, as Python would: what follows there is the
+    worker's to do, once."""
+    if isinstance(error, SystemExit) and (error.code is None or isinstance(error.code, int)):
+        code = error.code or 0
+    else:
+        code = 1
+        if isinstance(error, SystemExit):
+            sys.stderr.write(f"{error.code}\n")
+        else:
+            sys.excepthook(type(error), error, error.__traceback__)
+    try:
+        for stream in (sys.stdout, sys.stderr):
+            stream.flush()
+    finally:
+        os._exit(code & 0xFF)
 
 
 def is_machine_fault(error: BaseException) -> bool:
