@@ -514,6 +514,21 @@ def test_a_second_commit_and_a_second_pass_are_refused() -> None:
         step.commit()
 
 
+def test_an_update_past_the_commit_is_refused() -> None:
+    run = make_run()
+    steps = run.steps(1)
+    step = next(steps)
+    with pytest.raises(RuntimeError, match=r"step\.commit\(\) applies the update"):
+        run.optimizer.step()
+    for batch in step.shards:
+        step.backward(nn.functional.cross_entropy(run.model(batch.x), batch.y))
+    step.commit()
+    with pytest.raises(RuntimeError, match=r"step\.commit\(\) applies the update"):
+        run.optimizer.step()
+    steps.close()
+    run.optimizer.step()  # the loop is over: the script's own again
+
+
 def test_backward_outside_a_shard_is_refused() -> None:
     run = make_run()
     step = next(iter(run.steps(1)))

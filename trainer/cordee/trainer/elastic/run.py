@@ -167,7 +167,11 @@ class Run:
             )
             saver = self._saver if self.rank == 0 else None
             before = self._state.scalars()
-            yield step
+            self.optimizer.held_by = "in an elastic run step.commit() applies the update, on all workers or on none"
+            try:
+                yield step
+            finally:
+                self.optimizer.held_by = None
             if step.lost:
                 # Nothing was applied, so nothing has happened: no learning rate was changed, no number drawn.
                 self._state.restore_scalars(before)

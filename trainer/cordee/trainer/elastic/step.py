@@ -185,7 +185,9 @@ class Step:
             count = len(group.parameters)
             group.mark_touched(touched[offset : offset + count])
             offset += count
+        held_by, optimizer.held_by = optimizer.held_by, None
         optimizer.step()
+        optimizer.held_by = held_by
         # Ranks hold ascending ranges, so this is shard order; fsum's result does not depend on the order anyway.
         losses = [loss for header in headers for loss in header.losses]
         given = [loss for loss in losses if not math.isnan(loss)]

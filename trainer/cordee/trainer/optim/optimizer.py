@@ -45,6 +45,8 @@ class Optimizer(ABC):
         """One dictionary per group: "params", "names" and the options. A change of an option takes effect at once."""
         self.groups: list[FlatGroup] = []
         """The flat storage: one per parameter group and dtype, in the order of the groups."""
+        self.held_by: str | None = None
+        """Who updates the parameters instead of the script's `step()`, as a sentence; None: nobody does."""
         self._scratch: dict[Any, Any] = {}
         if isinstance(params, (Tensor, Mapping)):
             raise TypeError(
@@ -96,7 +98,13 @@ class Optimizer(ABC):
             self._allocate(group, group.options)
 
     def step(self) -> None:
-        """Updates every parameter that has a gradient."""
+        """Updates every parameter that has a gradient.
+
+        Raises:
+            RuntimeError: something else updates the parameters, and says so in `held_by`.
+        """
+        if self.held_by is not None:
+            raise RuntimeError(f"optimizer.step() is not called here: {self.held_by}")
         for group in self.groups:
             group.adopt()
             group.mark_written()
