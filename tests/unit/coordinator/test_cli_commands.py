@@ -151,6 +151,14 @@ def test_a_job_goes_its_way_from_submission_to_result(served: Home) -> None:
     assert "trained with ['3', '--flag']\n" in served.cordee("logs", "way", "--rank", "0").stdout
     assert "[0] trained with ['3', '--flag']\n" in served.cordee("logs", "way", "-f").stdout
     assert len(served.cordee("logs", "way", "--rank", "0", "--tail", "1").stdout.splitlines()) == 1
+    given = [json.loads(line) for line in served.cordee("logs", "way", "-f", "-o", "json").stdout.splitlines()]
+    assert given == yaml.safe_load(served.cordee("logs", "way", "-f", "-o", "yaml").stdout)
+    assert {*given[0]} == {"time", "worker", "rank", "stream", "line"}
+    assert 0 in [line["rank"] for line in given]
+    assert yaml.safe_load(served.cordee("logs", "way", "--rank", "7", "-o", "yaml").stdout) == []
+    wide = served.cordee("logs", "way", "-o", "wide", "--rank", "0", "--tail", "1").stdout
+    at = r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d\.\d{3}"
+    assert re.fullmatch(rf"{at}  {job_id}-w\d  0  (stdout|stderr|agent)  .*\n", wide)
     assert served.cordee("cancel", "way", code=1).stderr.startswith("error: ")
 
 

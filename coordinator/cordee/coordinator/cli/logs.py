@@ -1,11 +1,18 @@
-"""`cordee logs`: what a job's workers have written."""
+"""`cordee logs`: what a job's workers have written.
 
-from typing import TYPE_CHECKING, Annotated
+A log may be followed for days, so every form of it is good as far as it has come: JSON is an object per line, YAML one
+growing list.
+"""
+
+import json
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
 from cordee.coordinator.cli.errors import guarded
-from cordee.coordinator.cli.options import JobArgument, ServerOption, StateOption
+from cordee.coordinator.cli.options import Format, JobArgument, ServerOption, StateOption
 from cordee.coordinator.cli.output import write
 
 if TYPE_CHECKING:
@@ -25,6 +32,9 @@ def logs(
     ] = None,
     server: ServerOption = None,
     state: StateOption = None,
+    output: Annotated[
+        Format | None, typer.Option("--output", "-o", help="Print json (an object per line), yaml, or wide lines.")
+    ] = None,
 ) -> None:
     """Print a job's output, by time. Without --rank or --worker each line begins with its rank.
 
@@ -35,12 +45,19 @@ def logs(
 
     with reach(server, state) as coordinators:
         keeper, found = coordinators.find(job)
+        silent = True
         try:
             for line in keeper.logs(found["id"], follow=follow, rank=rank, worker=worker, tail=tail):
+                silent = False
                 plain = (rank is not None or worker is not None) and line["stream"] in OUTPUT_STREAMS
-                write(line["line"] if plain else f"{_origin(line)} {line['line']}")
+                if output is not None:
+                    write(_FORMS[output](line))
+                else:
+                    write(line["line"] if plain else f"{_origin(line)} {line['line']}")
         except KeyboardInterrupt:
             raise typer.Exit(0) from None
+        if silent and output is Format.YAML:
+            write("[]")
 
 
 def _origin(line: "LogLine") -> str:
@@ -51,3 +68,23 @@ def _origin(line: "LogLine") -> str:
     if line["stream"] not in OUTPUT_STREAMS:
         return f"[{line['stream']} {slot}]"
     return f"[{slot}]" if line["rank"] is None else f"[{line['rank']}]"
+
+
+def _json(line: "LogLine") -> str:
+    return json.dumps(line, ensure_ascii=False)
+
+
+def _yaml(line: "LogLine") -> str:
+    import yaml
+
+    return yaml.safe_dump([dict(line)], sort_keys=False, allow_unicode=True)
+
+
+def _wide(line: "LogLine") -> str:
+    at = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(line["time"]))
+    rank = "-" if line["rank"] is None else line["rank"]
+    where = f"{line['worker']}  {rank}  {line['stream']}"
+    return f"{at}.{int(line['time'] % 1 * 1000):03d}  {where}  {line['line']}"
+
+
+_FORMS: Final[dict[Format, Callable[["LogLine"], str]]] = {Format.JSON: _json, Format.YAML: _yaml, Format.WIDE: _wide}
