@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import threading
@@ -197,3 +198,28 @@ def test_a_failing_disk_is_reported_and_leaves_nothing(tmp_path: Path) -> None:
     writer.save(9, arrays(9), {})
     writer.wait()
     assert failures == [9]
+
+
+def test_a_checkpoint_that_would_fill_the_disk_is_not_begun(tmp_path: Path) -> None:
+    endless = np.broadcast_to(np.float32(0), (1 << 50,))
+    with pytest.raises(OSError, match="are free") as refused:
+        write_checkpoint(tmp_path, 1, {"model.weight": endless}, {})
+    assert refused.value.errno == errno.ENOSPC
+    assert not list(tmp_path.iterdir())
+
+
+def test_what_killed_writers_left_goes_with_the_next_checkpoint(tmp_path: Path) -> None:
+    for step in (1, 3, 5):
+        write_checkpoint(tmp_path, step, arrays(step), {})
+        finished = tmp_path / f"step-{step:012d}"
+        finished.rename(tmp_path / f".{finished.name}.4711.abcd.tmp")
+    failures: list[Exception] = []
+    writer = CheckpointWriter(
+        tmp_path, keep=2, on_written=lambda *_: None, on_failed=lambda _step, error: failures.append(error)
+    )
+    writer.save(3, arrays(3), {})
+    writer.wait()
+    assert not failures
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        ".step-000000000005.4711.abcd.tmp", "step-000000000003",
+    ]  # fmt: skip

@@ -14,13 +14,14 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-__all__ = ["FORMAT", "MANIFEST", "STATE_FILE", "step_directories", "step_directory"]
+__all__ = ["FORMAT", "MANIFEST", "STATE_FILE", "step_directories", "step_directory", "unfinished_directories"]
 
 FORMAT = "cordee-checkpoint/1"
 MANIFEST = "manifest.json"
 STATE_FILE = "state.safetensors"
 
 _STEP_DIRECTORY = re.compile(r"step-(\d{12})")
+_UNFINISHED = re.compile(r"\.step-(\d{12})\..*\.tmp")
 
 
 def step_directory(directory: Path, step: int) -> Path:
@@ -29,11 +30,20 @@ def step_directory(directory: Path, step: int) -> Path:
 
 def step_directories(directory: Path) -> list[tuple[int, Path]]:
     """The committed checkpoints in `directory`, oldest first."""
+    return _matching(_STEP_DIRECTORY, directory)
+
+
+def unfinished_directories(directory: Path) -> list[tuple[int, Path]]:
+    """What is being written in `directory`, or was when its writer was killed, oldest first."""
+    return _matching(_UNFINISHED, directory)
+
+
+def _matching(pattern: re.Pattern[str], directory: Path) -> list[tuple[int, Path]]:
     if not directory.is_dir():
         return []
     found = []
     for path in directory.iterdir():
-        match = _STEP_DIRECTORY.fullmatch(path.name)
+        match = pattern.fullmatch(path.name)
         if match:
             found.append((int(match[1]), path))
     return sorted(found)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 import secrets
@@ -16,11 +17,22 @@ from typing import Any
 import numpy as np
 
 from cordee.trainer.checkpoint.files import fsync_directory, fsync_file, sha256_of
-from cordee.trainer.checkpoint.layout import FORMAT, MANIFEST, STATE_FILE, step_directories, step_directory
+from cordee.trainer.checkpoint.layout import (
+    FORMAT,
+    MANIFEST,
+    STATE_FILE,
+    step_directories,
+    step_directory,
+    unfinished_directories,
+)
 
 __all__ = ["CheckpointWriter", "write_checkpoint"]
 
 Arrays = Mapping[str, np.ndarray[Any, Any]]
+
+RESERVED_BYTES = 32 << 20
+"""What a checkpoint leaves free of its disk: the coordinator's database is often on the same one, and a job can do
+without a checkpoint, but not without that."""
 
 
 def write_checkpoint(directory: Path, step: int, arrays: Arrays, meta: Mapping[str, Any]) -> tuple[Path, int]:
@@ -28,6 +40,12 @@ def write_checkpoint(directory: Path, step: int, arrays: Arrays, meta: Mapping[s
     from safetensors.numpy import save_file
 
     directory.mkdir(parents=True, exist_ok=True)
+    needed = sum(array.nbytes for array in arrays.values())
+    free = shutil.disk_usage(directory).free
+    if needed + RESERVED_BYTES > free:
+        raise OSError(
+            errno.ENOSPC, f"{needed >> 20} MiB are to be written and {RESERVED_BYTES >> 20} kept, {free >> 20} are free"
+        )
     target = step_directory(directory, step)
     unfinished = directory / f".{target.name}.{os.getpid()}.{secrets.token_hex(4)}.tmp"
     unfinished.mkdir()
@@ -121,7 +139,7 @@ class CheckpointWriter:
         reached = [path for step, path in step_directories(self._directory) if step <= newest]
         for path in reached[: -self._keep]:
             _discard(path)
-        for leftover in self._directory.glob(".step-*.tmp"):
-            # A writer that was killed left it; a live one's folder is younger than a day.
-            if time.time() - leftover.stat().st_mtime > 86_400:
+        # A writer that was killed left them. Should one live, it is of a world that is gone: it fails, to nobody's harm.
+        for step, leftover in unfinished_directories(self._directory):
+            if step <= newest:
                 shutil.rmtree(leftover, ignore_errors=True)
