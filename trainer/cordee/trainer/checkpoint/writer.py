@@ -139,7 +139,7 @@ class CheckpointWriter:
         reached = [path for step, path in step_directories(self._directory) if step <= newest]
         for path in reached[: -self._keep]:
             _discard(path)
-        # A writer that was killed left them. Should one live, it is of a world that is gone: it fails, to nobody's harm.
+        # Killed writers left them. Should one live, it is of a world that is gone: it fails, to nobody's harm.
         for step, leftover in unfinished_directories(self._directory):
             if step <= newest:
                 shutil.rmtree(leftover, ignore_errors=True)
