@@ -128,6 +128,10 @@ async def test_progress_is_shown_and_that_of_an_earlier_world_is_not(coordinator
     assert (view["step_seconds"], view["samples_per_second"]) == (0.01, 3200)
     assert view["metrics"] == {"accuracy": 0.9, "broken": None}
     await peer.say(progress=pb.Progress(generation=0, step=99, loss=float("nan")))
+    await peer.say(heartbeat=pb.Heartbeat(generation=0, step=98))
+    await peer.say(note=pb.Note(kind="heard", message="all of this"))
+    view = await coordinator.view_when(job, lambda view: view["events"][-1]["kind"] == "heard")
+    assert (view["step"], view["loss"]) == (10, 0.5)
     await peer.say(progress=pb.Progress(generation=1, step=11, loss=float("nan")))
     view = await coordinator.view_when(job, lambda view: view["step"] > 10)
     assert (view["step"], view["loss"]) == (11, None)

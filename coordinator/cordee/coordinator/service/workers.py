@@ -214,8 +214,13 @@ def _heard(controller: Controller, session: _Session, step: int | None) -> None:
     controller.feed(session.job, events.WorkerHeard(session.worker, session.incarnation, step))
 
 
+def _step(session: _Session, message: pb.Heartbeat | pb.Progress) -> int | None:
+    """The step it tells of. A word of an earlier world, which was further perhaps, tells nothing of this one's."""
+    return message.step or None if message.generation == session.job.machine.generation else None
+
+
 def _on_heartbeat(controller: Controller, session: _Session, message: pb.Heartbeat) -> None:
-    _heard(controller, session, message.step or None)
+    _heard(controller, session, _step(session, message))
 
 
 def _on_arrived(controller: Controller, session: _Session, message: pb.Arrived) -> None:
@@ -245,7 +250,7 @@ def _on_progress(controller: Controller, session: _Session, message: pb.Progress
         metrics={name: finite(value) for name, value in metrics.items()},
     )
     controller.progress(session.job, told)
-    _heard(controller, session, message.step or None)
+    _heard(controller, session, _step(session, message))
 
 
 def _on_checkpointed(controller: Controller, session: _Session, message: pb.Checkpointed) -> None:
