@@ -25,6 +25,7 @@ AGENT = """
 import os, signal, subprocess, sys, time
 mode = os.environ.get("MODE", "obey")
 if mode == "exit":
+    sys.stderr.write(os.environ.get("SAID", ""))
     sys.exit(int(os.environ["CODE"]))
 if mode == "deaf":
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
@@ -104,6 +105,13 @@ async def test_the_exit_code_is_reported_and_the_record_is_gone(tmp_path: Path, 
         assert await next_exit(launcher) == AgentExit("job-w0", "job", code)
         assert await launcher.list() == []
         assert list((tmp_path / "agents").iterdir()) == []
+
+
+async def test_an_agents_last_words_are_its_own(tmp_path: Path) -> None:
+    async with launching(tmp_path) as launcher:
+        for said, expected in (("\n  gives up: ünïcode \n\n", "gives up: ünïcode"), ("", "")):
+            await launcher.start(spec(tmp_path, MODE="exit", CODE="74", SAID=said))
+            assert await next_exit(launcher) == AgentExit("job-w0", "job", 74, expected)
 
 
 async def test_a_killed_agent_is_reported_with_its_signal(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -143,7 +144,8 @@ def test_a_killed_agent_takes_its_worker_with_it(coordinator: Any, start: Callab
     stream.until_end()
     eventually(lambda: is_gone(hello.pid), "the worker's end")
     assert agent.wait() == -signal.SIGKILL
-    child.kill()
+    with contextlib.suppress(psutil.NoSuchProcess):  # the worker may have had the time to take it along
+        child.kill()
 
 
 def test_a_killed_agent_takes_even_a_stopped_worker_with_it(coordinator: Any, start: Callable[..., Agent]) -> None:
@@ -260,6 +262,18 @@ def test_a_stray_child_that_holds_the_pipe_does_not_hold_the_agent(start_bare: C
     agent = start_bare("import subprocess\nsubprocess.Popen(['sleep', '60'], start_new_session=True)\nprint('gone')\n")
     assert agent.wait() == 0
     assert agent.lines("stdout") == ["gone"]
+
+
+def test_an_agent_that_gives_up_says_what_its_worker_died_of(
+    start_bare: Callable[..., Agent], capfd: pytest.CaptureFixture[str]
+) -> None:
+    agent = start_bare(
+        "import os, socket, signal\n"
+        "socket.socket(fileno=int(os.environ['CORDEE_LIFELINE'])).send(b'm')\n"  # a member: started again at once
+        "os.kill(os.getpid(), signal.SIGSEGV)"
+    )
+    assert agent.wait() == exit_codes.GAVE_UP
+    assert capfd.readouterr().err.splitlines() == ["the last time it was killed by SIGSEGV"]
 
 
 def test_an_agent_without_its_environment_says_so() -> None:

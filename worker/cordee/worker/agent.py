@@ -218,6 +218,8 @@ class Agent:
             self._end(exit_codes.DRAINED, f"the worker {words} while it was leaving")
         elif delay is None:
             self._end(code, f"the worker {words}" + ("; the agent gives up" if code == exit_codes.GAVE_UP else ""))
+            if code == exit_codes.GAVE_UP:  # for the coordinator, which reads an agent's last line and nobody's log
+                sys.stderr.write(f"the last time it {words}\n")
         else:
             when = f"in {delay:g} s" if delay else "at once"
             self._note(f"the worker {words}; it is started again {when} (restart {self._policy.restarts})")

@@ -52,7 +52,7 @@ class Agents:
     async def watch(self) -> None:
         """Report agents that end, for ever."""
         async for ended in self._launcher.exits():
-            self._exited(ended.job, AgentExited(ended.worker, ended.code))
+            self._exited(ended.job, AgentExited(ended.worker, ended.code, ended.message))
 
     async def close(self) -> None:
         """Begin nothing more."""

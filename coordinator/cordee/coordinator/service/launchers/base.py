@@ -47,6 +47,8 @@ class AgentExit:
     worker: str
     job: str
     code: int | None
+    message: str = ""
+    """The last line it wrote: why it gave up, or what it died of. Empty where there is none."""
 
 
 class Launcher(Protocol):

@@ -28,6 +28,7 @@ _log = logging.getLogger(__name__)
 
 # -P: the job's folder, where the agent starts, is not a place to import from.
 AGENT_COMMAND = (sys.executable, "-P", "-m", "cordee.worker.agent")
+_LAST_WORDS_BYTES = 1000
 _POLL_SECONDS = 0.1  # only where the kernel knows no pidfd
 
 
@@ -54,6 +55,7 @@ class _Agent:
     folder: Path
     process: processes.Identity
     child: subprocess.Popen[bytes] | None = None  # None: started by an earlier coordinator
+    said_from: int | None = None  # where in its file this agent's own words begin; None: nobody knows
     pidfd: int | None = None
     ended: asyncio.Event = field(default_factory=asyncio.Event)
     stopping: bool = False
@@ -91,14 +93,14 @@ class ProcessLauncher:
                 await agent.ended.wait()
             self._write_record(spec.worker, spec.job, spec.folder, None)
             try:
-                child = await asyncio.to_thread(self._spawn, spec)
+                child, said_from = await asyncio.to_thread(self._spawn, spec)
             except OSError as error:
                 self._record_path(spec.worker).unlink(missing_ok=True)
                 raise LauncherError(f"could not start the agent of {spec.worker}: {error}") from error
             # It cannot be gone before it is waited for: a dead child keeps its number until then.
             process = processes.identify(child.pid) or processes.Identity(child.pid, 0, processes.boot_id())
             self._write_record(spec.worker, spec.job, spec.folder, process)
-            self._watch(_Agent(spec.worker, spec.job, spec.folder, process, child))
+            self._watch(_Agent(spec.worker, spec.job, spec.folder, process, child, said_from))
 
     async def stop(self, worker: str, *, grace_seconds: float) -> bool:
         """Ask the agent to go; kill its process group after `grace_seconds`. False: there is none."""
@@ -140,13 +142,14 @@ class ProcessLauncher:
 
     # -- starting and finding
 
-    def _spawn(self, spec: AgentSpec) -> subprocess.Popen[bytes]:
-        logs = spec.folder / "logs"
-        logs.mkdir(parents=True, exist_ok=True)
+    def _spawn(self, spec: AgentSpec) -> tuple[subprocess.Popen[bytes], int]:
+        path = _said_path(spec.folder, spec.worker)
+        path.parent.mkdir(parents=True, exist_ok=True)
         # What this process was told as a worker, if it is one itself, is not for its agents.
         inherited = {name: value for name, value in os.environ.items() if not name.startswith("CORDEE_")}
-        with (logs / f"{spec.worker}.agent.log").open("ab") as output:
-            return subprocess.Popen(
+        with path.open("ab") as output:
+            said_from = output.tell()
+            child = subprocess.Popen(
                 self._command,
                 stdin=subprocess.DEVNULL,
                 stdout=output,
@@ -155,6 +158,7 @@ class ProcessLauncher:
                 env=inherited | dict(spec.environment) | _marks(spec.worker, spec.folder),
                 start_new_session=True,
             )
+            return child, said_from
 
     async def _adopt(self, path: Path) -> None:
         try:
@@ -238,7 +242,7 @@ class ProcessLauncher:
         if lock is not None and not lock.locked():
             del self._locks[agent.worker]
         agent.ended.set()
-        self._exits.put_nowait(AgentExit(agent.worker, agent.job, code))
+        self._exits.put_nowait(AgentExit(agent.worker, agent.job, code, _last_words(agent)))
 
     def _release(self, agent: _Agent) -> None:
         if agent.pidfd is not None:
@@ -253,6 +257,24 @@ class ProcessLauncher:
         task = asyncio.get_running_loop().create_task(work)
         agent.tasks.add(task)
         task.add_done_callback(agent.tasks.discard)
+
+
+def _said_path(folder: Path, worker: str) -> Path:
+    """Where an agent's own output goes; its worker's is in the log."""
+    return folder / "logs" / f"{worker}.agent.log"
+
+
+def _last_words(agent: _Agent) -> str:
+    if agent.said_from is None:
+        return ""
+    try:
+        with _said_path(agent.folder, agent.worker).open("rb") as said:
+            size = said.seek(0, os.SEEK_END)
+            said.seek(max(agent.said_from, size - _LAST_WORDS_BYTES))
+            lines = said.read().decode(errors="replace").split("\n")
+    except OSError:
+        return ""
+    return next((line.strip() for line in reversed(lines) if line.strip()), "")
 
 
 def _marks(worker: str, folder: Path) -> dict[str, str]:
