@@ -185,6 +185,10 @@ async def running(state: Path, **options: Any) -> AsyncIterator[Coordinator]:
     await server.start()
     async with AsyncExitStack() as stack:
         stack.push_async_callback(server.stop, True)
+        # A thread builds its application, and FastAPI hides a warning meanwhile. Python's filters of warnings are one
+        # list for all threads, which pytest exchanges between a test's phases: so not while one is being exchanged.
+        async with asyncio.timeout(60):
+            await server.rest_ready.wait()
         channel = await stack.enter_async_context(grpc.aio.insecure_channel(server.grpc_address))
         http = await stack.enter_async_context(
             httpx2.AsyncClient(

@@ -35,6 +35,22 @@ async def test_a_coordinator_that_cannot_write_says_no_world_and_stops(coordinat
             await serving
 
 
+async def test_a_coordinator_whose_rest_server_fails_does_not_go_on_in_silence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def load(_server: CoordinatorServer) -> Any:
+        raise RuntimeError("no such library")
+
+    monkeypatch.setattr(CoordinatorServer, "_load_rest", load)
+    server = CoordinatorServer(tmp_path / "state")
+    await server.start()
+    async with asyncio.timeout(20):
+        with pytest.raises(RuntimeError, match="no such library"):
+            await server.serve_forever()
+    with StateFolder(tmp_path / "state"):
+        pass  # it has let go of everything
+
+
 async def test_secrets_are_readable_by_their_owner_only(coordinator: Any) -> None:
     await coordinator.submit()
     for name in ("token", "coordinator.db"):

@@ -167,7 +167,8 @@ class CoordinatorServer:
     async def serve_forever(self) -> None:
         """Serve until SIGTERM or SIGINT, then stop, leaving the jobs to the next coordinator on this folder.
 
-        A second signal ends the process at once. A store that fails is raised, as StoreError.
+        A second signal ends the process at once. A store that fails is raised, as StoreError, and so is whatever ends
+        the REST server: a coordinator that people cannot reach must not look alive.
         """
         asked = asyncio.Event()
         loop = asyncio.get_running_loop()
@@ -182,7 +183,8 @@ class CoordinatorServer:
         try:
             signalled = loop.create_task(asked.wait())
             failed = loop.create_task(self.controller.failed.wait())
-            await asyncio.wait((signalled, failed), return_when=asyncio.FIRST_COMPLETED)
+            assert self._rest is not None
+            await asyncio.wait((signalled, failed, self._rest), return_when=asyncio.FIRST_COMPLETED)
             signalled.cancel()
             failed.cancel()
             await self.stop(stop_jobs=False)
