@@ -16,7 +16,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Self, cast
 
-from cordee.coordinator.client import ClientError, ConflictError, JobNotFoundError, UnreachableError, default_state
+from cordee.coordinator.client import ClientError, ConflictError, JobNotFoundError, UnreachableError
+from cordee.coordinator.folders import default_state
 from cordee.coordinator.views import INTERRUPTED, TERMINAL_STATES, JobView, LogLine
 
 if TYPE_CHECKING:

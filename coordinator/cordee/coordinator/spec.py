@@ -14,19 +14,17 @@ In a job file `script` and `source` are relative to the job file's folder. The c
 relative to it and drops `source`: what a coordinator accepts is a *bundled* document (`parse_job(..., bundled=True)`).
 """
 
-import difflib
-import json
 import re
-import reprlib
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Annotated, Any, Final, Literal, NoReturn
+from typing import Annotated, Any, Final, Literal
 
-import yaml
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 from pydantic.alias_generators import to_camel
-from pydantic_core import ErrorDetails, PydanticCustomError
+from pydantic_core import PydanticCustomError
+
+from cordee.coordinator.spec_problems import Problem, SpecError, brief, describe, given
+from cordee.coordinator.spec_yaml import MAX_FILE_BYTES, line_of, load_yaml, read_text, refuse
 
 __all__ = [
     "API_VERSION",
@@ -51,7 +49,6 @@ API_VERSION: Final = "cordee.dev/v1alpha1"
 KIND: Final = "TrainingJob"
 DEVICES: Final = ("cpu", "cuda", "auto")
 LAUNCHERS: Final = ("process",)
-MAX_FILE_BYTES: Final = 1 << 20
 MAX_WORKERS: Final = 4096
 MAX_NAME_LENGTH: Final = 40  # leaves room for the job id's suffix and a worker's `-w<k>` within a DNS label's 63
 
@@ -60,10 +57,16 @@ _ENV_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _WORKERS = re.compile(r"\s*(\d{1,9})\s*(?::\s*(\d{1,9})\s*)?")
 _WORKERS_FORMS = 'a number such as 3, a range such as "1:3", or {min: 1, max: 3}'
 
-_brief = reprlib.Repr()
-_brief.maxstring = _brief.maxother = 60
-_brief.maxdict = _brief.maxlist = 4
-_brief.maxlevel = 2
+_EXAMPLES: Final[dict[tuple[str | int, ...], str]] = {
+    ("apiVersion",): f"apiVersion: {API_VERSION}",
+    ("kind",): f"kind: {KIND}",
+    ("metadata",): "metadata: {name: my-job}",
+    ("metadata", "name"): "name: my-job",
+    ("spec",): "spec: {script: train.py}",
+    ("spec", "script"): "script: train.py",
+    ("spec", "workers", "min"): "min: 1",
+    ("spec", "workers", "max"): "max: 3",
+}
 
 
 def _wrong(message: str) -> PydanticCustomError:
@@ -76,7 +79,7 @@ def _check_name(name: str) -> str:
         return name
     guess = re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")[:MAX_NAME_LENGTH].strip("-")
     raise _wrong(
-        f"is {_brief.repr(name)}; a name is 1 to {MAX_NAME_LENGTH} lower-case letters, digits and '-', and begins and "
+        f"is {brief(name)}; a name is 1 to {MAX_NAME_LENGTH} lower-case letters, digits and '-', and begins and "
         f"ends with a letter or digit" + (f", for example {guess!r}" if guess else "")
     )
 
@@ -96,7 +99,7 @@ def _check_path(text: str) -> str:
 def _check_env(env: dict[str, str]) -> dict[str, str]:
     for name, value in env.items():
         if not _ENV_NAME.fullmatch(name):
-            raise _wrong(f"has a variable named {_brief.repr(name)}; names are letters, digits and '_'")
+            raise _wrong(f"has a variable named {brief(name)}; names are letters, digits and '_'")
         if name.startswith("CORDEE_"):
             raise _wrong(f"sets {name}, but names that begin with CORDEE_ are Cordee's own; choose another name")
         if "\0" in value:
@@ -109,10 +112,10 @@ def _read_workers(value: object) -> object:
     if isinstance(value, bool) or not isinstance(value, int | str):
         if isinstance(value, Mapping | Workers):
             return value
-        raise _wrong(f"is {_given(value)}; give {_WORKERS_FORMS}")
+        raise _wrong(f"is {given(value)}; give {_WORKERS_FORMS}")
     match = _WORKERS.fullmatch(str(value))
     if not match:
-        raise _wrong(f"is {_brief.repr(value)}; give {_WORKERS_FORMS}")
+        raise _wrong(f"is {brief(value)}; give {_WORKERS_FORMS}")
     low = int(match[1])
     return {"min": low, "max": low if match[2] is None else int(match[2])}
 
@@ -212,29 +215,6 @@ class JobDocument(_Model):
         return parse_job(self.model_copy(update={"spec": spec}).to_document(), bundled=True)
 
 
-@dataclass(frozen=True)
-class Problem:
-    """One thing wrong with a job file."""
-
-    field: str
-    message: str
-    line: int | None = None
-
-    def __str__(self) -> str:
-        place = f"line {self.line}: " if self.line else ""
-        return f"{place}{self.field} {self.message}" if self.field else f"{place}{self.message}"
-
-
-class SpecError(ValueError):
-    """A job file or worker range that cannot be used. `problems` holds one sentence per mistake."""
-
-    def __init__(self, problems: tuple[Problem, ...], where: str = "") -> None:
-        self.problems = problems
-        self.where = where
-        lines = [f"{where}: {problem}" if where else str(problem) for problem in problems]
-        super().__init__("\n".join(lines))
-
-
 def parse_workers(text: str | int) -> Workers:
     """`3` and `"1:3"` as a range of worker counts."""
     try:
@@ -242,7 +222,7 @@ def parse_workers(text: str | int) -> Workers:
     except PydanticCustomError as error:
         raise SpecError((Problem("workers", error.message()),)) from None
     except ValidationError as error:
-        raise SpecError(tuple(_problem(detail, Workers, ("workers",)) for detail in error.errors())) from None
+        raise SpecError(tuple(describe(detail, Workers, ("workers",)) for detail in error.errors())) from None
 
 
 def parse_job(document: object, *, bundled: bool = False, where: str = "") -> JobDocument:
@@ -259,13 +239,13 @@ def load_job(source: str | Path) -> JobDocument:
     where = ""
     if isinstance(source, Path):
         where = str(source)
-        text = _read(source)
+        text = read_text(source)
     else:
         text = source
         if len(text.encode("utf-8", "surrogatepass")) > MAX_FILE_BYTES:
-            _refuse(where, f"is larger than {MAX_FILE_BYTES >> 20} MiB; a job file is a page of YAML")
-    node, document = _load_yaml(text, where)
-    return _validate(document, False, where, lambda path: _line_of(node, path))
+            refuse(where, f"is larger than {MAX_FILE_BYTES >> 20} MiB; a job file is a page of YAML")
+    node, document = load_yaml(text, where)
+    return _validate(document, False, where, lambda path: line_of(node, path))
 
 
 def job_schema() -> dict[str, Any]:
@@ -274,131 +254,16 @@ def job_schema() -> dict[str, Any]:
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", "$id": f"https://{API_VERSION}/{KIND}", **schema}
 
 
-# --- reading ----------------------------------------------------------------------------------------------------------
-
-
-def _refuse(where: str, message: str) -> NoReturn:
-    raise SpecError((Problem("" if where else "the job file", message),), where)
-
-
-def _read(path: Path) -> str:
-    try:
-        with path.open("rb") as file:
-            raw = file.read(MAX_FILE_BYTES + 1)
-    except FileNotFoundError:
-        _refuse(str(path), "there is no such file; give the path of a job file")
-    except IsADirectoryError:
-        _refuse(str(path), "is a folder; give the path of a job file")
-    except OSError as error:
-        _refuse(str(path), f"cannot be read: {error.strerror}")
-    if len(raw) > MAX_FILE_BYTES:
-        _refuse(str(path), f"is larger than {MAX_FILE_BYTES >> 20} MiB; a job file is a page of YAML")
-    try:
-        return raw.decode("utf-8")
-    except UnicodeDecodeError as error:
-        _refuse(str(path), f"is not UTF-8 text (byte {error.start}); a job file is YAML")
-
-
-class _Loader(yaml.SafeLoader):
-    """YAML's safe subset, less what hides mistakes or unfolds: duplicate keys and aliases."""
-
-    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
-        if self.check_event(yaml.AliasEvent):
-            event = self.peek_event()  # type: ignore[no-untyped-call]
-            raise yaml.MarkedYAMLError(
-                problem="YAML aliases (*name) are not used in job files; write the value out",
-                problem_mark=event.start_mark,
-            )
-        return super().compose_node(parent, index)
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        seen: dict[str, int] = {}
-        for key, _value in node.value:
-            line = key.start_mark.line + 1
-            if not isinstance(key, yaml.ScalarNode):
-                raise yaml.MarkedYAMLError(problem="a field's name must be plain text", problem_mark=key.start_mark)
-            if key.value in seen:
-                raise yaml.MarkedYAMLError(
-                    problem=f"{key.value!r} is given twice (first in line {seen[key.value]}); keep one of them",
-                    problem_mark=key.start_mark,
-                )
-            seen[key.value] = line
-        return super().construct_mapping(node, deep)
-
-
-# YAML 1.2's core schema, in place of SafeLoader's: what a plain word means, by its first character.
-_Loader.yaml_implicit_resolvers = {}
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:bool", re.compile(r"^(true|True|TRUE|false|False|FALSE)$"), list("tTfF")
-)
-_Loader.add_implicit_resolver("tag:yaml.org,2002:int", re.compile(r"^[-+]?(0|[1-9][0-9]*)$"), list("-+0123456789"))
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float",
-    re.compile(
-        r"^([-+]?(\.[0-9]+|(0|[1-9][0-9]*)(\.[0-9]*)?)([eE][-+]?[0-9]+)?|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN))$"
-    ),
-    list("-+.0123456789"),
-)
-_Loader.add_implicit_resolver("tag:yaml.org,2002:null", re.compile(r"^(~|null|Null|NULL|)$"), ["~", "n", "N", ""])
-
-
-def _load_yaml(text: str, where: str) -> tuple[yaml.Node | None, object]:
-    try:
-        loader = _Loader(text)
-        try:
-            node = loader.get_single_node()
-            document = None if node is None else loader.construct_document(node)
-        finally:
-            loader.dispose()
-    except yaml.MarkedYAMLError as error:
-        line = error.problem_mark.line + 1 if error.problem_mark else None
-        raise SpecError((Problem("", _one_sentence(error), line),), where) from None
-    except yaml.YAMLError as error:
-        raise SpecError((Problem("", f"is not valid YAML: {' '.join(str(error).split())}"),), where) from None
-    except (RecursionError, ValueError) as error:
-        reason = "it is nested too deeply" if isinstance(error, RecursionError) else str(error)
-        raise SpecError((Problem("", f"is not a usable YAML document: {reason}"),), where) from None
-    return node, document
-
-
-def _one_sentence(error: yaml.MarkedYAMLError) -> str:
-    if error.problem and "expected a single document" in f"{error.context} {error.problem}":
-        return "holds several YAML documents; a job file is one"
-    own = type(error) is yaml.MarkedYAMLError
-    parts = [part for part in (error.context, error.problem) if part]
-    return (error.problem or "") if own else f"is not valid YAML: {', '.join(parts)}"
-
-
-def _line_of(node: yaml.Node | None, path: tuple[str | int, ...]) -> int | None:
-    """The line where the field at `path` stands, or its nearest enclosing one."""
-    line = None
-    for step in path:
-        if isinstance(node, yaml.MappingNode):
-            pair = next(((key, value) for key, value in node.value if key.value == str(step)), None)
-            if pair is None:
-                break
-            line, node = pair[0].start_mark.line + 1, pair[1]
-        elif isinstance(node, yaml.SequenceNode) and isinstance(step, int) and step < len(node.value):
-            item: yaml.Node = node.value[step]
-            line, node = item.start_mark.line + 1, item
-        else:
-            break
-    return line
-
-
-# --- sentences --------------------------------------------------------------------------------------------------------
-
-
 def _validate(document: object, bundled: bool, where: str, line_of: Any) -> JobDocument:
     if not isinstance(document, Mapping):
-        got = "is empty" if document is None else f"is {_given(document)}"
+        got = "is empty" if document is None else f"is {given(document)}"
         raise SpecError((Problem("the job file", f"{got}; begin it with 'apiVersion: {API_VERSION}'"),), where)
     try:
         job = JobDocument.model_validate(document, by_alias=True, by_name=False)
     except ValidationError as error:
         problems = []
         for detail in error.errors():
-            problem = _problem(detail, JobDocument, ())
+            problem = describe(detail, JobDocument, examples=_EXAMPLES)
             problems.append(Problem(problem.field, problem.message, line_of(detail["loc"])))
         raise SpecError(tuple(sorted(problems, key=lambda problem: problem.line or 0)), where) from None
     found = tuple(Problem(f, m, line_of(tuple(f.split(".")))) for f, m in _unbundled(job)) if bundled else ()
@@ -413,123 +278,3 @@ def _unbundled(job: JobDocument) -> Iterator[tuple[str, str]]:
         yield "spec.script", f"is {job.spec.script!r}; it must be a path inside the bundle, such as 'train.py'"
     if job.spec.source is not None:
         yield "spec.source", "names a folder of the client's machine; leave it out and send the bundle's sha256"
-
-
-_YAML_TYPES: Final[tuple[tuple[type, str], ...]] = (
-    (bool, "true or false"),
-    (int, "a number"),
-    (float, "a number"),
-    (str, "text"),
-    (Mapping, "a mapping"),
-    (list, "a list"),
-)
-
-
-def _given(value: object) -> str:
-    """What was given, in YAML's words: `10, a number`."""
-    if value is None:
-        return "empty"
-    kind = next((name for kind, name in _YAML_TYPES if isinstance(value, kind)), f"of type {type(value).__name__}")
-    if isinstance(value, Mapping | list):
-        return kind
-    shown = json.dumps(value) if isinstance(value, bool) else _brief.repr(value)
-    return f"{shown}, {kind}" if not isinstance(value, bool) else shown
-
-
-def _quoted(value: object) -> str:
-    """What to write for a value YAML did not read as text."""
-    if isinstance(value, Mapping | list) or value is None:
-        return "it must be text"
-    text = json.dumps(value) if isinstance(value, bool | int | float) else str(value)
-    return f'it must be text: write it in quotes, "{text}"'
-
-
-_WANTED: Final[dict[str, str]] = {
-    "int_type": "it must be a whole number",
-    "int_from_float": "it must be a whole number",
-    "float_type": "it must be a number",
-    "finite_number": "it must be a finite number",
-    "tuple_type": 'it must be a list, such as [--epochs, "10"]',
-    "dict_type": "it must be a mapping, such as {KEY: value}",
-    "model_type": "it must be a mapping of fields",
-    "model_attributes_type": "it must be a mapping of fields",
-}
-
-
-def _problem(detail: ErrorDetails, root: type[BaseModel], prefix: tuple[str, ...]) -> Problem:
-    loc, kind, value, context = detail["loc"], detail["type"], detail["input"], detail.get("ctx", {})
-    if loc and loc[-1] == "[key]":
-        return Problem(_path((*prefix, *loc[:-2])), f"has the name {_given(loc[-2])}; write it in quotes")
-    field = _path((*prefix, *loc))
-    match kind:
-        case "missing":
-            message = f"is missing{_example(loc)}"
-        case "extra_forbidden":
-            message = f"is not a field of a job file{_suggestion(root, loc)}"
-        case "cordee":
-            message = str(context["message"])
-        case "literal_error":
-            given = _brief.repr(value) if isinstance(value, str) else _given(value)
-            message = f"is {given}; it must be {context['expected']}"
-        case "greater_than_equal":
-            message = f"is {_brief.repr(value)}; it must be at least {context['ge']}"
-        case "less_than_equal":
-            message = f"is {_brief.repr(value)}; it must be at most {context['le']}"
-        case "string_type":
-            message = f"is {_given(value)}; {_quoted(value)}"
-        case _ if kind in _WANTED:
-            message = f"is {_given(value)}; {_WANTED[kind]}"
-        case _:
-            message = f"is {_given(value)}; {detail['msg'][:1].lower()}{detail['msg'][1:]}"
-    return Problem(field, message)
-
-
-def _path(loc: tuple[str | int, ...]) -> str:
-    text = ""
-    for step in loc:
-        text += f"[{step}]" if isinstance(step, int) else f".{step}" if text else str(step)
-    return text
-
-
-_EXAMPLES: Final[dict[tuple[str | int, ...], str]] = {
-    ("apiVersion",): f"apiVersion: {API_VERSION}",
-    ("kind",): f"kind: {KIND}",
-    ("metadata",): "metadata: {name: my-job}",
-    ("metadata", "name"): "name: my-job",
-    ("spec",): "spec: {script: train.py}",
-    ("spec", "script"): "script: train.py",
-    ("spec", "workers", "min"): "min: 1",
-    ("spec", "workers", "max"): "max: 3",
-}
-
-
-def _example(loc: tuple[str | int, ...]) -> str:
-    return f"; write '{_EXAMPLES[loc]}'" if loc in _EXAMPLES else ""
-
-
-def _fields(model: type[BaseModel], path: tuple[str | int, ...] = ()) -> Iterator[tuple[tuple[str | int, ...], str]]:
-    """Every (enclosing path, field name) of the schema."""
-    for name, info in model.model_fields.items():
-        alias = info.alias or name
-        yield path, alias
-        if isinstance(info.annotation, type) and issubclass(info.annotation, BaseModel):
-            yield from _fields(info.annotation, (*path, alias))
-
-
-def _plain(name: object) -> str:
-    return re.sub(r"[^a-z0-9]", "", str(name).lower())
-
-
-def _suggestion(root: type[BaseModel], loc: tuple[str | int, ...]) -> str:
-    """The field that was probably meant: one of this level that is spelt alike, or one of that name elsewhere."""
-    fields = list(_fields(root))
-    here = [name for path, name in fields if path == loc[:-1]]
-    wanted = _plain(loc[-1])
-    close = difflib.get_close_matches(wanted, [_plain(name) for name in here], n=1, cutoff=0.6)
-    if close:
-        name = next(name for name in here if _plain(name) == close[0])
-        return f"; did you mean {_path((*loc[:-1], name))}?"
-    elsewhere = [(*path, name) for path, name in fields if _plain(name) == wanted]
-    if elsewhere:
-        return f"; did you mean {_path(elsewhere[0])}?"
-    return f"; known here: {', '.join(here)}" if here else ""

@@ -28,11 +28,10 @@ from cordee.coordinator.client import (
     JobNotFoundError,
     UnauthorizedError,
     UnreachableError,
-    connect,
-    default_state,
     read_endpoint,
-    runs_folder,
 )
+from cordee.coordinator.discovery import connect
+from cordee.coordinator.folders import default_state, runs_folder
 from cordee.coordinator.service.embedded import EmbeddedCoordinator
 from cordee.coordinator.service.rest import models
 from cordee.coordinator.spec import parse_job

@@ -19,9 +19,10 @@ from typing import Any
 import pytest
 
 from cordee.coordinator.cli.runs import prune_runs
-from cordee.coordinator.client import ConflictError, JobNotFoundError, UnreachableError, connect
+from cordee.coordinator.client import ConflictError, JobNotFoundError, UnreachableError
 from cordee.coordinator.core.model import JobError, JobState
 from cordee.coordinator.core.record import JobRecord
+from cordee.coordinator.discovery import connect
 from cordee.coordinator.past import PastCoordinator, has_past, keep_command, resume_command
 from cordee.coordinator.service.folder import StateFolder, is_held
 from cordee.coordinator.service.job import Progress

@@ -22,7 +22,7 @@ class Shell(StrEnum):
 def complete_jobs(incomplete: str) -> list[tuple[str, str]]:
     """Ids and names of jobs, with their states. Completion never complains: without a coordinator there is nothing."""
     try:
-        from cordee.coordinator.client import connect
+        from cordee.coordinator.discovery import connect
 
         with connect() as coordinators:
             jobs = coordinators.jobs()

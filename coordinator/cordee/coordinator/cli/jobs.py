@@ -13,7 +13,7 @@ from cordee.coordinator.cli.output import dump, is_document, job_details, job_ta
 from cordee.coordinator.views import INTERRUPTED, TERMINAL_STATES
 
 if TYPE_CHECKING:
-    from cordee.coordinator.client import Keeper
+    from cordee.coordinator.discovery import Keeper
     from cordee.coordinator.past import PastCoordinator
     from cordee.coordinator.views import JobView
 

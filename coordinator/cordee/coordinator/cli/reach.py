@@ -6,14 +6,14 @@ from typing import TYPE_CHECKING
 from cordee.coordinator.cli.errors import say
 
 if TYPE_CHECKING:
-    from cordee.coordinator.client import Coordinators
+    from cordee.coordinator.discovery import Coordinators
 
 __all__ = ["reach"]
 
 
 def reach(server: str | None, state: Path | None) -> "Coordinators":
-    """`client.connect`, for people: who sends the token through a network in the clear is told so."""
-    from cordee.coordinator.client import connect, named_endpoint
+    """`discovery.connect`, for people: who sends the token through a network in the clear is told so."""
+    from cordee.coordinator.discovery import connect, named_endpoint
 
     endpoint = named_endpoint(server, state)
     if endpoint is not None and endpoint.exposes_token:

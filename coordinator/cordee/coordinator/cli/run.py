@@ -147,7 +147,7 @@ def _train(
     from cordee.coordinator.cli.embedded import embedded
     from cordee.coordinator.cli.runs import NUM_KEPT, new_run_folder, prune_runs
     from cordee.coordinator.cli.summary import summarise
-    from cordee.coordinator.client import runs_folder
+    from cordee.coordinator.folders import runs_folder
     from cordee.coordinator.past import keep_command
 
     runs = runs_folder()

@@ -52,7 +52,8 @@ def coordinator(
     """
     import asyncio
 
-    from cordee.coordinator.client import default_state, read_endpoint
+    from cordee.coordinator.client import read_endpoint
+    from cordee.coordinator.folders import default_state
 
     folder = (state or default_state()).expanduser().absolute()
     fresh = read_endpoint(folder) is None
@@ -103,6 +104,6 @@ async def _serve(server: "CoordinatorServer", folder: Path) -> None:
 
 
 def _is_default(folder: Path) -> bool:
-    from cordee.coordinator.client import default_state
+    from cordee.coordinator.folders import default_state
 
     return folder == default_state()

@@ -6,18 +6,24 @@ script trains alone, to the same bits.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 from cordee.trainer.elastic.protocols import Membership
 from cordee.trainer.elastic.solo import SoloMembership
 
-if TYPE_CHECKING:
-    from cordee.trainer.elastic.run import Run
+__all__ = ["Claimant", "claim", "conclude", "current", "install"]
 
-__all__ = ["claim", "conclude", "current", "install"]
+
+class Claimant(Protocol):
+    """The run that a membership belongs to."""
+
+    def conclude(self) -> None:
+        """The script has ended."""
+        ...
+
 
 _installed: Membership | None = None
-_claimed_by: Run | None = None
+_claimed_by: Claimant | None = None
 
 
 def install(membership: Membership | None) -> None:
@@ -37,7 +43,7 @@ def conclude() -> None:
         _claimed_by.conclude()
 
 
-def claim(membership: Membership, run: Run) -> None:
+def claim(membership: Membership, run: Claimant) -> None:
     """Makes `membership` that of `run` alone, if it is the installed one; a world of one is its run's own anyway.
 
     A worker that joins runs the script from its first line: were there a second run, it would offer the first one for
