@@ -14,6 +14,7 @@ import signal
 import socket
 import subprocess
 import sys
+import textwrap
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -316,6 +317,21 @@ def test_a_run_whose_script_raises_ends_with_the_traceback_once_and_code_100(hom
     assert json.loads(done.stdout)["state"] == "failed"
     assert done.stderr.count("Traceback (most recent call last)") == 1
     assert "ValueError: no snow: at all" in done.stderr
+
+
+def test_a_run_says_when_a_worker_is_started_again(home: Home) -> None:
+    dies_once = """
+        import os, pathlib, signal
+        marker = pathlib.Path(os.environ["CORDEE_OUTPUT_DIR"], "been here")
+        if not marker.exists():
+            marker.touch()
+            os.kill(os.getpid(), signal.SIGSEGV)
+        print("second life")
+    """
+    (home.folder / "dies_once.py").write_text(textwrap.dedent(dies_once))
+    done = home.cordee("run", "dies_once.py", "--workers", "1")
+    assert done.stdout == "second life\n"
+    assert "cordee: w0: the worker was killed by SIGSEGV; it is started again at once (restart 1)\n" in done.stderr
 
 
 def test_a_signal_cancels_a_run_and_leaves_no_worker(home: Home) -> None:

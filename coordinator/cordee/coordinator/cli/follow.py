@@ -1,4 +1,4 @@
-"""Follow a job until it has ended: its changes and its rank 0's output, in one stream of events.
+"""Follow a job until it has ended: its changes, rank 0's output and who is started again, in one stream of events.
 
 Two threads listen (the job's changes, its log), the main thread shows. Both survive a coordinator that goes away and
 comes back within `PATIENCE_SECONDS`: training goes on without it, so following does too. A signal is an event as well,
@@ -163,6 +163,8 @@ def follow(
                     case _Wrote(line):
                         if _is_rank_0(line):
                             output.add(line)
+                        elif _is_restart(line):
+                            display.note(f"{line['worker'].rpartition('-')[2]}: {line['line']}")
                     case _LogEnded():
                         log_open = False
                     case _Signalled():
@@ -216,6 +218,11 @@ def _is_rank_0(line: "LogLine") -> bool:
     if line["stream"] not in OUTPUT_STREAMS:
         return False
     return line["rank"] == 0 or (line["rank"] is None and line["worker"].endswith("-w0"))
+
+
+def _is_restart(line: "LogLine") -> bool:
+    """An agent starts its worker again: a script that dies before it has said a word would look like waiting."""
+    return line["stream"] == "agent" and "it is started again" in line["line"]
 
 
 def _watch(
