@@ -93,6 +93,23 @@ def test_a_run_that_lost_everybody_resumes_from_its_checkpoint(
     assert_steps_agree(job.commits())
 
 
+def test_a_lone_worker_that_is_asked_to_leave_loses_no_step(
+    make_job: Callable[[], Any], undisturbed: Callable[..., str]
+) -> None:
+    job = make_job()
+    job.slow_down()
+    job.start("--workers", "1", arguments=LONG)  # its first checkpoint would be due after 30 seconds
+    job.wait_for(lambda commits: any(c.step >= 5 for c in commits), "step 5")
+    (pid,) = set(job.members().values())
+    os.kill(pid, signal.SIGTERM)
+    job.wait_for(lambda commits: len({c.pid for c in commits}) == 2, "a successor trains")
+    code, result, stderr = job.finish()
+    assert code == 0, stderr
+    assert result["weights_sha256"] == undisturbed(*LONG)
+    steps = [c.step for c in job.commits()]
+    assert len(steps) == len(set(steps)), "a step was done twice"
+
+
 def test_scaling_in_mid_run_costs_no_bit(make_job: Callable[[], Any], undisturbed: Callable[..., str]) -> None:
     job = make_job()
     job.slow_down()

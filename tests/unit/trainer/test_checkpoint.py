@@ -13,6 +13,7 @@ import pytest
 from safetensors.numpy import load_file
 
 from cordee.trainer.checkpoint import CheckpointError, CheckpointWriter, load_latest
+from cordee.trainer.checkpoint.files import alone_in
 from cordee.trainer.checkpoint.layout import MANIFEST, STATE_FILE, step_directories
 from cordee.trainer.checkpoint.reader import load_checkpoint
 from cordee.trainer.checkpoint.writer import write_checkpoint
@@ -220,6 +221,31 @@ def test_what_killed_writers_left_goes_with_the_next_checkpoint(tmp_path: Path) 
     writer.save(3, arrays(3), {})
     writer.wait()
     assert not failures
-    assert sorted(path.name for path in tmp_path.iterdir()) == [
-        ".step-000000000005.4711.abcd.tmp", "step-000000000003",
-    ]  # fmt: skip
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".lock", "step-000000000003"]
+
+
+def test_two_writers_of_a_folder_take_turns(tmp_path: Path) -> None:
+    failures: list[tuple[int, Exception]] = []
+    writers = [
+        CheckpointWriter(
+            tmp_path, keep=2, on_written=lambda *_: None, on_failed=lambda *failed: failures.append(failed)
+        )
+        for _ in range(2)
+    ]
+    for step in range(1, 20):
+        for writer in writers:  # the same step, at the same time
+            writer.save(step, arrays(step), {})
+    for writer in writers:
+        writer.wait()
+    assert not failures
+    loaded = load_latest(tmp_path, refuse)
+    assert loaded is not None
+    assert loaded.step == 19
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".lock", "step-000000000018", "step-000000000019"]
+
+
+def test_a_stopped_writer_is_not_waited_for_for_ever(tmp_path: Path) -> None:
+    with alone_in(tmp_path) as first, alone_in(tmp_path, patience_seconds=0.0) as second:
+        assert (first, second) == (True, False)
+    with alone_in(tmp_path, patience_seconds=0.0) as third:
+        assert third

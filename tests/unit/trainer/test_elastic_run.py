@@ -446,6 +446,39 @@ def test_losing_everybody_goes_on_from_the_checkpoint(
     assert min(min(seen) for seen in simulation.losses) > 1, "it began from scratch"
 
 
+class LeavingMembership(SoloMembership):
+    """A world of one that is asked to leave after its third step."""
+
+    def __init__(self, folder: Path) -> None:
+        self.checkpoint_policy = CheckpointPolicy(folder, interval_seconds=3600)
+        self.steps = 0
+
+    def change_pending(self) -> bool:
+        return self.steps == 2  # asked within a step, before it is reported
+
+    def report(self, progress: ProgressReport) -> None:
+        self.steps = progress.step
+
+    def rendezvous(self, **arguments: Any) -> World:
+        if arguments["reason"] == "change":
+            raise Killed
+        return super().rendezvous(**arguments)
+
+
+def test_who_leaves_alone_loses_nothing(tmp_path: Path, undisturbed: tuple[str, dict[int, float]]) -> None:
+    runtime.install(LeavingMembership(tmp_path))
+    try:
+        with pytest.raises(Killed):
+            train(make_run())
+        runtime.install(LeavingMembership(tmp_path))
+        run = make_run()
+        losses = train(run)
+    finally:
+        runtime.install(None)
+    assert min(losses) == 4, "what was committed is not done again"
+    assert run.weights_sha256() == undisturbed[0]
+
+
 def test_the_loss_is_the_mean_over_the_global_batch(undisturbed: tuple[str, dict[int, float]]) -> None:
     run = make_run()
     run.model.eval()

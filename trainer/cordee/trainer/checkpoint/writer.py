@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from cordee.trainer.checkpoint.files import fsync_directory, fsync_file, sha256_of
+from cordee.trainer.checkpoint.files import alone_in, fsync_directory, fsync_file, sha256_of
 from cordee.trainer.checkpoint.layout import (
     FORMAT,
     MANIFEST,
@@ -127,8 +127,14 @@ class CheckpointWriter:
     def _write(self, step: int, arrays: Arrays, meta: Mapping[str, Any]) -> None:
         started = time.monotonic()
         try:
-            path, size = write_checkpoint(self._directory, step, arrays, meta)
-            self._prune(step)
+            self._directory.mkdir(parents=True, exist_ok=True)
+            # A writer of a world that is gone may still be at it: one after the other, they do not get in their way.
+            with alone_in(self._directory) as alone:
+                if alone:
+                    for _, leftover in unfinished_directories(self._directory):  # of writers that were killed
+                        shutil.rmtree(leftover, ignore_errors=True)
+                path, size = write_checkpoint(self._directory, step, arrays, meta)
+                self._prune(step)
         except Exception as error:  # whatever storage throws: training goes on, the error is told
             self._on_failed(step, error)
             return
@@ -139,7 +145,3 @@ class CheckpointWriter:
         reached = [path for step, path in step_directories(self._directory) if step <= newest]
         for path in reached[: -self._keep]:
             _discard(path)
-        # Killed writers left them. Should one live, it is of a world that is gone: it fails, to nobody's harm.
-        for step, leftover in unfinished_directories(self._directory):
-            if step <= newest:
-                shutil.rmtree(leftover, ignore_errors=True)

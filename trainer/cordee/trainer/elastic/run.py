@@ -67,6 +67,7 @@ class Run:
         self._saver = Saver(policy, self._state, self._membership) if policy is not None else None
         self._position = Position()
         self._has_state = False
+        self._may_hold_alone = False
         self._epochs = 0
         self._world: World | None = None
         self._arrival: tuple[Literal["join", "change", "lost"], tuple[int, ...]] = ("join", ())
@@ -212,15 +213,22 @@ class Run:
     def _leave_world(self, reason: Literal["join", "change", "lost"], suspects: tuple[int, ...]) -> None:
         assert self._world is not None
         self._world.communicator.close()
+        # The others of a world go on with its state; alone, or after a loss, this worker may be all that holds it.
+        self._may_hold_alone = self._world.size == 1 or reason == "lost"
         self._world = None
         self._arrival = (reason, suspects)
 
     def _meet(self) -> None:
         """One rendezvous: ends in a world whose members all hold the same state, or in none, to be tried again."""
         reason, suspects = self._arrival
-        self._world = world = self._membership.rendezvous(
-            step=self.step if self._has_state else None, reason=reason, suspects=suspects
-        )
+        try:
+            self._world = world = self._membership.rendezvous(
+                step=self.step if self._has_state else None, reason=reason, suspects=suspects
+            )
+        except BaseException:  # told to leave: a drain loses nothing
+            if self._saver is not None and self._has_state and self._may_hold_alone:
+                self._saver.save_last(self._position)
+            raise
         started = time.monotonic()
         try:
             self._position, giver = synchronise(world, self._state, self._position, self._begin)

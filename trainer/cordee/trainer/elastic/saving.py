@@ -46,10 +46,17 @@ class Saver:
         policy = self._policy
         by_steps = policy.interval_steps and position.step - self._last_step >= policy.interval_steps
         by_time = policy.interval_seconds and time.monotonic() - self._last_time >= policy.interval_seconds
-        if (
-            not (by_steps or by_time) or self._writer.busy
-        ):  # storage may be slower than the interval: the step never waits
-            return
+        if (by_steps or by_time) and not self._writer.busy:  # storage may be slower than the interval: no step waits
+            self._save(position)
+
+    def save_last(self, position: Position) -> None:
+        """Saves before this worker leaves with what nobody else may hold; returns when it is on storage."""
+        wanted = self._policy.interval_steps or self._policy.interval_seconds
+        if wanted and position.step > self._last_step:
+            self._save(position)
+        self._writer.wait()
+
+    def _save(self, position: Position) -> None:
         self._last_step, self._last_time = position.step, time.monotonic()
         meta = {"position": position.to_json(), "scalars": self._state.scalars()}
         self._writer.save(position.step, self._state.host_copies(), meta)
