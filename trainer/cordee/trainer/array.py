@@ -16,6 +16,7 @@ import os
 import sys
 from typing import Any, TypeAlias
 
+import ml_dtypes
 import numpy as np
 import threadpoolctl  # type: ignore[import-untyped]
 
@@ -31,6 +32,9 @@ __all__ = [
     "default_module",
     "device_name",
     "get_num_threads",
+    "is_complex",
+    "is_float",
+    "promote",
     "set_default_dtype",
     "set_device",
     "set_num_threads",
@@ -42,7 +46,10 @@ DTypeLike: TypeAlias = Any
 
 float16, float32, float64 = np.dtype("float16"), np.dtype("float32"), np.dtype("float64")
 int8, int16, int32, int64 = np.dtype("int8"), np.dtype("int16"), np.dtype("int32"), np.dtype("int64")
-uint8, boolean = np.dtype("uint8"), np.dtype("bool")
+uint8, uint16, uint32, uint64 = np.dtype("uint8"), np.dtype("uint16"), np.dtype("uint32"), np.dtype("uint64")
+boolean = np.dtype("bool")
+complex64, complex128 = np.dtype("complex64"), np.dtype("complex128")
+bfloat16 = np.dtype(ml_dtypes.bfloat16)
 
 _ndarray = np.ndarray
 
@@ -104,6 +111,42 @@ def device_name(array: Any = None) -> str:
     return "cpu" if module is np else "cuda"
 
 
+def is_float(dtype: np.dtype[Any]) -> bool:
+    """Whether numbers of this dtype are real and may require a gradient. (bfloat16 is no kind that NumPy knows.)"""
+    return dtype.kind == "f" or dtype == bfloat16
+
+
+def is_complex(dtype: np.dtype[Any]) -> bool:
+    """Whether numbers of this dtype are complex."""
+    return dtype.kind == "c"
+
+
+_CATEGORY = {"b": 0, "u": 1, "i": 1, "f": 2, "c": 3}
+_NUMBER_CATEGORY: dict[Any, int] = {bool: 0, int: 1, float: 2, complex: 3}
+
+
+def promote(*dtypes: Any) -> np.dtype[Any]:
+    """The dtype of arithmetic between tensors of these dtypes and numbers of these Python types (None: no operand).
+
+    Floating dtypes are never widened by integers or numbers, as in PyTorch (NumPy makes float64 of int64 and float32).
+    A number of a higher category (a float beside integers) brings the default dtype.
+    """
+    found = [dtype for dtype in dtypes if isinstance(dtype, np.dtype)]
+    highest = max((_category(dtype) for dtype in found), default=-1)
+    deciding = [dtype for dtype in found if _category(dtype) == highest]
+    result = np.result_type(*deciding) if deciding else boolean
+    number = max((_NUMBER_CATEGORY[kind] for kind in dtypes if kind in _NUMBER_CATEGORY), default=-1)
+    if number <= highest:
+        return result
+    if number == 3:
+        return complex128 if result == float64 or default_dtype() == float64 else complex64
+    return (boolean, int64, default_dtype())[number]
+
+
+def _category(dtype: np.dtype[Any]) -> int:
+    return 2 if dtype == bfloat16 else _CATEGORY[dtype.kind]
+
+
 def default_dtype() -> np.dtype[Any]:
     """The dtype of tensors made from Python floats; float32 unless chosen otherwise."""
     return _State.dtype
@@ -112,7 +155,7 @@ def default_dtype() -> np.dtype[Any]:
 def set_default_dtype(dtype: DTypeLike) -> None:
     """Choose the dtype of tensors made from Python floats."""
     chosen = np.dtype(dtype)
-    if chosen.kind != "f":
+    if not is_float(chosen):
         raise ValueError(f"the default dtype must be a floating one, not {chosen.name}")
     _State.dtype = chosen
 
@@ -153,5 +196,7 @@ def _threads_from_environment() -> int:
     return int(text)
 
 
+# log(0) is -inf and 0/0 is NaN, in silence, as in PyTorch; `autograd.detect_anomaly` finds where they come from.
+np.seterr(all="ignore")
 set_num_threads(_threads_from_environment())
 keep_freed_memory()

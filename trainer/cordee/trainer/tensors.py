@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from cordee.trainer.array import Array, DTypeLike, array_module, as_array, device_name, to_numpy
+from cordee.trainer.array import Array, DTypeLike, array_module, as_array, device_name, is_complex, is_float, to_numpy
 from cordee.trainer.errors import GraphError, ShapeError
 from cordee.trainer.surface import Surface
 
@@ -35,7 +35,7 @@ class Leaf:
     `written` is the number of the last write into it: a graph recorded before has saved values that are no longer.
     """
 
-    __slots__ = ("ref", "written")
+    __slots__ = ("__weakref__", "ref", "written")
     edges: tuple[()] = ()
 
     def __init__(self, tensor: Tensor) -> None:
@@ -46,13 +46,15 @@ class Leaf:
 class Tensor(Surface):
     """A multi-dimensional array that remembers how it was computed."""
 
-    __slots__ = ("__weakref__", "_grad", "_node", "_sink", "data")
+    __slots__ = ("__weakref__", "_base", "_grad", "_node", "_sink", "data")
     __array_ufunc__ = None  # ndarray + tensor is the tensor's business
 
     data: Array
     _node: Node | Leaf | None
     _grad: Tensor | None
     _sink: Array | None
+    _base: Tensor
+    """Of a view: the tensor whose memory it shares. Unset otherwise, so that it costs other tensors nothing."""
 
     def __init__(self, data: Any, requires_grad: bool = False) -> None:
         self.data = data.data if isinstance(data, Tensor) else as_array(data)
@@ -99,7 +101,10 @@ class Tensor(Surface):
         return self.data.size
 
     def is_floating_point(self) -> bool:
-        return self.data.dtype.kind == "f"
+        return is_float(self.data.dtype)
+
+    def is_complex(self) -> bool:
+        return is_complex(self.data.dtype)
 
     def is_contiguous(self) -> bool:
         return self.data.flags.c_contiguous
@@ -218,7 +223,7 @@ class Tensor(Surface):
             return
         if not value and not self.is_leaf:
             raise GraphError("a computed tensor requires a gradient as long as its inputs do: call detach()")
-        if value and self.data.dtype.kind != "f":
+        if value and self.data.dtype.kind in "iub":
             raise TypeError(f"only floating-point tensors can require a gradient, not {self.dtype.name}")
         self._node = Leaf(self) if value else None
 

@@ -11,29 +11,36 @@ recording is the design constraint. A failure is explained after the fact, by th
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
-from typing import Any, NoReturn, TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 
-from cordee.trainer.array import Array, array_module, as_array, default_dtype
+from cordee.trainer.array import Array, array_module, as_array, bfloat16, default_dtype
+from cordee.trainer.autograd.explain import refuse
+from cordee.trainer.autograd.location import HERE, Location
 from cordee.trainer.autograd.mode import MODE
 from cordee.trainer.autograd.record import Op
-from cordee.trainer.errors import ShapeError, TrainerError, TrainerIndexError
 from cordee.trainer.tensors import Leaf, Tensor, next_number, wrap
 
-__all__ = ["Node", "Operand", "apply", "apply_one", "binary", "unary"]
+__all__ = ["PICK", "Node", "Operand", "apply", "apply_one", "binary", "unary"]
 
 Operand: TypeAlias = "Tensor | Array | float | int | bool"
 
 _ndarray, _float64 = np.ndarray, np.dtype("float64")
 _NO_PARAMS: dict[str, Any] = {}
+_frame = sys._getframe
 
 
 class Node:
-    """A recorded operation. `saved` holds, per input, its array or (not kept) its shape; None once freed."""
+    """A recorded operation.
 
-    __slots__ = ("edges", "number", "op", "out", "params", "saved")
+    `saved` holds, per input, its array or (not kept) its shape; None once freed. `out` is the result where the gradient
+    reads it (a tuple where the op has several). `code` and `lasti` say where in the user's program it was recorded.
+    """
+
+    __slots__ = ("__weakref__", "code", "edges", "lasti", "number", "op", "out", "params", "saved")
 
     def __init__(
         self,
@@ -49,13 +56,35 @@ class Node:
         self.out = out
         self.params = params
         self.number = next_number()
+        frame: Any = _frame(2)
+        while frame.f_code.co_filename.startswith(HERE) and frame.f_back is not None:
+            frame = frame.f_back
+        self.code = frame.f_code
+        self.lasti = frame.f_lasti
+
+    @property
+    def where(self) -> Location:
+        """Where in the user's program it was recorded."""
+        return Location(self.code, self.lasti)
+
+    @property
+    def name(self) -> str:
+        return self.op.name
+
+    @property
+    def next_functions(self) -> tuple[Node | Leaf | None, ...]:
+        """The nodes of its inputs: a leaf's, or None where no gradient is needed."""
+        return self.edges
 
     def __repr__(self) -> str:
         return f"<{self.op.name} node {self.number}>"
 
 
-def apply(op: Op, *inputs: Any, **params: Any) -> Tensor:
-    """Run an op on tensors, arrays, numbers or None, and record it if a gradient may be wanted."""
+def apply(op: Op, *inputs: Any, **params: Any) -> Any:
+    """Run an op on tensors, arrays, numbers or None, and record it if a gradient may be wanted.
+
+    Returns a tensor, or a tuple of tensors if the op has several outputs.
+    """
     arrays: list[Any] = []
     edges: list[Node | Leaf | None] = []
     mask, bit = 0, 1
@@ -74,41 +103,72 @@ def apply(op: Op, *inputs: Any, **params: Any) -> Tensor:
     try:
         out = op.forward(xp, *arrays, **params)
     except (ValueError, IndexError, TypeError) as error:
-        _explain(op, arrays, params, error)
+        refuse(op, arrays, params, error)
     aux = None
     if op.aux:
         out, aux = out
-    if type(out) is not _ndarray or out.dtype is _float64:
+    if op.many:
+        out = tuple([_settle(op, xp, part, arrays) for part in out])
+    elif type(out) is not _ndarray or out.dtype is _float64 or getattr(arrays[0], "dtype", None) is bfloat16:
         out = _settle(op, xp, out, arrays)
     if not mask or not MODE.enabled:
-        return wrap(out, None)
+        return tuple([wrap(part, None) for part in out]) if op.many else wrap(out, None)
     if op.aux:
         params["aux"] = aux
     if op.variadic:
         return wrap(out, Node(op, tuple(edges), tuple([x.shape for x in arrays]), None, params))
     keep = op.keep[mask]
     saved = [x if k else None if x is None else getattr(x, "shape", None) for x, k in zip(arrays, keep, strict=False)]
-    return wrap(out, Node(op, tuple(edges), tuple(saved), out if keep[-1] else None, params))
+    node = Node(op, tuple(edges), tuple(saved), out if keep[-1] else None, params)
+    return pick(out, node) if op.many else wrap(out, node)
 
 
 def apply_one(op: Op, input: Tensor, **params: Any) -> Tensor:
-    """`apply` for an op of one input, which must be a tensor."""
+    """`apply` for an op of one input, which must be a tensor, and of one output."""
     x, edge = input.data, input._node
     try:
         out = op.forward(np if type(x) is _ndarray else array_module(x), x, **params)
     except (ValueError, IndexError, TypeError) as error:
-        _explain(op, [x], params, error)
+        refuse(op, [x], params, error)
     aux = None
     if op.aux:
         out, aux = out
-    if type(out) is not _ndarray or out.dtype is _float64:
+    if type(out) is not _ndarray or out.dtype is not x.dtype:
         out = _settle(op, array_module(x), out, [x])
     if edge is None or not MODE.enabled:
-        return wrap(out, None)
-    if op.aux:
-        params["aux"] = aux
-    keep_input, keep_out = op.keep[1]
-    return wrap(out, Node(op, (edge,), (x if keep_input else x.shape,), out if keep_out else None, params))
+        result = wrap(out, None)
+    else:
+        if op.aux:
+            params["aux"] = aux
+        keep_input, keep_out = op.keep[1]
+        result = wrap(out, Node(op, (edge,), (x if keep_input else x.shape,), out if keep_out else None, params))
+    if op.view:
+        result._base = input
+    return result
+
+
+def pick(outputs: tuple[Any, ...], node: Node) -> tuple[Tensor, ...]:
+    """The outputs of a node as tensors, each with a node of its own that passes its gradient on. Integers have none."""
+    return tuple(
+        [
+            wrap(out, Node(PICK, (node,), (out.shape,), None, {"index": i}) if out.dtype.kind not in "iub" else None)
+            for i, out in enumerate(outputs)
+        ]
+    )
+
+
+def _not_run(xp: Any, output: Any) -> Any:  # noqa: ARG001
+    raise TypeError("this op is only a place in the graph")
+
+
+PICK = Op(  # not in the registry: it is no operation, but the place of one output of several
+    name="output",
+    doc="one of the outputs of an operation",
+    forward=_not_run,
+    saves=("",),
+    samples=lambda _: (),
+    reference=_not_run,
+)
 
 
 def unary(op: Op) -> Callable[[Operand], Tensor]:
@@ -120,8 +180,11 @@ def unary(op: Op) -> Callable[[Operand], Tensor]:
         if not isinstance(input, Tensor):
             input = Tensor(input)
         x, edge = input.data, input._node
-        out = forward(np if type(x) is _ndarray else array_module(x), x)
-        if type(out) is not _ndarray or out.dtype is _float64:
+        try:
+            out = forward(np if type(x) is _ndarray else array_module(x), x)
+        except (ValueError, TypeError) as error:
+            refuse(op, [x], _NO_PARAMS, error)
+        if type(out) is not _ndarray or out.dtype is not x.dtype:
             out = _settle(op, array_module(x), out, [x])
         if edge is None or not MODE.enabled:
             return wrap(out, None)
@@ -140,16 +203,16 @@ def binary(op: Op) -> Callable[[Operand, Operand], Tensor]:
         if isinstance(input, Tensor):
             x, left = input.data, input._node
         else:
-            x, left = _constant(input), None
+            x, left = _constant(input, other), None
         if isinstance(other, Tensor):
             y, right = other.data, other._node
         else:
-            y, right = _constant(other), None
+            y, right = _constant(other, input), None
         xp = np if type(x) is _ndarray else array_module(x, y)
         try:
             out = forward(xp, x, y)
         except (ValueError, TypeError) as error:
-            _explain(op, [x, y], _NO_PARAMS, error)
+            refuse(op, [x, y], _NO_PARAMS, error)
         if type(out) is not _ndarray or out.dtype is _float64:
             out = _settle(op, xp, out, [x, y])
         if left is None:
@@ -175,61 +238,45 @@ def binary(op: Op) -> Callable[[Operand, Operand], Tensor]:
 _PLAIN = frozenset((float, int, bool, type(None), np.ndarray))
 
 
-def _constant(value: Any) -> Any:
-    """An operand that is no tensor. NumPy's scalars become Python's, which do not widen a float32 array."""
-    if type(value) in _PLAIN:
-        return value
-    if isinstance(value, np.generic):
-        return value.item()
-    return as_array(value) if isinstance(value, (list, tuple)) else value
+def _constant(value: Any, beside: Any = None) -> Any:
+    """An operand that is no tensor. NumPy's scalars become Python's, which do not widen a float32 array; numbers beside
+    a bfloat16 tensor become bfloat16, whose package knows no weak numbers."""
+    if type(value) not in _PLAIN:
+        if isinstance(value, np.generic):
+            value = value.item()
+        else:
+            return as_array(value) if isinstance(value, (list, tuple)) else value
+    if isinstance(beside, Tensor) and beside.data.dtype is bfloat16 and isinstance(value, (float, int)):
+        return bfloat16.type(value)
+    return value
 
 
 def _settle(op: Op, xp: Any, out: Any, arrays: list[Any]) -> Any:
-    """What NumPy returns, made what a tensor holds: an array (not a scalar), and not wider than its inputs.
+    """What NumPy returns, made what a tensor holds: an array (not a scalar), and of the dtype that is promised.
 
-    NumPy computes integers with float32 in float64; PyTorch, and we, take the floating inputs' dtype, or the default.
-    Nor does an input without dimensions widen those that have some.
+    NumPy computes integers with float32 in float64, and bfloat16 with numbers in float32. An input without dimensions
+    does not widen those of its kind that have some.
     """
     if isinstance(out, np.generic):
         out = np.asarray(out)
-    if out.dtype is _float64 and not op.widens:
-        floats = [x for x in arrays if getattr(x, "dtype", None) is not None and x.dtype.kind == "f"]
-        deciding = [x.dtype for x in floats if x.ndim] or [x.dtype for x in floats]
-        wanted = xp.result_type(*deciding) if deciding else default_dtype()
-        if wanted != _float64:
-            out = out.astype(wanted)
+    kind = out.dtype.kind
+    if kind != "f" or op.dtype not in _NARROWING:
+        return out
+    if out.dtype is _float64 or any(getattr(x, "dtype", None) is bfloat16 for x in arrays):
+        wanted = op.result_dtype(*_deciding(arrays))
+        if wanted.kind in "iub":  # what is floating of integers has the default dtype
+            wanted = default_dtype()
+        if wanted is not out.dtype and wanted.kind != "c":
+            return out.astype(wanted)
     return out
 
 
-def _explain(op: Op, arrays: list[Any], params: dict[str, Any], error: Exception) -> NoReturn:
-    """Turn a failed forward into a sentence: the op, every input's shape, and what is wrong."""
-    if isinstance(error, TrainerError):
-        raise error
-    shapes = [getattr(x, "shape", x) for x in arrays]
-    names = op.inputs or tuple(f"input {i}" for i in range(len(shapes)))
-    listed = ", ".join(f"{name} {_shape_text(shape)}" for name, shape in zip(names, shapes, strict=False))
-    reason = None
-    if op.explain is not None:
-        reason = op.explain(*shapes, **params)
-    elif op.elementwise:
-        reason = explain_broadcast(*[s for s in shapes if isinstance(s, tuple)])
-    kind = TrainerIndexError if isinstance(error, IndexError) else ShapeError
-    if reason is None and isinstance(error, TypeError):
-        raise TypeError(f"{op.name}: {error} (inputs: {listed})") from error
-    raise kind(f"{op.name}: {reason or error} (inputs: {listed})") from error
+_NARROWING = frozenset(("promote", "float"))
 
 
-def _shape_text(shape: Any) -> str:
-    return f"of shape {tuple(shape)}" if isinstance(shape, tuple) else repr(shape)
-
-
-def explain_broadcast(*shapes: tuple[int, ...]) -> str | None:
-    """Which dimension keeps these shapes from broadcasting against each other."""
-    ndim = max(map(len, shapes), default=0)
-    padded = [(1,) * (ndim - len(shape)) + tuple(shape) for shape in shapes]
-    for dim in range(ndim - 1, -1, -1):
-        sizes = {shape[dim] for shape in padded if shape[dim] != 1}
-        if len(sizes) > 1:
-            counted = " and ".join(str(shape[dim]) for shape in padded if shape[dim] != 1)
-            return f"sizes {counted} differ in dimension {dim - ndim}; they must be equal, or one of them 1"
-    return None
+def _deciding(arrays: list[Any]) -> list[Any]:
+    """The dtypes that decide: those of arrays with dimensions, unless only one without has a number of that kind."""
+    dtypes = [(x.dtype if hasattr(x, "dtype") else type(x), getattr(x, "ndim", 0)) for x in arrays if x is not None]
+    dimensioned = [dtype for dtype, ndim in dtypes if ndim]
+    floating = [dtype for dtype in dimensioned if isinstance(dtype, np.dtype) and dtype.kind not in "iub"]
+    return floating or [dtype for dtype, _ in dtypes]

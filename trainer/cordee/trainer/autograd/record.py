@@ -15,11 +15,16 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from cordee.trainer.array import Array
+from cordee.trainer.array import Array, default_dtype, is_complex, is_float, promote
+from cordee.trainer.errors import ShapeError
 
-__all__ = ["REGISTRY", "Op", "Rule", "Sample", "Sampler", "op", "shape_of"]
+__all__ = [
+    "DTYPE_RULES", "NO_ERRORS", "REGISTRY", "Op", "Rule", "Sample", "Sampler", "Shape", "broadcast_shape", "op", "shape_of",
+]  # fmt: skip
 
 Rule: TypeAlias = Callable[..., Any]
+Shape: TypeAlias = "tuple[int | None, ...]"
+"""A shape as a rule tells it; None: a size that depends on the values."""
 
 
 @dataclass(frozen=True)
@@ -52,21 +57,35 @@ class Op:
     """Optional, per input: `rule(F, dest, g, out, *inputs, **params)` that computes the gradient right into `dest`."""
     adds: Rule | None = None
     """Optional, of an op of one input: `rule(F, dest, g, out, *inputs, **params)` that adds the gradient to `dest`."""
+    shape: Callable[..., Any] | None = None
+    """`shape(*shapes, **params)`: the result's shape (several outputs: a tuple of shapes), from the inputs' (a number's
+    is `()`, None's is None). It raises `ShapeError` or `TrainerIndexError`, with a sentence that says which dimension
+    does not fit and what would: it is asked after a failed forward, and by tests and tools, never on the fast path.
+    Elementwise ops have it by broadcasting."""
+    dtype: str | Callable[..., Any] = "promote"
+    """The result's dtype: the name of one of `DTYPE_RULES`, or `dtype(*dtypes, **params)` (a Python number arrives as
+    its type, None as None; several outputs: a tuple)."""
+    outputs: tuple[str, ...] = ("out",)
+    """With several, forward returns a tuple of arrays, the op has one joint `vjp`, and there `g` and `out` are tuples:
+    `g` with None where no gradient has arrived."""
+    view: bool = False
+    """Its result shares memory with its first input (or may)."""
     elementwise: bool = False
     broadcasts: bool = False
     """Inputs broadcast against each other: the walk sums their gradients back to their shapes. Elementwise ops do."""
     expr: str | None = None
     """For elementwise ops: the scalar expression, for code generation."""
     aux: bool = False
-    widens: bool = False
-    """Its result may have a wider dtype than its floating inputs."""
     errors: Callable[[Sampler], Sequence[Sample]] | None = None
-    """Inputs that must be refused with a `ShapeError` or `TrainerIndexError` naming the op."""
+    """Inputs that must be refused with a `ShapeError` or `TrainerIndexError` naming the op; `NO_ERRORS` where every
+    array of numbers is right."""
     explain: Callable[..., str | None] | None = None
     """`explain(*shapes, **params)`: what is wrong with these inputs, as a sentence; asked only after a failure."""
     inputs: tuple[str, ...] = field(init=False)
     keep: tuple[tuple[bool, ...], ...] = field(init=False)
     """By bit mask of the inputs that need a gradient: which inputs, and last whether `out`, are kept for backward."""
+    many: bool = field(init=False)
+    """Has several outputs."""
     variadic: bool = field(init=False)
     """Takes any number of tensors (cat), and saves none of them."""
 
@@ -76,9 +95,88 @@ class Op:
         unknown = {name for names in self.saves for name in names.split()} - {*self.inputs, "out"}
         if unknown:
             raise ValueError(f"{self.name} saves {sorted(unknown)}, but its inputs are {self.inputs}")
+        if len(self.outputs) > 1 and self.vjps:
+            raise ValueError(f"{self.name} has several outputs, so its gradient is one joint vjp")
+        if self.elementwise and self.shape is None:
+            object.__setattr__(self, "shape", broadcast_shape)
+        object.__setattr__(self, "many", len(self.outputs) > 1)
         object.__setattr__(self, "broadcasts", self.broadcasts or (self.elementwise and len(self.inputs) > 1))
         object.__setattr__(self, "variadic", bool(code.co_flags & 0x04))
         object.__setattr__(self, "keep", tuple(_keep_table(self.inputs, self.saves)))
+
+
+    @property
+    def signature(self) -> str:
+        """How the op is called, with its params: `matmul(a, b)`, `sum(a, *, axis, keepdims)`."""
+        code = self.forward.__code__
+        first = 1 + len(self.inputs)
+        params = code.co_varnames[code.co_argcount : code.co_argcount + code.co_kwonlyargcount]
+        names = ["*tensors"] if self.variadic else list(code.co_varnames[1:first])
+        return f"{self.name}({', '.join([*names, '*', *params] if params else names)})"
+
+    @property
+    def differentiable(self) -> bool:
+        """Whether it has a gradient with respect to some input."""
+        return self.vjp is not None or any(rule is not None for rule in self.vjps)
+
+    def result_dtype(self, *dtypes: Any, **params: Any) -> Any:
+        """The dtype rule, applied."""
+        rule = DTYPE_RULES[self.dtype] if isinstance(self.dtype, str) else self.dtype
+        return rule(*dtypes, **params)
+
+
+def broadcast_shape(*shapes: Shape | None, **_: Any) -> Shape:
+    """The shape that these broadcast to.
+
+    Raises:
+        ShapeError: they do not; it says in which dimension.
+    """
+    known = [shape for shape in shapes if shape is not None]
+    ndim = max(map(len, known), default=0)
+    padded = [(1,) * (ndim - len(shape)) + tuple(shape) for shape in known]
+    result: list[int | None] = []
+    for dim in range(ndim):
+        sizes = {shape[dim] for shape in padded if shape[dim] != 1}
+        if len(sizes) > 1:
+            counted = " and ".join(str(shape[dim]) for shape in padded if shape[dim] != 1)
+            raise ShapeError(
+                f"sizes {counted} differ in dimension {dim - ndim}; they must be equal, or one of them 1"
+            )
+        result.append(sizes.pop() if sizes else 1)
+    return tuple(result)
+
+
+def promoted(*dtypes: Any, **_: Any) -> Any:
+    """The dtype of arithmetic between tensors and numbers: see `cordee.trainer.array.promote`."""
+    return promote(*dtypes)
+
+
+def _floating(*dtypes: Any, **_: Any) -> Any:
+    found = promote(*dtypes)
+    return found if is_float(found) or is_complex(found) else default_dtype()
+
+
+def _first(*dtypes: Any, **_: Any) -> Any:
+    return dtypes[0]
+
+
+def _boolean(*_: Any, **__: Any) -> Any:
+    return np.dtype("bool")
+
+
+def _int64(*_: Any, **__: Any) -> Any:
+    return np.dtype("int64")
+
+
+DTYPE_RULES: dict[str, Callable[..., Any]] = {
+    "promote": promoted, "float": _floating, "first": _first, "bool": _boolean, "int64": _int64,
+}  # fmt: skip
+"""The dtype rules that have a name: tensors promote each other, numbers are weak; "float": integers become floating."""
+
+
+def NO_ERRORS(_: Sampler) -> Sequence[Sample]:  # noqa: N802 (used as a constant)
+    """For ops that take every array of numbers."""
+    return ()
 
 
 def _keep_table(inputs: tuple[str, ...], saves: tuple[str, ...]) -> list[tuple[bool, ...]]:

@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 
 from cordee.trainer.array import array_module
-from cordee.trainer.autograd.graph import Operand, explain_broadcast
+from cordee.trainer.autograd.explain import explain_broadcast
+from cordee.trainer.autograd.graph import Operand
 from cordee.trainer.errors import ShapeError
 from cordee.trainer.tensors import Tensor, wrap
 

@@ -193,7 +193,7 @@ def pow(input: Operand, exponent: Operand) -> Tensor:
 clone = unary(op(
     "clone", "the same values in memory of their own, in row-major order",
     forward=lambda xp, a: a.copy(), vjps=(lambda F, g, out, a: g,),
-    saves=("",), elementwise=True, expr="a", widens=True, samples=_any_values, reference=np.copy,
+    saves=("",), elementwise=True, expr="a", dtype="first", samples=_any_values, reference=np.copy,
 ))  # fmt: skip
 
 neg = unary(op(
@@ -338,6 +338,6 @@ CAST = op(
     "cast", "the same values in another dtype",
     forward=lambda xp, a, *, dtype, source: a.astype(dtype),
     vjps=(lambda F, g, out, a, *, dtype, source: F.cast(g, dtype=source, source=dtype),),
-    saves=("",), elementwise=True, expr="a", widens=True, reference=lambda a, dtype, source: a.astype(dtype),
+    saves=("",), elementwise=True, expr="a", dtype=lambda *_, dtype, source: dtype, reference=lambda a, dtype, source: a.astype(dtype),
     samples=lambda s: [s.case(s.normal(2, 3), dtype=np.float64, source=np.float64)],
 )  # fmt: skip

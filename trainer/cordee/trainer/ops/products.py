@@ -7,7 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from cordee.trainer.autograd.graph import apply, explain_broadcast
+from cordee.trainer.autograd.explain import explain_broadcast
+from cordee.trainer.autograd.graph import apply
 from cordee.trainer.autograd.record import op, shape_of
 from cordee.trainer.errors import ShapeError
 from cordee.trainer.tensors import Tensor

@@ -1,0 +1,133 @@
+"""Writes into memory that a recorded operation has to read again: noticed, and told with both places in the program.
+
+A node keeps raw arrays, and an in-place operation changes arrays. Instead of a version number on every tensor, which
+every operation would have to copy, the rare event is written down: which memory was written to, when and where.
+`backward` looks into this book only when there is something in it; memory that is gone takes its entries with it.
+
+The second half is about views. After `y = x[0]`, writing into `x` changes what `y` holds but not how `y` was
+recorded, so a later use of `y` would send its gradient down the old path. Nodes whose tensor has moved on to another
+node are written down as well.
+"""
+
+from __future__ import annotations
+
+import weakref
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from cordee.trainer.autograd.location import Location, here
+from cordee.trainer.errors import GraphError
+from cordee.trainer.tensors import next_number
+
+__all__ = ["BOOK", "Book", "Write", "owner_of", "overlap"]
+
+
+@dataclass(frozen=True)
+class Write:
+    """One write: when, by what, where in the program, and which part of the owner's memory."""
+
+    number: int
+    what: str
+    where: Location
+    offset: int
+    shape: tuple[int, ...]
+    strides: tuple[int, ...]
+    dtype: Any
+
+
+def owner_of(array: Any) -> Any:
+    """The array that holds the memory which this one views (itself, when it is its own)."""
+    base = array.base
+    while base is not None and type(base) is type(array):
+        array, base = base, base.base
+    return array
+
+
+def _address(array: Any) -> int:
+    return int(array.data.ptr if hasattr(array.data, "ptr") else array.__array_interface__["data"][0])
+
+
+def overlap(owner: Any, write: Write, array: Any) -> bool:
+    """Whether an array lies, at least in part, in the memory that was written to."""
+    if not isinstance(owner, np.ndarray) or not owner.flags.c_contiguous:
+        return True  # not told apart more finely: better an error too many than a wrong gradient
+    written = np.ndarray(write.shape, write.dtype, owner.reshape(-1).view(np.uint8), write.offset, write.strides)
+    try:
+        return bool(np.shares_memory(written, array, max_work=10_000))
+    except np.exceptions.TooHardError:
+        return True
+
+
+class Book:
+    """What was written, by the identity of the memory's owner; and which nodes their tensors have left."""
+
+    def __init__(self) -> None:
+        self._writes: dict[int, dict[tuple[Any, ...], Write]] = {}
+        self._owners: dict[int, weakref.ref[Any]] = {}
+        self._left: weakref.WeakKeyDictionary[Any, Write] = weakref.WeakKeyDictionary()
+
+    def __bool__(self) -> bool:
+        return bool(self._writes)
+
+    def note(self, array: Any, what: str) -> Write:
+        """Write down that this array's memory is written to now."""
+        owner = owner_of(array)
+        write = Write(
+            next_number(), what, here(), _address(array) - _address(owner), array.shape, array.strides, array.dtype
+        )
+        key = id(owner)
+        if key not in self._owners or self._owners[key]() is not owner:
+            self._writes[key] = {}
+            self._owners[key] = weakref.ref(owner, lambda _, key=key: self._forget(key))
+        self._writes[key][write.offset, write.shape, write.strides] = write
+        return write
+
+    def leave(self, node: Any, write: Write) -> None:
+        """Write down that the tensor of this node stands for another value since a write."""
+        if node is not None:
+            self._left[node] = write
+
+    def last(self, array: Any, since: int) -> Write | None:
+        """A write, after a certain moment, into memory of this array."""
+        owner = owner_of(array)
+        for write in self._writes.get(id(owner), {}).values():
+            if write.number > since and overlap(owner, write, array):
+                return write
+        return None
+
+    def check(self, node: Any) -> None:
+        """Refuse a node that would read what is no longer there.
+
+        Raises:
+            GraphError: it names the operation, where it was recorded, and where its value was written to.
+        """
+        kept = node.out if isinstance(node.out, tuple) else (node.out,)
+        for value in (*(node.saved or ()), *kept):
+            write = self.last(value, node.number) if hasattr(value, "strides") else None
+            if write is not None:
+                raise GraphError(
+                    f"{node.op.name}, recorded at {node.where}, has to read a tensor of shape {value.shape} again for "
+                    f"its gradient, but {write.what} at {write.where} has overwritten it: use the operation that makes "
+                    "a new tensor there, or clone() before writing"
+                )
+        for edge in node.edges:
+            view = edge
+            while view is not None and getattr(getattr(view, "op", None), "view", False):
+                view = view.edges[0]
+                write = self._left.get(view) if view is not None else None
+                if write is not None and write.number < node.number and edge.number < write.number:
+                    raise GraphError(
+                        f"{node.op.name}, recorded at {node.where}, uses a view (made by {edge.op.name} at "
+                        f"{edge.where}) of a tensor that {write.what} at {write.where} has written to since: take the "
+                        "view anew after the write, or clone() it before"
+                    )
+
+    def _forget(self, key: int) -> None:
+        self._writes.pop(key, None)
+        self._owners.pop(key, None)
+
+
+BOOK = Book()
+"""The process' book."""
