@@ -1,0 +1,465 @@
+"""Replays the samples of one operator of PyTorch's `op_db` against ours: values, dtypes, gradients, methods, errors.
+
+Per dtype at most `CAPS` samples are taken, spread evenly over all that `op_db` generates (same seed each time). A
+sample passes when our result has PyTorch's structure, shapes, dtypes and values; a gradient passes when the gradients
+of a random weighted sum of the outputs agree in float64. Where the result is only unique up to signs or phases (SVD,
+eigenvectors), the same canonical function is applied to both sides. An expected error passes when ours raises a
+ValueError, TypeError, IndexError or RuntimeError that is not just a complaint about an unknown argument.
+"""
+
+from __future__ import annotations
+
+import itertools
+import re
+import signal
+import traceback
+import warnings
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+import opinfo_names as names
+import torch
+
+import cordee.trainer as ct
+from cordee.trainer.array import to_numpy
+
+__all__ = ["CAPS", "Failure", "Outcome", "replay"]
+
+CAPS = {
+    torch.float64: 30,
+    torch.float32: 15,
+    torch.int64: 8,
+    torch.bool: 6,
+    torch.bfloat16: 6,
+    torch.complex128: 6,
+}
+MOST_GENERATED = 600
+SECONDS_PER_SAMPLE = 10
+TOLERANCES = {
+    torch.float64: (1e-7, 1e-7),
+    torch.float32: (2e-5, 2e-5),
+    torch.bfloat16: (2e-2, 2e-2),
+    torch.float16: (2e-3, 2e-3),
+    torch.complex128: (1e-7, 1e-7),
+    torch.complex64: (2e-5, 2e-5),
+}
+IGNORED_KEYWORDS = frozenset({"device", "layout", "pin_memory", "memory_format", "out"})
+ERRORS = (ValueError, TypeError, IndexError, RuntimeError)
+UNKNOWN_ARGUMENT = re.compile(r"unexpected keyword|positional arguments? but|multiple values for|required positional")
+
+# Unique only up to the sign or phase of each column: what both sides are turned into before they are compared.
+CANONICAL: dict[str, Callable[[Any], Any]] = {
+    "svd": lambda out: (abs(out[0]), out[1], abs(out[2])),
+    "linalg.svd": lambda out: (abs(out[0]), out[1], abs(out[2])) if out[0].shape[-1] else out[1],
+    "linalg.eigh": lambda out: (out[0], abs(out[1])),
+    "linalg.lstsq": lambda out: out[0],
+}
+TIES = frozenset({"topk", "kthvalue", "median", "nanmedian", "mode"})
+"""Which of several equal elements these name is left open: indices are compared only where there are no equal ones."""
+
+
+class UnfitSampleError(Exception):
+    """This sample is not for us: sparse, complex or on another device."""
+
+
+@dataclass
+class Failure:
+    """One thing that did not agree."""
+
+    kind: str
+    dtype: str
+    sample: str
+    message: str
+
+
+@dataclass
+class Outcome:
+    """What the replay of one operator gave."""
+
+    name: str
+    status: str
+    reason: str = ""
+    samples: int = 0
+    passed: int = 0
+    gradients: int = 0
+    gradients_passed: int = 0
+    errors: int = 0
+    errors_raised: int = 0
+    method: bool | None = None
+    in_place: bool | None = None
+    aliases: int = 0
+    aliases_present: int = 0
+    unfit_samples: int = 0
+    failures: list[Failure] = field(default_factory=list)
+
+
+# -- between PyTorch and us --------------------------------------------------------------------------------------------
+
+
+def _array(tensor: torch.Tensor) -> np.ndarray[Any, Any]:
+    """The values in the same memory order, not shared."""
+    if tensor.layout != torch.strided or tensor.is_quantized or tensor.device.type != "cpu":
+        raise UnfitSampleError
+    source = tensor.detach().resolve_conj().resolve_neg()
+    if source.dtype == torch.bfloat16:
+        return np.array(source.view(torch.int16).numpy(), order="K").view(ml_dtypes.bfloat16)
+    try:
+        return np.array(source.numpy(), order="K")
+    except TypeError as error:
+        raise UnfitSampleError from error
+
+
+def _dtype(dtype: torch.dtype) -> Any:
+    name = str(dtype).removeprefix("torch.")
+    try:
+        return np.dtype(ml_dtypes.bfloat16) if name == "bfloat16" else np.dtype(name)
+    except TypeError as error:
+        raise UnfitSampleError from error
+
+
+def _to_torch(ours: Any) -> Any:
+    """Our tensor as PyTorch's."""
+    array = to_numpy(ours.data)
+    if array.dtype == np.dtype(ml_dtypes.bfloat16):
+        return torch.from_numpy(np.array(array).view(np.int16)).view(torch.bfloat16)
+    return torch.from_numpy(np.array(array, copy=True))
+
+
+class Converter:
+    """Turns a sample's arguments into ours, and remembers which leaf of PyTorch's became which leaf of ours."""
+
+    def __init__(self) -> None:
+        self.leaves: list[tuple[torch.Tensor, Any]] = []
+
+    def __call__(self, value: Any) -> Any:
+        if isinstance(value, torch.Tensor):
+            ours = ct.tensor(_array(value))
+            if value.requires_grad:
+                ours.requires_grad = True
+                self.leaves.append((value, ours))
+            return ours
+        if isinstance(value, torch.dtype):
+            return _dtype(value)
+        if isinstance(value, torch.device):
+            return "cpu"
+        if isinstance(value, torch.Size):
+            return tuple(value)
+        if isinstance(value, (list, tuple)):
+            made = [self(item) for item in value]
+            return made if isinstance(value, list) else tuple(made)
+        if isinstance(value, dict):
+            return {key: self(item) for key, item in value.items()}
+        if isinstance(value, (torch.Generator, torch.layout, torch.memory_format)):
+            raise UnfitSampleError
+        return value
+
+    def keywords(self, kwargs: dict[str, Any]) -> dict[str, Any]:
+        return {key: self(value) for key, value in kwargs.items() if key not in IGNORED_KEYWORDS}
+
+
+def _without_device(kwargs: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in kwargs.items() if key != "out"}
+
+
+# -- comparing ---------------------------------------------------------------------------------------------------------
+
+
+def _compare(ours: Any, theirs: Any, values: bool, where: str = "result") -> None:
+    """Raise AssertionError where the two differ."""
+    if isinstance(theirs, torch.Tensor):
+        assert isinstance(ours, ct.Tensor), f"{where}: a {type(ours).__name__}, not a tensor"
+        theirs = theirs.detach().resolve_conj().resolve_neg()
+        if theirs.layout != torch.strided:
+            raise UnfitSampleError
+        got = _to_torch(ours)
+        assert tuple(got.shape) == tuple(theirs.shape), f"{where}: shape {tuple(got.shape)}, not {tuple(theirs.shape)}"
+        assert got.dtype == theirs.dtype, f"{where}: dtype {got.dtype}, not {theirs.dtype}"
+        if values:
+            rtol, atol = TOLERANCES.get(theirs.dtype, (0.0, 0.0))
+            try:
+                torch.testing.assert_close(got, theirs, rtol=rtol, atol=atol, equal_nan=True)
+            except AssertionError as error:
+                head = " ".join(str(error).split("\n\n")[-1].split())[:160]
+                raise AssertionError(
+                    f"{where}: {head}; ours {got.flatten()[:4].tolist()}, PyTorch's {theirs.flatten()[:4].tolist()}"
+                ) from None
+    elif isinstance(theirs, (list, tuple)):
+        assert isinstance(ours, (list, tuple)), f"{where}: a {type(ours).__name__}, not a {type(theirs).__name__}"
+        assert len(ours) == len(theirs), f"{where}: {len(ours)} items, not {len(theirs)}"
+        for number, (mine, its) in enumerate(zip(ours, theirs, strict=True)):
+            _compare(mine, its, values, f"{where}[{number}]")
+    elif isinstance(theirs, (float, complex)):
+        assert not values or np.allclose(ours, theirs, rtol=1e-6, atol=1e-6, equal_nan=True), f"{where}: {ours!r}"
+    elif theirs is not None or ours is not None:
+        assert ours == theirs, f"{where}: {ours!r}, not {theirs!r}"
+
+
+def _flat(value: Any) -> Iterator[Any]:
+    if isinstance(value, (list, tuple)):
+        for item in value:
+            yield from _flat(item)
+    else:
+        yield value
+
+
+def _weighted_sum(outputs: Any, weights: list[tuple[Any, Any] | None], kind: type) -> Any:
+    """The sum of the outputs under weights (real and imaginary part; None where an output takes no part)."""
+    total: Any = None
+    for output, weight in zip((o for o in _flat(outputs) if isinstance(o, kind)), weights, strict=True):
+        if weight is None:
+            continue
+        real, imag = weight
+        part = (output * real).sum() if imag is None else (output.real * real).sum() + (output.imag * imag).sum()
+        total = part if total is None else total + part
+    return total
+
+
+def _check_gradients(ours: Any, theirs: Any, leaves: list[tuple[torch.Tensor, Any]]) -> bool:
+    """Compare the gradients of all leaves; False when PyTorch has none to compare with."""
+    generator = torch.Generator().manual_seed(1)
+    weights: list[tuple[Any, Any] | None] = []
+    for output in (o for o in _flat(theirs) if isinstance(o, torch.Tensor)):
+        if output.requires_grad and output.numel():
+            drawn = torch.randn(output.shape, dtype=output.dtype, generator=generator)
+            weights.append((drawn.real, drawn.imag) if drawn.is_complex() else (drawn, None))
+        else:
+            weights.append(None)
+    loss = _weighted_sum(theirs, weights, torch.Tensor)
+    if loss is None:
+        return False
+    try:
+        expected = torch.autograd.grad(loss, [leaf for leaf, _ in leaves], allow_unused=True)
+    except RuntimeError:
+        return False
+    in_ours = [w and tuple(None if part is None else ct.tensor(_array(part)) for part in w) for w in weights]
+    mine = _weighted_sum(ours, in_ours, ct.Tensor)
+    assert mine.requires_grad, "the result does not require a gradient"
+    mine.backward()
+    for number, ((_, leaf), want) in enumerate(zip(leaves, expected, strict=True)):
+        got = leaf.grad
+        if want is None or got is None:
+            rest = got if want is None else want
+            if rest is not None and np.any(_array(rest) if isinstance(rest, torch.Tensor) else to_numpy(rest.data)):
+                raise AssertionError(
+                    f"gradient of leaf {number}: only {'PyTorch has' if got is None else 'ours is'} one"
+                )
+            continue
+        _compare(got, want, values=True, where=f"gradient of leaf {number}")
+    return True
+
+
+# -- running -----------------------------------------------------------------------------------------------------------
+
+
+def _out_of_time(signum: int, frame: Any) -> None:
+    raise TimeoutError(f"took more than {SECONDS_PER_SAMPLE} s")
+
+
+def _ours(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    """Call ours: warnings of NumPy are failures, and so is taking for ever."""
+    signal.signal(signal.SIGALRM, _out_of_time)
+    signal.alarm(SECONDS_PER_SAMPLE)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            warnings.simplefilter("error", RuntimeWarning)
+            return function(*args, **kwargs)
+    finally:
+        signal.alarm(0)
+
+
+def _spread(items: Iterator[Any], most: int) -> list[Any]:
+    generated = list(itertools.islice(items, MOST_GENERATED))
+    if len(generated) <= most:
+        return generated
+    return [generated[i * len(generated) // most] for i in range(most)]
+
+
+def _summary(sample: Any) -> str:
+    def show(value: Any) -> str:
+        if isinstance(value, torch.Tensor):
+            grid = "" if value.is_contiguous() else ", strided"
+            return f"T{list(value.shape)}:{str(value.dtype).removeprefix('torch.')}{grid}"
+        if isinstance(value, (list, tuple)):
+            return "[" + ", ".join(map(show, value)) + "]"
+        return repr(value)[:80]
+
+    parts = [show(sample.input), *map(show, sample.args), *(f"{k}={show(v)}" for k, v in sample.kwargs.items())]
+    return f"({', '.join(parts)})"
+
+
+def _where(error: BaseException) -> str:
+    frames = traceback.extract_tb(error.__traceback__)
+    ours = [f for f in frames if "cordee" in f.filename]
+    at = f" [{ours[-1].filename.rpartition('cordee/')[2]}:{ours[-1].lineno}]" if ours else ""
+    return f"{type(error).__name__}: {' '.join(str(error).split())[:260]}{at}"
+
+
+class _Replay:
+    """The replay of one operator."""
+
+    def __init__(self, op: Any, function: Callable[..., Any], outcome: Outcome) -> None:
+        self.op, self.function, self.outcome = op, function, outcome
+        self.full = outcome.name
+        self.canonical = CANONICAL.get(op.name)
+
+    def fail(self, kind: str, dtype: Any, sample: Any, error: BaseException) -> None:
+        name = str(dtype).removeprefix("torch.")
+        self.outcome.failures.append(Failure(kind, name, _summary(sample), _where(error)))
+
+    def is_random(self, sample: Any) -> bool:
+        return names.is_random(self.op.name) or bool(sample.kwargs.get("dropout_p"))
+
+    def sample(self, dtype: Any, sample: Any) -> None:
+        convert = Converter()
+        try:
+            args = [convert(sample.input), *convert(list(sample.args))]
+            kwargs = convert.keywords(sample.kwargs)
+            theirs = self.op.op(sample.input, *sample.args, **_without_device(sample.kwargs))
+        except UnfitSampleError:
+            self.outcome.unfit_samples += 1
+            return
+        except Exception:  # PyTorch itself refuses: nothing to compare with
+            self.outcome.unfit_samples += 1
+            return
+        values = not self.is_random(sample)
+        self.outcome.samples += 1
+        ours: Any = None
+        try:
+            ours = _ours(self.function, *args, **kwargs)
+            if self.canonical is not None:
+                ours, theirs = self.canonical(ours), self.canonical(theirs)
+            if self.op.name in TIES and dtype not in (torch.float64, torch.float32) and isinstance(theirs, tuple):
+                _compare(ours, theirs, values=False)
+                ours, theirs = ours[:1], theirs[:1]
+            _compare(ours, theirs, values)
+            self.outcome.passed += 1
+        except UnfitSampleError:
+            self.outcome.samples -= 1
+            self.outcome.unfit_samples += 1
+            return
+        except Exception as error:  # whatever ours raises is a finding
+            self.fail("value", dtype, sample, error)
+            ours = None
+        if not (convert.leaves and values):
+            return
+        try:
+            counted = _ours(_check_gradients, ours, theirs, convert.leaves) if ours is not None else True
+            self.outcome.gradients += counted
+            self.outcome.gradients_passed += counted and ours is not None
+        except UnfitSampleError:
+            return
+        except Exception as error:
+            self.outcome.gradients += 1
+            self.fail("gradient", dtype, sample, error)
+
+    def samples(self, dtypes: list[Any]) -> None:
+        for dtype in dtypes:
+            differentiable = dtype == torch.float64 and self.op.supports_autograd
+            torch.manual_seed(0)
+            np.random.seed(0)
+            try:
+                chosen = _spread(self.op.sample_inputs("cpu", dtype, requires_grad=differentiable), CAPS[dtype])
+            except Exception:  # PyTorch cannot make its own samples here
+                continue
+            for sample in chosen:
+                self.sample(dtype, sample)
+
+    def expected_errors(self) -> None:
+        if self.op.error_inputs_func is None:
+            return
+        torch.manual_seed(0)
+        try:
+            expected = list(self.op.error_inputs("cpu"))
+        except Exception:
+            return
+        for item in expected:
+            sample, convert = item.sample_input, Converter()
+            try:
+                args = [convert(sample.input), *convert(list(sample.args))]
+                kwargs = {k: convert(v) for k, v in sample.kwargs.items()}
+                if IGNORED_KEYWORDS & kwargs.keys():
+                    raise UnfitSampleError
+                self.op.op(sample.input, *sample.args, **sample.kwargs)
+            except UnfitSampleError:
+                self.outcome.unfit_samples += 1
+                continue
+            except Exception:  # as expected
+                pass
+            else:
+                continue
+            self.outcome.errors += 1
+            try:
+                _ours(self.function, *args, **kwargs)
+            except ERRORS as error:
+                if UNKNOWN_ARGUMENT.search(str(error)) and item.error_type is not TypeError:
+                    self.fail("error", "", sample, error)
+                else:
+                    self.outcome.errors_raised += 1
+            except Exception as error:
+                self.fail("error", "", sample, error)
+            else:
+                want = AssertionError(f"nothing raised; PyTorch: {item.error_type.__name__}: {item.error_regex}"[:200])
+                self.fail("error", "", sample, want)
+
+    def variants(self, dtypes: list[Any]) -> None:
+        """The tensor's method and its in-place twin agree with PyTorch's on a few samples."""
+        op, dtype = self.op, torch.float64 if torch.float64 in dtypes else dtypes[0]
+        if names.is_random(op.name) or op.name.startswith("__"):
+            return
+        name = op.name.rpartition(".")[2]
+        if op.method_variant is not None and hasattr(torch.Tensor, name):
+            self.outcome.method = self._variant("method", op.method_variant, names.find_method(name), dtype)
+        twin = getattr(op.inplace_variant, "__name__", "")
+        if op.inplace_variant is not None and hasattr(torch.Tensor, twin):
+            self.outcome.in_place = self._variant("in place", op.inplace_variant, names.find_method(twin), dtype)
+
+    def _variant(self, kind: str, theirs: Any, ours: Any, dtype: Any) -> bool:
+        if ours is None:
+            return False
+        torch.manual_seed(0)
+        for sample in _spread(self.op.sample_inputs("cpu", dtype, requires_grad=False), 4):
+            convert = Converter()
+            try:
+                args, kwargs = [convert(sample.input), *convert(list(sample.args))], convert.keywords(sample.kwargs)
+                want = theirs(sample.input, *sample.args, **_without_device(sample.kwargs))
+            except Exception:
+                continue
+            try:
+                got = _ours(ours, *args, **kwargs)
+                if self.canonical is not None:
+                    got, want = self.canonical(got), self.canonical(want)
+                _compare(got, want, values=True)
+                if kind == "in place":
+                    _compare(args[0], want, values=True, where="the tensor written to")
+            except Exception as error:
+                self.fail(kind, dtype, sample, error)
+                return False
+        return True
+
+
+def replay(op: Any, only_dtype: str | None = None) -> Outcome:
+    """Replay one operator of `op_db`."""
+    full = f"{op.name}/{op.variant_test_name}" if op.variant_test_name else op.name
+    function = names.find(op.name, op.variant_test_name)
+    reason = names.out_of_scope(op.name, op.variant_test_name)
+    if function is None:
+        return Outcome(full, "out of scope", reason) if reason else Outcome(full, "missing")
+    outcome = Outcome(full, "covered")
+    wanted = [d for d in CAPS if only_dtype in (None, str(d).removeprefix("torch."))]
+    dtypes = [d for d in wanted if d in op.supported_dtypes("cpu")]
+    if not op.name.startswith("fft."):
+        dtypes = [d for d in dtypes if not d.is_complex]
+    run = _Replay(op, function, outcome)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        run.samples(dtypes)
+        run.expected_errors()
+        if dtypes:
+            run.variants(dtypes)
+    outcome.aliases = len(op.aliases)
+    outcome.aliases_present = sum(names.find(alias.name, "") is not None for alias in op.aliases)
+    return outcome
