@@ -13,7 +13,7 @@ from cordee.trainer.nn.activation import (
     Softplus,
     Tanh,
 )
-from cordee.trainer.nn.container import ModuleDict, ModuleList, Sequential
+from cordee.trainer.nn.container import ModuleDict, ModuleList, ParameterDict, ParameterList, Sequential
 from cordee.trainer.nn.convolution import Conv2d
 from cordee.trainer.nn.dropout import Dropout
 from cordee.trainer.nn.embedding import Embedding
@@ -24,6 +24,7 @@ from cordee.trainer.nn.module import Module
 from cordee.trainer.nn.normalization import LayerNorm
 from cordee.trainer.nn.parameter import Parameter
 from cordee.trainer.nn.pooling import AvgPool2d, MaxPool2d
+from cordee.trainer.nn.summary import summary
 
 __all__ = [
     "ELU",
@@ -48,6 +49,8 @@ __all__ = [
     "ModuleList",
     "NLLLoss",
     "Parameter",
+    "ParameterDict",
+    "ParameterList",
     "ReLU",
     "Sequential",
     "SiLU",
@@ -58,4 +61,5 @@ __all__ = [
     "Unflatten",
     "functional",
     "init",
+    "summary",
 ]
