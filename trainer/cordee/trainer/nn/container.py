@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, TypeVar, overload
 
 from cordee.trainer.nn.module import Module
@@ -17,7 +17,8 @@ N = TypeVar("N", bound="_Numbered")
 class _Numbered(Module):
     """Modules in an order, under the names "0", "1", … or under names of their own."""
 
-    _slice: Any  # makes a container of some of its modules
+    _slice: Callable[[dict[str, Module]], Module]
+    """A container of the same kind around some of the modules."""
 
     def __len__(self) -> int:
         return sum(1 for _ in self.children())
@@ -119,7 +120,8 @@ class Sequential(_Numbered):
     def __getitem__(self, index: int | slice) -> Module:
         return self._at(index)  # type: ignore[no-any-return]
 
-    _slice = Sequential
+    def _slice(self, modules: dict[str, Module]) -> Module:
+        return Sequential(modules)
 
     def __add__(self, other: Sequential) -> Sequential:
         return Sequential(*self, *other)
@@ -146,7 +148,8 @@ class ModuleList(_Numbered):
     def __getitem__(self, index: int | slice) -> Module:
         return self._at(index)  # type: ignore[no-any-return]
 
-    _slice = staticmethod(lambda modules: ModuleList(modules.values()))
+    def _slice(self, modules: dict[str, Module]) -> Module:
+        return ModuleList(modules.values())
 
     def __add__(self, other: Iterable[Module]) -> ModuleList:
         return ModuleList([*self, *other])
