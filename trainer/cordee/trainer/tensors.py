@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import itertools
 import weakref
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -21,6 +22,7 @@ from cordee.trainer.surface import Surface
 
 if TYPE_CHECKING:
     from cordee.trainer.autograd.graph import Node
+    from cordee.trainer.autograd.hooks import Handle
 
 __all__ = ["Leaf", "Tensor", "next_number", "wrap"]
 
@@ -184,33 +186,6 @@ class Tensor(Surface):
         Tensor.__init__(twin, array_module(self.data).array(self.data), self.requires_grad)
         return twin
 
-    def copy_(self, source: Any) -> Tensor:
-        """Overwrite the values, outside the graph."""
-        self._check_writable()
-        array = source.data if isinstance(source, Tensor) else as_array(source)
-        self.data[...] = array.astype(self.data.dtype, copy=False)
-        return self
-
-    def fill_(self, value: float) -> Tensor:
-        self._check_writable()
-        self.data[...] = value
-        return self
-
-    def zero_(self) -> Tensor:
-        return self.fill_(0)
-
-    def _check_writable(self) -> None:
-        """Before every write: refuses it where it would falsify a gradient, and else takes note of it."""
-        from cordee.trainer.autograd.mode import MODE
-
-        node = self._node
-        if node is None:
-            return
-        if MODE.enabled:
-            raise GraphError("writing into a tensor that requires a gradient would falsify it: do it under no_grad()")
-        if isinstance(node, Leaf):
-            node.written = next_number()
-
     # -- gradients -------------------------------------------------------------------------------------------------
 
     @property
@@ -264,6 +239,27 @@ class Tensor(Surface):
         from cordee.trainer.autograd.backward import backward
 
         backward(self, gradient, retain_graph, create_graph)
+
+    def register_hook(self, hook: Callable[[Tensor], Tensor | None]) -> Handle:
+        """Call `hook(gradient)` whenever this tensor's gradient has been computed; what it returns replaces it.
+
+        Returns a handle, whose `remove()` takes the hook away.
+        """
+        from cordee.trainer.autograd.hooks import register_hook
+
+        return register_hook(self, hook)
+
+    def register_post_accumulate_grad_hook(self, hook: Callable[[Tensor], Any]) -> Handle:
+        """Call `hook(tensor)` whenever backward has added to the `.grad` of this leaf."""
+        from cordee.trainer.autograd.hooks import register_accumulated
+
+        return register_accumulated(self, hook)
+
+    def retain_grad(self) -> None:
+        """Keep the gradient of this computed tensor in its `.grad`, as backward does for leaves."""
+        from cordee.trainer.autograd.hooks import retain_grad
+
+        retain_grad(self)
 
 
 _new = object.__new__

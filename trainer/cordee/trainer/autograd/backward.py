@@ -11,10 +11,13 @@ from collections.abc import Sequence
 from typing import Any, TypeAlias
 
 from cordee.trainer.array import array_module
-from cordee.trainer.autograd.graph import Node, apply
+from cordee.trainer.autograd.anomaly import inspect_gradient, is_anomaly_enabled
+from cordee.trainer.autograd.graph import PICK, Node, apply, pick
+from cordee.trainer.autograd.hooks import HOOKS
 from cordee.trainer.autograd.mode import set_grad_enabled
 from cordee.trainer.autograd.record import REGISTRY, Op, shape_of
 from cordee.trainer.autograd.vocabulary import array_vocabulary
+from cordee.trainer.autograd.writes import BOOK
 from cordee.trainer.errors import GraphError, ShapeError
 from cordee.trainer.tensors import Leaf, Tensor, wrap
 
@@ -22,7 +25,6 @@ __all__ = ["backward", "grad"]
 
 Edge: TypeAlias = "Node | Leaf"
 _by_number = operator.attrgetter("number")
-_FREED: dict[str, Any] = {}
 
 
 class _TensorVocabulary:
@@ -55,7 +57,7 @@ def backward(
         )
     seed = _seed(tensor, gradient, create_graph)
     if isinstance(root, Leaf):
-        (_add_tensor if create_graph else _add_array)(root, seed)
+        _to_leaf(root, seed, create_graph)
         return
     _Walk({root: seed}, bool(create_graph if retain_graph is None else retain_graph), create_graph).run()
 
@@ -139,7 +141,10 @@ class _Walk:
         self.useful: set[Any] | None = None if targets is None else _leading_to(targets, self.order)
         self.wanted: set[Any] | None = None if targets is None or self.useful is None else self.useful | targets
         self.in_leaves = targets is None
-        self.direct = targets is None and not create_graph  # arrays, on their way to the leaves: short cuts are allowed
+        self.inspect = inspect_gradient if is_anomaly_enabled() else None
+        self.direct = targets is None and not create_graph  # arrays, on their way to the leaves
+        self.short = self.direct and self.inspect is None  # and short cuts are allowed
+        self.hooked, self.watched = bool(HOOKS), bool(BOOK)
         self.owned: set[Edge] = set()  # whose gradient so far is an array that only this walk refers to
         self.F: Any = TENSOR_VOCABULARY if create_graph else array_vocabulary(array_module(*grads.values()))
 
@@ -151,6 +156,8 @@ class _Walk:
                 g = grads.pop(node, None)
                 if g is None:
                     continue
+                if self.hooked and node in HOOKS:
+                    g = HOOKS.run(node, g)
                 if targets is not None and node in targets:
                     self.found[node] = g
                     if self.useful is not None and node not in self.useful:
@@ -158,34 +165,44 @@ class _Walk:
                 try:
                     self._visit(node, g)
                 except Exception as error:
-                    error.add_note(f"while computing the gradient of {node.op.name}")
+                    error.add_note(f"while computing the gradient of {node.op.name}, recorded at {node.where}")
                     raise
-                if not retain:
-                    node.saved = node.out = None
-                    node.params = _FREED
-        if targets is not None:
-            self.found.update((edge, g) for edge, g in grads.items() if edge in targets)
+                if not retain and node.op.keeps:
+                    node.saved = node.out = node.params = None
+            for edge, g in grads.items():  # those of leaves; without targets, of leaves with hooks
+                if targets is None:
+                    _to_leaf(edge, g, self.create_graph)
+                elif edge in targets:
+                    self.found[edge] = HOOKS.run(edge, g) if self.hooked and edge in HOOKS else g
         return self.found
 
     def _visit(self, node: Node, g: Any) -> None:
         """From the gradient of a node's output to those of its inputs."""
-        F, op, params, edges, wanted, direct = self.F, node.op, node.params, node.edges, self.wanted, self.direct
+        F, op, params, edges, wanted, short = self.F, node.op, node.params, node.edges, self.wanted, self.short
         saved = inputs = node.saved
         out = node.out
+        if op is PICK:
+            self._collect(edges[0], params["index"], g)
+            return
         if saved is None or inputs is None:
             raise GraphError(
-                f"the graph below this {op.name} was freed by an earlier backward(): "
-                "pass retain_graph=True there to go through it twice"
+                f"what {op.name}, recorded at {node.where}, had saved for its gradient was freed by an earlier "
+                "backward(): pass retain_graph=True there to go through the graph twice"
             )
+        if self.watched:
+            BOOK.check(node)
         for edge, value in zip(edges, saved, strict=True):
             if type(edge) is Leaf and edge.written > node.number and hasattr(value, "dtype"):
                 raise GraphError(
-                    f"a tensor of shape {value.shape} that {op.name} has to read again for its gradient was written to "
-                    "since (by an optimiser's step, or under no_grad()): call backward() first, or compute anew"
+                    f"a tensor of shape {value.shape} that {op.name}, recorded at {node.where}, has to read again for "
+                    "its gradient was written to since (by an optimiser's step, or under no_grad()): call backward() "
+                    "first, or compute anew"
                 )
         if self.create_graph:
             inputs, out = _attached(node, saved)
         joint = None
+        if op.many:
+            g = tuple(g)
         if op.vjp is not None:
             needs = tuple([e is not None and (wanted is None or e in wanted) for e in edges])
             joint = op.vjp(F, g, out, *inputs, needs=needs, **params)
@@ -194,24 +211,33 @@ class _Walk:
                 continue
             if joint is not None:
                 d = joint[i]
-            elif direct and op.adds is not None and edge in self.owned:
+            elif short and op.adds is not None and edge in self.owned:
                 op.adds(F, self.grads[edge], g, out, *inputs, **params)
                 continue
-            elif direct and op.writes and _write(op, i, edge, F, g, out, inputs, params):
+            elif short and op.writes and _write(op, i, edge, F, g, out, inputs, params):
                 continue
             else:
                 rule = op.vjps[i]
                 d = None if rule is None else rule(F, g, out, *inputs, **params)
             if d is None:
                 continue
+            if self.inspect is not None:
+                self.inspect(node, i, g, d)
             if op.broadcasts:
                 shape = shape_of(saved[i])
                 if d.shape != shape:
                     d = F.sum_to(d, shape=shape)
-            if self.in_leaves and type(edge) is Leaf:
-                (_add_array if direct else _add_tensor)(edge, d)
+            if self.in_leaves and type(edge) is Leaf and not (self.hooked and edge in HOOKS):
+                (_add_array if self.direct else _add_tensor)(edge, d)
             else:
                 self._add(edge, d, op.adds is not None)
+
+    def _collect(self, parent: Any, index: int, g: Any) -> None:
+        """The gradient of one output of several, kept until their node is visited."""
+        parts = self.grads.get(parent)
+        if parts is None:
+            self.grads[parent] = parts = [None] * len(parent.op.outputs)
+        parts[index] = g
 
     def _add(self, edge: Edge, d: Any, fresh: bool) -> None:
         """Add to the gradient of a node that is still to be visited; in place where no one else can see it."""
@@ -235,7 +261,7 @@ def _reachable(roots: dict[Any, Any]) -> list[Node]:
     seen: set[Any] = set(order)
     for node in order:  # grows as it goes
         for edge in node.edges:
-            if edge is not None and edge not in seen and type(edge) is Node:
+            if edge is not None and edge not in seen and type(edge) is not Leaf:
                 seen.add(edge)
                 order.append(edge)
     order.sort(key=_by_number, reverse=True)
@@ -256,7 +282,9 @@ def _attached(node: Node, saved: tuple[Any, ...]) -> tuple[tuple[Any, ...], Tens
     inputs = tuple(
         wrap(value, edge) if hasattr(value, "dtype") else value for value, edge in zip(saved, node.edges, strict=True)
     )
-    return inputs, None if node.out is None else wrap(node.out, node)
+    if node.out is None:
+        return inputs, None
+    return inputs, pick(node.out, node) if node.op.many else wrap(node.out, node)
 
 
 def _write(
@@ -265,7 +293,7 @@ def _write(
     """Let the op compute a leaf's first gradient right where the optimiser wants it, if it can: saves a copy."""
     rule = op.writes[i]
     tensor = edge.ref() if rule is not None and type(edge) is Leaf else None
-    if rule is None or tensor is None or tensor._grad is not None:
+    if rule is None or tensor is None or tensor._grad is not None or (HOOKS and edge in HOOKS):
         return False
     sink = tensor._sink
     if sink is None or sink.dtype != g.dtype:
@@ -273,6 +301,14 @@ def _write(
     rule(F, sink, g, out, *inputs, **params)
     tensor._grad = wrap(sink)
     return True
+
+
+def _to_leaf(leaf: Leaf, g: Any, recorded: bool) -> None:
+    """A gradient has reached a leaf: through its hooks into its `.grad`."""
+    hooked = leaf in HOOKS
+    (_add_tensor if recorded else _add_array)(leaf, HOOKS.run(leaf, g) if hooked else g)
+    if hooked:
+        HOOKS.accumulated(leaf)
 
 
 def _add_array(leaf: Leaf, g: Any) -> None:

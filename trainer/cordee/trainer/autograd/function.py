@@ -6,15 +6,26 @@ so that a `backward` written in differentiable operations has a gradient itself.
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
-from cordee.trainer.autograd.graph import Node
+from cordee.trainer.array import array_module
+from cordee.trainer.autograd.graph import Node, pick
 from cordee.trainer.autograd.mode import MODE, no_grad
 from cordee.trainer.autograd.record import Op
 from cordee.trainer.errors import GraphError
 from cordee.trainer.tensors import Tensor, wrap
 
-__all__ = ["Context", "Function"]
+__all__ = ["Context", "Function", "once_differentiable"]
+
+
+@dataclass(frozen=True)
+class _Output:
+    """Stands for an output among the kept: an output refers to its node, so the node's context must not to it."""
+
+    index: int
 
 
 class Context:
@@ -23,60 +34,116 @@ class Context:
     needs_input_grad: tuple[bool, ...] = ()
 
     def __init__(self) -> None:
-        self._kept: tuple[Tensor | None, ...] = ()
-        self._node: Any = None  # only while backward runs, so that nothing refers to itself
+        self._kept: tuple[Any, ...] = ()
+        self._constant: tuple[Tensor, ...] = ()
+        self._materialize = True
+        self._outputs: Any = None  # only while backward runs, so that nothing refers to itself
 
     def save_for_backward(self, *tensors: Tensor | None) -> None:
-        """Keep tensors (inputs, the output, or others) for backward."""
+        """Keep tensors (inputs, outputs, or others) for backward."""
         self._kept = tensors
+
+    def mark_non_differentiable(self, *outputs: Tensor) -> None:
+        """These outputs have no gradient."""
+        self._constant = outputs
+
+    def set_materialize_grads(self, value: bool) -> None:
+        """Whether the gradient of an output that was not used arrives as zeros (it does), or as None."""
+        self._materialize = value
 
     @property
     def saved_tensors(self) -> tuple[Tensor | None, ...]:
         """What was kept, in the same order."""
-        return tuple(self._node if tensor is _OUT else tensor for tensor in self._kept)
-
-
-_OUT: Any = wrap(
-    None
-)  # stands for the output among the kept: the output refers to the node, so not the other way round
+        return tuple(self._outputs[kept.index] if isinstance(kept, _Output) else kept for kept in self._kept)
 
 
 class Function:
-    """Subclass it with static `forward(ctx, *args)` and `backward(ctx, grad_output)`; call it by `apply(*args)`."""
+    """Subclass it with static `forward(ctx, *args)` and `backward(ctx, *grad_outputs)`; call it by `apply(*args)`.
+
+    Alternatively `forward(*args)` without ctx, and `setup_context(ctx, inputs, output)`. `forward` returns a tensor or
+    a tuple of tensors; `backward` returns one gradient (a tensor, or None) for each argument.
+    """
 
     @staticmethod
-    def forward(ctx: Context, *args: Any) -> Tensor:  # noqa: ARG004
+    def forward(*args: Any) -> Any:  # noqa: ARG004
         raise TypeError("a Function needs a static method forward(ctx, *args)")
 
     @staticmethod
-    def backward(ctx: Context, grad_output: Tensor) -> Any:  # noqa: ARG004
-        raise TypeError("a Function needs a static method backward(ctx, grad_output)")
+    def backward(ctx: Context, *grad_outputs: Any) -> Any:  # noqa: ARG004
+        raise TypeError("a Function needs a static method backward(ctx, *grad_outputs)")
+
+    @staticmethod
+    def setup_context(ctx: Context, inputs: tuple[Any, ...], output: Any) -> None:
+        """Keep what backward needs, when `forward` takes no ctx."""
 
     @classmethod
-    def apply(cls, *args: Any) -> Tensor:
+    def apply(cls, *args: Any) -> Any:
         """Run `forward`, and record it if a gradient may be wanted."""
         ctx = Context()
         edges = tuple(arg._node if isinstance(arg, Tensor) else None for arg in args)
         ctx.needs_input_grad = tuple(edge is not None for edge in edges)
         with no_grad():
-            out = cls.forward(ctx, *args)
-        if not isinstance(out, Tensor):
-            raise TypeError(f"{cls.__name__}.forward must return one tensor, not {type(out).__name__}")
+            if cls.setup_context is Function.setup_context:
+                result = cls.forward(ctx, *args)
+            else:
+                result = cls.forward(*args)
+                cls.setup_context(ctx, args, result)
+        outputs = result if isinstance(result, tuple) else (result,)
+        for out in outputs:
+            if not isinstance(out, Tensor):
+                raise TypeError(f"{cls.__name__}.forward must return tensors, not {type(out).__name__}")
         if not MODE.enabled or not any(ctx.needs_input_grad):
-            return out
-        kept_out = any(tensor is out for tensor in ctx._kept)
-        ctx._kept = tuple(_OUT if tensor is out else tensor for tensor in ctx._kept)
+            return result
+        places = {id(out): _Output(i) for i, out in enumerate(outputs)}
+        constant = {id(out) for out in ctx._constant}
+        kept_out = any(id(kept) in places for kept in ctx._kept)
+        ctx._kept = tuple(places.get(id(kept), kept) for kept in ctx._kept)
+        ctx._constant = ()
         saved = tuple(getattr(arg, "shape", None) for arg in args)
-        node = Node(_FUNCTION, edges, saved, out.data if kept_out else None, {"function": cls, "ctx": ctx})
-        return wrap(out.data, node)
+        arrays = tuple(out.data for out in outputs)
+        single = not isinstance(result, tuple)
+        node = Node(
+            _operation(None if single else len(outputs)),
+            edges,
+            saved,
+            (arrays[0] if single else arrays) if kept_out else None,
+            {"function": cls, "ctx": ctx, "likes": tuple((a.shape, a.dtype) for a in arrays)},
+        )
+        if single:
+            return result if id(result) in constant else wrap(result.data, node)
+        attached = pick(arrays, node)
+        return tuple(old if id(old) in constant else new for old, new in zip(outputs, attached, strict=True))
 
 
-def _function_rule(F: Any, g: Any, out: Any, *shapes: Any, needs: Any, function: type[Function], ctx: Context) -> Any:
-    ctx._node = out if out is None or isinstance(out, Tensor) else wrap(out)
+def once_differentiable(backward: Callable[..., Any]) -> Callable[..., Any]:
+    """Decorates a `backward` that is not made of differentiable operations: its own gradient is refused, not wrong."""
+
+    @functools.wraps(backward)
+    def wrapped(ctx: Context, *grads: Any) -> Any:
+        if MODE.enabled:
+            raise GraphError(f"{backward.__qualname__} is marked once_differentiable: it has no second derivative")
+        return backward(ctx, *grads)
+
+    return wrapped
+
+
+def _function_rule(
+    F: Any, g: Any, out: Any, *shapes: Any, needs: Any, function: type[Function], ctx: Context, likes: Any
+) -> Any:
+    gs = g if isinstance(g, tuple) else (g,)
+    if ctx._materialize:
+        some = next(part for part in gs if part is not None)
+        xp = array_module(some.data if isinstance(some, Tensor) else some)
+        gs = tuple(
+            (xp.zeros(*like) if F.raw else wrap(xp.zeros(*like))) if part is None else part
+            for part, like in zip(gs, likes, strict=True)
+        )
+    outputs = out if isinstance(out, tuple) else (out,)
+    ctx._outputs = [part if part is None or isinstance(part, Tensor) else wrap(part) for part in outputs]
     try:
-        grads = function.backward(ctx, wrap(g) if F.raw else g)
+        grads = function.backward(ctx, *(part if part is None or not F.raw else wrap(part) for part in gs))
     finally:
-        ctx._node = None
+        ctx._outputs = None
     grads = grads if isinstance(grads, tuple) else (grads,)
     if len(grads) != len(shapes):
         raise GraphError(f"{function.__name__}.backward returned {len(grads)} gradients for {len(shapes)} inputs")
@@ -90,12 +157,17 @@ def _no_forward(xp: Any, *inputs: Any) -> Any:  # noqa: ARG001
     raise TypeError("a Function is called by its own apply()")
 
 
-_FUNCTION = Op(  # not in the registry: it is no operation, but the place of the user's own
-    name="function",
-    doc="the user's own operation",
-    forward=_no_forward,
-    saves=(),
-    samples=lambda _: (),
-    reference=_no_forward,
-    vjp=_function_rule,
-)
+@functools.cache
+def _operation(num_outputs: int | None) -> Op:
+    """Not in the registry: it is no operation, but the place of the user's own."""
+    return Op(
+        name="function",
+        doc="the user's own operation",
+        forward=_no_forward,
+        saves=(),
+        samples=lambda _: (),
+        reference=_no_forward,
+        vjp=_function_rule,
+        aux=True,  # the context: freed by backward like everything that is kept
+        outputs=("out",) if num_outputs is None else tuple(f"out{i}" for i in range(num_outputs)),
+    )

@@ -7,7 +7,7 @@ import threading
 from collections.abc import Callable
 from typing import ParamSpec, TypeVar
 
-__all__ = ["enable_grad", "is_grad_enabled", "no_grad", "set_grad_enabled"]
+__all__ = ["enable_grad", "inference_mode", "is_grad_enabled", "no_grad", "set_grad_enabled"]
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -43,6 +43,13 @@ class set_grad_enabled:  # noqa: N801 (PyTorch's name)
                 return function(*args, **kwargs)
 
         return wrapped
+
+
+class inference_mode(set_grad_enabled):  # noqa: N801
+    """`no_grad` by PyTorch's other name: nothing here is gained by forbidding more. `inference_mode(False)` records."""
+
+    def __init__(self, mode: bool = True) -> None:
+        super().__init__(not mode)
 
 
 class no_grad(set_grad_enabled):  # noqa: N801

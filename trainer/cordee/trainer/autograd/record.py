@@ -86,6 +86,8 @@ class Op:
     """By bit mask of the inputs that need a gradient: which inputs, and last whether `out`, are kept for backward."""
     many: bool = field(init=False)
     """Has several outputs."""
+    keeps: bool = field(init=False)
+    """Its nodes hold values that a backward frees."""
     variadic: bool = field(init=False)
     """Takes any number of tensors (cat), and saves none of them."""
 
@@ -95,11 +97,12 @@ class Op:
         unknown = {name for names in self.saves for name in names.split()} - {*self.inputs, "out"}
         if unknown:
             raise ValueError(f"{self.name} saves {sorted(unknown)}, but its inputs are {self.inputs}")
-        if len(self.outputs) > 1 and self.vjps:
+        if self.outputs != ("out",) and self.vjps:
             raise ValueError(f"{self.name} has several outputs, so its gradient is one joint vjp")
         if self.elementwise and self.shape is None:
             object.__setattr__(self, "shape", broadcast_shape)
-        object.__setattr__(self, "many", len(self.outputs) > 1)
+        object.__setattr__(self, "many", self.outputs != ("out",))
+        object.__setattr__(self, "keeps", self.aux or any(self.saves))
         object.__setattr__(self, "broadcasts", self.broadcasts or (self.elementwise and len(self.inputs) > 1))
         object.__setattr__(self, "variadic", bool(code.co_flags & 0x04))
         object.__setattr__(self, "keep", tuple(_keep_table(self.inputs, self.saves)))

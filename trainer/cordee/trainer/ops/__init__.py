@@ -1,5 +1,7 @@
 """Every operation on tensors, by family: each declared once, with its forward and its gradient side by side."""
 
+from types import ModuleType
+
 from cordee.trainer.ops import (
     activation,
     attention,
@@ -8,7 +10,10 @@ from cordee.trainer.ops import (
     creation,
     elementwise,
     indexing,
+    inplace,
     loss,
+    loss_margin,
+    loss_pairs,
     methods,
     normalization,
     pooling,
@@ -23,7 +28,10 @@ from cordee.trainer.ops.convolution import *
 from cordee.trainer.ops.creation import *
 from cordee.trainer.ops.elementwise import *
 from cordee.trainer.ops.indexing import *
+from cordee.trainer.ops.inplace import *
 from cordee.trainer.ops.loss import *
+from cordee.trainer.ops.loss_margin import *
+from cordee.trainer.ops.loss_pairs import *
 from cordee.trainer.ops.normalization import *
 from cordee.trainer.ops.pooling import *
 from cordee.trainer.ops.products import *
@@ -38,11 +46,20 @@ __all__ += convolution.__all__
 __all__ += creation.__all__
 __all__ += elementwise.__all__
 __all__ += indexing.__all__
+__all__ += inplace.__all__
 __all__ += loss.__all__
+__all__ += loss_margin.__all__
+__all__ += loss_pairs.__all__
 __all__ += products.__all__
 __all__ += normalization.__all__
 __all__ += pooling.__all__
 __all__ += reduction.__all__
 __all__ += shape.__all__
 
-methods.attach()
+FAMILIES: list[ModuleType] = [
+    activation, attention, compare, convolution, creation, elementwise, indexing, inplace, loss, normalization, pooling,
+    products, reduction, shape,
+]  # fmt: skip
+"""The files that declare operations; each may name `METHODS` and `INPLACE` (see `methods.py`)."""
+
+methods.attach(FAMILIES)

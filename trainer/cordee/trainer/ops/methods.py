@@ -1,24 +1,26 @@
 """Hangs the operations onto `Tensor` as its methods and operators.
 
-The functions themselves become the methods, so that `a + b` costs one Python frame. Their declarations for type
-checkers and editors are in `cordee/trainer/surface.pyi`; a test holds the two together.
+The functions themselves become the methods, so that `a + b` costs one Python frame. A family of operations says in its
+`METHODS` which of its functions are methods, and in `INPLACE` which of them have a twin with an underscore that writes
+into the tensor. `surface.pyi`, which declares them for type checkers, is written from here by
+`scripts/make_surface.py`; a test holds the two together.
 """
 
 from __future__ import annotations
 
+from types import ModuleType
 from typing import Any
 
 import numpy as np
 
-from cordee.trainer.array import DTypeLike
+from cordee.trainer.array import DTypeLike, bfloat16, is_complex
 from cordee.trainer.autograd.graph import Operand, apply_one
-from cordee.trainer.autograd.mode import MODE
-from cordee.trainer.errors import DeviceError, GraphError, ShapeError
-from cordee.trainer.ops import activation, compare, elementwise, indexing, products, reduction, shape
+from cordee.trainer.errors import DeviceError
+from cordee.trainer.ops import compare, elementwise, indexing, inplace, products, shape
 from cordee.trainer.surface import Surface
-from cordee.trainer.tensors import Leaf, Tensor
+from cordee.trainer.tensors import Tensor
 
-__all__ = ["METHODS", "attach"]
+__all__ = ["OPERATORS", "attach", "collect"]
 
 
 def _reflected(function: Any) -> Any:
@@ -30,124 +32,137 @@ def _reflected(function: Any) -> Any:
     return call
 
 
-def _in_place(function: Any) -> Any:
-    """`a += b`: under no_grad it writes into a; while recording, the name then stands for a new tensor."""
+# -- dtypes and devices ------------------------------------------------------------------------------------------------
 
-    def call(self: Tensor, other: Operand) -> Tensor:
-        if MODE.enabled:
-            if isinstance(self._node, Leaf):
-                raise GraphError("changing a tensor that requires a gradient would falsify it: do it under no_grad()")
-            return function(self, other)  # type: ignore[no-any-return]
-        result = function(self, other)
-        if result.dtype.kind == "f" and self.dtype.kind != "f":
-            raise TypeError(
-                f"{function.__name__}: {result.dtype.name} numbers do not fit in place into {self.dtype.name}"
-            )
-        if result.shape != self.shape:
-            raise ShapeError(
-                f"{function.__name__}: the result has shape {result.shape} and does not fit in place into {self.shape}"
-            )
-        self._check_writable()
-        self.data[...] = result.data
-        return self
 
+def to(self: Tensor, *args: Any, dtype: DTypeLike = None, device: str | None = None, copy: bool = False) -> Tensor:
+    """The same values in another dtype: `to(dtype)`, `to(device)`, `to(device, dtype)` or `to(other)`.
+
+    All tensors of a process are on one device: its name is accepted, another's is refused.
+    """
+    for arg in args:
+        if isinstance(arg, Tensor):
+            dtype = arg.dtype
+        elif isinstance(arg, bool) or arg is None:  # PyTorch's non_blocking
+            continue
+        elif isinstance(arg, str) and arg.partition(":")[0] in ("cpu", "cuda"):
+            device = arg
+        else:
+            dtype = arg
+    if device is not None and device.partition(":")[0] != self.device:
+        raise DeviceError(
+            f"this process computes on {self.device}: CORDEE_DEVICE chooses the device of all its tensors"
+        )
+    wanted = self.dtype if dtype is None else np.dtype(dtype)
+    if wanted != self.dtype:
+        return apply_one(elementwise.CAST, self, dtype=wanted, source=self.dtype)
+    return elementwise.clone(self) if copy else self
+
+
+def cpu(self: Tensor) -> Tensor:
+    """This tensor, in a process that computes on the CPU."""
+    return to(self, "cpu")
+
+
+def cuda(self: Tensor) -> Tensor:
+    """This tensor, in a process that computes on a GPU."""
+    return to(self, "cuda")
+
+
+def type_as(self: Tensor, other: Tensor) -> Tensor:
+    """The same values in the dtype of `other`."""
+    return to(self, other.dtype)
+
+
+def _caster(name: str, dtype: Any) -> Any:
+    def call(self: Tensor) -> Tensor:
+        return self if self.data.dtype == dtype else apply_one(elementwise.CAST, self, dtype=dtype, source=self.dtype)
+
+    call.__name__ = call.__qualname__ = name
+    call.__doc__ = f"The same values as {np.dtype(dtype).name}."
     return call
 
 
-def _to(self: Tensor, dtype: DTypeLike) -> Tensor:
-    """The same values in another dtype. The name of the device is accepted too, and must be the one in use."""
-    if dtype in ("cpu", "cuda"):
-        if dtype != self.device:
-            raise DeviceError(
-                f"this process computes on {self.device}: CORDEE_DEVICE chooses the device of all its tensors"
-            )
-        return self
-    wanted = np.dtype(dtype)
-    return self if wanted == self.dtype else apply_one(elementwise.CAST, self, dtype=wanted, source=self.dtype)
+_CASTS: dict[str, Any] = {
+    "float": np.dtype("float32"), "double": np.dtype("float64"), "half": np.dtype("float16"), "bfloat16": bfloat16,
+    "long": np.dtype("int64"), "int": np.dtype("int32"), "short": np.dtype("int16"), "char": np.dtype("int8"),
+    "byte": np.dtype("uint8"), "bool": np.dtype("bool"), "cfloat": np.dtype("complex64"),
+    "cdouble": np.dtype("complex128"),
+}  # fmt: skip
 
 
-def _caster(dtype: DTypeLike) -> Any:
-    return lambda self: _to(self, dtype)
+# -- what stands between functions and methods -------------------------------------------------------------------------
 
 
 def _iterate(self: Tensor) -> Any:
     return iter(shape.unbind(self))
 
 
-def _where(self: Tensor, condition: Operand, other: Operand) -> Tensor:
+def where(self: Tensor, condition: Operand, other: Operand) -> Tensor:
+    """These values where the condition holds, `other` elsewhere."""
     return elementwise.where(condition, self, other)
 
 
-def _contiguous(self: Tensor) -> Tensor:
+def contiguous(self: Tensor) -> Tensor:
+    """This tensor in row-major order: itself when it is so already."""
     return self if self.is_contiguous() else elementwise.clone(self)
 
 
-def _view_as(self: Tensor, other: Tensor) -> Tensor:
+def view_as(self: Tensor, other: Tensor) -> Tensor:
+    """The same elements in the shape of `other`."""
     return shape.reshape(self, other.shape)
 
 
-def _expand_as(self: Tensor, other: Tensor) -> Tensor:
+def reshape_as(self: Tensor, other: Tensor) -> Tensor:
+    """The same elements in the shape of `other`."""
+    return shape.reshape(self, other.shape)
+
+
+def expand_as(self: Tensor, other: Tensor) -> Tensor:
+    """Repeated, without a copy, up to the shape of `other`."""
     return shape.broadcast_to(self, other.shape)
 
 
-def _named(module: Any, names: str) -> dict[str, Any]:
-    return {name: getattr(module, name) for name in names.split()}
+def fill(self: Tensor, value: Operand) -> Tensor:
+    """A tensor of the same shape that holds one value."""
+    return inplace.assign(self, ..., value)
 
 
-METHODS: dict[str, Any] = {
-    **_named(elementwise, "rsqrt sign sin sqrt square sub"),
-    **_named(
-        elementwise,
-        "abs add clamp cos div exp expm1 log log1p maximum minimum mul neg pow reciprocal",
-    ),
-    **_named(activation, "erf log_softmax relu sigmoid softmax tanh"),
-    **_named(products, "addmm bmm dot matmul mm mv outer"),
-    **_named(
-        reduction, "all amax amin any argmax argmin argsort cumsum logsumexp max mean min norm prod std sum topk var"
-    ),
-    **_named(
-        shape,
-        "broadcast_to chunk expand flatten flip movedim permute repeat reshape split squeeze swapaxes t transpose tril",
-    ),
-    **_named(shape, "triu unbind unflatten unsqueeze view"),
-    **_named(indexing, "gather index_select masked_fill masked_select narrow nonzero select"),
-    **_named(
-        compare,
-        "allclose ceil eq equal floor floor_divide ge gt isfinite isinf isnan le logical_and logical_not logical_or",
-    ),
-    **_named(compare, "logical_xor lt ne remainder round"),
-    "clip": elementwise.clamp,
-    "where": _where,
-    "to": _to,
-    "type_as": lambda self, other: _to(self, other.dtype),
-    "float": _caster(np.float32),
-    "double": _caster(np.float64),
-    "half": _caster(np.float16),
-    "long": _caster(np.int64),
-    "int": _caster(np.int32),
-    "bool": _caster(np.bool_),
-    "clone": elementwise.clone,
-    "contiguous": _contiguous,
-    "view_as": _view_as,
-    "reshape_as": _view_as,
-    "expand_as": _expand_as,
+def zero(self: Tensor) -> Tensor:
+    """A tensor of the same shape that holds zeros."""
+    return inplace.assign(self, ..., 0)
+
+
+def detach_(self: Tensor) -> Tensor:
+    """Take this tensor out of its graph."""
+    self._node = None
+    return self
+
+
+def _adjoint(self: Tensor) -> Tensor:
+    turned = shape.transpose(self, -1, -2)
+    return turned.conj() if is_complex(self.dtype) else turned
+
+
+METHODS = "to cpu cuda type_as where contiguous view_as reshape_as expand_as detach_"
+INPLACE = "fill zero"
+
+OPERATORS: dict[str, Any] = {
     "T": property(shape.t),
     "mT": property(lambda self: shape.transpose(self, -1, -2)),
+    "mH": property(_adjoint),
     "__add__": elementwise.add,
     "__radd__": _reflected(elementwise.add),
-    "__iadd__": _in_place(elementwise.add),
     "__sub__": elementwise.sub,
     "__rsub__": _reflected(elementwise.sub),
-    "__isub__": _in_place(elementwise.sub),
     "__mul__": elementwise.mul,
     "__rmul__": _reflected(elementwise.mul),
-    "__imul__": _in_place(elementwise.mul),
     "__truediv__": elementwise.div,
     "__rtruediv__": _reflected(elementwise.div),
-    "__itruediv__": _in_place(elementwise.div),
     "__pow__": elementwise.pow,
     "__rpow__": _reflected(elementwise.pow),
     "__matmul__": products.matmul,
+    "__rmatmul__": _reflected(products.matmul),
     "__neg__": elementwise.neg,
     "__abs__": elementwise.abs,
     "__eq__": compare.eq,
@@ -157,20 +172,41 @@ METHODS: dict[str, Any] = {
     "__gt__": compare.gt,
     "__ge__": compare.ge,
     "__and__": compare.bitwise_and,
+    "__rand__": _reflected(compare.bitwise_and),
     "__or__": compare.bitwise_or,
+    "__ror__": _reflected(compare.bitwise_or),
     "__xor__": compare.bitwise_xor,
+    "__rxor__": _reflected(compare.bitwise_xor),
     "__invert__": compare.bitwise_not,
     "__floordiv__": compare.floor_divide,
     "__rfloordiv__": _reflected(compare.floor_divide),
     "__mod__": compare.remainder,
     "__rmod__": _reflected(compare.remainder),
     "__getitem__": indexing.getitem,
-    "__setitem__": indexing.setitem,
+    "__setitem__": inplace.setitem,
     "__iter__": _iterate,
+    "copy_": inplace.copy_,
 }
+_AUGMENTED = ("add", "sub", "mul", "truediv", "pow", "floordiv", "mod", "and", "or", "xor")
 
 
-def attach() -> None:
+def collect(families: list[ModuleType]) -> dict[str, Any]:
+    """All methods by name: those that the families name, their in-place twins, the operators and the casts."""
+    import sys
+
+    methods: dict[str, Any] = dict(OPERATORS)
+    methods.update({name: _caster(name, dtype) for name, dtype in _CASTS.items()})
+    for family in [*families, sys.modules[__name__]]:
+        for name in getattr(family, "METHODS", "").split():
+            methods[name] = getattr(family, name)
+        for name in getattr(family, "INPLACE", "").split():
+            methods[name + "_"] = inplace.in_place(getattr(family, name), name + "_")
+    for name in _AUGMENTED:
+        methods[f"__i{name}__"] = inplace.in_place(OPERATORS[f"__{name}__"], f"`{name}=`")
+    return methods
+
+
+def attach(families: list[ModuleType]) -> None:
     """Do it."""
-    for name, method in METHODS.items():
+    for name, method in collect(families).items():
         setattr(Surface, name, method)

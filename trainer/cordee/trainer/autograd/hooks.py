@@ -1,0 +1,133 @@
+"""Hooks on gradients: functions of the user's that see, and may replace, the gradient of a tensor as it passes.
+
+They hang on the tensor's place in the graph, in one weak table beside it: a graph without hooks pays nothing for them.
+A hook runs once per backward, on the sum of all that arrives.
+"""
+
+from __future__ import annotations
+
+import itertools
+import weakref
+from collections.abc import Callable
+from typing import Any
+
+from cordee.trainer.errors import GraphError, ShapeError
+from cordee.trainer.tensors import Leaf, Tensor, wrap
+
+__all__ = ["HOOKS", "Handle", "register_accumulated", "register_hook", "retain_grad"]
+
+Hook = Callable[[Tensor], "Tensor | None"]
+_keys = itertools.count()
+
+
+class Handle:
+    """What registering a hook returns: `remove()` takes the hook away; as a context manager, at the block's end."""
+
+    def __init__(self, hooks: dict[int, Any], hook: Any, *, first: bool = False) -> None:
+        self._hooks = hooks
+        self._key = -next(_keys) if first else next(_keys)
+        if first:
+            others = dict(hooks)
+            hooks.clear()
+            hooks[self._key] = hook
+            hooks.update(others)
+        else:
+            hooks[self._key] = hook
+
+    def remove(self) -> None:
+        self._hooks.pop(self._key, None)
+
+    def __enter__(self) -> Handle:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.remove()
+
+
+class _Hooks:
+    """What hangs on the nodes and leaves of all graphs."""
+
+    def __init__(self) -> None:
+        self._before: weakref.WeakKeyDictionary[Any, dict[int, Hook]] = weakref.WeakKeyDictionary()
+        self._after: weakref.WeakKeyDictionary[Any, dict[int, Callable[[Tensor], Any]]] = weakref.WeakKeyDictionary()
+
+    def __bool__(self) -> bool:
+        return bool(self._before) or bool(self._after)
+
+    def __contains__(self, edge: Any) -> bool:
+        return edge in self._before or edge in self._after
+
+    def of(self, edge: Any) -> dict[int, Hook]:
+        """The hooks of a node or leaf, to be added to."""
+        return self._before.setdefault(edge, {})
+
+    def after(self, leaf: Leaf) -> dict[int, Callable[[Tensor], Any]]:
+        """What runs when a leaf's `.grad` has been added to."""
+        return self._after.setdefault(leaf, {})
+
+    def run(self, edge: Any, g: Any) -> Any:
+        """Let the hooks see a gradient (an array, or a tensor of a recorded backward); what they make of it.
+
+        Raises:
+            ShapeError: a hook returned a gradient of another shape.
+        """
+        recorded = isinstance(g, Tensor)
+        value: Tensor = g if recorded else wrap(g)
+        for hook in list(self._before.get(edge, {}).values()):
+            result = hook(value)
+            if result is None:
+                continue
+            if not isinstance(result, Tensor) or result.shape != value.shape:
+                found = f"shape {result.shape}" if isinstance(result, Tensor) else type(result).__name__
+                raise ShapeError(
+                    f"the hook {getattr(hook, '__name__', hook)!s} made {found} of a gradient of shape {value.shape}: "
+                    "it must return a tensor of the same shape, or None"
+                )
+            value = result
+        return value if recorded else value.data
+
+    def accumulated(self, leaf: Leaf) -> None:
+        """A leaf's `.grad` has been added to."""
+        tensor = leaf.ref()
+        for hook in list(self._after.get(leaf, {}).values()):
+            if tensor is not None:
+                hook(tensor)
+
+
+HOOKS = _Hooks()
+
+
+def _edge(tensor: Tensor, what: str) -> Any:
+    if tensor._node is None:
+        raise GraphError(f"{what}: this tensor does not require a gradient, so none will ever reach it")
+    return tensor._node
+
+
+def register_hook(tensor: Tensor, hook: Hook) -> Handle:
+    """`Tensor.register_hook`."""
+    return Handle(HOOKS.of(_edge(tensor, "register_hook")), hook)
+
+
+def register_accumulated(tensor: Tensor, hook: Callable[[Tensor], Any]) -> Handle:
+    """`Tensor.register_post_accumulate_grad_hook`."""
+    edge = _edge(tensor, "register_post_accumulate_grad_hook")
+    if not isinstance(edge, Leaf):
+        raise GraphError("register_post_accumulate_grad_hook: only tensors made by the user accumulate a gradient")
+    return Handle(HOOKS.after(edge), hook)
+
+
+def retain_grad(tensor: Tensor) -> None:
+    """`Tensor.retain_grad`."""
+    edge = _edge(tensor, "retain_grad")
+    if isinstance(edge, Leaf):
+        return
+    reference = weakref.ref(tensor)
+
+    def keep(g: Tensor) -> None:
+        kept = reference()
+        if kept is not None:
+            kept._grad = g if kept._grad is None else kept._grad + g
+
+    hooks = HOOKS.of(edge)
+    if not any(getattr(hook, "__name__", "") == "keep" for hook in hooks.values()):
+        Handle(hooks, keep)

@@ -1,0 +1,116 @@
+"""Hooks on what is kept for backward: to keep it elsewhere, smaller, or not at all.
+
+Inside `saved_tensors_hooks(pack, unpack)` every array that a node would keep goes through `pack`, and comes back through
+`unpack` when its gradient is computed. `save_on_disk` is made of them. What an operation works out on the way and keeps
+beside its inputs and result (indices, patches) stays where it is.
+
+Outside of the block nothing is looked at: it puts another kind of node in the tape's place.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from cordee.trainer.array import array_module, to_numpy
+from cordee.trainer.autograd import graph
+from cordee.trainer.autograd.graph import Node
+from cordee.trainer.tensors import Tensor, wrap
+
+__all__ = ["save_on_disk", "saved_tensors_hooks"]
+
+
+class saved_tensors_hooks:  # noqa: N801 (PyTorch's name)
+    """While this block runs, `pack(tensor)` stands for what is kept, and `unpack` makes a tensor of it again.
+
+    `unpack(pack(x))` must give the values of x. Blocks nest: the innermost counts. For the whole process, not for one
+    thread.
+    """
+
+    def __init__(self, pack_hook: Callable[[Tensor], Any], unpack_hook: Callable[[Any], Tensor]) -> None:
+        self._kind = _packing(pack_hook, unpack_hook)
+        self._outer: list[Any] = []
+
+    def __enter__(self) -> None:
+        self._outer.append(graph.Node)
+        graph.Node = self._kind  # type: ignore[misc]
+
+    def __exit__(self, *_: object) -> None:
+        graph.Node = self._outer.pop()  # type: ignore[misc]
+
+
+class _Packed:
+    """What `pack` made of an array."""
+
+    __slots__ = ("content",)
+
+    def __init__(self, content: Any) -> None:
+        self.content = content
+
+
+def _packing(pack: Callable[[Tensor], Any], unpack: Callable[[Any], Tensor]) -> type[Node]:
+    def packed(value: Any) -> Any:
+        if isinstance(value, tuple) and any(hasattr(part, "dtype") for part in value):
+            return tuple(packed(part) for part in value)
+        return _Packed(pack(wrap(value))) if hasattr(value, "dtype") else value
+
+    def unpacked(value: Any) -> Any:
+        if isinstance(value, tuple):
+            return tuple(unpacked(part) for part in value)
+        return unpack(value.content).data if isinstance(value, _Packed) else value
+
+    class PackingNode(Node):
+        """A node whose values went through hooks."""
+
+        __slots__ = ("_out", "_saved")
+
+        @property
+        def saved(self) -> Any:
+            return unpacked(self._saved)
+
+        @saved.setter
+        def saved(self, values: Any) -> None:
+            self._saved = packed(values) if values is None or any(hasattr(v, "dtype") for v in values) else values
+
+        @property
+        def out(self) -> Any:
+            return unpacked(self._out)
+
+        @out.setter
+        def out(self, value: Any) -> None:
+            self._out = packed(value)
+
+    return PackingNode
+
+
+class save_on_disk(saved_tensors_hooks):  # noqa: N801
+    """Keep what backward needs in files of a temporary folder instead of in memory.
+
+    Args:
+        smaller_than: arrays of fewer bytes than this stay in memory.
+    """
+
+    def __init__(self, folder: str | Path | None = None, smaller_than: int = 1 << 16) -> None:
+        self._folder = tempfile.TemporaryDirectory(prefix="cordee-saved-", dir=folder)
+        self._count = 0
+        self._smaller_than = smaller_than
+        super().__init__(self._write, self._read)
+
+    def _write(self, tensor: Tensor) -> Any:
+        if tensor.nbytes < self._smaller_than:
+            return tensor
+        self._count += 1
+        path = Path(self._folder.name) / f"{self._count}.npy"
+        values = to_numpy(tensor.data)
+        np.save(path, values.view(np.uint8).reshape(-1) if values.flags.c_contiguous else np.ascontiguousarray(values).view(np.uint8).reshape(-1))
+        return path, tensor.shape, tensor.dtype, array_module(tensor.data)
+
+    def _read(self, kept: Any) -> Tensor:
+        if isinstance(kept, Tensor):
+            return kept
+        path, shape, dtype, xp = kept
+        return wrap(xp.asarray(np.load(path, allow_pickle=False).view(dtype).reshape(shape)))

@@ -1,0 +1,280 @@
+"""Operations that write into their first operand: `add_`, `+=`, `x[i] = y`, `copy_`.
+
+Each is made of its twin that returns a new tensor: the result is computed and recorded as always, then written over the
+old values, and the tensor moves on to the result's node. What was written, when and where is noted
+(`autograd/writes.py`), so that a gradient which has to read the old values is refused instead of wrong.
+
+A write into a view (`y = x[0]; y += 1`) is recorded as a write into the tensor that it views, at the view's places.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from cordee.trainer.array import Array, array_module, as_array, is_float
+from cordee.trainer.autograd.graph import Node, Operand, apply
+from cordee.trainer.autograd.mode import MODE
+from cordee.trainer.autograd.record import Op, op
+from cordee.trainer.autograd.writes import BOOK, Write, owner_of
+from cordee.trainer.errors import GraphError, ShapeError
+from cordee.trainer.ops.places import index_shape, plain_index
+from cordee.trainer.tensors import Leaf, Tensor
+
+__all__ = ["assign", "setitem"]
+
+
+# -- the record of an assignment ---------------------------------------------------------------------------------------
+
+
+def _assigned(xp: Any, a: Any, value: Any, *, index: Any) -> Any:
+    out = a.copy()
+    out[index] = value
+    return out
+
+
+def _assigned_vjp(F: Any, g: Any, out: Any, a: Any, value: Any, *, needs: Any, index: Any) -> Any:
+    rest = F.assign(g, 0.0, index=index) if needs[0] else None
+    return rest, F.sum_to(F.getitem(g, index=index), shape=value) if needs[1] and value is not None else None
+
+
+def _assigned_reference(a: Any, value: Any, index: Any) -> Any:
+    out = np.array(a)
+    out[index] = value
+    return out
+
+
+def _assigned_shape(a: Any, value: Any, *, index: Any) -> Any:
+    place, given = index_shape(a, index=index), tuple(value or ())
+    while len(given) > len(place) and given[0] == 1:
+        given = given[1:]
+    if len(given) > len(place) or any(n not in (1, m) for n, m in zip(given[::-1], place[::-1], strict=False)):
+        raise ShapeError(f"values of shape {value} do not fit the place of shape {place}")
+    return a
+
+
+ASSIGN = op(
+    "assign", "a copy in which the elements that an index names have other values",
+    forward=_assigned, vjp=_assigned_vjp, saves=("", ""), dtype="first", shape=_assigned_shape,
+    reference=_assigned_reference,
+    samples=lambda s: [
+        s.case(s.normal(3, 4), s.normal(4), index=1),
+        s.case(s.normal(3, 4), s.normal(3, 1), index=(slice(None), slice(1, 3))),
+        s.case(s.normal(3, 4), 2.0, index=np.array([True, False, True])),
+        s.case(s.normal(5), s.normal(2), index=np.array([3, 0])),
+    ],
+    errors=lambda s: [s.case(s.normal(3, 4), s.normal(3), index=1), s.case(s.normal(3), s.normal(), index=4)],
+)  # fmt: skip
+
+
+def assign(input: Tensor, index: Any, value: Operand) -> Tensor:
+    """A copy of `input` in which `input[index]` is `value`."""
+    return apply(ASSIGN, input, value, index=plain_index(index, input.shape)[0])  # type: ignore[no-any-return]
+
+
+# -- writing -----------------------------------------------------------------------------------------------------------
+
+
+def _refuse_leaf(tensor: Tensor, what: str) -> None:
+    root = getattr(tensor, "_base", tensor)
+    while hasattr(root, "_base"):
+        root = root._base
+    for found in (tensor, root):
+        if isinstance(found._node, Leaf):
+            raise GraphError(
+                f"{what} would change a {'view of a ' if found is not tensor else ''}tensor that requires a gradient, "
+                "which would falsify it: do it under no_grad(), or use the operation that makes a new tensor"
+            )
+
+
+def _check_fit(input: Tensor, result: Any, what: str) -> None:
+    if result.shape != input.shape:
+        raise ShapeError(f"{what}: the result has shape {result.shape} and does not fit in place into {input.shape}")
+    if is_float(result.dtype) and input.dtype.kind in "iub":
+        raise TypeError(f"{what}: {result.dtype.name} numbers do not fit in place into {input.dtype.name}")
+    if not input.data.flags.writeable or 0 in _repeated(input.data):
+        raise ShapeError(
+            f"{what}: the tensor of shape {input.shape} is repeated (expand, broadcast_to) or read-only memory: one "
+            "write would change several elements; clone() it first"
+        )
+
+
+def _repeated(array: Array) -> list[int]:
+    return [stride for stride, size in zip(array.strides, array.shape, strict=True) if size > 1]
+
+
+def in_place(function: Callable[..., Tensor], name: str) -> Callable[..., Tensor]:
+    """The in-place twin of an operation."""
+
+    def call(self: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        if not MODE.enabled:
+            result = function(self, *args, **kwargs)
+            _check_fit(self, result, name)
+            _note(self, name)
+            self.data[...] = result.data
+            return self
+        _refuse_leaf(self, name)
+        result = function(self, *args, **kwargs)
+        _check_fit(self, result, name)
+        node = result._node
+        if isinstance(node, Node):
+            _keep_old_values(node, self.data)
+        write = _note(self, name)
+        self.data[...] = result.data
+        _move(self, node, write)
+        return self
+
+    call.__name__ = call.__qualname__ = name
+    call.__doc__ = f"`{getattr(function, '__name__', name)}`, written into this tensor."
+    call.__wrapped__ = function  # type: ignore[attr-defined]
+    return call
+
+
+def _note(tensor: Tensor, what: str) -> Write:
+    write = BOOK.note(tensor.data, what)
+    if isinstance(tensor._node, Leaf):
+        tensor._node.written = write.number
+    return write
+
+
+def _keep_old_values(node: Node, old: Array) -> None:
+    """What the result's own gradient reads of the values that are about to be overwritten, as a copy."""
+
+    def kept(value: Any) -> Any:
+        shares = hasattr(value, "strides") and owner_of(value) is owner_of(old)
+        return value.copy() if shares else value
+
+    assert node.saved is not None
+    node.saved = tuple(kept(value) for value in node.saved)
+
+
+def _move(tensor: Tensor, node: Any, write: Write) -> None:
+    """The tensor now stands for the value of `node`; and so does, at its places, the tensor it is a view of."""
+    old = tensor._node
+    if old is node and node is None:
+        return
+    base = getattr(tensor, "_base", None)
+    if base is None:
+        if node is not None and tensor.data.base is not None and old is None:
+            _refuse_shared(tensor)
+        tensor._node = node
+        BOOK.leave(old, write)
+        return
+    places = _places(tensor, base)
+    if places is None:  # no memory in common after all
+        tensor._node = node
+        return
+    if node is None and base._node is None:
+        return
+    if base._node is None and hasattr(base, "_base"):
+        raise GraphError(
+            f"{write.what}: this is a view of a view whose history is not recorded: write through the whole tensor"
+        )
+    assignment = Node(_ASSIGN_PLACES, (base._node, node), (base.shape, tensor.shape), None, {"places": places})
+    outer = base._node
+    if hasattr(base, "_base"):
+        _move(base, assignment, write)
+    else:
+        base._node = assignment
+        BOOK.leave(outer, write)
+    tensor._node = Node(_VIEW_PLACES, (base._node,), (base.shape,), None, {"places": places})
+    BOOK.leave(old, write)
+
+
+def _refuse_shared(tensor: Tensor) -> None:
+    """A tensor without history that shares memory: with whom is not known, so their history cannot follow."""
+    import sys
+
+    if sys.getrefcount(tensor.data.base) > 2:
+        raise GraphError(
+            "writing recorded values into memory that another tensor or array may share, whose history would not "
+            "follow: clone() first"
+        )
+
+
+def _places(view: Tensor, base: Tensor) -> Array | None:
+    """Where the elements of a view lie in its base, counted in the base's row-major order."""
+    xp = array_module(base.data)
+    if not base.data.size or not np.may_share_memory(view.data, base.data) if xp is np else False:
+        return None
+    if not base.data.flags.c_contiguous or view.dtype != base.dtype:
+        raise GraphError("a write into a view of a tensor that is not contiguous cannot be recorded: clone() it first")
+    size = base.data.itemsize
+    start = _address(view.data) - _address(base.data)
+    if start % size or not 0 <= start < base.data.nbytes:
+        return None
+    places = np.full(view.shape, start // size, np.int64)
+    for dim, (n, stride) in enumerate(zip(view.shape, view.data.strides, strict=True)):
+        places += (np.arange(n) * (stride // size)).reshape(-1, *(1,) * (view.ndim - dim - 1))
+    return xp.asarray(places)  # type: ignore[no-any-return]
+
+
+def _address(array: Any) -> int:
+    return int(array.data.ptr if hasattr(array.data, "ptr") else array.__array_interface__["data"][0])
+
+
+def _not_run(xp: Any, a: Any, value: Any = None, *, places: Any) -> Any:
+    raise TypeError("this op is only a place in the graph")
+
+
+def _assign_places_vjp(F: Any, g: Any, out: Any, a: Any, value: Any, *, needs: Any, places: Any) -> Any:
+    flat = F.reshape(g, shape=(-1,))
+    rest = F.reshape(F.assign(flat, 0.0, index=places), shape=a) if needs[0] else None
+    return rest, F.getitem(flat, index=places) if needs[1] else None
+
+
+def _view_places_vjp(F: Any, g: Any, out: Any, a: Any, *, needs: Any, places: Any) -> Any:
+    return (F.reshape(F.put(g, index=places, shape=(int(np.prod(a, dtype=np.int64)),)), shape=a),)
+
+
+_ASSIGN_PLACES = Op(
+    name="assign", doc="a write into a view", forward=_not_run, saves=("", ""), vjp=_assign_places_vjp,
+    samples=lambda _: (), reference=_not_run,
+)  # fmt: skip
+_VIEW_PLACES = Op(
+    name="view", doc="a view that was written to", forward=lambda xp, a, *, places: _not_run(xp, a, places=places),
+    saves=("",), vjp=_view_places_vjp, samples=lambda _: (), reference=_not_run, view=True,
+)  # fmt: skip
+
+
+# -- assignments -------------------------------------------------------------------------------------------------------
+
+
+def setitem(input: Tensor, index: Any, value: Operand) -> None:
+    """`input[index] = value`. Recorded: the gradient of what was overwritten is zero, that of `value` what arrives
+    there."""
+    index = plain_index(index, input.shape)[0]
+    source = value._node if isinstance(value, Tensor) else None
+    data = value.data if isinstance(value, Tensor) else as_array(value) if isinstance(value, (list, tuple)) else value
+    recording = MODE.enabled and (input._node is not None or source is not None)
+    if recording:
+        _refuse_leaf(input, "an assignment to an index")
+    if hasattr(data, "dtype") and is_float(data.dtype) and input.dtype.kind in "iub" and source is not None:
+        raise TypeError(f"an assignment to an index: {data.dtype.name} numbers lose their gradient in {input.dtype.name}")
+    write = _note(input, "an assignment to an index")
+    try:
+        input.data[index] = data
+    except (ValueError, IndexError, TypeError) as error:
+        from cordee.trainer.autograd.explain import refuse
+
+        refuse(ASSIGN, [input.data, data], {"index": index}, error)
+    if recording:
+        shape = data.shape if hasattr(data, "shape") else None
+        _move(input, Node(ASSIGN, (input._node, source), (input.shape, shape), None, {"index": index}), write)
+
+
+def copy_(self: Tensor, source: Any) -> Tensor:
+    """Overwrite the values with those of `source`, broadcast to this shape; recorded, the gradient goes to `source`."""
+    if not isinstance(source, Tensor):
+        source = Tensor(as_array(source))
+    if not MODE.enabled or (self._node is None and source._node is None):
+        array = source.data
+        if self._node is not None and MODE.enabled:
+            _refuse_leaf(self, "copy_")
+        _note(self, "copy_")
+        self.data[...] = array.astype(self.data.dtype, copy=False)
+        return self
+    setitem(self, ..., source)
+    return self
