@@ -1,244 +1,393 @@
-"""Two-dimensional convolution: patches laid out as columns of one large matrix, then one matrix product per group.
+"""Convolution over any number of dimensions, and its transpose: windows laid out as columns, then matrix products.
 
-The columns of the whole batch stand side by side (C·kh·kw × N·OH·OW), so that forward, weight gradient and input
-gradient are one large product each. The result is kept in memory as (O, N, OH, OW) and seen as (N, O, OH, OW): the next
-convolution reads it in just that order. `patches` and `unpatches` are each other's gradients.
+Three operations are enough, each linear in two things and each the gradient of the others: the convolution itself, its
+transpose (the gradient by the input), and the gradient by the weight. So gradients of any order cost what convolutions
+cost. How they are computed is in `correlation.py`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Any, TypeAlias
+from typing import Any
 
 import numpy as np
 
 from cordee.trainer.autograd.graph import apply
-from cordee.trainer.autograd.record import op, shape_of
+from cordee.trainer.autograd.record import Op, Shape, op, shape_of
 from cordee.trainer.errors import ShapeError
+from cordee.trainer.ops import correlation
 from cordee.trainer.ops.shape import pad
+from cordee.trainer.ops.windows import Sizes, Window, numbers, patches_reference
+from cordee.trainer.ops.windows import window as make_window
 from cordee.trainer.tensors import Tensor
 
-__all__ = ["conv2d"]
-
-Pair: TypeAlias = "tuple[int, int]"
+__all__ = ["conv1d", "conv2d", "conv3d", "conv_transpose1d", "conv_transpose2d", "conv_transpose3d"]
 
 
-def pair(value: Any) -> Pair:
-    """`3` and `(3, 3)` mean the same."""
-    return (value, value) if isinstance(value, int) else (int(value[0]), int(value[1]))
+def _bias_grad(F: Any, g: Any) -> Any:
+    if F.raw and g.size:
+        return correlation.channel_sums(F.xp, g)
+    return F.sum(g, axis=(0, *range(2, len(g.shape))), keepdims=False)
 
 
-def output_size(shape: tuple[int, ...], kernel: Pair, stride: Pair, padding: Pair, dilation: Pair = (1, 1)) -> Pair:
-    """Height and width of what a window of this kind finds in `(N, C, H, W)`."""
-    high, wide = (
-        (n + 2 * p - d * (k - 1) - 1) // s + 1
-        for n, k, s, p, d in zip(shape[2:], kernel, stride, padding, dilation, strict=True)
-    )
-    return high, wide
-
-
-def windows(kernel: Pair, stride: Pair, size: Pair, dilation: Pair = (1, 1)) -> Iterator[tuple[int, int, slice, slice]]:
-    """Per place in the window: the place, and the rows and columns that it sees, of the padded image."""
-    for i in range(kernel[0]):
-        for j in range(kernel[1]):
-            top, left = i * dilation[0], j * dilation[1]
-            yield (
-                i,
-                j,
-                slice(top, top + stride[0] * (size[0] - 1) + 1, stride[0]),
-                slice(left, left + stride[1] * (size[1] - 1) + 1, stride[1]),
-            )
-
-
-def _patches(xp: Any, a: Any, *, kernel: Pair, stride: Pair, padding: Pair, dilation: Pair) -> Any:
-    (n, c, h, w), (ph, pw) = a.shape, padding
-    size = output_size(a.shape, kernel, stride, padding, dilation)
-    image = a.transpose(1, 0, 2, 3)
-    if ph or pw:
-        image = xp.zeros((c, n, h + 2 * ph, w + 2 * pw), a.dtype)
-        image[:, :, ph : ph + h, pw : pw + w] = a.transpose(1, 0, 2, 3)
-    out = xp.empty((c, *kernel, n, *size), a.dtype)
-    for i, j, rows, columns in windows(kernel, stride, size, dilation):
-        out[:, i, j] = image[:, :, rows, columns]
-    return out
-
-
-def _unpatches(
-    xp: Any, a: Any, *, shape: tuple[int, ...], kernel: Pair, stride: Pair, padding: Pair, dilation: Pair
-) -> Any:
-    (n, c, h, w), (ph, pw) = shape, padding
-    image = xp.zeros((c, n, h + 2 * ph, w + 2 * pw), a.dtype)
-    for i, j, rows, columns in windows(kernel, stride, (a.shape[4], a.shape[5]), dilation):
-        image[:, :, rows, columns] += a[:, i, j]
-    return image[:, :, ph : ph + h, pw : pw + w].transpose(1, 0, 2, 3)
-
-
-def _patches_reference(a: Any, kernel: Pair, stride: Pair, padding: Pair, dilation: Pair) -> Any:
-    n, c = a.shape[:2]
-    high, wide = output_size(a.shape, kernel, stride, padding, dilation)
-    padded = np.pad(a, ((0, 0), (0, 0), (padding[0],) * 2, (padding[1],) * 2))
-    out = np.zeros((c, *kernel, n, high, wide))
-    for i, j, y, x in np.ndindex(*kernel, high, wide):
-        out[:, i, j, :, y, x] = padded[:, :, y * stride[0] + i * dilation[0], x * stride[1] + j * dilation[1]].T
-    return out
-
-
-def _unpatches_reference(
-    a: Any, shape: tuple[int, ...], kernel: Pair, stride: Pair, padding: Pair, dilation: Pair
-) -> Any:
-    """As the transpose of `patches`, one unit image at a time."""
-    out = np.zeros(shape)
-    for place in np.ndindex(*shape):
-        unit = np.zeros(shape)
-        unit[place] = 1
-        out[place] = (_patches_reference(unit, kernel, stride, padding, dilation) * a).sum()
-    return out
-
-
-_GEOMETRY: dict[str, Pair] = {"kernel": (2, 3), "stride": (2, 1), "padding": (1, 0), "dilation": (1, 2)}
-
-PATCHES = op(
-    "patches", "every window's content: (N, C, H, W) to (C, kh, kw, N, OH, OW)",
-    forward=_patches, vjps=(lambda F, g, out, a, **geometry: F.unpatches(g, shape=a, **geometry),), saves=("",),
-    reference=_patches_reference,
-    samples=lambda s: [s.case(s.normal(2, 2, 4, 6), **_GEOMETRY)],
-)  # fmt: skip
-
-UNPATCHES = op(
-    "unpatches", "windows' contents added up where they came from",
-    forward=_unpatches, vjps=(lambda F, g, out, a, *, shape, **geometry: F.patches(g, **geometry),), saves=("",),
-    reference=_unpatches_reference,
-    samples=lambda s: [s.case(s.normal(2, 2, 3, 2, 3, 2), shape=(2, 2, 4, 6), **_GEOMETRY)],
-)  # fmt: skip
-
-
-# -- convolution -------------------------------------------------------------------------------------------------------
-
-
-def _geometry(weight: Any, stride: Pair, padding: Pair, dilation: Pair) -> dict[str, Pair]:
-    kernel = shape_of(weight)[2:]
-    return {"kernel": (kernel[0], kernel[1]), "stride": stride, "padding": padding, "dilation": dilation}
-
-
-def _by_group(a: Any, groups: int, num_rows: int) -> Any:
-    """As a matrix, or one matrix per group."""
-    return a.reshape((num_rows, -1) if groups == 1 else (groups, num_rows // groups, -1))
-
-
-def _conv2d(
-    xp: Any, input: Any, weight: Any, bias: Any, *, stride: Pair, padding: Pair, dilation: Pair, groups: int
-) -> Any:
-    if weight.shape[1] * groups != input.shape[1] or weight.shape[0] % groups:
-        raise ValueError("channels do not fit")
-    columns = _patches(xp, input, **_geometry(weight, stride, padding, dilation))
-    (_, kh, kw, n, high, wide), num_out = columns.shape, weight.shape[0]
-    columns = _by_group(columns, groups, input.shape[1] * kh * kw)
-    out = (_by_group(weight, groups, num_out) @ columns).reshape(num_out, -1)
+def _plus_bias(out: Any, bias: Any) -> Any:
+    """In place: the result is new, and has channels before samples in memory."""
     if bias is not None:
-        out += bias.reshape(-1, 1)
-    return out.reshape(num_out, n, high, wide).transpose(1, 0, 2, 3), columns
+        out += bias.reshape(-1, *(1,) * (out.ndim - 2))
+    return out
 
 
-def _conv2d_vjp(
-    F: Any, g: Any, out: Any, input: Any, weight: Any, bias: Any,
-    *, needs: Any, aux: Any, stride: Pair, padding: Pair, dilation: Pair, groups: int,
-) -> Any:  # fmt: skip
-    geometry = _geometry(weight, stride, padding, dilation)
-    n, c, h, w = shape_of(input)
-    num_out, _, kh, kw = shape_of(weight)
-    high, wide = g.shape[2:]
-    g = _by_group(F.permute(g, axes=(1, 0, 2, 3)), groups, num_out)
-    input_grad = weight_grad = bias_grad = None
-    if needs[0]:
-        columns = F.matmul(_by_group(weight, groups, num_out).swapaxes(-1, -2), g)
-        input_grad = F.unpatches(columns.reshape((c, kh, kw, n, high, wide)), shape=(n, c, h, w), **geometry)
-    if needs[1]:
-        columns = aux if F.raw else _by_group(F.patches(input, **geometry), groups, c * kh * kw)
-        weight_grad = F.matmul(g, columns.swapaxes(-1, -2)).reshape(shape_of(weight))
-    if needs[2]:
-        bias_grad = F.sum(g.reshape((num_out, -1)), axis=1, keepdims=False)
-    return input_grad, weight_grad, bias_grad
+# -- shapes ------------------------------------------------------------------------------------------------------------
 
 
-def _explain_conv2d(
-    input: Any, weight: Any, bias: Any, *, stride: Pair, padding: Pair, dilation: Pair, groups: int
-) -> str | None:
-    if len(input) != 4:
-        return f"input must have four dimensions (N, C, H, W), not {len(input)}"
-    if len(weight) != 4:
-        return f"weight must have four dimensions (O, C / groups, kh, kw), not {len(weight)}"
-    if weight[1] * groups != input[1]:
-        return f"input has {input[1]} channels, but weight takes {weight[1]} in each of {groups} group(s)"
-    if weight[0] % groups:
-        return f"{weight[0]} output channels do not divide into {groups} groups"
-    if bias is not None and bias != (weight[0],):
-        return f"bias must hold one number per output channel ({weight[0]})"
-    kernel = (weight[2], weight[3])
-    if min(output_size(input, kernel, stride, padding, dilation)) < 1:
-        return (
-            f"the {kernel[0]}×{kernel[1]} kernel (dilation {dilation}) is larger than the input of "
-            f"{input[2]}×{input[3]} with its padding {padding}"
+def _checked(input: Any, weight: Any, bias: Any, window: Window, groups: int, transposed: bool) -> None:
+    """Refuse what does not fit, whichever way the convolution goes."""
+    ndim = len(window.kernel)
+    out_first = "(C, O / groups" if transposed else "(O, C / groups"
+    if len(weight) != ndim + 2:
+        raise ShapeError(f"weight must have {ndim + 2} dimensions {out_first}, kernel sizes), not {len(weight)}")
+    if len(input) != ndim + 2:
+        raise ShapeError(
+            f"input must have {ndim + 2} dimensions (N, C, sizes), or {ndim + 1} without the batch, not {len(input)}"
         )
-    return None
+    taken = weight[0] if transposed else weight[1] * groups
+    if taken != input[1]:
+        per_group = "" if groups == 1 else f" ({taken // groups} in each of {groups} groups)"
+        raise ShapeError(f"input has {input[1]} channels, but weight takes {taken}{per_group}")
+    if weight[0] % groups:
+        raise ShapeError(f"the {weight[0]} channels of weight do not divide into {groups} groups")
+    num_out = weight[1] * groups if transposed else weight[0]
+    if bias is not None and tuple(bias) != (num_out,):
+        raise ShapeError(f"bias must hold one number per output channel ({num_out}), not shape {tuple(bias)}")
 
 
-def _conv2d_reference(
-    input: Any, weight: Any, bias: Any, stride: Pair, padding: Pair, dilation: Pair, groups: int
+def _conv_shape(input: Any, weight: Any, bias: Any, *, window: Window, groups: int) -> Shape:
+    _checked(input, weight, bias, window, groups, transposed=False)
+    return (input[0], weight[0], *window.size(input[2:], ShapeError))
+
+
+def _transpose_shape(input: Any, weight: Any, bias: Any, *, sizes: Sizes, window: Window, groups: int) -> Shape:
+    _checked(input, weight, bias, window, groups, transposed=True)
+    if window.size(sizes, ShapeError) != tuple(input[2:]):
+        raise ShapeError(f"an image of {sizes} has {window.size(sizes)} windows, but input {tuple(input[2:])}")
+    return (input[0], weight[1] * groups, *sizes)
+
+
+def _weight_shape(g: Any, input: Any, *, window: Window, groups: int) -> Shape:
+    if (*g[:1], *g[2:]) != (*input[:1], *window.size(input[2:], ShapeError)):
+        raise ShapeError("g is no gradient of a convolution of input")
+    return (g[1], input[1] // groups, *window.kernel)
+
+
+# -- values ------------------------------------------------------------------------------------------------------------
+
+
+def _conv(xp: Any, input: Any, weight: Any, bias: Any, *, window: Window, groups: int) -> Any:
+    if len(input.shape) != len(window.kernel) + 2 or weight.shape[1] * groups != input.shape[1]:
+        raise ValueError("input does not fit weight")
+    out, columns = correlation.correlate(xp, input, weight, window, groups)
+    return _plus_bias(out, bias), columns
+
+
+def _conv_vjp(
+    F: Any, g: Any, out: Any, input: Any, weight: Any, bias: Any,
+    *, needs: Any, aux: Any, window: Window, groups: int,
+) -> Any:  # fmt: skip
+    sizes = shape_of(input)[2:]
+    input_grad = weight_grad = None
+    if needs[0]:
+        transpose = getattr(F, f"conv_transpose{len(sizes)}d")
+        input_grad = transpose(g, weight, None, sizes=sizes, window=window, groups=groups)
+    if needs[1] and F.raw:
+        weight_grad = correlation.weigh(F.xp, g, input, window, groups, aux)
+    elif needs[1]:
+        weight_grad = F.conv_weight(g, input, window=window, groups=groups)
+    return input_grad, weight_grad, _bias_grad(F, g) if needs[2] else None
+
+
+def _conv_transpose(xp: Any, input: Any, weight: Any, bias: Any, *, sizes: Sizes, window: Window, groups: int) -> Any:
+    if weight.shape[0] != input.shape[1] or input.shape[2:] != window.size(sizes):
+        raise ValueError("input does not fit weight")
+    return _plus_bias(correlation.spread(xp, input, weight, sizes, window, groups), bias)
+
+
+def _conv_transpose_vjp(
+    F: Any, g: Any, out: Any, input: Any, weight: Any, bias: Any,
+    *, needs: Any, sizes: Sizes, window: Window, groups: int,
+) -> Any:  # fmt: skip
+    conv = getattr(F, f"conv{len(sizes)}d")
+    return (
+        conv(g, weight, None, window=window, groups=groups) if needs[0] else None,
+        F.conv_weight(input, g, window=window, groups=groups) if needs[1] else None,
+        _bias_grad(F, g) if needs[2] else None,
+    )
+
+
+def _conv_weight_vjp(
+    F: Any, g: Any, out: Any, gradient: Any, input: Any, *, needs: Any, window: Window, groups: int
 ) -> Any:
+    """`g` has the shape of a weight."""
+    sizes = shape_of(input)[2:]
+    conv, transpose = getattr(F, f"conv{len(sizes)}d"), getattr(F, f"conv_transpose{len(sizes)}d")
+    return (
+        conv(input, g, None, window=window, groups=groups) if needs[0] else None,
+        transpose(gradient, g, None, sizes=sizes, window=window, groups=groups) if needs[1] else None,
+    )
+
+
+# -- references --------------------------------------------------------------------------------------------------------
+
+
+def _conv_reference(input: Any, weight: Any, bias: Any, window: Window, groups: int) -> Any:
     num_out, per_group = weight.shape[:2]
-    columns = _patches_reference(input, weight.shape[2:], stride, padding, dilation)
-    out = np.zeros((input.shape[0], num_out, *columns.shape[4:]))
+    columns = patches_reference(input, window)  # (C, *kernel, N, *size)
+    out = np.zeros((input.shape[0], num_out, *columns.shape[len(window.kernel) + 2 :]))
     for o in range(num_out):
         first = o // (num_out // groups) * per_group
-        out[:, o] = np.einsum("cijnyx,cij->nyx", columns[first : first + per_group], weight[o])
-    return out if bias is None else out + bias.reshape(1, -1, 1, 1)
+        out[:, o] = np.tensordot(weight[o], columns[first : first + per_group], weight.ndim - 1)
+    return out if bias is None else out + bias.reshape(1, -1, *(1,) * (input.ndim - 2))
 
 
-_PLAIN: dict[str, Any] = {"stride": (1, 1), "padding": (0, 0), "dilation": (1, 1), "groups": 1}
+def _transpose_reference(input: Any, weight: Any, bias: Any, sizes: Sizes, window: Window, groups: int) -> Any:
+    """As the transpose of the convolution, one unit image at a time."""
+    out = np.zeros((input.shape[0], weight.shape[1] * groups, *sizes))
+    for place in np.ndindex(*out.shape):
+        unit = np.zeros(out.shape)
+        unit[place] = 1
+        out[place] = (_conv_reference(unit, weight, None, window, groups) * input).sum()
+    return out if bias is None else out + bias.reshape(1, -1, *(1,) * (input.ndim - 2))
 
-CONV2D = op(
-    "conv2d", "cross-correlation of (N, C, H, W) images with (O, C / groups, kh, kw) kernels, plus a bias per channel",
-    forward=_conv2d, vjp=_conv2d_vjp, saves=("weight", "input", ""), aux=True,
-    reference=_conv2d_reference, explain=_explain_conv2d,
+
+def _weight_reference(gradient: Any, input: Any, window: Window, groups: int) -> Any:
+    out = np.zeros((gradient.shape[1], input.shape[1] // groups, *window.kernel))
+    for place in np.ndindex(*out.shape):
+        unit = np.zeros(out.shape)
+        unit[place] = 1
+        out[place] = (_conv_reference(input, unit, None, window, groups) * gradient).sum()
+    return out
+
+
+# -- records -----------------------------------------------------------------------------------------------------------
+
+_W1 = Window((2,), (1,), (0,), (1,))
+_W1_WIDE = Window((2,), (2,), (1,), (2,))
+_W2 = Window((2, 2), (1, 1), (0, 0), (1, 1))
+_W2_ODD = Window((3, 2), (2, 1), (1, 1), (1, 1))
+_W2_WIDE = Window((2, 2), (1, 1), (0, 0), (2, 2))
+_W2_ONE = Window((1, 1), (1, 1), (0, 0), (1, 1))
+_W3 = Window((2, 1, 2), (1, 1, 2), (0, 0, 1), (1, 1, 1))
+
+_CONV_CASES: dict[int, Any] = {
+    1: lambda s: [
+        s.case(s.normal(2, 2, 4), s.normal(3, 2, 2), s.normal(3), window=_W1, groups=1),
+        s.case(s.normal(1, 4, 5), s.normal(2, 2, 2), None, window=_W1_WIDE, groups=2),
+        s.case(s.normal(0, 2, 4), s.normal(3, 2, 2), s.normal(3), window=_W1, groups=1),
+    ],
+    2: lambda s: [
+        s.case(s.normal(2, 2, 4, 3), s.normal(3, 2, 2, 2), s.normal(3), window=_W2, groups=1),
+        s.case(s.normal(1, 2, 5, 4), s.normal(2, 2, 3, 2), None, window=_W2_ODD, groups=1),
+        s.case(s.normal(1, 4, 4, 5), s.normal(2, 2, 2, 2), s.normal(2), window=_W2_WIDE, groups=2),
+        s.case(s.normal(2, 3, 2, 2), s.normal(2, 3, 1, 1), s.normal(2), window=_W2_ONE, groups=1),
+        s.case(s.normal(2, 2, 3, 3), s.normal(4, 1, 2, 2), s.normal(4), window=_W2, groups=2),
+        s.case(s.normal(1, 2, 4, 3), s.normal(2, 1, 3, 2), None, window=_W2_ODD, groups=2),
+    ],
+    3: lambda s: [
+        s.case(s.normal(1, 2, 3, 2, 3), s.normal(2, 2, 2, 1, 2), s.normal(2), window=_W3, groups=1),
+        s.case(s.normal(2, 2, 2, 1, 2), s.normal(2, 1, 2, 1, 2), None, window=_W3, groups=2),
+    ],
+}  # fmt: skip
+_CONV_ERRORS: dict[int, Any] = {
+    1: lambda s: [s.case(s.normal(1, 3, 4), s.normal(2, 2, 2), None, window=_W1, groups=1)],
+    2: lambda s: [
+        s.case(s.normal(1, 3, 4, 4), s.normal(2, 2, 2, 2), None, window=_W2, groups=1),
+        s.case(s.normal(3, 4, 4), s.normal(2, 3, 2, 2), None, window=_W2, groups=1),
+        s.case(s.normal(1, 2, 2, 2), s.normal(2, 2, 2, 2), None, window=_W2_WIDE, groups=1),
+        s.case(s.normal(1, 3, 4, 4), s.normal(2, 3, 2, 2), s.normal(3), window=_W2, groups=1),
+    ],
+    3: lambda s: [s.case(s.normal(1, 2, 3, 3, 3), s.normal(3, 1, 2, 1, 2), None, window=_W3, groups=2)],
+}
+_TRANSPOSE_CASES: dict[int, Any] = {
+    1: lambda s: [
+        s.case(s.normal(2, 3, 3), s.normal(3, 2, 2), s.normal(2), sizes=(4,), window=_W1, groups=1),
+        s.case(s.normal(1, 2, 3), s.normal(2, 2, 2), None, sizes=(6,), window=_W1_WIDE, groups=2),
+    ],
+    2: lambda s: [
+        s.case(s.normal(2, 2, 2, 2), s.normal(2, 3, 2, 2), s.normal(3), sizes=(3, 3), window=_W2, groups=1),
+        s.case(s.normal(1, 2, 2, 4), s.normal(2, 1, 3, 2), s.normal(2), sizes=(4, 3), window=_W2_ODD, groups=2),
+    ],
+    3: lambda s: [
+        s.case(s.normal(1, 2, 1, 1, 2), s.normal(2, 2, 2, 1, 2), None, sizes=(2, 1, 2), window=_W3, groups=1),
+        s.case(s.normal(1, 2, 1, 1, 2), s.normal(2, 1, 2, 1, 2), s.normal(2), sizes=(2, 1, 2), window=_W3, groups=2),
+    ],
+}  # fmt: skip
+_TRANSPOSE_ERRORS: dict[int, Any] = {
+    1: lambda s: [s.case(s.normal(2, 3, 3), s.normal(2, 2, 2), None, sizes=(4,), window=_W1, groups=1)],
+    2: lambda s: [
+        s.case(s.normal(2, 2, 2), s.normal(2, 3, 2, 2), None, sizes=(3, 3), window=_W2, groups=1),
+        s.case(s.normal(2, 2, 2, 2), s.normal(2, 3, 2, 2), s.normal(2), sizes=(3, 3), window=_W2, groups=1),
+    ],
+    3: lambda s: [
+        s.case(s.normal(1, 2, 1, 1, 2), s.normal(2, 2, 2, 1, 2), None, sizes=(5, 1, 2), window=_W3, groups=1),
+    ],
+}  # fmt: skip
+
+
+def _declare_conv(ndim: int) -> Op:
+    return op(
+        f"conv{ndim}d", f"cross-correlation of (N, C, {ndim} sizes) with (O, C / groups, kernel), plus a bias",
+        forward=_conv, vjp=_conv_vjp, saves=("weight", "input", ""), aux=True, shape=_conv_shape,
+        reference=_conv_reference, samples=_CONV_CASES[ndim], errors=_CONV_ERRORS[ndim],
+    )  # fmt: skip
+
+
+def _declare_transpose(ndim: int) -> Op:
+    return op(
+        f"conv_transpose{ndim}d", f"(N, C, {ndim} sizes) spread by (C, O / groups, kernel): conv{ndim}d transposed",
+        forward=_conv_transpose, vjp=_conv_transpose_vjp, saves=("weight", "input", ""), shape=_transpose_shape,
+        reference=_transpose_reference, samples=_TRANSPOSE_CASES[ndim], errors=_TRANSPOSE_ERRORS[ndim],
+    )  # fmt: skip
+
+
+CONV = {ndim: _declare_conv(ndim) for ndim in (1, 2, 3)}
+CONV_TRANSPOSE = {ndim: _declare_transpose(ndim) for ndim in (1, 2, 3)}
+
+CONV_WEIGHT = op(
+    "conv_weight", "the gradient of a convolution by its weight, from its result's gradient and its input",
+    forward=lambda xp, gradient, input, *, window, groups: correlation.weigh(xp, gradient, input, window, groups),
+    vjp=_conv_weight_vjp, saves=("input", "gradient"), shape=_weight_shape, reference=_weight_reference,
     samples=lambda s: [
-        s.case(s.normal(2, 2, 4, 3), s.normal(3, 2, 2, 2), s.normal(3), **_PLAIN),
-        s.case(s.normal(1, 2, 5, 4), s.normal(2, 2, 3, 2), None, **{**_PLAIN, "stride": (2, 1), "padding": (1, 1)}),
-        s.case(s.normal(1, 4, 5, 5), s.normal(2, 2, 2, 2), s.normal(2), **{**_PLAIN, "groups": 2, "dilation": (2, 2)}),
-        s.case(s.normal(2, 3, 2, 2), s.normal(2, 3, 1, 1), s.normal(2), **_PLAIN),
+        s.case(s.normal(2, 3, 3), s.normal(2, 2, 4), window=_W1, groups=1),
+        s.case(s.normal(1, 2, 3, 4), s.normal(1, 2, 5, 3), window=_W2_ODD, groups=2),
+        s.case(s.normal(1, 4, 2, 2), s.normal(1, 2, 3, 3), window=_W2, groups=2),
     ],
-    errors=lambda s: [
-        s.case(s.normal(1, 3, 4, 4), s.normal(2, 2, 2, 2), None, **_PLAIN),
-        s.case(s.normal(3, 4, 4), s.normal(2, 3, 2, 2), None, **_PLAIN),
-        s.case(s.normal(1, 3, 2, 2), s.normal(2, 3, 4, 4), None, **_PLAIN),
-        s.case(s.normal(1, 3, 4, 4), s.normal(2, 3, 2, 2), s.normal(3), **_PLAIN),
-    ],
+    errors=lambda s: [s.case(s.normal(2, 3, 4), s.normal(2, 2, 4), window=_W1, groups=1)],
 )  # fmt: skip
+
+
+# -- functions ---------------------------------------------------------------------------------------------------------
+
+
+def _convolve(
+    ndim: int, input: Tensor, weight: Tensor, bias: Tensor | None, stride: Any, padding: Any, dilation: Any, groups: int
+) -> Tensor:
+    record = CONV[ndim]
+    if weight.ndim != ndim + 2:
+        raise ShapeError(
+            f"{record.name}: weight must have {ndim + 2} dimensions (O, C / groups, kernel sizes), "
+            f"not {weight.ndim} (its shape is {weight.shape})"
+        )
+    if isinstance(padding, str):
+        input, padding = _named_padding(record.name, input, weight, stride, padding, dilation)
+    sliding = make_window(record.name, ndim, weight.shape[2:], stride, padding, dilation)
+    unbatched = input.ndim == ndim + 1
+    batch = input.reshape(1, *input.shape) if unbatched else input
+    out: Tensor = apply(record, batch, weight, bias, window=sliding, groups=groups)
+    return out.squeeze(0) if unbatched else out
+
+
+def _named_padding(
+    name: str, input: Tensor, weight: Tensor, stride: Any, padding: str, dilation: Any
+) -> tuple[Tensor, Any]:
+    """The border that "same" asks for: of an odd sum of widths, the larger half comes last, as in PyTorch."""
+    if padding == "valid":
+        return input, 0
+    if padding != "same":
+        raise ValueError(f"{name}: padding is a number, one for each dimension, 'same' or 'valid', not {padding!r}")
+    ndim = weight.ndim - 2
+    if set(numbers(name, "stride", stride, ndim)) != {1}:
+        raise ShapeError(f"{name}: padding='same' needs stride 1, not {stride}")
+    widths = [d * (k - 1) for d, k in zip(numbers(name, "dilation", dilation, ndim), weight.shape[2:], strict=True)]
+    if all(width % 2 == 0 for width in widths):
+        return input, tuple(width // 2 for width in widths)
+    return pad(input, tuple(n for width in reversed(widths) for n in (width // 2, width - width // 2))), 0
+
+
+def conv1d(
+    input: Tensor, weight: Tensor, bias: Tensor | None = None, stride: Any = 1, padding: Any = 0, dilation: Any = 1,
+    groups: int = 1,
+) -> Tensor:  # fmt: skip
+    """Convolution of `(N, C, L)` or `(C, L)` with `weight (O, C / groups, k)`; padding also "same" or "valid"."""
+    return _convolve(1, input, weight, bias, stride, padding, dilation, groups)
 
 
 def conv2d(
-    input: Tensor,
-    weight: Tensor,
-    bias: Tensor | None = None,
-    stride: Any = 1,
-    padding: Any = 0,
-    dilation: Any = 1,
+    input: Tensor, weight: Tensor, bias: Tensor | None = None, stride: Any = 1, padding: Any = 0, dilation: Any = 1,
     groups: int = 1,
+) -> Tensor:  # fmt: skip
+    """Convolution of `(N, C, H, W)` or `(C, H, W)` with `(O, C / groups, kh, kw)`; padding also "same" or "valid"."""
+    return _convolve(2, input, weight, bias, stride, padding, dilation, groups)
+
+
+def conv3d(
+    input: Tensor, weight: Tensor, bias: Tensor | None = None, stride: Any = 1, padding: Any = 0, dilation: Any = 1,
+    groups: int = 1,
+) -> Tensor:  # fmt: skip
+    """Convolution of `(N, C, D, H, W)` or `(C, D, H, W)` with `weight (O, C / groups, kd, kh, kw)`."""
+    return _convolve(3, input, weight, bias, stride, padding, dilation, groups)
+
+
+def _convolve_transposed(
+    ndim: int, input: Tensor, weight: Tensor, bias: Tensor | None, stride: Any, padding: Any, output_padding: Any,
+    groups: int, dilation: Any,
+) -> Tensor:  # fmt: skip
+    record = CONV_TRANSPOSE[ndim]
+    if weight.ndim != ndim + 2 or input.ndim not in (ndim + 1, ndim + 2):
+        raise ShapeError(
+            f"{record.name}: weight has {ndim + 2} dimensions (C, O / groups, kernel sizes), input {ndim + 2}, or "
+            f"{ndim + 1} without the batch; weight has shape {weight.shape}, input {input.shape}"
+        )
+    sliding = make_window(record.name, ndim, weight.shape[2:], stride, padding, dilation)
+    extra = numbers(record.name, "output_padding", output_padding, ndim)
+    for e, s, d in zip(extra, sliding.stride, sliding.dilation, strict=True):
+        if not 0 <= e < max(s, d):
+            raise ValueError(
+                f"{record.name}: output_padding {extra} must be smaller than stride {sliding.stride} or "
+                f"dilation {sliding.dilation}"
+            )
+    sizes = tuple(
+        (n - 1) * s - 2 * p + d * (k - 1) + e + 1
+        for n, s, p, d, k, e in zip(
+            input.shape[-ndim:], sliding.stride, sliding.padding, sliding.dilation, sliding.kernel, extra, strict=True
+        )
+    )
+    if min(sizes) < 1:
+        raise ShapeError(f"{record.name}: of input {input.shape} the result would have sizes {sizes}")
+    if any(e >= s for e, s in zip(extra, sliding.stride, strict=True)):
+        # The windows of an image of the result's size would be more than there are: compute without, and pad.
+        plain = tuple(n - e for n, e in zip(sizes, extra, strict=True))
+        out = _transposed(record, input, weight, None, plain, sliding, groups)
+        out = pad(out, tuple(n for e in reversed(extra) for n in (0, e)))
+        return out if bias is None else out + bias.reshape(-1, *(1,) * ndim)
+    return _transposed(record, input, weight, bias, sizes, sliding, groups)
+
+
+def _transposed(
+    record: Op, input: Tensor, weight: Tensor, bias: Tensor | None, sizes: Sizes, window: Window, groups: int
 ) -> Tensor:
-    """Convolution of `(N, C, H, W)` with `weight (O, C / groups, kh, kw)`; padding may also be "same" or "valid"."""
-    stride, dilation = pair(stride), pair(dilation)
-    if isinstance(padding, str):
-        input, padding = _named_padding(input, weight, stride, padding, dilation)
-    return apply(CONV2D, input, weight, bias, stride=stride, padding=pair(padding), dilation=dilation, groups=groups)
+    unbatched = input.ndim == len(sizes) + 1
+    batch = input.reshape(1, *input.shape) if unbatched else input
+    out: Tensor = apply(record, batch, weight, bias, sizes=sizes, window=window, groups=groups)
+    return out.squeeze(0) if unbatched else out
 
 
-def _named_padding(input: Tensor, weight: Tensor, stride: Pair, padding: str, dilation: Pair) -> tuple[Tensor, Pair]:
-    if padding == "valid":
-        return input, (0, 0)
-    if padding != "same":
-        raise ValueError(f"conv2d: padding is a number, a pair, 'same' or 'valid', not {padding!r}")
-    if stride != (1, 1):
-        raise ShapeError(f"conv2d: padding='same' needs stride 1, not {stride}")
-    high, wide = (d * (k - 1) for d, k in zip(dilation, weight.shape[2:], strict=True))
-    if high % 2 == 0 and wide % 2 == 0:
-        return input, (high // 2, wide // 2)
-    return pad(input, (wide // 2, wide - wide // 2, high // 2, high - high // 2)), (0, 0)
+def conv_transpose1d(
+    input: Tensor, weight: Tensor, bias: Tensor | None = None, stride: Any = 1, padding: Any = 0,
+    output_padding: Any = 0, groups: int = 1, dilation: Any = 1,
+) -> Tensor:  # fmt: skip
+    """What `conv1d` with these settings takes its gradient by: `(N, C, L)` spread by `weight (C, O / groups, k)`."""
+    return _convolve_transposed(1, input, weight, bias, stride, padding, output_padding, groups, dilation)
+
+
+def conv_transpose2d(
+    input: Tensor, weight: Tensor, bias: Tensor | None = None, stride: Any = 1, padding: Any = 0,
+    output_padding: Any = 0, groups: int = 1, dilation: Any = 1,
+) -> Tensor:  # fmt: skip
+    """What `conv2d` with these settings takes its gradient by: `(N, C, H, W)` spread by `(C, O / groups, kh, kw)`."""
+    return _convolve_transposed(2, input, weight, bias, stride, padding, output_padding, groups, dilation)
+
+
+def conv_transpose3d(
+    input: Tensor, weight: Tensor, bias: Tensor | None = None, stride: Any = 1, padding: Any = 0,
+    output_padding: Any = 0, groups: int = 1, dilation: Any = 1,
+) -> Tensor:  # fmt: skip
+    """What `conv3d` with these settings takes its gradient by: `(N, C, D, H, W)` spread by a weight likewise."""
+    return _convolve_transposed(3, input, weight, bias, stride, padding, output_padding, groups, dilation)

@@ -1,0 +1,176 @@
+"""How convolutions are computed: three functions on arrays, each linear in its two arguments.
+
+The columns of many windows stand side by side (C · kernel × windows), so that a convolution is one large product. As a
+whole they would be many times larger than the image; so they are made for a tile of windows at a time, which stays in
+the processor's cache between being written and being read. Tiles depend on shapes alone, so the same call always adds
+up in the same order. Results are kept in memory as (O, N, …) and seen as (N, O, …): the next convolution reads them in
+just that order.
+
+Depthwise convolutions go their own way (`depthwise.py`).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from cordee.trainer.ops import depthwise
+from cordee.trainer.ops.products import ones
+from cordee.trainer.ops.windows import Sizes, Window, bordered, channels_first, gather, inside, scatter
+
+__all__ = ["channel_sums", "correlate", "spread", "weigh"]
+
+_CACHE_BYTES = 1 << 20
+"""Columns of a tile on a CPU: they and their product fit into a second-level cache."""
+_DEVICE_BYTES = 1 << 28
+"""On a GPU, where tiles only keep the columns from filling its memory."""
+
+
+class _Tile(NamedTuple):
+    """Windows that are computed together: of some samples, and along the first dimension some rows of windows."""
+
+    samples: slice
+    rows: slice
+    size: Sizes
+    """How many windows, by dimension."""
+    seen: slice
+    """The rows of the bordered image that they see."""
+
+
+def _tiles(xp: Any, num_samples: int, size: Sizes, bytes_per_window: int, window: Window) -> Iterator[_Tile]:
+    per_row = bytes_per_window * math.prod(size[1:])
+    num_rows = max(1, (_CACHE_BYTES if xp is np else _DEVICE_BYTES) // max(per_row, 1))
+    together = max(1, num_rows // size[0])
+    if together > 1 or num_rows >= size[0]:
+        for start in range(0, num_samples, together):
+            yield _Tile(slice(start, min(start + together, num_samples)), slice(None), size, slice(None))
+        return
+    stride, reach = window.stride[0], window.dilation[0] * (window.kernel[0] - 1) + 1
+    parts = -(-size[0] // num_rows)
+    num_rows = -(-size[0] // parts)  # of nearly equal size
+    for sample in range(num_samples):
+        for top in range(0, size[0], num_rows):
+            end = min(top + num_rows, size[0])
+            seen = slice(top * stride, (end - 1) * stride + reach)
+            yield _Tile(slice(sample, sample + 1), slice(top, end), (end - top, *size[1:]), seen)
+
+
+def _by_group(a: Any, groups: int, num_rows: int) -> Any:
+    """As a matrix, or one matrix per group."""
+    return a.reshape((num_rows, -1) if groups == 1 else (groups, num_rows // groups, -1))
+
+
+def _is_pointwise(window: Window) -> bool:
+    return max(window.kernel) == 1 and max(window.stride) == 1 and max(window.padding) == 0
+
+
+def _is_depthwise(channels: int, weight_shape: Sizes, groups: int) -> bool:
+    return groups == channels and groups > 1 and weight_shape[1] == 1
+
+
+def channel_sums(xp: Any, g: Any) -> Any:
+    """The sum of each channel of (N, C, …)."""
+    first = channels_first(g)
+    if first.flags.c_contiguous:
+        rows = first.reshape(first.shape[0], -1)
+        return rows.dot(ones(xp, rows.shape[1], g.dtype))
+    if g.flags.c_contiguous:
+        rows = g.reshape(g.shape[0] * g.shape[1], -1)
+        return rows.dot(ones(xp, rows.shape[1], g.dtype)).reshape(g.shape[:2]).sum(0)
+    return g.sum(axis=(0, *range(2, g.ndim)))
+
+
+# -- forward -----------------------------------------------------------------------------------------------------------
+
+
+def correlate(xp: Any, input: Any, weight: Any, window: Window, groups: int) -> Any:
+    """(N, C, …) with (O, C / groups, …): (N, O, …), and the columns if they were made in one piece (else None)."""
+    sizes, num_out, kernel = input.shape[2:], weight.shape[0], window.kernel
+    size, num_samples = window.size(sizes), input.shape[0]
+    dtype = input.dtype if input.dtype == weight.dtype else xp.result_type(input.dtype, weight.dtype)
+    first = channels_first(input)
+    if _is_pointwise(window):
+        columns = _by_group(first, groups, input.shape[1])
+        out = _by_group(weight, groups, num_out) @ columns
+        return channels_first(out.reshape(num_out, num_samples, *size)), None
+    image = bordered(xp, first, window.border(sizes, size))
+    if _is_depthwise(input.shape[1], weight.shape, groups):
+        return channels_first(depthwise.correlate(xp, image, weight, window, size, dtype)), None
+    num_rows = input.shape[1] * len(window.places)
+    matrix = _by_group(weight, groups, num_out)
+    out = columns = None
+    for tile in _tiles(xp, num_samples, size, num_rows * input.dtype.itemsize, window):
+        seen = image[:, tile.samples, tile.seen]
+        columns = xp.empty((input.shape[1], *kernel, seen.shape[1], *tile.size), input.dtype)
+        columns = _by_group(gather(columns, seen, window, tile.size), groups, num_rows)
+        part = (matrix @ columns).reshape(num_out, seen.shape[1], *tile.size)
+        if part.shape[1:] == (num_samples, *size):
+            return channels_first(part), columns
+        if out is None:
+            out = xp.empty((num_out, num_samples, *size), dtype)
+        out[:, tile.samples, tile.rows] = part
+    if out is None:  # no samples
+        out = xp.empty((num_out, num_samples, *size), dtype)
+    return channels_first(out), None
+
+
+# -- the gradient by the input -----------------------------------------------------------------------------------------
+
+
+def spread(xp: Any, g: Any, weight: Any, sizes: Sizes, window: Window, groups: int) -> Any:
+    """(N, O, …) with (O, C / groups, …): the gradient of `correlate` by its input, (N, C, *sizes)."""
+    num_samples, num_out, size = g.shape[0], weight.shape[0], g.shape[2:]
+    channels, kernel = weight.shape[1] * groups, window.kernel
+    dtype = g.dtype if g.dtype == weight.dtype else xp.result_type(g.dtype, weight.dtype)
+    first = channels_first(g)
+    matrix = _by_group(weight, groups, num_out).swapaxes(-1, -2)
+    if _is_pointwise(window):
+        out = matrix @ _by_group(first, groups, num_out)
+        return channels_first(out.reshape(channels, num_samples, *sizes))
+    border = window.border(sizes, size)
+    if _is_depthwise(channels, weight.shape, groups):
+        image = depthwise.spread(xp, first, weight, channels, _with_border(sizes, border), window, dtype)
+    else:
+        image = xp.zeros((channels, num_samples, *_with_border(sizes, border)), dtype)
+        num_rows = channels * len(window.places)
+        for tile in _tiles(xp, num_samples, size, num_rows * g.dtype.itemsize, window):
+            part = first[:, tile.samples, tile.rows]
+            columns = matrix @ _by_group(part, groups, num_out)
+            columns = columns.reshape(channels, *kernel, *part.shape[1:])
+            scatter(columns, image[:, tile.samples, tile.seen], window, tile.size)
+    return channels_first(image[(..., *inside(sizes, border))])
+
+
+def _with_border(sizes: Sizes, border: list[tuple[int, int]]) -> Sizes:
+    return tuple(n + p + q for n, (p, q) in zip(sizes, border, strict=True))
+
+
+# -- the gradient by the weight ----------------------------------------------------------------------------------------
+
+
+def weigh(xp: Any, g: Any, input: Any, window: Window, groups: int, columns: Any = None) -> Any:
+    """(N, O, …) with (N, C, …): the gradient of `correlate` by its weight. `columns`: as `correlate` left them."""
+    num_out, channels, sizes, size = g.shape[1], input.shape[1], input.shape[2:], g.shape[2:]
+    shape = (num_out, channels // groups, *window.kernel)
+    first = channels_first(g)
+    if columns is None and _is_pointwise(window):
+        columns = _by_group(channels_first(input), groups, channels)
+    if columns is not None:
+        return (_by_group(first, groups, num_out) @ columns.swapaxes(-1, -2)).reshape(shape)
+    if size != window.size(sizes) or g.shape[0] != input.shape[0]:
+        raise ValueError("the gradient is not of such a convolution")
+    image = bordered(xp, channels_first(input), window.border(sizes, size))
+    if _is_depthwise(channels, shape, groups):
+        return depthwise.weigh(xp, first, image, window).reshape(shape)
+    num_rows = channels * len(window.places)
+    total = None
+    for tile in _tiles(xp, g.shape[0], size, num_rows * input.dtype.itemsize, window):
+        seen = image[:, tile.samples, tile.seen]
+        columns = xp.empty((channels, *window.kernel, seen.shape[1], *tile.size), input.dtype)
+        columns = _by_group(gather(columns, seen, window, tile.size), groups, num_rows)
+        part = _by_group(first[:, tile.samples, tile.rows], groups, num_out) @ columns.swapaxes(-1, -2)
+        total = part if total is None else xp.add(total, part, out=total)
+    return xp.zeros(shape, g.dtype) if total is None else total.reshape(shape)
