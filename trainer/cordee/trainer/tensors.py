@@ -9,6 +9,7 @@ operators (so that a call costs one Python frame, not two); `surface.pyi` declar
 
 from __future__ import annotations
 
+import copy
 import itertools
 import weakref
 from collections.abc import Callable
@@ -120,14 +121,9 @@ class Tensor(Surface):
         return id(self)
 
     def __repr__(self) -> str:
-        text = np.array2string(to_numpy(self.data), separator=", ", prefix="tensor(", precision=4, threshold=1000)
-        if self.dtype not in (np.float32, np.int64, np.bool_):
-            text += f", dtype={self.dtype.name}"
-        if isinstance(self._node, Leaf):
-            text += ", requires_grad=True"
-        elif self._node is not None:
-            text += f", grad_fn=<{self._node.op.name}>"
-        return f"tensor({text})"
+        from cordee.trainer.printing import tensor_text
+
+        return tensor_text(self)
 
     # -- its values, outside the graph -----------------------------------------------------------------------------
 
@@ -179,12 +175,49 @@ class Tensor(Surface):
         return wrap(self.data, None)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Tensor:
-        if self._node is not None and not self.is_leaf:
-            raise GraphError("only tensors made by the user can be deep-copied: call detach() first")
-        twin = object.__new__(type(self))
+        twin = _remade(*self._parts("deep-copied"))
+        twin.data = array_module(self.data).array(twin.data)
         memo[id(self)] = twin
-        Tensor.__init__(twin, array_module(self.data).array(self.data), self.requires_grad)
+        if self._grad is not None:
+            twin._grad = copy.deepcopy(self._grad, memo)
         return twin
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        """For pickle and multiprocessing: values and what the user has set, without gradient and graph."""
+        kind, array, requires_grad, attributes = self._parts("pickled")
+        return _remade, (kind, to_numpy(array), requires_grad, attributes)
+
+    def _parts(self, what: str) -> tuple[type[Tensor], Array, bool, dict[str, Any]]:
+        if not self.is_leaf:
+            raise GraphError(f"only tensors made by the user can be {what}: call detach() first")
+        return type(self), self.data, self.requires_grad, dict(getattr(self, "__dict__", {}))
+
+    # -- other libraries -------------------------------------------------------------------------------------------
+
+    def __dlpack__(
+        self,
+        *,
+        stream: Any = None,
+        max_version: tuple[int, int] | None = None,
+        dl_device: tuple[int, int] | None = None,
+        copy: bool | None = None,
+    ) -> Any:
+        """The memory as a DLPack capsule, for `from_dlpack` of NumPy, CuPy, PyTorch and others; nothing is copied."""
+        from cordee.trainer.interop.dlpack import dlpack_capsule
+
+        keywords = {"stream": stream, "max_version": max_version, "dl_device": dl_device, "copy": copy}
+        return dlpack_capsule(self, keywords)
+
+    def __dlpack_device__(self) -> tuple[int, int]:
+        from cordee.trainer.interop.dlpack import dlpack_device
+
+        return dlpack_device(self)
+
+    def __array_namespace__(self, *, api_version: str | None = None) -> Any:
+        """The functions of the array API standard for tensors: `cordee.trainer.array_api`."""
+        from cordee.trainer.array_api import namespace
+
+        return namespace(api_version)
 
     # -- gradients -------------------------------------------------------------------------------------------------
 
@@ -260,6 +293,15 @@ class Tensor(Surface):
         from cordee.trainer.autograd.hooks import retain_grad
 
         retain_grad(self)
+
+
+def _remade(kind: type[Tensor], array: Any, requires_grad: bool, attributes: dict[str, Any]) -> Tensor:
+    """A tensor of any subclass from its parts."""
+    made = object.__new__(kind)
+    Tensor.__init__(made, array, requires_grad)
+    for name, value in attributes.items():
+        setattr(made, name, value)
+    return made
 
 
 _new = object.__new__
