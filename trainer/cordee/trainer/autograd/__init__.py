@@ -2,10 +2,12 @@
 
 from cordee.trainer.autograd.anomaly import AnomalyError, detect_anomaly, is_anomaly_enabled, set_detect_anomaly
 from cordee.trainer.autograd.backward import backward, grad
+from cordee.trainer.autograd.draw import draw_graph, graph_svg, graph_text
 from cordee.trainer.autograd.function import Context, Function, once_differentiable
 from cordee.trainer.autograd.gradcheck import GradcheckError, gradcheck, gradgradcheck
 from cordee.trainer.autograd.graph import Node
 from cordee.trainer.autograd.mode import enable_grad, inference_mode, is_grad_enabled, no_grad, set_grad_enabled
+from cordee.trainer.autograd.recompute import checkpoint, checkpoint_sequential
 from cordee.trainer.autograd.saved import save_on_disk, saved_tensors_hooks
 
 __all__ = [
@@ -15,11 +17,16 @@ __all__ = [
     "GradcheckError",
     "Node",
     "backward",
+    "checkpoint",
+    "checkpoint_sequential",
     "detect_anomaly",
+    "draw_graph",
     "enable_grad",
     "grad",
     "gradcheck",
     "gradgradcheck",
+    "graph_svg",
+    "graph_text",
     "inference_mode",
     "is_anomaly_enabled",
     "is_grad_enabled",

@@ -9,6 +9,7 @@ When the mode is off it costs nothing: it puts itself in the place of the one fu
 from __future__ import annotations
 
 import functools
+import itertools
 import sys
 import weakref
 from collections.abc import Callable
@@ -35,8 +36,10 @@ class AnomalyError(TrainerError, ArithmeticError):
 
 class _State:
     depth = 0
-    modules: weakref.WeakKeyDictionary[Any, str] = weakref.WeakKeyDictionary()
-    """In which module a node was recorded."""
+
+
+_MODULES: weakref.WeakKeyDictionary[Any, str] = weakref.WeakKeyDictionary()
+"""In which module a node was recorded."""
 
 
 class detect_anomaly:  # noqa: N801 (PyTorch's name)
@@ -72,7 +75,8 @@ class detect_anomaly:  # noqa: N801 (PyTorch's name)
 def set_detect_anomaly(mode: bool, check_nan: bool = True) -> None:
     """Turn the mode on or off. Calls count: it is off when it was turned off as often as on."""
     _State.depth = max(_State.depth + (1 if mode else -1), 0)
-    graph.wrap = (_checked if check_nan else _noted) if _State.depth else wrap
+    found = (_checked if check_nan else _noted) if _State.depth else wrap
+    graph.wrap = found  # type: ignore[attr-defined]
 
 
 def is_anomaly_enabled() -> bool:
@@ -85,7 +89,7 @@ def is_anomaly_enabled() -> bool:
 
 def _noted(data: Any, node: Any = None) -> Tensor:
     if node is not None and type(node) is not Leaf:
-        _State.modules[node] = _module_path(sys._getframe(1))
+        _MODULES[node] = _module_path(sys._getframe(1))
     return wrap(data, node)
 
 
@@ -159,7 +163,7 @@ def _module_path(frame: FrameType | None) -> str:
     if not modules:
         return ""
     path = [type(modules[0]).__name__]
-    for outer, inner in zip(modules, modules[1:], strict=False):
+    for outer, inner in itertools.pairwise(modules):
         path.append(next((name for name, child in outer.named_modules() if child is inner), type(inner).__name__))
     return ".".join(path)
 
@@ -178,7 +182,7 @@ def inspect_gradient(node: Any, place: int, g: Any, gradient: Any) -> None:
     if bad is None:
         return
     names = node.op.inputs
-    module = _State.modules.get(node, "")
+    module = _MODULES.get(node, "")
     arriving = g.data if isinstance(g, Tensor) else g
     read = [
         f"{name} {describe(value)}"

@@ -36,7 +36,7 @@ class _TensorVocabulary:
         record = REGISTRY[name]
 
         def call(*inputs: Any, **params: Any) -> Tensor:
-            return apply(record, *inputs, **params)
+            return apply(record, *inputs, **params)  # type: ignore[no-any-return]
 
         setattr(self, name, call)
         return call
@@ -111,6 +111,11 @@ def _seed(tensor: Tensor, gradient: Tensor | float | None, create_graph: bool) -
                 f"backward() without a gradient needs a tensor of one element, not of shape {tensor.shape}: "
                 "reduce it, or pass gradient="
             )
+        if data.dtype.kind == "c":
+            raise GraphError(
+                f"backward() without a gradient needs a real tensor, not {data.dtype.name}: "
+                "take abs(), real or imag of it, or pass gradient="
+            )
         gradient = 1.0
     if isinstance(gradient, Tensor):
         if gradient.shape != data.shape:
@@ -168,7 +173,7 @@ class _Walk:
                     error.add_note(f"while computing the gradient of {node.op.name}, recorded at {node.where}")
                     raise
                 if not retain and node.op.keeps:
-                    node.saved = node.out = node.params = None
+                    node.saved = node.out = node.params = None  # type: ignore[assignment]
             for edge, g in grads.items():  # those of leaves; without targets, of leaves with hooks
                 if targets is None:
                     _to_leaf(edge, g, self.create_graph)
@@ -190,7 +195,7 @@ class _Walk:
                 "backward(): pass retain_graph=True there to go through the graph twice"
             )
         if self.watched:
-            BOOK.check(node)
+            BOOK.check(node, saved, out)
         for edge, value in zip(edges, saved, strict=True):
             if type(edge) is Leaf and edge.written > node.number and hasattr(value, "dtype"):
                 raise GraphError(
@@ -201,8 +206,13 @@ class _Walk:
         if self.create_graph:
             inputs, out = _attached(node, saved)
         joint = None
+        conjugated = False
         if op.many:
             g = tuple(g)
+            if op.holomorphic and any(part is not None and part.dtype.kind == "c" for part in g):
+                conjugated, g = True, tuple([None if part is None else F.conj(part) for part in g])
+        elif g.dtype.kind == "c" and op.holomorphic:  # see `Op.holomorphic`
+            conjugated, g, short = True, F.conj(g), False
         if op.vjp is not None:
             needs = tuple([e is not None and (wanted is None or e in wanted) for e in edges])
             joint = op.vjp(F, g, out, *inputs, needs=needs, **params)
@@ -221,6 +231,8 @@ class _Walk:
                 d = None if rule is None else rule(F, g, out, *inputs, **params)
             if d is None:
                 continue
+            if conjugated:
+                d = F.conj(d)
             if self.inspect is not None:
                 self.inspect(node, i, g, d)
             if op.broadcasts:
@@ -261,7 +273,7 @@ def _reachable(roots: dict[Any, Any]) -> list[Node]:
     seen: set[Any] = set(order)
     for node in order:  # grows as it goes
         for edge in node.edges:
-            if edge is not None and edge not in seen and type(edge) is not Leaf:
+            if edge is not None and edge not in seen and not isinstance(edge, Leaf):
                 seen.add(edge)
                 order.append(edge)
     order.sort(key=_by_number, reverse=True)
@@ -277,7 +289,7 @@ def _leading_to(targets: frozenset[Edge], order: list[Node]) -> set[Any]:
     return useful
 
 
-def _attached(node: Node, saved: tuple[Any, ...]) -> tuple[tuple[Any, ...], Tensor | None]:
+def _attached(node: Node, saved: tuple[Any, ...]) -> tuple[tuple[Any, ...], Any]:
     """What the rule reads, as tensors in their places in the graph. Made anew, so that no node refers to itself."""
     inputs = tuple(
         wrap(value, edge) if hasattr(value, "dtype") else value for value, edge in zip(saved, node.edges, strict=True)

@@ -21,7 +21,7 @@ from cordee.trainer.array import Array, array_module, as_array, bfloat16, defaul
 from cordee.trainer.autograd.explain import refuse
 from cordee.trainer.autograd.location import HERE, Location
 from cordee.trainer.autograd.mode import MODE
-from cordee.trainer.autograd.record import Op
+from cordee.trainer.autograd.record import REGISTRY, Op
 from cordee.trainer.tensors import Leaf, Tensor, next_number, wrap
 
 __all__ = ["PICK", "Node", "Operand", "apply", "apply_one", "binary", "unary"]
@@ -108,9 +108,11 @@ def apply(op: Op, *inputs: Any, **params: Any) -> Any:
     if op.aux:
         out, aux = out
     if op.many:
-        out = tuple([_settle(op, xp, part, arrays) for part in out])
-    elif type(out) is not _ndarray or out.dtype is _float64 or getattr(arrays[0], "dtype", None) is bfloat16:
-        out = _settle(op, xp, out, arrays)
+        out = tuple([_settle(op, part, arrays) for part in out])
+    elif type(out) is not _ndarray or out.dtype in _TO_SETTLE or getattr(arrays[0], "dtype", None) is bfloat16:
+        if mask and out.dtype.kind == "c" and (turned := _complexified(op, inputs)) is not None:
+            return apply(op, *turned, **params)
+        out = _settle(op, out, arrays)
     if not mask or not MODE.enabled:
         return tuple([wrap(part, None) for part in out]) if op.many else wrap(out, None)
     if op.aux:
@@ -134,7 +136,7 @@ def apply_one(op: Op, input: Tensor, **params: Any) -> Tensor:
     if op.aux:
         out, aux = out
     if type(out) is not _ndarray or out.dtype is not x.dtype:
-        out = _settle(op, array_module(x), out, [x])
+        out = _settle(op, out, [x])
     if edge is None or not MODE.enabled:
         result = wrap(out, None)
     else:
@@ -185,7 +187,7 @@ def unary(op: Op) -> Callable[[Operand], Tensor]:
         except (ValueError, TypeError) as error:
             refuse(op, [x], _NO_PARAMS, error)
         if type(out) is not _ndarray or out.dtype is not x.dtype:
-            out = _settle(op, array_module(x), out, [x])
+            out = _settle(op, out, [x])
         if edge is None or not MODE.enabled:
             return wrap(out, None)
         return wrap(out, Node(op, (edge,), (x if keep_input else x.shape,), out if keep_out else None, _NO_PARAMS))
@@ -213,8 +215,10 @@ def binary(op: Op) -> Callable[[Operand, Operand], Tensor]:
             out = forward(xp, x, y)
         except (ValueError, TypeError) as error:
             refuse(op, [x, y], _NO_PARAMS, error)
-        if type(out) is not _ndarray or out.dtype is _float64:
-            out = _settle(op, xp, out, [x, y])
+        if type(out) is not _ndarray or out.dtype in _TO_SETTLE:
+            if out.dtype.kind == "c" and (turned := _complexified(op, (input, other))) is not None:
+                return call(*turned)
+            out = _settle(op, out, [x, y])
         if left is None:
             if right is None or not MODE.enabled:
                 return wrap(out, None)
@@ -251,7 +255,7 @@ def _constant(value: Any, beside: Any = None) -> Any:
     return value
 
 
-def _settle(op: Op, xp: Any, out: Any, arrays: list[Any]) -> Any:
+def _settle(op: Op, out: Any, arrays: list[Any]) -> Any:
     """What NumPy returns, made what a tensor holds: an array (not a scalar), and of the dtype that is promised.
 
     NumPy computes integers with float32 in float64, and bfloat16 with numbers in float32. An input without dimensions
@@ -272,6 +276,21 @@ def _settle(op: Op, xp: Any, out: Any, arrays: list[Any]) -> Any:
 
 
 _NARROWING = frozenset(("promote", "float"))
+_TO_SETTLE = frozenset(map(np.dtype, ("float64", "complex64", "complex128")))
+
+
+def _complexified(op: Op, inputs: tuple[Any, ...]) -> tuple[Any, ...] | None:
+    """Where real and complex inputs make a complex result: the real ones that want a gradient, made complex by an op of
+    their own, whose gradient is real again. None: there are none."""
+    if not op.holomorphic or not MODE.enabled:
+        return None
+    cast, found = REGISTRY["cast"], False
+    turned = list(inputs)
+    for i, x in enumerate(inputs):
+        if isinstance(x, Tensor) and x._node is not None and x.data.dtype.kind != "c":
+            wanted = np.result_type(x.data.dtype, np.complex64)
+            turned[i], found = apply(cast, x, dtype=wanted, source=x.data.dtype), True
+    return tuple(turned) if found else None
 
 
 def _deciding(arrays: list[Any]) -> list[Any]:

@@ -19,7 +19,8 @@ from cordee.trainer.array import Array, default_dtype, is_complex, is_float, pro
 from cordee.trainer.errors import ShapeError
 
 __all__ = [
-    "DTYPE_RULES", "NO_ERRORS", "REGISTRY", "Op", "Rule", "Sample", "Sampler", "Shape", "broadcast_shape", "op", "shape_of",
+    "DTYPE_RULES", "NO_ERRORS", "REGISTRY", "Op", "Rule", "Sample", "Sampler", "Shape", "broadcast_shape", "op",
+    "shape_of",
 ]  # fmt: skip
 
 Rule: TypeAlias = Callable[..., Any]
@@ -70,6 +71,10 @@ class Op:
     `g` with None where no gradient has arrived."""
     view: bool = False
     """Its result shares memory with its first input (or may)."""
+    holomorphic: bool = True
+    """Its rules are written as for real numbers, and are right for complex ones between conjugations: the gradient (in
+    PyTorch's convention) is conj(rule(conj(g))). So it is with all that is analytic: sums, products, powers, exp, inv.
+    False: the op conjugates, takes apart or makes complex numbers, and its rules say themselves what is right."""
     elementwise: bool = False
     broadcasts: bool = False
     """Inputs broadcast against each other: the walk sums their gradients back to their shapes. Elementwise ops do."""
@@ -107,7 +112,6 @@ class Op:
         object.__setattr__(self, "variadic", bool(code.co_flags & 0x04))
         object.__setattr__(self, "keep", tuple(_keep_table(self.inputs, self.saves)))
 
-
     @property
     def signature(self) -> str:
         """How the op is called, with its params: `matmul(a, b)`, `sum(a, *, axis, keepdims)`."""
@@ -142,9 +146,7 @@ def broadcast_shape(*shapes: Shape | None, **_: Any) -> Shape:
         sizes = {shape[dim] for shape in padded if shape[dim] != 1}
         if len(sizes) > 1:
             counted = " and ".join(str(shape[dim]) for shape in padded if shape[dim] != 1)
-            raise ShapeError(
-                f"sizes {counted} differ in dimension {dim - ndim}; they must be equal, or one of them 1"
-            )
+            raise ShapeError(f"sizes {counted} differ in dimension {dim - ndim}; they must be equal, or one of them 1")
         result.append(sizes.pop() if sizes else 1)
     return tuple(result)
 

@@ -1,8 +1,8 @@
 """Hooks on what is kept for backward: to keep it elsewhere, smaller, or not at all.
 
-Inside `saved_tensors_hooks(pack, unpack)` every array that a node would keep goes through `pack`, and comes back through
-`unpack` when its gradient is computed. `save_on_disk` is made of them. What an operation works out on the way and keeps
-beside its inputs and result (indices, patches) stays where it is.
+Inside `saved_tensors_hooks(pack, unpack)` every array that a node would keep goes through `pack`, and comes back by
+`unpack` when its gradient is computed; so does what an operation works out on the way and keeps beside its inputs and
+result (patches, random masks). `save_on_disk` and `checkpoint` are made of them.
 
 Outside of the block nothing is looked at: it puts another kind of node in the tape's place.
 """
@@ -66,7 +66,7 @@ def _packing(pack: Callable[[Tensor], Any], unpack: Callable[[Any], Tensor]) -> 
     class PackingNode(Node):
         """A node whose values went through hooks."""
 
-        __slots__ = ("_out", "_saved")
+        __slots__ = ("_out", "_params", "_saved")
 
         @property
         def saved(self) -> Any:
@@ -83,6 +83,17 @@ def _packing(pack: Callable[[Tensor], Any], unpack: Callable[[Any], Tensor]) -> 
         @out.setter
         def out(self, value: Any) -> None:
             self._out = packed(value)
+
+        @property
+        def params(self) -> Any:
+            values = self._params
+            return values if values is None or "aux" not in values else {**values, "aux": unpacked(values["aux"])}
+
+        @params.setter
+        def params(self, values: Any) -> None:
+            if values is not None and "aux" in values:
+                values = {**values, "aux": packed(values["aux"])}
+            self._params = values
 
     return PackingNode
 
@@ -105,8 +116,8 @@ class save_on_disk(saved_tensors_hooks):  # noqa: N801
             return tensor
         self._count += 1
         path = Path(self._folder.name) / f"{self._count}.npy"
-        values = to_numpy(tensor.data)
-        np.save(path, values.view(np.uint8).reshape(-1) if values.flags.c_contiguous else np.ascontiguousarray(values).view(np.uint8).reshape(-1))
+        values = np.ascontiguousarray(to_numpy(tensor.data))
+        np.save(path, values.reshape(-1).view(np.uint8))  # as bytes: every dtype, also bfloat16
         return path, tensor.shape, tensor.dtype, array_module(tensor.data)
 
     def _read(self, kept: Any) -> Tensor:

@@ -11,6 +11,7 @@ node are written down as well.
 
 from __future__ import annotations
 
+import functools
 import weakref
 from dataclasses import dataclass
 from typing import Any
@@ -21,7 +22,7 @@ from cordee.trainer.autograd.location import Location, here
 from cordee.trainer.errors import GraphError
 from cordee.trainer.tensors import next_number
 
-__all__ = ["BOOK", "Book", "Write", "owner_of", "overlap"]
+__all__ = ["BOOK", "Book", "Write", "overlap", "owner_of"]
 
 
 @dataclass(frozen=True)
@@ -55,7 +56,7 @@ def overlap(owner: Any, write: Write, array: Any) -> bool:
         return True  # not told apart more finely: better an error too many than a wrong gradient
     written = np.ndarray(write.shape, write.dtype, owner.reshape(-1).view(np.uint8), write.offset, write.strides)
     try:
-        return bool(np.shares_memory(written, array, max_work=10_000))
+        return bool(np.shares_memory(written, array, max_work=10_000))  # type: ignore[arg-type]
     except np.exceptions.TooHardError:
         return True
 
@@ -80,7 +81,7 @@ class Book:
         key = id(owner)
         if key not in self._owners or self._owners[key]() is not owner:
             self._writes[key] = {}
-            self._owners[key] = weakref.ref(owner, lambda _, key=key: self._forget(key))
+            self._owners[key] = weakref.ref(owner, functools.partial(self._forget, key))
         self._writes[key][write.offset, write.shape, write.strides] = write
         return write
 
@@ -97,14 +98,13 @@ class Book:
                 return write
         return None
 
-    def check(self, node: Any) -> None:
+    def check(self, node: Any, saved: tuple[Any, ...], out: Any) -> None:
         """Refuse a node that would read what is no longer there.
 
         Raises:
             GraphError: it names the operation, where it was recorded, and where its value was written to.
         """
-        kept = node.out if isinstance(node.out, tuple) else (node.out,)
-        for value in (*(node.saved or ()), *kept):
+        for value in (*saved, *(out if isinstance(out, tuple) else (out,))):
             write = self.last(value, node.number) if hasattr(value, "strides") else None
             if write is not None:
                 raise GraphError(
@@ -124,7 +124,7 @@ class Book:
                         "view anew after the write, or clone() it before"
                     )
 
-    def _forget(self, key: int) -> None:
+    def _forget(self, key: int, _: Any) -> None:
         self._writes.pop(key, None)
         self._owners.pop(key, None)
 

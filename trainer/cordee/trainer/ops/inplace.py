@@ -247,12 +247,16 @@ def setitem(input: Tensor, index: Any, value: Operand) -> None:
     there."""
     index = plain_index(index, input.shape)[0]
     source = value._node if isinstance(value, Tensor) else None
-    data = value.data if isinstance(value, Tensor) else as_array(value) if isinstance(value, (list, tuple)) else value
+    data: Any = value.data if isinstance(value, Tensor) else value
+    if isinstance(data, (list, tuple)):
+        data = as_array(data)
     recording = MODE.enabled and (input._node is not None or source is not None)
     if recording:
         _refuse_leaf(input, "an assignment to an index")
     if hasattr(data, "dtype") and is_float(data.dtype) and input.dtype.kind in "iub" and source is not None:
-        raise TypeError(f"an assignment to an index: {data.dtype.name} numbers lose their gradient in {input.dtype.name}")
+        raise TypeError(
+            f"an assignment to an index: {data.dtype.name} numbers lose their gradient in {input.dtype.name}"
+        )
     write = _note(input, "an assignment to an index")
     try:
         input.data[index] = data

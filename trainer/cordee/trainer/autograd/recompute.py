@@ -1,0 +1,104 @@
+"""Activation checkpointing: memory for time. What a part of a model keeps for backward is computed again instead.
+
+Chen et al., "Training Deep Nets with Sublinear Memory Cost", 2016. Inside `checkpoint(function, *args)` nodes keep
+numbers instead of arrays. When backward asks for the first of them, the function runs once more, on the same inputs and
+with the same random numbers, and what its nodes would have kept is handed out. So everything that autograd can do works
+across a checkpoint: `grad`, second derivatives, several backwards.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
+
+from cordee.trainer import random
+from cordee.trainer.autograd.mode import enable_grad
+from cordee.trainer.autograd.saved import saved_tensors_hooks
+from cordee.trainer.errors import GraphError
+from cordee.trainer.tensors import Tensor
+
+__all__ = ["checkpoint", "checkpoint_sequential"]
+
+R = TypeVar("R")
+
+
+class _Recomputed:
+    """What one call kept, by the order of keeping; computed when it is first asked for."""
+
+    def __init__(self, run: Callable[[], Any]) -> None:
+        self._run = run
+        self._count = 0
+        self._values: dict[int, Tensor] = {}
+
+    def pack(self, tensor: Tensor) -> int:  # noqa: ARG002
+        self._count += 1
+        return self._count - 1
+
+    def unpack(self, number: int) -> Tensor:
+        if number not in self._values:
+            self._compute()
+        return self._values.pop(number)
+
+    def _compute(self) -> None:
+        found: list[Tensor] = []
+
+        def keep(tensor: Tensor) -> Tensor:
+            found.append(tensor)
+            return tensor
+
+        with enable_grad(), saved_tensors_hooks(keep, lambda tensor: tensor):
+            self._run()
+        if len(found) != self._count:
+            raise GraphError(
+                f"checkpoint: the function kept {self._count} values for backward when it ran first, and {len(found)} "
+                "when it was computed again: it must do the same both times"
+            )
+        self._values = dict(enumerate(found))
+
+
+def checkpoint(
+    function: Callable[..., R],
+    *args: Any,
+    use_reentrant: bool | None = None,  # noqa: ARG001
+    preserve_rng_state: bool = True,
+    **kwargs: Any,
+) -> R:
+    """`function(*args, **kwargs)`, keeping nothing of its inside for backward but computing it again then.
+
+    Args:
+        use_reentrant: PyTorch's; there is only one kind here, and it does what `use_reentrant=False` does there.
+        preserve_rng_state: dropout inside draws the same numbers when it is computed again.
+
+    Raises (in backward):
+        GraphError: the function did something else when it was computed again.
+    """
+    place = random.mark()
+
+    def again() -> Any:
+        with random.replay(place) if preserve_rng_state else contextlib.nullcontext():
+            return function(*args, **kwargs)
+
+    kept = _Recomputed(again)
+    with saved_tensors_hooks(kept.pack, kept.unpack):
+        return function(*args, **kwargs)
+
+
+def checkpoint_sequential(functions: Sequence[Callable[..., Any]], segments: int, input: Any, **options: Any) -> Any:
+    """The functions (or a Sequential's modules) one after the other, checkpointed in `segments` parts."""
+    steps = list(functions)
+    if not 1 <= segments <= len(steps):
+        raise ValueError(f"segments must be from 1 to the {len(steps)} functions there are, not {segments}")
+
+    def part(some: Sequence[Callable[..., Any]]) -> Callable[[Any], Any]:
+        def run(value: Any) -> Any:
+            for step in some:
+                value = step(value)
+            return value
+
+        return run
+
+    for i in range(segments):
+        some = steps[i * len(steps) // segments : (i + 1) * len(steps) // segments]
+        input = checkpoint(part(some), input, **options)
+    return input
