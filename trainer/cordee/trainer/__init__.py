@@ -30,11 +30,13 @@ from cordee.trainer.array import (
 from cordee.trainer.autograd import enable_grad, is_grad_enabled, no_grad, set_grad_enabled
 from cordee.trainer.errors import DeviceError, GraphError, ShapeError, TrainerError, TrainerIndexError
 from cordee.trainer.ops import *  # noqa: F403
+from cordee.trainer.printing import get_printoptions, set_printoptions
 from cordee.trainer.random import initial_seed, manual_seed, seed
 from cordee.trainer.tensors import Tensor
 
 if TYPE_CHECKING:
-    from cordee.trainer import checkpoint, data, elastic, nn, optim
+    from cordee.trainer import array_api, checkpoint, data, elastic, interop, nn, optim
+    from cordee.trainer.interop import from_dlpack, load, save
 
 float = float32
 double = float64
@@ -49,6 +51,7 @@ __all__ = [
     "Tensor",
     "TrainerError",
     "TrainerIndexError",
+    "array_api",
     "autograd",
     "bool",
     "checkpoint",
@@ -62,8 +65,10 @@ __all__ = [
     "float16",
     "float32",
     "float64",
+    "from_dlpack",
     "get_default_dtype",
     "get_num_threads",
+    "get_printoptions",
     "half",
     "initial_seed",
     "int",
@@ -71,26 +76,33 @@ __all__ = [
     "int16",
     "int32",
     "int64",
+    "interop",
     "is_grad_enabled",
+    "load",
     "long",
     "manual_seed",
     "nn",
     "no_grad",
     "optim",
     "random",
+    "save",
     "seed",
     "set_default_dtype",
     "set_device",
     "set_grad_enabled",
     "set_num_threads",
+    "set_printoptions",
     "uint8",
 ]
 __all__ += ops.__all__
 
-_LAZY = frozenset(("checkpoint", "data", "elastic", "nn", "optim"))
+_LAZY = frozenset(("array_api", "checkpoint", "data", "elastic", "interop", "nn", "optim"))
+_LAZY_FUNCTIONS = frozenset(("from_dlpack", "load", "save"))  # of interop, whose formats need not be loaded before
 
 
 def __getattr__(name: str) -> Any:
     if name in _LAZY:
         return importlib.import_module(f"cordee.trainer.{name}")
+    if name in _LAZY_FUNCTIONS:
+        return getattr(importlib.import_module("cordee.trainer.interop"), name)
     raise AttributeError(f"module 'cordee.trainer' has no attribute {name!r}")

@@ -175,8 +175,8 @@ class Tensor(Surface):
         return wrap(self.data, None)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Tensor:
-        twin = _remade(*self._parts("deep-copied"))
-        twin.data = array_module(self.data).array(twin.data)
+        kind, array, requires_grad, attributes = self._parts("deep-copied")
+        twin = _remade(kind, array_module(array).array(array), requires_grad, copy.deepcopy(attributes, memo))
         memo[id(self)] = twin
         if self._grad is not None:
             twin._grad = copy.deepcopy(self._grad, memo)

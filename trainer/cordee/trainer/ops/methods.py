@@ -13,12 +13,12 @@ from typing import Any
 
 import numpy as np
 
-from cordee.trainer.array import DTypeLike, bfloat16, is_complex
+from cordee.trainer.array import DTypeLike, as_array, bfloat16, is_complex
 from cordee.trainer.autograd.graph import Operand, apply_one
 from cordee.trainer.errors import DeviceError
 from cordee.trainer.ops import compare, elementwise, indexing, inplace, products, shape
 from cordee.trainer.surface import Surface
-from cordee.trainer.tensors import Tensor
+from cordee.trainer.tensors import Tensor, wrap
 
 __all__ = ["OPERATORS", "attach", "collect"]
 
@@ -30,6 +30,11 @@ def _reflected(function: Any) -> Any:
         return function(other, self)  # type: ignore[no-any-return]
 
     return call
+
+
+def _left_product(self: Tensor, other: Any) -> Tensor:
+    """`array @ a`; products themselves take tensors only."""
+    return products.matmul(wrap(as_array(other)), self)
 
 
 # -- dtypes and devices ------------------------------------------------------------------------------------------------
@@ -162,7 +167,7 @@ OPERATORS: dict[str, Any] = {
     "__pow__": elementwise.pow,
     "__rpow__": _reflected(elementwise.pow),
     "__matmul__": products.matmul,
-    "__rmatmul__": _reflected(products.matmul),
+    "__rmatmul__": _left_product,
     "__neg__": elementwise.neg,
     "__abs__": elementwise.abs,
     "__eq__": compare.eq,
