@@ -32,7 +32,7 @@ def run(optimizer: optim.Optimizer, parameters: dict[str, Parameter], steps: ran
 @pytest.mark.parametrize("case", golden.CASES)
 def test_the_trajectory_is_pytorchs(case: str) -> None:
     class_name, options = golden.CASES[case]
-    parameters = {name: Parameter(value) for name, value in golden.start().items()}
+    parameters = {name: Parameter(value) for name, value in golden.start(class_name).items()}
     optimizer = getattr(optim, class_name)(parameters.items(), **options)
     done = 0
     with np.load(_GOLDEN / "optim.npz", allow_pickle=False) as expected:
@@ -40,7 +40,9 @@ def test_the_trajectory_is_pytorchs(case: str) -> None:
             run(optimizer, parameters, range(done + 1, step + 1))
             done = step
             for name, parameter in parameters.items():
-                np.testing.assert_allclose(parameter.data, expected[f"{case}/{step}/{name}"], rtol=1e-10, atol=1e-12)
+                # Muon's polynomial magnifies the last digit's rounding from step to step.
+                rtol = 1e-6 if class_name == "Muon" else 1e-10
+                np.testing.assert_allclose(parameter.data, expected[f"{case}/{step}/{name}"], rtol=rtol, atol=1e-11)
 
 
 @pytest.mark.torch
@@ -48,7 +50,7 @@ def test_the_trajectory_is_pytorchs(case: str) -> None:
 def test_the_state_is_pytorchs(case: str) -> None:
     torch = pytest.importorskip("torch")
     class_name, options = golden.CASES[case]
-    ours = {name: Parameter(value.astype(np.float32)) for name, value in golden.start().items()}
+    ours = {name: Parameter(value.astype(np.float32)) for name, value in golden.start(class_name).items()}
     theirs = {name: torch.nn.Parameter(torch.tensor(parameter.data.copy())) for name, parameter in ours.items()}
     optimizer = getattr(optim, class_name)(ours.items(), **options)
     torch_optimizer = getattr(torch.optim, class_name)(theirs.values(), **options)
@@ -61,13 +63,39 @@ def test_the_state_is_pytorchs(case: str) -> None:
         optimizer.step()
         torch_optimizer.step()
     torch_state = torch_optimizer.state_dict()["state"]
+    # PyTorch's Muon computes its direction in bfloat16: two digits per step.
+    close = {"rtol": 2e-2, "atol": 2e-2} if class_name == "Muon" else {"rtol": 2e-5, "atol": 2e-6}
     for index, (name, state) in enumerate(optimizer.state_dict()["state"].items()):
-        np.testing.assert_allclose(ours[name].data, theirs[name].detach().numpy(), rtol=2e-5, atol=1e-6)
+        np.testing.assert_allclose(ours[name].data, theirs[name].detach().numpy(), **close)
+        their_state = {key: value for key, value in torch_state.get(index, {}).items() if value is not None}
+        assert state.keys() - {"step"} == their_state.keys() - {"step"}
         for key, value in state.items():
             if key == "step":
-                assert value == torch_state.get(index, {}).get("step", value)
+                assert value == their_state.get("step", value)
             else:
-                np.testing.assert_allclose(value.data, torch_state[index][key].numpy(), rtol=2e-5, atol=1e-6)
+                array = value.data if isinstance(value, Tensor) else value
+                np.testing.assert_allclose(array, their_state[key].numpy(), **close)
+
+
+@pytest.mark.parametrize("case", golden.LBFGS_CASES)
+def test_lbfgs_goes_where_pytorchs_goes(case: str) -> None:
+    options = golden.LBFGS_CASES[case]
+    parameters = {name: Parameter(value) for name, value in golden.start().items()}
+    optimizer = optim.LBFGS(parameters.items(), **options)
+    sign = -1.0 if options.get("maximize") else 1.0
+
+    def closure() -> float:
+        loss, gradients = golden.valley({name: p.data for name, p in parameters.items()}, sign)
+        for name, parameter in parameters.items():
+            parameter.grad = Tensor(gradients[name])
+        return loss
+
+    with np.load(_GOLDEN / "optim.npz", allow_pickle=False) as expected:
+        for step in range(1, golden.LBFGS_STEPS + 1):
+            loss = optimizer.step(closure)
+            np.testing.assert_allclose(loss, expected[f"{case}/{step}/loss"], rtol=1e-8, atol=1e-12)
+            for name, parameter in parameters.items():
+                np.testing.assert_allclose(parameter.data, expected[f"{case}/{step}/{name}"], rtol=1e-7, atol=1e-9)
 
 
 def test_a_large_buffer_is_updated_like_its_blocks(monkeypatch: pytest.MonkeyPatch) -> None:

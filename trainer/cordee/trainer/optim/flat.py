@@ -4,7 +4,7 @@ Each `parameter.data` becomes a view of `FlatGroup.data`, and the gradients that
 `FlatGroup.grad` (`parameter._sink`). So an update is a few operations on whole buffers, an all-reduce needs neither
 packing nor buckets, and "a slice of the training state" is a slice of an array. Every parameter starts at a multiple of
 64 bytes: vector instructions like it, and the alignment is the same in every process. The gaps between parameters hold
-zeros, in all twins, for ever (zero is what every optimiser makes of zeros).
+zeros in `data` and `grad`, for ever (zero is what every optimiser makes of zeros).
 
 A parameter has one home. When a second optimiser is built over it, or somebody assigns to `parameter.data`, its values
 are copied and it moves; the group it has left notices at its next `adopt` (every step calls it) and takes it back,
@@ -15,8 +15,9 @@ a copy per turn.
 from __future__ import annotations
 
 import copy
+import weakref
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,16 +28,30 @@ from cordee.trainer.tensors import Leaf, Tensor, next_number
 if TYPE_CHECKING:
     from cordee.trainer.nn.parameter import Parameter
 
-__all__ = ["FlatGroup"]
+__all__ = ["FlatGroup", "Segment", "homes"]
 
 _ALIGNMENT_BYTES = 64
+
+
+class Segment(NamedTuple):
+    """Neighbouring parameters that are to be updated alike."""
+
+    where: slice
+    """Their part of the buffers."""
+    updates: int
+    """How many each of them has had."""
+    numbers: dict[str, float]
+    """The numbers that each of them has, as in `FlatGroup.numbers`."""
+    parameters: slice
+    """Which they are."""
 
 
 class FlatGroup:
     """Parameters of one dtype and one set of options, in one buffer. See the module's docstring.
 
     `data`, `grad` and the arrays in `state` are one-dimensional, contiguous and equally long, and are never replaced:
-    whoever loads or heals state writes into them.
+    whoever loads or heals state writes into them. State of another shape than its parameter's is in `parts`, and state
+    that is one number per parameter in `numbers`.
     """
 
     def __init__(self, names: Sequence[str], parameters: Sequence[Parameter], options: dict[str, Any]) -> None:
@@ -60,12 +75,17 @@ class FlatGroup:
         self.data = self.new_twin()
         self.grad = self.new_twin()
         self.state: dict[str, Any] = {}
+        self.parts: dict[str, dict[int, Any]] = {}
+        """Arrays by name and by the parameter's place."""
+        self.numbers: dict[str, NDArray[np.float64]] = {}
+        """By name, one number per parameter."""
         self.steps = np.zeros(len(self.parameters), dtype=np.int64)
         """How many updates each parameter has had: those in which it had a gradient."""
         self._views = tuple(self.view(self.data, index) for index in range(len(self.parameters)))
         self._sinks = tuple(self.view(self.grad, index) for index in range(len(self.parameters)))
         self._grads = tuple(Tensor(sink) for sink in self._sinks)
         self.adopt()
+        _GROUPS.add(self)
 
     @property
     def dtype(self) -> np.dtype[Any]:
@@ -90,6 +110,16 @@ class FlatGroup:
     def view(self, buffer: Any, index: int) -> Any:
         """The part of a twin that belongs to a parameter, in the parameter's shape."""
         return buffer[self.slices[index]].reshape(self.parameters[index].data.shape)
+
+    def arrays(self, index: int) -> dict[str, Any]:
+        """The state of a parameter that is arrays, by name, as views."""
+        found = {name: self.view(buffer, index) for name, buffer in self.state.items()}
+        found.update((name, parts[index]) for name, parts in self.parts.items() if index in parts)
+        return found
+
+    def is_home(self) -> bool:
+        """Whether every parameter lives here now."""
+        return all(parameter.data is view for parameter, view in zip(self.parameters, self._views, strict=True))
 
     def adopt(self) -> None:
         """Sees to it that every parameter, and its gradient, lives in this group's buffers. Cheap when they do."""
@@ -137,24 +167,30 @@ class FlatGroup:
             if parameter._grad is None:
                 sink[...] = 0
 
-    def segments(self) -> list[tuple[slice, int]]:
-        """The parts of the buffers that have a gradient, as few as can be, each with its number of past updates."""
-        steps = self.steps.tolist()
+    def segments(self) -> list[Segment]:
+        """The parts of the buffers that have a gradient, as few as can be."""
+        keys: list[Any] = self.steps.tolist()
+        if self.numbers:
+            keys = list(zip(keys, *(values.tolist() for values in self.numbers.values()), strict=True))
         extents = self._extents
-        found: list[tuple[slice, int]] = []
-        start = stop = count = -1
+        found: list[Segment] = []
+        first = last = -1  # the stretch at hand, from a parameter up to before another
         for index, parameter in enumerate(self.parameters):
             if parameter._grad is None:
                 continue
-            if extents[index] == stop and steps[index] == count:
-                stop = extents[index + 1]
+            if index == last and keys[index] == keys[first]:
+                last = index + 1
                 continue
-            if count >= 0:
-                found.append((slice(start, stop), count))
-            start, stop, count = extents[index], extents[index + 1], steps[index]
-        if count >= 0:
-            found.append((slice(start, stop), count))
+            if first >= 0:
+                found.append(self._segment(first, last, extents))
+            first, last = index, index + 1
+        if first >= 0:
+            found.append(self._segment(first, last, extents))
         return found
+
+    def _segment(self, first: int, last: int, extents: tuple[int, ...]) -> Segment:
+        numbers = {name: float(values[first]) for name, values in self.numbers.items()}
+        return Segment(slice(extents[first], extents[last]), int(self.steps[first]), numbers, slice(first, last))
 
     def __deepcopy__(self, memo: dict[int, Any]) -> FlatGroup:
         """Made anew over the copied parameters: copies of views would be views of nothing."""
@@ -163,7 +199,17 @@ class FlatGroup:
         for name, buffer in self.state.items():
             twin.state[name] = twin.new_twin()
             twin.state[name][...] = buffer
+        twin.parts = copy.deepcopy(self.parts, memo)
+        twin.numbers = copy.deepcopy(self.numbers, memo)
         return twin
 
     def __repr__(self) -> str:
         return f"FlatGroup({len(self.parameters)} parameters, {self._size} × {self.dtype})"
+
+
+_GROUPS: weakref.WeakSet[FlatGroup] = weakref.WeakSet()
+
+
+def homes() -> dict[int, tuple[FlatGroup, int]]:
+    """The group that each parameter lives in, and its place there, by the `id` of the array that is its `data`."""
+    return {id(view): (group, index) for group in _GROUPS for index, view in enumerate(group._views)}

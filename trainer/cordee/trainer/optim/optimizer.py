@@ -1,4 +1,4 @@
-"""What all optimisers share: groups in flat storage, `zero_grad`, and state keyed by parameter names.
+"""What all optimisers share: groups in flat storage, `step`, `zero_grad`, and state keyed by parameter names.
 
 An optimiser is a table of options, the names of its state buffers, and one `_update` on blocks of flat buffers. The
 blocks are small enough to stay in the processor's caches while the dozen operations of an update pass over them, and
@@ -7,29 +7,43 @@ large enough that calling NumPy costs nothing beside; on a GPU a block is the wh
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
 from cordee.trainer.array import array_module
-from cordee.trainer.optim.flat import FlatGroup
+from cordee.trainer.autograd import enable_grad
+from cordee.trainer.optim.block import Block
+from cordee.trainer.optim.flat import FlatGroup, Segment
+from cordee.trainer.optim.naming import Named
+from cordee.trainer.optim.plain import from_json, number, to_json
+from cordee.trainer.optim.saved import LoadReport, load_state, options_of, restore_options, state_of
 from cordee.trainer.tensors import Tensor
 
 if TYPE_CHECKING:
     from cordee.trainer.nn.parameter import Parameter
 
-__all__ = ["Optimizer"]
+__all__ = ["HookHandle", "Optimizer"]
 
 _BLOCK_ELEMENTS = 131072
+_WIDENED_ELEMENTS = 4 << 20
+"""On a GPU, 16-bit parameters are updated in stretches of so many, because they are widened to 32 bits meanwhile."""
+
+_SCHEDULED = frozenset(("initial_lr", "max_lr", "min_lr", "max_momentum", "base_momentum", "swa_lr"))
+"""What schedules note down in a parameter group."""
+
+_PYTHON_NUMBERS = (float, int)
 
 
-class Optimizer(ABC):
+class Optimizer:
     """The base of all optimisers.
 
     Building one moves the parameters into flat storage (`cordee.trainer.optim.flat`): their values stay, their `.data`
     are views from then on. So convert a model's dtype before building its optimiser.
+
+    Parameters of 16 bits are updated in float32 and rounded once per step; their state has their own dtype, as in
+    PyTorch. Complex parameters are updated as pairs of real ones.
 
     Args:
         params: `model.parameters()`, `model.named_parameters()`, or a list of groups: dictionaries with "params" and
@@ -38,43 +52,52 @@ class Optimizer(ABC):
     """
 
     _state_names: ClassVar[tuple[str, ...]] = ()
+    _num_scratch: ClassVar[int] = 1
+    _numbers: ClassVar[Mapping[str, float]] = {}
+    """What every parameter has one number of, and the number it starts with."""
 
     def __init__(self, params: Any, defaults: dict[str, Any]) -> None:
-        self.defaults = defaults
+        self.defaults = {key: number(value) for key, value in defaults.items()}
         self.param_groups: list[dict[str, Any]] = []
         """One dictionary per group: "params", "names" and the options. A change of an option takes effect at once."""
         self.groups: list[FlatGroup] = []
         """The flat storage: one per parameter group and dtype, in the order of the groups."""
+        self.extra: dict[str, Any] = {}
+        """State that belongs to no parameter, in JSON's types."""
         self.held_by: str | None = None
         """Who updates the parameters instead of the script's `step()`, as a sentence; None: nobody does."""
-        self._scratch: dict[Any, Any] = {}
+        self.stepped = False
+        """Whether there has been an update: schedules warn when they go first."""
+        self._scratch: dict[Any, list[Any]] = {}
+        self._pre_hooks: dict[int, Callable[..., Any]] = {}
+        self._post_hooks: dict[int, Callable[..., Any]] = {}
         if isinstance(params, (Tensor, Mapping)):
             raise TypeError(
                 "params must be an iterable of parameters, of (name, parameter) pairs, or of group dictionaries"
             )
-        entries = _Named(params).entries if not isinstance(params, (list, tuple)) else list(params)
+        entries = Named(params).entries if not isinstance(params, (list, tuple)) else list(params)
         if not entries:
             raise ValueError("params is empty: there is nothing to optimise")
         groups = entries if isinstance(entries[0], dict) else [{"params": entries}]
         for group in groups:
             self.add_param_group(group)
 
+    # Groups.
+
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Adds parameters with options of their own: a dictionary with "params" and any of the optimiser's options."""
         if not isinstance(param_group, dict) or "params" not in param_group:
             raise TypeError(f'a parameter group is a dictionary with "params" and options, got {param_group!r}')
-        unknown = sorted(set(param_group) - set(self.defaults) - {"params", "names"})
+        unknown = sorted(set(param_group) - set(self.defaults) - {"params", "names"} - _SCHEDULED)
         if unknown:
             raise ValueError(
                 f"{type(self).__name__} has no option {', '.join(unknown)}; it has {', '.join(self.defaults)}"
             )
-        named = _Named(param_group["params"], offset=sum(len(group["params"]) for group in self.param_groups)).pairs()
+        named = Named(param_group["params"], offset=sum(len(group["params"]) for group in self.param_groups)).pairs()
         if not named:
             raise ValueError("a parameter group is empty: there is nothing to optimise")
-        options = {
-            **self.defaults,
-            **{key: value for key, value in param_group.items() if key not in {"params", "names"}},
-        }
+        options = dict(self.defaults)
+        options.update((key, number(value)) for key, value in param_group.items() if key not in {"params", "names"})
         self._check_options(options)
         taken_names = {name for group in self.param_groups for name in group["names"]}
         taken = {id(parameter) for group in self.param_groups for parameter in group["params"]}
@@ -82,6 +105,7 @@ class Optimizer(ABC):
             if id(parameter) in taken:
                 raise ValueError(f"parameter {name!r} is given twice; every parameter belongs to one group")
             taken.add(id(parameter))
+            self._check_parameter(name, parameter)
         if taken_names & {name for name, _ in named}:
             named = [(f"group{len(self.param_groups)}.{name}", parameter) for name, parameter in named]
         options["params"] = [parameter for _, parameter in named]
@@ -94,28 +118,62 @@ class Optimizer(ABC):
             by_dtype.setdefault(parameter.data.dtype, []).append((name, parameter))
         for pairs in by_dtype.values():
             group = FlatGroup([name for name, _ in pairs], [parameter for _, parameter in pairs], options)
+            for key, start in self._numbers.items():
+                group.numbers[key] = np.full(len(pairs), start)
             self.groups.append(group)
-            self._allocate(group, group.options)
+            self.allocate(group, group.options, self.extra)
 
-    def step(self) -> None:
+    # Updates.
+
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """Updates every parameter that has a gradient.
+
+        Args:
+            closure: computes the gradients anew and returns the loss; called once, before the update.
+
+        Returns:
+            What `closure` returned; None without one.
 
         Raises:
             RuntimeError: something else updates the parameters, and says so in `held_by`.
         """
         if self.held_by is not None:
             raise RuntimeError(f"optimizer.step() is not called here: {self.held_by}")
+        if self._pre_hooks:
+            for hook in tuple(self._pre_hooks.values()):
+                changed = hook(self, (closure,), {})
+                if changed is not None:
+                    (closure,), _ = changed
+        loss = self._step(closure)
+        self.stepped = True
+        if self._post_hooks:
+            for hook in tuple(self._post_hooks.values()):
+                hook(self, (closure,), {})
+        return loss
+
+    def _step(self, closure: Callable[[], Any] | None) -> Any:
+        loss = None
+        if closure is not None:
+            with enable_grad():
+                loss = closure()
         for group in self.groups:
+            if type(group.options["lr"]) not in _PYTHON_NUMBERS:  # NumPy's would change the dtype of results
+                group.options.update((key, number(value)) for key, value in options_of(group.options).items())
             group.adopt()
             group.mark_written()
-            self._allocate(group, group.options)
-            segments = group.segments()
-            for where, past_updates in segments:
-                self._update_segment(group, where, past_updates)
-            if len(segments) == 1 and segments[0][0].stop - segments[0][0].start == group.size:
-                group.steps += 1
-            elif segments:
-                group.steps += group.touched()
+            self.allocate(group, group.options, self.extra)
+            self._update_group(group)
+        return loss
+
+    def _update_group(self, group: FlatGroup) -> None:
+        segments = group.segments()
+        for segment in segments:
+            self._update_segment(group, segment)
+            if segment.numbers:
+                numbers = self._next_numbers(group.options, segment.updates, segment.numbers)
+                for key, value in numbers.items():
+                    group.numbers[key][segment.parameters] = value
+            group.steps[segment.parameters] += 1
 
     def zero_grad(self, set_to_none: bool = True) -> None:
         """Forgets all gradients. Nothing is overwritten: the next backward replaces them."""
@@ -127,70 +185,62 @@ class Optimizer(ABC):
                 group.fill_untouched()
                 group.mark_touched([True] * len(group.parameters))
 
+    def register_step_pre_hook(self, hook: Callable[..., Any]) -> HookHandle:
+        """Calls `hook(optimizer, args, kwargs)` before every step; it may return another `(args, kwargs)`."""
+        return HookHandle(self._pre_hooks, hook)
+
+    def register_step_post_hook(self, hook: Callable[..., Any]) -> HookHandle:
+        """Calls `hook(optimizer, args, kwargs)` after every step."""
+        return HookHandle(self._post_hooks, hook)
+
+    # State.
+
+    @property
+    def state(self) -> dict[Tensor, dict[str, Any]]:
+        """The state by parameter: its number of updates under "step", numbers, and tensors that share the storage."""
+        saved = state_of(self)["state"]
+        return {
+            parameter: saved[name]
+            for group in self.groups
+            for name, parameter in zip(group.names, group.parameters, strict=True)
+        }
+
     def state_dict(self) -> dict[str, Any]:
         """The state by parameter name, and the groups with their options. Arrays are tensors that share the storage."""
-        state: dict[str, dict[str, Any]] = {}
-        for group in self.groups:
-            for index, name in enumerate(group.names):
-                entry: dict[str, Any] = {"step": int(group.steps[index])}
-                for state_name, buffer in group.state.items():
-                    entry[state_name] = Tensor(group.view(buffer, index))
-                state[name] = entry
-        groups = [{**_plain(options), "params": list(options["names"])} for options in self.param_groups]
-        return {"state": state, "param_groups": groups}
+        return state_of(self)
 
-    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
-        """Takes over what `state_dict` gave, in place. All that does not fit is reported in one error."""
-        problems: list[str] = []
-        state: Mapping[str, Mapping[str, Any]] = state_dict["state"]
-        saved_groups: Sequence[Mapping[str, Any]] = state_dict["param_groups"]
-        ours = {name: (group, index) for group in self.groups for index, name in enumerate(group.names)}
-        problems += [f"missing: {name}" for name in ours if name not in state]
-        problems += [f"unexpected: {name}" for name in state if name not in ours]
-        needed = [self._needed_state(options) for options in self.param_groups]
-        if len(saved_groups) != len(self.param_groups):
-            problems.append(f"{len(saved_groups)} parameter groups instead of {len(self.param_groups)}")
-        else:  # the options that the state was saved with say which buffers there are
-            needed = [
-                self._needed_state({**options, **saved})
-                for options, saved in zip(self.param_groups, saved_groups, strict=True)
-            ]
-        needed_of = {id(options): names for options, names in zip(self.param_groups, needed, strict=True)}
-        copies: list[tuple[FlatGroup, int, str, Any]] = []
-        for name, (group, index) in ours.items():
-            shape = group.parameters[index].shape
-            for state_name in needed_of[id(group.options)] if name in state else ():
-                value = state[name].get(state_name)
-                if value is None:
-                    problems.append(f"missing: {name}.{state_name}")
-                elif tuple(value.shape) != shape:
-                    problems.append(f"{name}.{state_name}: shape {tuple(value.shape)} instead of {shape}")
-                else:
-                    copies.append((group, index, state_name, value))
-        if problems:
-            raise ValueError(f"the state does not fit this {type(self).__name__}:\n  " + "\n  ".join(problems))
-        for options, saved in zip(self.param_groups, saved_groups, strict=True):
-            _restore(options, saved)
-        for group in self.groups:
-            self._allocate(group, group.options)
-        for group, index, state_name, value in copies:
-            Tensor(group.view(group.state[state_name], index)).copy_(value)
-        for name, (group, index) in ours.items():
-            group.steps[index] = state[name].get("step", 0)
+    def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True) -> LoadReport:
+        """Takes over what `state_dict` gave, in place; nothing is rebound.
+
+        With `strict`, parameters and arrays that are missing or unexpected are an error; without, what is there is
+        taken. Wrong shapes always are an error. One error reports everything, and then nothing has been changed. A
+        parameter that had no update yet needs no arrays.
+
+        Raises:
+            ValueError: the state does not fit, with a line for each reason.
+        """
+        return load_state(self, state_dict, strict)
 
     def scalars(self) -> dict[str, Any]:
         """What the state holds beside arrays, in JSON's types: options by parameter group, steps by flat group."""
-        return {
-            "options": [_plain(options) for options in self.param_groups],
+        scalars: dict[str, Any] = {
+            "options": [options_of(options) for options in self.param_groups],
             "steps": [group.steps.tolist() for group in self.groups],
         }
+        if self._numbers:
+            scalars["numbers"] = [
+                {key: to_json(values.tolist()) for key, values in group.numbers.items()} for group in self.groups
+            ]
+        if self.extra:
+            scalars["extra"] = to_json(self.extra)
+        return scalars
 
     def make_room(self, scalars: Mapping[str, Any]) -> None:
-        """Makes the buffers that the options in `scalars` need: a script may have changed them since the beginning."""
+        """Makes the arrays that the options in `scalars` need: a script may have changed them since the beginning."""
         for options, saved in zip(self.param_groups, scalars["options"], strict=False):
             for group in self.groups:
                 if group.options is options:
-                    self._allocate(group, {**options, **saved})
+                    self.allocate(group, {**options, **from_json(saved)}, from_json(scalars.get("extra", {})))
 
     def load_scalars(self, scalars: Mapping[str, Any]) -> None:
         """Takes over what `scalars` gave."""
@@ -201,102 +251,140 @@ class Optimizer(ABC):
             raise ValueError(f"{len(scalars['options'])} parameter groups instead of {len(self.param_groups)}")
         for group, counts in zip(self.groups, steps, strict=True):
             group.steps[:] = counts
+        for group, numbers in zip(self.groups, scalars.get("numbers", []), strict=False):
+            for key, values in numbers.items():
+                group.numbers[key][:] = from_json(values)
         for options, saved in zip(self.param_groups, scalars["options"], strict=True):
-            _restore(options, saved)
+            restore_options(options, saved)
+        self.extra = from_json(scalars.get("extra", {}))
 
     def __repr__(self) -> str:
         groups = "; ".join(
             f"{len(options['params'])} parameters, "
-            + ", ".join(f"{key}={value}" for key, value in _plain(options).items())
+            + ", ".join(f"{key}={value}" for key, value in options_of(options).items())
             for options in self.param_groups
         )
         return f"{type(self).__name__}({groups})"
 
-    def _allocate(self, group: FlatGroup, options: Mapping[str, Any]) -> None:
-        """Sees to it that the group has the buffers that these options need."""
-        for name in self._needed_state(options):
+    def allocate(self, group: FlatGroup, options: Mapping[str, Any], extra: Mapping[str, Any]) -> None:
+        """Sees to it that the group has the arrays that these options and this `extra` need."""
+        for name in self._needed_state(options, extra):
             if name not in group.state:
-                group.state[name] = group.new_twin()
+                buffer = group.new_twin()
+                start = self.start(name, options)
+                if start:
+                    for where in group.slices:
+                        buffer[where] = start
+                group.state[name] = buffer
 
-    def _needed_state(self, options: Mapping[str, Any]) -> tuple[str, ...]:
+    def array_shapes(
+        self, options: Mapping[str, Any], extra: Mapping[str, Any], group: FlatGroup, index: int
+    ) -> dict[str, tuple[int, ...]]:
+        """The names and shapes of the state arrays that a parameter has under these options and this `extra`."""
+        shape: tuple[int, ...] = group.parameters[index].data.shape
+        return {name: shape for name in self._needed_state(options, extra)}  # noqa: C420
+
+    # What an optimiser defines.
+
+    def _needed_state(self, options: Mapping[str, Any], extra: Mapping[str, Any]) -> tuple[str, ...]:
         """The names of the buffers that these options need."""
-        del options
+        del options, extra
         return self._state_names
 
-    @abstractmethod
+    def start(self, name: str, options: Mapping[str, Any]) -> float:
+        """What a state buffer is filled with at first."""
+        del name, options
+        return 0.0
+
     def _check_options(self, options: Mapping[str, Any]) -> None:
         """Raises ValueError when an option is impossible."""
 
-    @abstractmethod
-    def _update(
-        self,
-        options: Mapping[str, Any],
-        xp: Any,
-        data: Any,
-        grad: Any,
-        state: Sequence[Any],
-        scratch: Any,
-        past_updates: int,
-    ) -> None:
-        """Updates one block in place. `scratch` is as long; `state` holds the blocks of `_needed_state`."""
+    def _check_parameter(self, name: str, parameter: Parameter) -> None:
+        """Raises ValueError when this optimiser cannot train such a parameter."""
 
-    def _update_segment(self, group: FlatGroup, where: slice, past_updates: int) -> None:
+    def _next_numbers(
+        self, options: Mapping[str, Any], count: int, numbers: Mapping[str, float]
+    ) -> Mapping[str, float]:
+        """The parameters' numbers after an update, from those before it."""
+        del options, count
+        return numbers
+
+    def _update(self, block: Block) -> None:
+        """Updates one block in place."""
+        raise NotImplementedError(f"{type(self).__name__} defines _update or _update_group")
+
+    # Blocks.
+
+    def _update_segment(self, group: FlatGroup, segment: Segment) -> None:
+        """Hands a part of the buffers to `_update`, block by block."""
         xp = array_module(group.data)
-        block = _BLOCK_ELEMENTS if xp is np else group.size
-        scratch = self._scratch_for(group, min(block, group.size))
-        options = group.options
-        state = [group.state[name] for name in self._needed_state(options)]
-        if where.stop - where.start == group.size <= block:  # nothing to cut
-            self._update(options, xp, group.data, group.grad, state, scratch[: group.size], past_updates)
+        dtype, where, options = group.dtype, segment.where, group.options
+        buffers = [group.data, group.grad, *(group.state[name] for name in self._needed_state(options, self.extra))]
+        size = group.size
+        if dtype.kind == "c":  # as pairs of reals
+            buffers = [buffer.view(buffer.real.dtype) for buffer in buffers]
+            dtype, size, where = buffers[0].dtype, 2 * size, slice(2 * where.start, 2 * where.stop)
+        narrow = dtype.itemsize == 2
+        block = _BLOCK_ELEMENTS if xp is np else min(size, _WIDENED_ELEMENTS) if narrow else size
+        if narrow:
+            self._update_widened(group, buffers, segment, block)
+            return
+        scratch = self._scratch_for(xp, dtype, min(block, size), self._num_scratch)
+        count, numbers = segment.updates, segment.numbers
+        if where.stop - where.start == size <= block:  # nothing to cut
+            if scratch[0].size != size:
+                scratch = [each[:size] for each in scratch]
+            self._update(Block(xp, options, buffers[0], buffers[1], buffers[2:], scratch, count, numbers))
             return
         for start in range(where.start, where.stop, block):
             part = slice(start, min(start + block, where.stop))
-            data = group.data[part]
-            blocks = [buffer[part] for buffer in state]
-            self._update(options, xp, data, group.grad[part], blocks, scratch[: data.size], past_updates)
+            data, grad, *state = [buffer[part] for buffer in buffers]
+            part_scratch = [each[: data.size] for each in scratch]
+            self._update(Block(xp, options, data, grad, state, part_scratch, count, numbers))
 
-    def _scratch_for(self, group: FlatGroup, size: int) -> Any:
-        """Memory for one block, shared by the groups of a dtype."""
-        held = self._scratch.get(group.dtype)
-        if held is None or held.size < size:
-            self._scratch[group.dtype] = held = group.data[:size].copy()
-        return held
+    def _update_widened(self, group: FlatGroup, buffers: list[Any], segment: Segment, block: int) -> None:
+        """The same in float32, for parameters of 16 bits."""
+        xp = array_module(group.data)
+        where, count = segment.where, len(buffers)
+        memory = self._scratch_for(xp, np.dtype(np.float32), min(block, group.size), count + self._num_scratch)
+        for start in range(where.start, where.stop, block):
+            parts = [buffer[start : min(start + block, where.stop)] for buffer in buffers]
+            data, grad, *rest = wide = [each[: parts[0].size] for each in memory]
+            for widened, part in zip(wide, parts, strict=False):
+                widened[...] = part
+            state, scratch = rest[: count - 2], rest[count - 2 :]
+            self._update(Block(xp, group.options, data, grad, state, scratch, segment.updates, segment.numbers))
+            parts[0][...] = data
+            for part, widened in zip(parts[2:], state, strict=True):
+                part[...] = widened
 
+    def _scratch_for(self, xp: Any, dtype: Any, size: int, count: int) -> list[Any]:
+        """Memory for `count` blocks, shared by the groups of a dtype."""
+        held = self._scratch.get(dtype, [])
+        if len(held) < count or held[0].size < size:
+            size = max(size, held[0].size) if held else size
+            self._scratch[dtype] = held = [xp.empty(size, dtype) for _ in range(max(count, len(held)))]
+        return held[:count]
 
-class _Named:
-    """Parameters with their names, of whatever was given as `params`."""
+    def __deepcopy__(self, memo: dict[int, Any]) -> Optimizer:
+        import copy
 
-    def __init__(self, params: Any, offset: int = 0) -> None:
-        named = getattr(params, "named", None)  # what `Module.parameters()` returns knows the names
-        self.entries: list[Any] = list(params if named is None else named)
-        self._offset = offset
-
-    def pairs(self) -> list[tuple[str, Parameter]]:
-        pairs: list[tuple[str, Parameter]] = []
-        for index, entry in enumerate(self.entries):
-            name, parameter = entry if isinstance(entry, tuple) else (str(self._offset + index), entry)
-            if not isinstance(parameter, Tensor):
-                raise TypeError(f"an optimiser takes parameters, got {type(parameter).__name__} as {name!r}")
-            if not parameter.is_leaf:
-                raise ValueError(
-                    f"parameter {name!r} is the result of an operation: only leaf tensors can be optimised"
-                )
-            if parameter.data.dtype.kind != "f":
-                raise ValueError(f"parameter {name!r} is {parameter.data.dtype}: only floating point can be optimised")
-            pairs.append((name, parameter))  # type: ignore[arg-type]
-        return pairs
-
-
-def _plain(options: Mapping[str, Any]) -> dict[str, Any]:
-    """The options alone, in types that JSON knows."""
-    return {
-        key: list(value) if isinstance(value, tuple) else value
-        for key, value in options.items()
-        if key not in {"params", "names"}
-    }
+        twin = object.__new__(type(self))
+        memo[id(self)] = twin
+        for key, value in vars(self).items():
+            setattr(twin, key, {} if key == "_scratch" else copy.deepcopy(value, memo))
+        return twin
 
 
-def _restore(options: dict[str, Any], saved: Mapping[str, Any]) -> None:
-    for key, value in saved.items():
-        if key not in {"params", "names"}:
-            options[key] = tuple(value) if isinstance(value, (list, tuple)) else value
+class HookHandle:
+    """What registering a hook returns: `remove()` takes the hook away again."""
+
+    _count = 0
+
+    def __init__(self, hooks: dict[int, Callable[..., Any]], hook: Callable[..., Any]) -> None:
+        HookHandle._count += 1
+        self._hooks, self._number = hooks, HookHandle._count
+        hooks[self._number] = hook
+
+    def remove(self) -> None:
+        self._hooks.pop(self._number, None)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
-from cordee.trainer.optim.checks import at_least
+from cordee.trainer.optim.block import Block
+from cordee.trainer.optim.checks import at_least, how_it_is_computed
 from cordee.trainer.optim.optimizer import Optimizer
 
 __all__ = ["SGD"]
@@ -21,6 +22,8 @@ class SGD(Optimizer):
         dampening: how much of the gradient is kept out of it.
         weight_decay: this times the parameter is added to its gradient.
         nesterov: step along `g + momentum * v` instead of `v`.
+        maximize: go up instead of down.
+        foreach, differentiable, fused: see `checks.how_it_is_computed`.
     """
 
     def __init__(
@@ -31,13 +34,20 @@ class SGD(Optimizer):
         dampening: float = 0.0,
         weight_decay: float = 0.0,
         nesterov: bool = False,
+        *,
+        maximize: bool = False,
+        foreach: bool | None = None,
+        differentiable: bool = False,
+        fused: bool | None = None,
     ) -> None:
+        how_it_is_computed(foreach=foreach, differentiable=differentiable, fused=fused)
         defaults = {
             "lr": lr,
             "momentum": momentum,
             "dampening": dampening,
             "weight_decay": weight_decay,
             "nesterov": nesterov,
+            "maximize": maximize,
         }
         super().__init__(params, defaults)
 
@@ -46,26 +56,17 @@ class SGD(Optimizer):
         if options["nesterov"] and (options["momentum"] <= 0 or options["dampening"] != 0):
             raise ValueError("nesterov needs a momentum above 0 and no dampening")
 
-    def _needed_state(self, options: Mapping[str, Any]) -> tuple[str, ...]:
+    def _needed_state(self, options: Mapping[str, Any], extra: Mapping[str, Any]) -> tuple[str, ...]:
+        del extra
         return ("momentum_buffer",) if options["momentum"] else ()
 
-    def _update(
-        self,
-        options: Mapping[str, Any],
-        xp: Any,
-        data: Any,
-        grad: Any,
-        state: Sequence[Any],
-        scratch: Any,
-        past_updates: int,
-    ) -> None:
-        lr, momentum, weight_decay = options["lr"], options["momentum"], options["weight_decay"]
-        if weight_decay:
-            xp.multiply(data, weight_decay, scratch)
-            grad = xp.add(scratch, grad, scratch)
+    def _update(self, block: Block) -> None:
+        xp, options, data, (scratch,) = block.xp, block.options, block.data, block.scratch
+        lr, momentum = options["lr"], options["momentum"]
+        grad = block.gradient(scratch)
         if momentum:
-            (velocity,) = state
-            if past_updates == 0:
+            (velocity,) = block.state
+            if block.count == 0:
                 velocity[...] = grad
             else:
                 xp.multiply(velocity, momentum, velocity)
