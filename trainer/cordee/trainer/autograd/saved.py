@@ -9,7 +9,9 @@ Outside of the block nothing is looked at: it puts another kind of node in the t
 
 from __future__ import annotations
 
+import shutil
 import tempfile
+import weakref
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -106,7 +108,8 @@ class save_on_disk(saved_tensors_hooks):  # noqa: N801
     """
 
     def __init__(self, folder: str | Path | None = None, smaller_than: int = 1 << 16) -> None:
-        self._folder = tempfile.TemporaryDirectory(prefix="cordee-saved-", dir=folder)
+        self._folder = Path(tempfile.mkdtemp(prefix="cordee-saved-", dir=folder))
+        weakref.finalize(self, shutil.rmtree, self._folder, ignore_errors=True)  # when the last node is gone
         self._count = 0
         self._smaller_than = smaller_than
         super().__init__(self._write, self._read)
@@ -115,7 +118,7 @@ class save_on_disk(saved_tensors_hooks):  # noqa: N801
         if tensor.nbytes < self._smaller_than:
             return tensor
         self._count += 1
-        path = Path(self._folder.name) / f"{self._count}.npy"
+        path = self._folder / f"{self._count}.npy"
         values = np.ascontiguousarray(to_numpy(tensor.data))
         np.save(path, values.reshape(-1).view(np.uint8))  # as bytes: every dtype, also bfloat16
         return path, tensor.shape, tensor.dtype, array_module(tensor.data)

@@ -21,6 +21,9 @@ __all__ = [
     "softplus", "tanh",
 ]  # fmt: skip
 
+METHODS = "erf log_softmax relu sigmoid softmax tanh"
+INPLACE = "erf relu sigmoid tanh"
+
 
 def _values(s: Sampler) -> list[Any]:
     return [s.case(s.normal(2, 3)), s.case(s.normal()), s.case(s.normal(0, 2)), s.case(3.0 * s.normal(5))]

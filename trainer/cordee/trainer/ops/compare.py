@@ -20,6 +20,11 @@ __all__ = [
     "logical_xor", "lt", "ne", "remainder", "round",
 ]  # fmt: skip
 
+METHODS = (
+    "allclose ceil eq equal floor floor_divide ge gt isfinite isinf isnan le logical_and logical_not logical_or logical_xor lt ne remainder round"
+)
+INPLACE = "ceil floor round remainder"
+
 
 def _raw(value: Any) -> Any:
     if isinstance(value, Tensor):

@@ -12,9 +12,15 @@ from cordee.trainer.autograd.record import Sampler, op
 from cordee.trainer.tensors import Tensor
 
 __all__ = [
-    "abs", "add", "clamp", "clone", "cos", "div", "exp", "expm1", "log", "log1p", "maximum", "minimum", "mul", "neg",
+    "abs", "add", "clamp", "clip", "clone", "cos", "div", "exp", "expm1", "log", "log1p", "maximum", "minimum", "mul", "neg",
     "pow", "reciprocal", "rsqrt", "sign", "sin", "sqrt", "square", "sub", "where",
 ]  # fmt: skip
+
+METHODS = (
+    "abs add clamp clip clone cos div exp expm1 log log1p maximum minimum mul neg pow reciprocal rsqrt sign sin sqrt "
+    "square sub"
+)
+INPLACE = "abs add clamp cos div exp expm1 log log1p mul neg pow reciprocal rsqrt sign sin sqrt square sub"
 
 
 def _pairs(s: Sampler) -> list[Any]:
@@ -204,8 +210,8 @@ neg = unary(op(
 
 abs = unary(op(
     "abs", "the magnitude of a; gradient 0 at 0",
-    forward=lambda xp, a: xp.abs(a), vjps=(lambda F, g, out, a: g * F.sign(a),),
-    saves=("a",), elementwise=True, expr="abs(a)", samples=_corner_values, reference=np.abs,
+    forward=lambda xp, a: xp.abs(a), vjps=(lambda F, g, out, a: g * (F.sgn(a) if a.dtype.kind == "c" else F.sign(a)),),
+    saves=("a",), elementwise=True, expr="abs(a)", samples=_corner_values, reference=np.abs, holomorphic=False,
 ))  # fmt: skip
 
 sign = unary(op(
@@ -334,10 +340,12 @@ def clamp(input: Tensor, min: float | None = None, max: float | None = None) -> 
     return apply_one(CLAMP, input, min=min, max=max)
 
 
+clip = clamp
+
 CAST = op(
     "cast", "the same values in another dtype",
-    forward=lambda xp, a, *, dtype, source: a.astype(dtype),
+    forward=lambda xp, a, *, dtype, source: (a.real if a.dtype.kind == "c" and dtype.kind in "fiu" else a).astype(dtype),
     vjps=(lambda F, g, out, a, *, dtype, source: F.cast(g, dtype=source, source=dtype),),
-    saves=("",), elementwise=True, expr="a", dtype=lambda *_, dtype, source: dtype, reference=lambda a, dtype, source: a.astype(dtype),
+    saves=("",), holomorphic=False, elementwise=True, expr="a", dtype=lambda *_, dtype, source: dtype, reference=lambda a, dtype, source: a.astype(dtype),
     samples=lambda s: [s.case(s.normal(2, 3), dtype=np.float64, source=np.float64)],
 )  # fmt: skip

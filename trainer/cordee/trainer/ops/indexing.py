@@ -31,6 +31,9 @@ __all__ = [
     "setitem",
 ]
 
+METHODS = "gather index_select masked_fill masked_select narrow nonzero select"
+INPLACE = "masked_fill"
+
 
 def _is_basic(index: Any) -> bool:
     """Whether the index names each element at most once, because it holds only numbers and slices."""

@@ -15,6 +15,8 @@ from cordee.trainer.tensors import Tensor
 
 __all__ = ["addmm", "bmm", "dot", "linear", "matmul", "mm", "mv", "outer"]
 
+METHODS = "addmm bmm dot matmul mm mv outer"
+
 
 def _rows(a: Any) -> Any:
     """All leading dimensions as one."""

@@ -18,6 +18,8 @@ __all__ = [
     "min", "norm", "prod", "std", "sum", "topk", "var",
 ]  # fmt: skip
 
+METHODS = "all amax amin any argmax argmin argsort cumsum logsumexp max mean min norm prod std sum topk var"
+
 Axis: TypeAlias = "int | tuple[int, ...] | None"
 
 

@@ -19,6 +19,10 @@ __all__ = [
     "unsqueeze", "view",
 ]  # fmt: skip
 
+METHODS = (
+    "broadcast_to chunk expand flatten flip movedim permute repeat reshape split squeeze swapaxes t transpose tril triu unbind unflatten unsqueeze view"
+)
+
 
 def _sizes(shape: tuple[Any, ...]) -> tuple[int, ...]:
     """`f(2, 3)` and `f((2, 3))` mean the same."""
