@@ -6,34 +6,48 @@ from cordee.trainer.ops import (
     activation,
     attention,
     compare,
+    complex_numbers,
     convolution,
     creation,
     elementwise,
+    fft,
     indexing,
     inplace,
+    linalg,
     loss,
+    loss_ctc,
     loss_margin,
     loss_pairs,
     methods,
     normalization,
+    normalization_batch,
+    normalization_group,
     pooling,
+    pooling_mean,
     products,
+    recurrent,
     reduction,
     shape,
 )
 from cordee.trainer.ops.activation import *
 from cordee.trainer.ops.attention import *
 from cordee.trainer.ops.compare import *
+from cordee.trainer.ops.complex_numbers import *
 from cordee.trainer.ops.convolution import *
 from cordee.trainer.ops.creation import *
 from cordee.trainer.ops.elementwise import *
 from cordee.trainer.ops.indexing import *
 from cordee.trainer.ops.inplace import *
+from cordee.trainer.ops.linalg import *
 from cordee.trainer.ops.loss import *
+from cordee.trainer.ops.loss_ctc import *
 from cordee.trainer.ops.loss_margin import *
 from cordee.trainer.ops.loss_pairs import *
 from cordee.trainer.ops.normalization import *
+from cordee.trainer.ops.normalization_batch import *
+from cordee.trainer.ops.normalization_group import *
 from cordee.trainer.ops.pooling import *
+from cordee.trainer.ops.pooling_mean import *
 from cordee.trainer.ops.products import *
 from cordee.trainer.ops.reduction import *
 from cordee.trainer.ops.shape import *
@@ -42,14 +56,20 @@ __all__: list[str] = []
 __all__ += activation.__all__
 __all__ += attention.__all__
 __all__ += compare.__all__
+__all__ += complex_numbers.__all__
 __all__ += convolution.__all__
 __all__ += creation.__all__
 __all__ += elementwise.__all__
 __all__ += indexing.__all__
 __all__ += inplace.__all__
+__all__ += linalg.__all__
 __all__ += loss.__all__
+__all__ += loss_ctc.__all__
 __all__ += loss_margin.__all__
 __all__ += loss_pairs.__all__
+__all__ += normalization_batch.__all__
+__all__ += normalization_group.__all__
+__all__ += pooling_mean.__all__
 __all__ += products.__all__
 __all__ += normalization.__all__
 __all__ += pooling.__all__
@@ -57,8 +77,8 @@ __all__ += reduction.__all__
 __all__ += shape.__all__
 
 FAMILIES: list[ModuleType] = [
-    activation, attention, compare, convolution, creation, elementwise, indexing, inplace, loss, normalization, pooling,
-    products, reduction, shape,
+    activation, attention, compare, complex_numbers, convolution, creation, elementwise, indexing, inplace,
+    linalg.aliases, loss, normalization, pooling, products, reduction, shape,
 ]  # fmt: skip
 """The files that declare operations; each may name `METHODS` and `INPLACE` (see `methods.py`)."""
 

@@ -1,4 +1,6 @@
-"""Layer normalisation, in as few passes over the data as plain array operations allow."""
+"""Normalisation of rows: layer norm and RMS norm, in as few passes over the data as plain array operations allow; and
+those that are made of other operations.
+"""
 
 from __future__ import annotations
 
@@ -6,15 +8,18 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
+import ml_dtypes
 import numpy as np
 
 from cordee.trainer.autograd.graph import apply
-from cordee.trainer.autograd.record import op
+from cordee.trainer.autograd.record import Shape, op
 from cordee.trainer.errors import ShapeError
+from cordee.trainer.ops.pooling_mean import avg_pool2d
 from cordee.trainer.ops.products import ones, row_sums
+from cordee.trainer.ops.shape import pad
 from cordee.trainer.tensors import Tensor
 
-__all__ = ["layer_norm"]
+__all__ = ["layer_norm", "local_response_norm", "normalize", "rms_norm"]
 
 
 def _normalized(F: Any, a: Any, eps: float) -> tuple[Any, Any]:
@@ -33,7 +38,7 @@ def _layer_norm(xp: Any, input: Any, weight: Any, bias: Any, *, eps: float) -> A
     inverse = 1 / xp.sqrt(inverse, out=inverse)
     normal *= inverse
     if weight is None:
-        return normal, (normal, inverse)
+        return normal if bias is None else normal + bias, (normal, inverse)
     out = normal * weight
     if bias is not None:
         out += bias
@@ -81,16 +86,48 @@ def _layer_norm_reference(input: Any, weight: Any, bias: Any, eps: float) -> Any
     return normal * (1 if weight is None else weight) + (0 if bias is None else bias)
 
 
+def _rows_shape(input: Any, weight: Any, bias: Any = None, *, eps: float) -> Shape:
+    if len(input) != 2:
+        raise ShapeError(f"input must have two dimensions, not {len(input)}")
+    for name, value in (("weight", weight), ("bias", bias)):
+        if value is not None and tuple(value) != (input[1],):
+            raise ShapeError(f"{name} must be as long as the rows ({input[1]}), its shape is {tuple(value)}")
+    return tuple(input)
+
+
 LAYER_NORM = op(
     "layer_norm", "rows brought to mean 0 and variance 1, times a weight, plus a bias",
     forward=_layer_norm, vjp=_layer_norm_vjp, saves=("input weight", "input", ""), aux=True,
-    reference=_layer_norm_reference,
+    reference=_layer_norm_reference, shape=_rows_shape,
     samples=lambda s: [
         s.case(s.normal(3, 4), s.normal(4), s.normal(4), eps=1e-5),
         s.case(s.normal(2, 5), None, None, eps=1e-3),
         s.case(s.normal(2, 3), s.normal(3), None, eps=1e-5),
+        s.case(s.normal(2, 3), None, s.normal(3), eps=1e-5),
+        s.case(s.normal(0, 3), s.normal(3), s.normal(3), eps=1e-5),
+    ],
+    errors=lambda s: [
+        s.case(s.normal(3, 4), s.normal(3), None, eps=1e-5),
+        s.case(s.normal(3, 4), None, s.normal(5), eps=1e-5),
     ],
 )  # fmt: skip
+
+
+def _as_rows(name: str, input: Tensor, normalized_shape: Any, **parameters: Tensor | None) -> tuple[Any, ...]:
+    """The input as rows, and the parameters as vectors; refused where they do not fit."""
+    shape = (normalized_shape,) if isinstance(normalized_shape, int) else tuple(normalized_shape)
+    if not shape or input.shape[max(input.ndim - len(shape), 0) :] != shape:
+        raise ShapeError(f"{name}: the last dimensions of input {input.shape} must be normalized_shape {shape}")
+    for key, value in parameters.items():
+        if value is not None and value.shape != shape:
+            raise ShapeError(f"{name}: {key} has shape {value.shape}; it must be normalized_shape {shape}")
+    length = math.prod(shape)
+    vectors: Any = parameters.values()
+    if len(shape) > 1:
+        vectors = [None if value is None else value.reshape(length) for value in vectors]
+    if input.ndim == 2 and len(shape) == 1:
+        return input, *vectors
+    return input.reshape(math.prod(input.shape[: input.ndim - len(shape)]), length), *vectors
 
 
 def layer_norm(
@@ -100,18 +137,99 @@ def layer_norm(
     bias: Tensor | None = None,
     eps: float = 1e-5,
 ) -> Tensor:
-    """The last dimensions, `normalized_shape`, brought to mean 0 and variance 1, times `weight`, plus `bias`."""
-    shape = (normalized_shape,) if isinstance(normalized_shape, int) else tuple(normalized_shape)
-    if input.shape[input.ndim - len(shape) :] != shape:
-        raise ShapeError(f"layer_norm: the last dimensions of input {input.shape} must be normalized_shape {shape}")
-    for name, value in (("weight", weight), ("bias", bias)):
-        if value is not None and value.shape != shape:
-            raise ShapeError(f"layer_norm: {name} has shape {value.shape}; it must be normalized_shape {shape}")
-    length = math.prod(shape)
-    if weight is None and bias is not None:
-        raise ShapeError("layer_norm: a bias needs a weight")
-    rows = input if input.ndim == 2 and len(shape) == 1 else input.reshape(-1, length)
-    if len(shape) > 1:
-        weight, bias = (None if value is None else value.reshape(length) for value in (weight, bias))
-    out = apply(LAYER_NORM, rows, weight, bias, eps=eps)
+    """The last dimensions, `normalized_shape`, brought to mean 0 and variance 1, times `weight`, plus `bias`.
+
+    Raises:
+        ShapeError: input does not end in `normalized_shape`, or the parameters have another shape.
+    """
+    if input.data.dtype.itemsize < 4:  # sums of squares would overflow
+        wide = (None if value is None else value.float() for value in (weight, bias))
+        return layer_norm(input.float(), normalized_shape, *wide, eps).to(input.dtype)
+    rows, weight, bias = _as_rows("layer_norm", input, normalized_shape, weight=weight, bias=bias)
+    out: Tensor = apply(LAYER_NORM, rows, weight, bias, eps=eps)
     return out if rows is input else out.reshape(input.shape)
+
+
+# -- RMS norm ----------------------------------------------------------------------------------------------------------
+
+
+def _rms_norm(xp: Any, input: Any, weight: Any, *, eps: float) -> Any:
+    inverse = xp.einsum("ij,ij->i", input, input).reshape(-1, 1)
+    inverse /= input.shape[1]
+    inverse += eps
+    inverse = 1 / xp.sqrt(inverse, out=inverse)
+    out = input * inverse
+    return out if weight is None else xp.multiply(out, weight, out=out), inverse
+
+
+def _rms_norm_vjp(F: Any, g: Any, out: Any, input: Any, weight: Any, *, needs: Any, aux: Any, eps: float) -> Any:
+    inverse = aux if F.raw else F.rsqrt(F.mean(input * input, axis=1, keepdims=True) + eps)
+    input_grad = weight_grad = None
+    if needs[1]:
+        weight_grad = F.column_sums(g * (input * inverse))
+    if needs[0]:
+        scaled = g if weight is None else g * weight
+        if F.raw:
+            along = F.xp.einsum("ij,ij->i", scaled, input).reshape(-1, 1) / input.shape[1]
+        else:
+            along = F.mean(scaled * input, axis=1, keepdims=True)
+        input_grad = (scaled - input * (along * (inverse * inverse))) * inverse
+    return input_grad, weight_grad
+
+
+def _rms_reference(input: Any, weight: Any, eps: float) -> Any:
+    return input / np.sqrt((input**2).mean(1, keepdims=True) + eps) * (1 if weight is None else weight)
+
+
+RMS_NORM = op(
+    "rms_norm", "rows divided by the root of their mean square, times a weight",
+    forward=_rms_norm, vjp=_rms_norm_vjp, saves=("input weight", "input"), aux=True,
+    reference=_rms_reference, shape=_rows_shape,
+    samples=lambda s: [
+        s.case(s.normal(3, 4), s.normal(4), eps=1e-5),
+        s.case(s.normal(2, 5), None, eps=1e-3),
+        s.case(s.normal(0, 3), s.normal(3), eps=1e-5),
+    ],
+    errors=lambda s: [s.case(s.normal(3, 4), s.normal(3), eps=1e-5)],
+)  # fmt: skip
+
+
+def rms_norm(
+    input: Tensor, normalized_shape: int | Sequence[int], weight: Tensor | None = None, eps: float | None = None
+) -> Tensor:
+    """The last dimensions, `normalized_shape`, divided by the root of their mean square, times `weight`.
+
+    `eps` is the distance from 1 to the next number of the dtype unless given. (Zhang and Sennrich, 2019.)
+    """
+    if eps is None:
+        eps = float(ml_dtypes.finfo(input.dtype).eps)
+    if input.data.dtype.itemsize < 4:  # sums of squares would overflow
+        wide = None if weight is None else weight.float()
+        return rms_norm(input.float(), normalized_shape, wide, eps).to(input.dtype)
+    rows, weight = _as_rows("rms_norm", input, normalized_shape, weight=weight)
+    out: Tensor = apply(RMS_NORM, rows, weight, eps=eps)
+    return out if rows is input else out.reshape(input.shape)
+
+
+# -- made of other operations ------------------------------------------------------------------------------------------
+
+
+def local_response_norm(input: Tensor, size: int, alpha: float = 1e-4, beta: float = 0.75, k: float = 1.0) -> Tensor:
+    """`input / (k + alpha * mean of squares over `size` neighbouring channels) ** beta`, of `(N, C, …)`.
+
+    (Krizhevsky, Sutskever and Hinton, 2012.)
+    """
+    if input.ndim < 3:
+        raise ShapeError(f"local_response_norm: input must have at least three dimensions; its shape is {input.shape}")
+    if input.numel() == 0:
+        return input
+    channels = input.shape[1]
+    squares = (input * input).reshape(input.shape[0], 1, channels, math.prod(input.shape[2:]))
+    squares = pad(squares, (0, 0, size // 2, (size - 1) // 2))
+    mean = avg_pool2d(squares, (size, 1), 1).reshape(input.shape)
+    return input / (mean * alpha + k) ** beta
+
+
+def normalize(input: Tensor, p: float = 2.0, dim: Any = 1, eps: float = 1e-12) -> Tensor:
+    """Divided by its p-norm along `dim`, which is taken to be at least `eps`."""
+    return input / input.norm(p, dim, True).clamp(min=eps)

@@ -1,12 +1,11 @@
-"""Pooling: one number from every window of an image, in any number of dimensions. All of it is a handful of passes over
-strided views.
+"""Pooling: one number from every window of an image, in any number of dimensions; here the largest. All of it is a
+handful of passes over strided views.
 
 The gradient of a maximum goes to the element that was it: each window remembers the place of its winner, in a byte.
 """
 
 from __future__ import annotations
 
-import functools
 import math
 from typing import Any
 
@@ -17,17 +16,14 @@ from cordee.trainer.autograd.graph import apply_one
 from cordee.trainer.autograd.record import Op, Shape, op
 from cordee.trainer.errors import ShapeError
 from cordee.trainer.ops.indexing import gather
-from cordee.trainer.ops.windows import Sizes, Window, bordered, inside, numbers, pooled_shape
+from cordee.trainer.ops.windows import Sizes, Window, bordered, inside, pooled_shape
 from cordee.trainer.ops.windows import window as make_window
 from cordee.trainer.tensors import Tensor, wrap
 
-__all__ = [
-    "avg_pool1d", "avg_pool2d", "avg_pool3d", "lp_pool1d", "lp_pool2d", "lp_pool3d", "max_pool1d", "max_pool2d",
-    "max_pool3d",
-]  # fmt: skip
+__all__ = ["max_pool1d", "max_pool2d", "max_pool3d"]
 
 
-def _blank(xp: Any, shape: Sizes, border: list[tuple[int, int]], like: Any) -> Any:
+def blank(xp: Any, shape: Sizes, border: list[tuple[int, int]], like: Any) -> Any:
     """A zero image with its border; in memory it is ordered as `like` is."""
     sizes = tuple(n + p + q for n, (p, q) in zip(shape[2:], border, strict=True))
     if like.strides[0] < like.strides[1]:  # channels before samples, as convolutions leave it
@@ -35,7 +31,7 @@ def _blank(xp: Any, shape: Sizes, border: list[tuple[int, int]], like: Any) -> A
     return xp.zeros((*shape[:2], *sizes), like.dtype)
 
 
-def _checked(a: Any, window: Window) -> tuple[Sizes, list[tuple[int, int]]]:
+def checked(a: Any, window: Window) -> tuple[Sizes, list[tuple[int, int]]]:
     """How many windows there are, and the border they need."""
     if a.ndim != len(window.kernel) + 2 or any(2 * p > k for p, k in zip(window.padding, window.kernel, strict=True)):
         raise ValueError("the window does not fit")
@@ -43,7 +39,7 @@ def _checked(a: Any, window: Window) -> tuple[Sizes, list[tuple[int, int]]]:
     return size, window.border(a.shape[2:], size)
 
 
-def _window_values(a: Any, window: Window, fill: float) -> Any:
+def window_values(a: Any, window: Window, fill: float) -> Any:
     """For the references: every window's content, (N, C, *size, places)."""
     size = window.size(a.shape[2:])
     padded = np.pad(a, ((0, 0), (0, 0), *window.border(a.shape[2:], size)), constant_values=fill)
@@ -52,22 +48,22 @@ def _window_values(a: Any, window: Window, fill: float) -> Any:
 
 _ONE = Window((3,), (2,), (1,), (1,))
 _ONE_WIDE = Window((2,), (1,), (0,), (2,), ceil=True)
-_HALVES = Window((2, 2), (2, 2), (0, 0), (1, 1))
+HALVES = Window((2, 2), (2, 2), (0, 0), (1, 1))
 _ODD = Window((3, 2), (1, 2), (1, 1), (1, 1))
 _CEIL = Window((2, 3), (2, 2), (0, 1), (1, 1), ceil=True)
 _CUBES = Window((1, 2, 2), (1, 1, 2), (0, 1, 0), (1, 1, 1))
 
 
-def _cases(ndim: int, **more: Any) -> Any:
+def sample_cases(ndim: int, **more: Any) -> Any:
     shapes: Any = {
         1: [((2, 1, 5), _ONE), ((1, 2, 4), _ONE_WIDE), ((0, 2, 5), _ONE)],
-        2: [((2, 2, 4, 4), _HALVES), ((1, 2, 5, 4), _ODD), ((1, 1, 3, 4), _CEIL)],
+        2: [((2, 2, 4, 4), HALVES), ((1, 2, 5, 4), _ODD), ((1, 1, 3, 4), _CEIL)],
         3: [((1, 2, 2, 3, 2), _CUBES), ((1, 1, 1, 2, 4), _CUBES)],
     }
     return lambda s: [s.case(s.distinct(*shape), window=window, **more) for shape, window in shapes[ndim]]
 
 
-def _errors(ndim: int, **more: Any) -> Any:
+def sample_errors(ndim: int, **more: Any) -> Any:
     ones = (1,) * ndim
     large = Window((3,) * ndim, ones, (0,) * ndim, ones)
     padded = Window((2,) * ndim, ones, (2,) * ndim, ones)
@@ -87,7 +83,7 @@ def _lowest(dtype: Any) -> Any:
 
 
 def _max_pool(xp: Any, a: Any, *, window: Window) -> Any:
-    size, border = _checked(a, window)
+    size, border = checked(a, window)
     image = bordered(xp, a, border, _lowest(a.dtype))
     kind = np.dtype("uint8" if len(window.places) < 256 else "int32")
     best: Any = None
@@ -143,7 +139,7 @@ def _is_nan(xp: Any, a: Any) -> Any:
 def _unpool(xp: Any, a: Any, *, winner: Any, shape: Sizes, window: Window) -> Any:
     size = a.shape[2:]
     border = window.border(shape[2:], size)
-    image = _blank(xp, shape, border, a)
+    image = blank(xp, shape, border, a)
     apart = all(s >= k for s, k in zip(window.stride, window.kernel, strict=True)) and max(window.dilation) == 1
     for number, (_, view) in enumerate(window.views(size)):
         here, place = winner == number, (slice(None), slice(None), *view)
@@ -182,8 +178,8 @@ def _declare_max(ndim: int) -> Op:
         f"max_pool{ndim}d", "the largest of every window; of several, the first gets the gradient",
         forward=_max_pool, saves=("",), aux=True, shape=pooled_shape, dtype="first",
         vjps=(lambda F, g, out, a, *, aux, window: F.unpool(g, winner=aux, shape=a, window=window),),
-        reference=lambda a, window: _window_values(a, window, -np.inf).max(-1),
-        samples=_cases(ndim), errors=_errors(ndim),
+        reference=lambda a, window: window_values(a, window, -np.inf).max(-1),
+        samples=sample_cases(ndim), errors=sample_errors(ndim),
     )  # fmt: skip
 
 
@@ -198,8 +194,8 @@ UNPOOL = op(
         [a[0, 0, y // 2, x // 2] * (winner[0, 0, y // 2, x // 2] == y % 2 * 2 + x % 2) for x in range(4)]
         for y in range(4)
     ]]]),
-    samples=lambda s: [s.case(s.normal(1, 1, 2, 2), winner=_WINNER, shape=(1, 1, 4, 4), window=_HALVES)],
-    errors=lambda s: [s.case(s.normal(1, 1, 3, 2), winner=_WINNER, shape=(1, 1, 4, 4), window=_HALVES)],
+    samples=lambda s: [s.case(s.normal(1, 1, 2, 2), winner=_WINNER, shape=(1, 1, 4, 4), window=HALVES)],
+    errors=lambda s: [s.case(s.normal(1, 1, 3, 2), winner=_WINNER, shape=(1, 1, 4, 4), window=HALVES)],
 )  # fmt: skip
 
 POOL_TAKE = op(
@@ -207,9 +203,9 @@ POOL_TAKE = op(
     forward=_pool_take, saves=("",), shape=_take_shape, dtype="first",
     vjps=(lambda F, g, out, a, *, winner, window: F.unpool(g, winner=winner, shape=a, window=window),),
     reference=lambda a, winner, window: np.take_along_axis(
-        _window_values(a, window, 0.0), winner[..., None], -1)[..., 0],
-    samples=lambda s: [s.case(s.normal(1, 1, 4, 4), winner=_WINNER, window=_HALVES)],
-    errors=lambda s: [s.case(s.normal(1, 1, 2, 4), winner=_WINNER, window=_HALVES)],
+        window_values(a, window, 0.0), winner[..., None], -1)[..., 0],
+    samples=lambda s: [s.case(s.normal(1, 1, 4, 4), winner=_WINNER, window=HALVES)],
+    errors=lambda s: [s.case(s.normal(1, 1, 2, 4), winner=_WINNER, window=HALVES)],
 )  # fmt: skip
 
 
@@ -223,7 +219,7 @@ def batched(name: str, input: Tensor, ndim: int) -> Tensor:
     return input if input.ndim == ndim + 2 else input.reshape(1, *input.shape)
 
 
-def _pool(record: Op, input: Tensor, sliding: Window, **params: Any) -> Tensor:
+def pool(record: Op, input: Tensor, sliding: Window, **params: Any) -> Tensor:
     if input.ndim == len(sliding.kernel) + 1:
         return apply_one(record, input.reshape(1, *input.shape), window=sliding, **params).squeeze(0)
     return apply_one(record, input, window=sliding, **params)
@@ -236,7 +232,7 @@ def _max(
     record = MAX_POOL[ndim]
     sliding = make_window(record.name, ndim, kernel_size, stride, padding, dilation, ceil_mode)
     if not return_indices:
-        return _pool(record, input, sliding)
+        return pool(record, input, sliding)
     batch = batched(record.name, input, ndim)
     indices = _flat_places(array_module(batch.data), batch.data, sliding)
     if input.ndim == ndim + 1:
@@ -288,183 +284,3 @@ def max_pool3d(
 ) -> Any:  # fmt: skip
     """The largest of every window of `(N, C, D, H, W)` or `(C, D, H, W)`; see `max_pool2d`."""
     return _max(3, input, kernel_size, stride, padding, dilation, ceil_mode, return_indices)
-
-
-# -- the mean ----------------------------------------------------------------------------------------------------------
-
-
-def _sum_pool(xp: Any, a: Any, *, window: Window) -> Any:
-    size, border = _checked(a, window)
-    image = bordered(xp, a, border)
-    total: Any = None
-    for _, view in window.views(size):
-        seen = image[(slice(None), slice(None), *view)]
-        if total is None:
-            total = seen.copy("K")
-        else:
-            total += seen
-    return total
-
-
-def _spread_pool(xp: Any, a: Any, *, shape: Sizes, window: Window) -> Any:
-    size = window.size(shape[2:])
-    if (*shape[:2], *size) != a.shape:
-        raise ValueError("the windows are not those of such an image")
-    border = window.border(shape[2:], size)
-    image = _blank(xp, shape, border, a)
-    for _, view in window.views(size):
-        image[(slice(None), slice(None), *view)] += a
-    return image[(..., *inside(shape[2:], border))]
-
-
-def _spread_shape(a: Any, *, shape: Sizes, window: Window) -> Shape:
-    if tuple(a) != pooled_shape(shape, window=window):
-        raise ShapeError(f"pooling {shape} gives {pooled_shape(shape, window=window)}, not {tuple(a)}")
-    return shape
-
-
-@functools.lru_cache(maxsize=128)
-def _shares(xp: Any, window: Window, sizes: Sizes, count_pad: bool, divisor: int | None, dtype: Any) -> Any:
-    """What each window's sum is multiplied by: a number where it is the same for all, else an array of their shape."""
-    whole = math.prod(window.kernel)
-    plain = not window.ceil and (count_pad or not any(window.padding))
-    if divisor is not None or plain:
-        return 1.0 / (divisor or whole)
-    counts = np.ones(())
-    for n, m, k, s, p in zip(sizes, window.size(sizes), window.kernel, window.stride, window.padding, strict=True):
-        start = np.arange(m) * s - p
-        end = np.minimum(start + k, n + p)
-        if not count_pad:
-            start, end = np.maximum(start, 0), np.minimum(end, n)
-        counts = counts[..., None] * (end - start)
-    return xp.asarray((1.0 / counts).astype(dtype))
-
-
-def _avg_pool(xp: Any, a: Any, *, window: Window, count_pad: bool, divisor: int | None) -> Any:
-    total = _sum_pool(xp, a, window=window)
-    return xp.multiply(total, _shares(xp, window, a.shape[2:], count_pad, divisor, a.dtype), out=total)
-
-
-def _avg_pool_vjp(F: Any, g: Any, out: Any, a: Any, *, window: Window, count_pad: bool, divisor: int | None) -> Any:
-    xp = F.xp if F.raw else array_module(g.data)
-    shared = g * _shares(xp, window, a[2:], count_pad, divisor, g.dtype)
-    return F.spread_pool(shared, shape=a, window=window)
-
-
-def _avg_reference(a: Any, window: Window, count_pad: bool, divisor: int | None) -> Any:
-    sums = _window_values(a, window, 0.0).sum(-1)
-    if divisor is not None:
-        return sums / divisor
-    ones = np.ones((1, 1, *a.shape[2:]))
-    if count_pad:
-        ones = np.pad(ones, ((0, 0), (0, 0), *((p, p) for p in window.padding)), constant_values=1.0)
-        counted = Window(window.kernel, window.stride, (0,) * len(window.padding), window.dilation)
-        missing = [max(0, (m - 1) * s + k - n) for m, s, k, n in zip(
-            sums.shape[2:], window.stride, window.kernel, ones.shape[2:], strict=True)]  # fmt: skip
-        ones = np.pad(ones, ((0, 0), (0, 0), *((0, n) for n in missing)))
-        counts = _window_values(ones, counted, 0.0).sum(-1)
-        return sums / counts[(..., *map(slice, sums.shape[2:]))]
-    return sums / _window_values(ones, window, 0.0).sum(-1)
-
-
-SUM_POOL = op(
-    "sum_pool", "the sum of every window",
-    forward=_sum_pool, saves=("",), shape=pooled_shape, dtype="first",
-    vjps=(lambda F, g, out, a, *, window: F.spread_pool(g, shape=a, window=window),),
-    reference=lambda a, window: _window_values(a, window, 0.0).sum(-1),
-    samples=lambda s: [*_cases(2)(s), *_cases(1)(s)], errors=_errors(2),
-)  # fmt: skip
-
-SPREAD_POOL = op(
-    "spread_pool", "every window's number added to all its elements: the gradient of sum_pool",
-    forward=_spread_pool, saves=("",), shape=_spread_shape, dtype="first",
-    vjps=(lambda F, g, out, a, *, shape, window: F.sum_pool(g, window=window),),
-    reference=lambda a, **_: np.repeat(np.repeat(a, 2, 2), 2, 3),
-    samples=lambda s: [
-        s.case(s.normal(1, 1, 2, 2), shape=(1, 1, 4, 4), window=_HALVES),
-        s.case(s.normal(0, 1, 1, 2), shape=(0, 1, 2, 4), window=_HALVES),
-    ],
-    errors=lambda s: [s.case(s.normal(1, 1, 3, 2), shape=(1, 1, 4, 4), window=_HALVES)],
-)  # fmt: skip
-
-_PLAIN: dict[str, Any] = {"count_pad": True, "divisor": None}
-
-
-def _declare_avg(ndim: int) -> Op:
-    return op(
-        f"avg_pool{ndim}d", "the mean of every window",
-        forward=_avg_pool, saves=("",), vjps=(_avg_pool_vjp,), reference=_avg_reference, dtype="first",
-        shape=lambda a, *, window, count_pad, divisor: pooled_shape(a, window=window),
-        samples=lambda s: [
-            *_cases(ndim, **_PLAIN)(s),
-            *_cases(ndim, count_pad=False, divisor=None)(s)[1:],
-            *_cases(ndim, count_pad=True, divisor=3)(s)[1:],
-        ],
-        errors=_errors(ndim, **_PLAIN),
-    )  # fmt: skip
-
-
-AVG_POOL = {ndim: _declare_avg(ndim) for ndim in (1, 2, 3)}
-
-
-def _avg(
-    ndim: int, input: Tensor, kernel_size: Any, stride: Any, padding: Any, ceil_mode: bool, count_include_pad: bool,
-    divisor_override: int | None,
-) -> Tensor:  # fmt: skip
-    record = AVG_POOL[ndim]
-    if divisor_override == 0:
-        raise ValueError(f"{record.name}: divisor_override must not be 0")
-    sliding = make_window(record.name, ndim, kernel_size, stride, padding, 1, ceil_mode)
-    if not is_float(input.dtype):
-        raise TypeError(f"{record.name}: takes floating-point tensors, not {input.dtype.name}")
-    return _pool(record, input, sliding, count_pad=count_include_pad, divisor=divisor_override)
-
-
-def avg_pool1d(
-    input: Tensor, kernel_size: Any, stride: Any = None, padding: Any = 0, ceil_mode: bool = False,
-    count_include_pad: bool = True,
-) -> Tensor:  # fmt: skip
-    """The mean of every window of `(N, C, L)` or `(C, L)`; see `avg_pool2d`."""
-    return _avg(1, input, kernel_size, stride, padding, ceil_mode, count_include_pad, None)
-
-
-def avg_pool2d(
-    input: Tensor, kernel_size: Any, stride: Any = None, padding: Any = 0, ceil_mode: bool = False,
-    count_include_pad: bool = True, divisor_override: int | None = None,
-) -> Tensor:  # fmt: skip
-    """The mean of every window of `(N, C, H, W)` or `(C, H, W)`; the stride is the kernel size unless given.
-
-    `ceil_mode` lets a last window hang over the end. `count_include_pad=False` divides by the number of real elements,
-    `divisor_override` by that number.
-    """
-    return _avg(2, input, kernel_size, stride, padding, ceil_mode, count_include_pad, divisor_override)
-
-
-def avg_pool3d(
-    input: Tensor, kernel_size: Any, stride: Any = None, padding: Any = 0, ceil_mode: bool = False,
-    count_include_pad: bool = True, divisor_override: int | None = None,
-) -> Tensor:  # fmt: skip
-    """The mean of every window of `(N, C, D, H, W)` or `(C, D, H, W)`; see `avg_pool2d`."""
-    return _avg(3, input, kernel_size, stride, padding, ceil_mode, count_include_pad, divisor_override)
-
-
-def _lp(ndim: int, input: Tensor, norm_type: float, kernel_size: Any, stride: Any, ceil_mode: bool) -> Tensor:
-    """By way of the mean, as in PyTorch; negative sums (of an odd power) have their root's sign."""
-    mean = _avg(ndim, input**norm_type, kernel_size, stride, 0, ceil_mode, True, None)
-    total = mean * math.prod(numbers(f"lp_pool{ndim}d", "kernel_size", kernel_size, ndim))
-    return (total.sign() * total.abs().relu()) ** (1.0 / norm_type)
-
-
-def lp_pool1d(input: Tensor, norm_type: float, kernel_size: Any, stride: Any = None, ceil_mode: bool = False) -> Tensor:
-    """The p-norm of every window of `(N, C, L)`, p being `norm_type`."""
-    return _lp(1, input, norm_type, kernel_size, stride, ceil_mode)
-
-
-def lp_pool2d(input: Tensor, norm_type: float, kernel_size: Any, stride: Any = None, ceil_mode: bool = False) -> Tensor:
-    """The p-norm of every window of `(N, C, H, W)`, p being `norm_type`."""
-    return _lp(2, input, norm_type, kernel_size, stride, ceil_mode)
-
-
-def lp_pool3d(input: Tensor, norm_type: float, kernel_size: Any, stride: Any = None, ceil_mode: bool = False) -> Tensor:
-    """The p-norm of every window of `(N, C, D, H, W)`, p being `norm_type`."""
-    return _lp(3, input, norm_type, kernel_size, stride, ceil_mode)

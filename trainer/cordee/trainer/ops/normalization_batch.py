@@ -1,0 +1,234 @@
+"""Batch normalisation: each channel over all samples, in few passes over the data.
+
+Only mean and inverse deviation are kept for the gradient, which works out the normalised values again: reading the
+input twice costs less than keeping another array as large.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+
+from cordee.trainer.autograd.graph import apply
+from cordee.trainer.autograd.mode import no_grad
+from cordee.trainer.autograd.record import Shape, op, shape_of
+from cordee.trainer.errors import ShapeError
+from cordee.trainer.ops.correlation import channel_sums
+from cordee.trainer.ops.products import ones
+from cordee.trainer.tensors import Tensor
+
+__all__ = ["batch_norm"]
+
+
+def per_channel(values: Any, ndim: int) -> Any:
+    """One value per channel, in the place of a tensor of so many dimensions where channels are."""
+    return values.reshape(1, -1, *(1,) * (ndim - 2))
+
+
+def sums(xp: Any, a: Any) -> Any:
+    """The sum of each channel."""
+    if a.ndim == 2:
+        return ones(xp, a.shape[0], a.dtype).dot(a)
+    return channel_sums(xp, a)
+
+
+def channel_dots(xp: Any, a: Any, b: Any) -> Any:
+    """The sum of each channel of the product; added up per sample first, so that single precision suffices."""
+    if a.ndim > 2:
+        first, second = a.swapaxes(0, 1), b.swapaxes(0, 1)
+        if first.flags.c_contiguous and second.flags.c_contiguous:
+            return _row_dots(xp, first, second).reshape(first.shape[:2]).sum(1)
+        if a.flags.c_contiguous and b.flags.c_contiguous:
+            return _row_dots(xp, a, b).reshape(a.shape[:2]).sum(0)
+    return sums(xp, a * b)
+
+
+def _row_dots(xp: Any, a: Any, b: Any) -> Any:
+    rows = (a.shape[0] * a.shape[1], math.prod(a.shape[2:]))
+    return xp.einsum("ij,ij->i", a.reshape(rows), b.reshape(rows))
+
+
+def check_channels(input: Any, weight: Any, bias: Any) -> None:
+    if len(input) < 2:
+        raise ShapeError(f"input must have at least two dimensions (N, C), not {len(input)}")
+    for name, value in (("weight", weight), ("bias", bias)):
+        if value is not None and tuple(value) != (input[1],):
+            raise ShapeError(f"{name} must hold one number per channel ({input[1]}), not shape {tuple(value)}")
+
+
+def _batch_norm(xp: Any, input: Any, weight: Any, bias: Any, *, eps: float) -> Any:
+    ndim, count = input.ndim, math.prod(input.shape) // max(input.shape[1], 1)
+    for value in (weight, bias):
+        if value is not None and value.shape != (input.shape[1],):
+            raise ValueError("one number per channel is needed")
+    mean = sums(xp, input) / count
+    out = input - per_channel(mean, ndim)
+    var = channel_dots(xp, out, out) / count
+    inverse = 1.0 / xp.sqrt(var + eps)
+    out = xp.multiply(out, per_channel(inverse if weight is None else inverse * weight, ndim), out=out)
+    if bias is not None:
+        out += per_channel(bias, ndim)
+    return (out, mean, var), (mean, inverse)
+
+
+def _batch_norm_vjp(
+    F: Any, g: Any, out: Any, input: Any, weight: Any, bias: Any, *, needs: Any, aux: Any, eps: float
+) -> Any:
+    g_out, g_mean, g_var = g
+    if F.raw:
+        return _batch_norm_grad(F.xp, g_out, g_mean, g_var, input, weight, needs, *aux)
+    ndim, axes = input.ndim, (0, *range(2, input.ndim))
+    count = math.prod(shape_of(input)) // shape_of(input)[1]
+    centred = input - F.mean(input, axis=axes, keepdims=True)
+    inverse = F.rsqrt(F.mean(centred * centred, axis=axes, keepdims=True) + eps)
+    normal = centred * inverse
+    input_grad = weight_grad = bias_grad = None
+    if needs[0]:
+        if g_out is not None:
+            scaled = g_out if weight is None else g_out * per_channel(weight, ndim)
+            along = F.mean(scaled * normal, axis=axes, keepdims=True)
+            input_grad = (scaled - F.mean(scaled, axis=axes, keepdims=True) - normal * along) * inverse
+        more = None if g_mean is None else F.broadcast_to(per_channel(g_mean, ndim), shape=input.shape) * (1.0 / count)
+        if g_var is not None:
+            of_var = centred * per_channel(g_var, ndim) * (2.0 / count)
+            more = of_var if more is None else more + of_var
+        if more is not None:
+            input_grad = more if input_grad is None else input_grad + more
+    if needs[1] and g_out is not None:
+        weight_grad = F.sum(g_out * normal, axis=axes, keepdims=False)
+    if needs[2] and g_out is not None:
+        bias_grad = F.sum(g_out, axis=axes, keepdims=False)
+    return input_grad, weight_grad, bias_grad
+
+
+def _batch_norm_grad(
+    xp: Any, g: Any, g_mean: Any, g_var: Any, input: Any, weight: Any, needs: Any, mean: Any, inverse: Any
+) -> Any:
+    """The same on arrays, in place."""
+    ndim, count = input.ndim, math.prod(input.shape) // max(input.shape[1], 1)
+    centred = input - per_channel(mean, ndim)
+    input_grad = weight_grad = bias_grad = None
+    if g is not None:
+        bias_grad, dots = sums(xp, g), channel_dots(xp, g, centred)
+        weight_grad = dots * inverse
+    if not needs[0]:
+        return None, weight_grad, bias_grad
+    slope = shift = 0.0  # the gradient is (g - shift) · scale + centred · slope
+    scale = inverse if weight is None else inverse * weight
+    if g is not None:
+        slope = -dots * inverse * inverse * scale / count
+        shift = -bias_grad * scale / count
+    if g_mean is not None:
+        shift = shift + g_mean / count
+    if g_var is not None:
+        slope = slope + g_var * 2.0 / count
+    input_grad = xp.multiply(centred, per_channel(xp.asarray(slope), ndim), out=centred)
+    input_grad += per_channel(xp.asarray(shift), ndim)
+    if g is not None:
+        input_grad += g * per_channel(scale, ndim)
+    return input_grad, weight_grad, bias_grad
+
+
+def _batch_norm_shape(input: Any, weight: Any, bias: Any, *, eps: float) -> tuple[Shape, ...]:
+    check_channels(input, weight, bias)
+    return tuple(input), (input[1],), (input[1],)
+
+
+def _batch_norm_reference(input: Any, weight: Any, bias: Any, eps: float) -> Any:
+    axes = (0, *range(2, input.ndim))
+    mean, var = input.mean(axes, keepdims=True), input.var(axes, keepdims=True)
+    out = (input - mean) / np.sqrt(var + eps)
+    if weight is not None:
+        out = out * per_channel(weight, input.ndim)
+    if bias is not None:
+        out = out + per_channel(bias, input.ndim)
+    return out, mean.reshape(-1), var.reshape(-1)
+
+
+BATCH_NORM = op(
+    "batch_norm", "each channel brought to mean 0 and variance 1, times a weight, plus a bias; and those statistics",
+    forward=_batch_norm, vjp=_batch_norm_vjp, saves=("input weight", "input", ""), aux=True,
+    outputs=("out", "mean", "var"), shape=_batch_norm_shape, reference=_batch_norm_reference,
+    dtype=lambda *dtypes, eps: (np.result_type(*[d for d in dtypes if d is not None]), dtypes[0], dtypes[0]),
+    samples=lambda s: [
+        s.case(s.normal(4, 2), s.normal(2), s.normal(2), eps=1e-5),
+        s.case(s.normal(2, 3, 2), None, None, eps=1e-3),
+        s.case(s.normal(2, 2, 2, 3), s.normal(2), None, eps=1e-5),
+        s.case(s.normal(2, 2, 3, 2).swapaxes(0, 1), None, s.normal(2), eps=1e-5),
+    ],
+    errors=lambda s: [
+        s.case(s.normal(4, 2), s.normal(3), None, eps=1e-5),
+        s.case(s.normal(4, 2, 3), None, s.normal(3), eps=1e-5),
+    ],
+)  # fmt: skip
+
+
+def batch_norm(
+    input: Tensor,
+    running_mean: Tensor | None,
+    running_var: Tensor | None,
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    training: bool = False,
+    momentum: float = 0.1,
+    eps: float = 1e-5,
+) -> Tensor:
+    """Each channel of `(N, C, …)` brought to mean 0 and variance 1, times `weight (C,)`, plus `bias (C,)`.
+
+    In training, mean and variance are those of this very input, over all dimensions but the second; the running ones,
+    if given, move towards them by the factor `momentum` (the variance without bias). Else the running ones are used.
+
+    In an elastic run a call sees the samples of one shard, so that the normalisation does not depend on the number of
+    workers; the running statistics, however, are those of the shards that *this* worker has seen.
+
+    Raises:
+        ShapeError: the statistics or parameters do not hold one number per channel.
+        ValueError: in training, a channel has only one value: there is no variance.
+    """
+    if input.ndim < 2:
+        raise ShapeError(f"batch_norm: input must have at least two dimensions (N, C); its shape is {input.shape}")
+    channels = input.shape[1]
+    for name, value in (("running_mean", running_mean), ("running_var", running_var)):
+        if value is not None and value.shape != (channels,):
+            raise ShapeError(f"batch_norm: {name} must hold one number per channel ({channels}), not {value.shape}")
+    if not training:
+        if running_mean is None or running_var is None:
+            raise ValueError("batch_norm: without training, running_mean and running_var are needed")
+        return _by_running(input, running_mean, running_var, weight, bias, eps)
+    count = input.numel() // max(channels, 1)
+    if count == 1:
+        raise ValueError(
+            f"batch_norm: in training there must be more than one value per channel; input has shape {input.shape}"
+        )
+    if input.data.dtype.itemsize < 4:
+        wide = (None if value is None else value.float() for value in (weight, bias))
+        narrow = batch_norm(input.float(), running_mean, running_var, *wide, training, momentum, eps)
+        return narrow.to(input.dtype)
+    out, mean, var = apply(BATCH_NORM, input, weight, bias, eps=eps)
+    with no_grad():
+        if running_mean is not None:
+            move_towards(running_mean, mean.data, momentum)
+        if running_var is not None:
+            move_towards(running_var, var.data * (count / max(count - 1, 1)), momentum)
+    return out  # type: ignore[no-any-return]
+
+
+def move_towards(running: Tensor, value: Any, momentum: float) -> None:
+    running.copy_(running.data * (1.0 - momentum) + value * momentum)
+
+
+def _by_running(
+    input: Tensor, mean: Tensor, var: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float
+) -> Tensor:
+    """One factor and one addend per channel."""
+    scale = (var + eps).rsqrt()
+    if weight is not None:
+        scale = scale * weight
+    shift = -mean * scale
+    if bias is not None:
+        shift = shift + bias
+    ndim = input.ndim
+    out = input * per_channel(scale, ndim) + per_channel(shift, ndim)
+    return out if out.dtype == input.dtype else out.to(input.dtype)
