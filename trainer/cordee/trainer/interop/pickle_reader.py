@@ -185,6 +185,8 @@ class _Machine:
             self.stack.append(_CONSTANTS[opcode]())
         elif opcode in _TUPLES:
             count = _TUPLES[opcode]
+            if len(self.stack) < count:
+                raise PickleRefusedError("it is damaged: a tuple's items are missing")
             self.stack[-count:] = [tuple(self.stack[-count:])]
         elif opcode not in _IGNORED:
             method = getattr(self, f"op_{opcode.lower()}", None)

@@ -10,6 +10,7 @@ there share it here.
 from __future__ import annotations
 
 import os
+import re
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -120,6 +121,19 @@ def _to_latin(text: str, encoding: str = "latin1") -> bytes:
     return text.encode(encoding)
 
 
+def _numpy_dtype(code: Any, *_: Any) -> np.dtype[Any]:
+    """The dtypes of NumPy's numbers, which training scripts leave in checkpoints."""
+    if not isinstance(code, str) or not re.fullmatch(r"[biufc]\d{1,2}", code):
+        raise PickleRefusedError("it has a NumPy value that is no number")
+    return np.dtype(code)
+
+
+def _numpy_scalar(dtype: Any, raw: Any) -> Any:
+    if not isinstance(dtype, np.dtype) or not isinstance(raw, bytes) or len(raw) != dtype.itemsize:
+        raise PickleRefusedError("it has a NumPy number without a value")
+    return np.frombuffer(raw, dtype)[0].item()
+
+
 _CALLS: dict[str, Any] = {
     "torch._utils._rebuild_tensor": _rebuild,
     "torch._utils._rebuild_tensor_v2": _rebuild,
@@ -133,6 +147,9 @@ _CALLS: dict[str, Any] = {
     "collections.Counter": dict,
     "collections.defaultdict": lambda *_: {},
     "_codecs.encode": _to_latin,
+    "numpy.dtype": _numpy_dtype,
+    "numpy._core.multiarray.scalar": _numpy_scalar,
+    "numpy.core.multiarray.scalar": _numpy_scalar,
     **{
         f"{module}.{name}": kind
         for module in ("builtins", "__builtin__")
@@ -155,6 +172,8 @@ _ALLOWED: dict[str, Any] = {
 
 def _build(built: Any, state: Any) -> Any:
     """State of an OrderedDict (`state_dict()._metadata`: versions of PyTorch's modules) and hooks mean nothing here."""
+    if isinstance(built, np.dtype) and isinstance(state, tuple) and state[1:2] in (("<",), ("|",), ("=",)):
+        return built
     if not isinstance(built, (dict, Tensor)) or not isinstance(state, (dict, tuple)):
         raise PickleRefusedError(f"it sets the inner state of a {type(built).__name__}")
     return built
