@@ -13,6 +13,8 @@ from cordee.trainer import autograd, errors, ops, random
 from cordee.trainer.array import boolean as bool
 from cordee.trainer.array import default_dtype as get_default_dtype
 from cordee.trainer.array import (
+    complex64,
+    complex128,
     device_name,
     float16,
     float32,
@@ -28,25 +30,28 @@ from cordee.trainer.array import (
     uint8,
 )
 from cordee.trainer.autograd import enable_grad, is_grad_enabled, no_grad, set_grad_enabled
-from cordee.trainer.errors import DeviceError, GraphError, ShapeError, TrainerError, TrainerIndexError
+from cordee.trainer.errors import DeviceError, GraphError, LinAlgError, ShapeError, TrainerError, TrainerIndexError
 from cordee.trainer.ops import *  # noqa: F403
 from cordee.trainer.printing import get_printoptions, set_printoptions
 from cordee.trainer.random import initial_seed, manual_seed, seed
 from cordee.trainer.tensors import Tensor
 
 if TYPE_CHECKING:
-    from cordee.trainer import array_api, checkpoint, data, elastic, interop, nn, optim
+    from cordee.trainer import array_api, checkpoint, data, elastic, fft, interop, linalg, nn, optim
     from cordee.trainer.interop import from_dlpack, load, save
 
 float = float32
 double = float64
 half = float16
+cfloat = complex64
+cdouble = complex128
 int = int32
 long = int64
 
 __all__ = [
     "DeviceError",
     "GraphError",
+    "LinAlgError",
     "ShapeError",
     "Tensor",
     "TrainerError",
@@ -54,13 +59,18 @@ __all__ = [
     "array_api",
     "autograd",
     "bool",
+    "cdouble",
+    "cfloat",
     "checkpoint",
+    "complex64",
+    "complex128",
     "data",
     "device_name",
     "double",
     "elastic",
     "enable_grad",
     "errors",
+    "fft",
     "float",
     "float16",
     "float32",
@@ -78,6 +88,7 @@ __all__ = [
     "int64",
     "interop",
     "is_grad_enabled",
+    "linalg",
     "load",
     "long",
     "manual_seed",
@@ -96,7 +107,7 @@ __all__ = [
 ]
 __all__ += ops.__all__
 
-_LAZY = frozenset(("array_api", "checkpoint", "data", "elastic", "interop", "nn", "optim"))
+_LAZY = frozenset(("array_api", "checkpoint", "data", "elastic", "fft", "interop", "linalg", "nn", "optim"))
 _LAZY_FUNCTIONS = frozenset(("from_dlpack", "load", "save"))  # of interop, whose formats need not be loaded before
 
 

@@ -5,7 +5,7 @@ A shape mismatch is a `ValueError` to whoever catches `ValueError`, and a `Train
 
 from __future__ import annotations
 
-__all__ = ["DeviceError", "GraphError", "ShapeError", "TrainerError", "TrainerIndexError"]
+__all__ = ["DeviceError", "GraphError", "LinAlgError", "ShapeError", "TrainerError", "TrainerIndexError"]
 
 
 class TrainerError(Exception):
@@ -22,6 +22,10 @@ class TrainerIndexError(TrainerError, IndexError):
 
 class GraphError(TrainerError, RuntimeError):
     """Backward was asked for something that the recorded graph cannot give."""
+
+
+class LinAlgError(TrainerError, RuntimeError):
+    """A matrix for which linear algebra has no answer: singular, not positive definite, or an iteration that diverged."""
 
 
 class DeviceError(TrainerError, RuntimeError):

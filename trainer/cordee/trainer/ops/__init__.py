@@ -4,12 +4,17 @@ from types import ModuleType
 
 from cordee.trainer.ops import (
     activation,
+    arranging,
     attention,
+    company,
     compare,
     complex_numbers,
+    contraction,
     convolution,
     creation,
+    distances,
     elementwise,
+    embeddings,
     fft,
     indexing,
     inplace,
@@ -22,12 +27,15 @@ from cordee.trainer.ops import (
     normalization,
     normalization_batch,
     normalization_group,
+    padding,
     pooling,
     pooling_mean,
     products,
     recurrent,
     reduction,
+    scattering,
     shape,
+    strided,
 )
 from cordee.trainer.ops.activation import *
 from cordee.trainer.ops.attention import *
@@ -51,6 +59,14 @@ from cordee.trainer.ops.pooling_mean import *
 from cordee.trainer.ops.products import *
 from cordee.trainer.ops.reduction import *
 from cordee.trainer.ops.shape import *
+from cordee.trainer.ops.arranging import *
+from cordee.trainer.ops.company import *
+from cordee.trainer.ops.contraction import *
+from cordee.trainer.ops.distances import *
+from cordee.trainer.ops.embeddings import *
+from cordee.trainer.ops.padding import *
+from cordee.trainer.ops.scattering import *
+from cordee.trainer.ops.strided import *
 
 __all__: list[str] = []
 __all__ += activation.__all__
@@ -75,8 +91,24 @@ __all__ += normalization.__all__
 __all__ += pooling.__all__
 __all__ += reduction.__all__
 __all__ += shape.__all__
+__all__ += strided.__all__
+__all__ += scattering.__all__
+__all__ += padding.__all__
+__all__ += embeddings.__all__
+__all__ += distances.__all__
+__all__ += contraction.__all__
+__all__ += company.__all__
+__all__ += arranging.__all__
 
 FAMILIES: list[ModuleType] = [
+    strided,
+    scattering,
+    padding,
+    embeddings,
+    distances,
+    contraction,
+    company,
+    arranging,
     activation, attention, compare, complex_numbers, convolution, creation, elementwise, indexing, inplace,
     linalg.aliases, loss, normalization, pooling, products, reduction, shape,
 ]  # fmt: skip

@@ -16,7 +16,7 @@ import numpy as np
 from cordee.trainer.array import DTypeLike, as_array, bfloat16, is_complex
 from cordee.trainer.autograd.graph import Operand, apply_one
 from cordee.trainer.errors import DeviceError
-from cordee.trainer.ops import compare, elementwise, indexing, inplace, products, shape
+from cordee.trainer.ops import company, compare, complex_numbers, elementwise, indexing, inplace, products, shape
 from cordee.trainer.surface import Surface
 from cordee.trainer.tensors import Tensor, wrap
 
@@ -100,7 +100,7 @@ _CASTS: dict[str, Any] = {
 
 
 def _iterate(self: Tensor) -> Any:
-    return iter(shape.unbind(self))
+    return iter(company.unbind(self))
 
 
 def where(self: Tensor, condition: Operand, other: Operand) -> Tensor:
@@ -153,9 +153,11 @@ METHODS = "to cpu cuda type_as where contiguous view_as reshape_as expand_as det
 INPLACE = "fill zero"
 
 OPERATORS: dict[str, Any] = {
-    "T": property(shape.t),
-    "mT": property(lambda self: shape.transpose(self, -1, -2)),
+    "T": property(shape.reverse_dims),
+    "mT": property(shape.matrix_transpose),
     "mH": property(_adjoint),
+    "real": property(complex_numbers.real),
+    "imag": property(complex_numbers.imag),
     "__add__": elementwise.add,
     "__radd__": _reflected(elementwise.add),
     "__sub__": elementwise.sub,
