@@ -61,7 +61,7 @@ class Step:
         self.epoch = (number - 1) // steps_per_epoch + 1
         self.index = (number - 1) % steps_per_epoch
         self.epoch_end = self.index == steps_per_epoch - 1
-        self.num_samples = loader.num_samples(self.index)
+        self.num_samples = loader.num_samples(self.index, self.epoch - 1)
         self.loss = math.nan
         self.seconds = math.nan
         self.committed = False
@@ -92,6 +92,7 @@ class Step:
             raise RuntimeError(f"step {self.number}: its shards were gone through already")
         for group, partials in zip(self._optimizer.groups, self._partials, strict=True):
             partials.clear(group.grad)
+        self._loader.expect(self.epoch - 1, self.index, self._range)
         for shard in range(*self._range):
             batch = self._loader.shard_batch(self.epoch - 1, self.index, shard)
             optimizer.zero_grad()
