@@ -213,7 +213,9 @@ def test_backward_through_freed_values_says_which_and_nothing_saved_nothing_free
     x = _leaf(3)
     y = x.exp()
     y.sum().backward()
-    with pytest.raises(ct.GraphError, match=r"what exp, recorded at .*\(y = x.exp\(\)\), had saved .*retain_graph=True"):
+    with pytest.raises(
+        ct.GraphError, match=r"what exp, recorded at .*\(y = x.exp\(\)\), had saved .*retain_graph=True"
+    ):
         y.sum().backward()
     z = x + x
     z.sum().backward()

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 
 from cordee.trainer import autograd, errors, ops, random
 from cordee.trainer.array import boolean as bool
-from cordee.trainer.array import default_dtype as get_default_dtype
 from cordee.trainer.array import (
     complex64,
     complex128,
@@ -29,7 +28,8 @@ from cordee.trainer.array import (
     set_num_threads,
     uint8,
 )
-from cordee.trainer.autograd import enable_grad, is_grad_enabled, no_grad, set_grad_enabled
+from cordee.trainer.array import default_dtype as get_default_dtype
+from cordee.trainer.autograd import enable_grad, inference_mode, is_grad_enabled, no_grad, set_grad_enabled
 from cordee.trainer.errors import DeviceError, GraphError, LinAlgError, ShapeError, TrainerError, TrainerIndexError
 from cordee.trainer.ops import *  # noqa: F403
 from cordee.trainer.printing import get_printoptions, set_printoptions
@@ -37,7 +37,7 @@ from cordee.trainer.random import initial_seed, manual_seed, seed
 from cordee.trainer.tensors import Tensor
 
 if TYPE_CHECKING:
-    from cordee.trainer import array_api, checkpoint, data, elastic, fft, interop, linalg, nn, optim
+    from cordee.trainer import array_api, checkpoint, data, elastic, fft, func, interop, linalg, nn, optim
     from cordee.trainer.interop import from_dlpack, load, save
 
 float = float32
@@ -76,10 +76,12 @@ __all__ = [
     "float32",
     "float64",
     "from_dlpack",
+    "func",
     "get_default_dtype",
     "get_num_threads",
     "get_printoptions",
     "half",
+    "inference_mode",
     "initial_seed",
     "int",
     "int8",
@@ -107,7 +109,7 @@ __all__ = [
 ]
 __all__ += ops.__all__
 
-_LAZY = frozenset(("array_api", "checkpoint", "data", "elastic", "fft", "interop", "linalg", "nn", "optim"))
+_LAZY = frozenset(("array_api", "checkpoint", "data", "elastic", "fft", "func", "interop", "linalg", "nn", "optim"))
 _LAZY_FUNCTIONS = frozenset(("from_dlpack", "load", "save"))  # of interop, whose formats need not be loaded before
 
 

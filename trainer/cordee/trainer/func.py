@@ -11,6 +11,8 @@ They take a function and return one. Derivatives nest, since the gradient is mad
 from __future__ import annotations
 
 import functools
+import threading
+import weakref
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -60,6 +62,17 @@ def _chosen(args: tuple[Any, ...], argnums: ArgNums) -> Any:
     return args[argnums] if isinstance(argnums, int) else tuple(args[i] for i in argnums)
 
 
+_LEVELS: weakref.WeakKeyDictionary[Leaf, int] = weakref.WeakKeyDictionary()
+"""How deep in nested derivatives a place was made to differentiate by."""
+
+
+class _Depth(threading.local):
+    now = 0
+
+
+_DEPTH = _Depth()
+
+
 def _attached(tree: Any) -> Any:
     """The tensors of a tree, each in a place of its own that can be differentiated by; still in the outer graph."""
 
@@ -70,20 +83,22 @@ def _attached(tree: Any) -> Any:
             return value * 1.0
         leaf = value.detach()
         leaf.requires_grad = True
+        assert isinstance(leaf._node, Leaf)
+        _LEVELS[leaf._node] = _DEPTH.now
         return leaf
 
     return _map(attach, tree)
 
 
-def _without(tensor: Tensor, own: set[int]) -> Tensor:
-    """The tensor outside its graph, if that leads to none but our own leaves: nobody else can differentiate by it."""
+def _settled(tensor: Tensor) -> Tensor:
+    """The tensor outside its graph, if that leads to no place but our own, or those of derivatives within ours."""
     pending, seen = [tensor._node], set()
     while pending:
         node = pending.pop()
         if node is None or id(node) in seen:
             continue
         seen.add(id(node))
-        if isinstance(node, Leaf) and id(node) not in own:
+        if isinstance(node, Leaf) and _LEVELS.get(node, -1) < _DEPTH.now:
             return tensor
         pending.extend(node.edges)
     return tensor.detach()
@@ -98,24 +113,26 @@ def grad_and_value(func: Callable[..., Any], argnums: ArgNums = 0, has_aux: bool
 
     @functools.wraps(func)
     def wrapped(*args: Any, **kwargs: Any) -> Any:
-        with enable_grad():
-            places = (argnums,) if isinstance(argnums, int) else argnums
-            inputs = {i % len(args): _attached(args[i]) for i in places}
-            result = func(*(inputs.get(i, arg) for i, arg in enumerate(args)), **kwargs)
-            out, aux = result if has_aux else (result, None)
-            if not isinstance(out, Tensor) or out.numel() != 1:
-                found = f"shape {out.shape}" if isinstance(out, Tensor) else type(out).__name__
-                raise ShapeError(f"grad: the function must return a tensor of one element, not {found}")
-            chosen = _chosen(tuple(inputs.get(i, arg) for i, arg in enumerate(args)), argnums)
-            leaves = _flat(chosen)
-            found_grads: list[Any] = [None] * len(leaves)
-            if out.requires_grad:
-                found_grads = list(_grad(out.reshape(()), leaves, create_graph=True, allow_unused=True))
-        own = {id(leaf._node) for leaf in leaves}
-        values = [
-            leaf.detach() * 0.0 if g is None else _without(g, own) for leaf, g in zip(leaves, found_grads, strict=True)
-        ]
-        value = _without(out, own)
+        _DEPTH.now += 1
+        try:
+            with enable_grad():
+                places = (argnums,) if isinstance(argnums, int) else argnums
+                inputs = {i % len(args): _attached(args[i]) for i in places}
+                given = tuple(inputs.get(i, arg) for i, arg in enumerate(args))
+                result = func(*given, **kwargs)
+                out, aux = result if has_aux else (result, None)
+                if not isinstance(out, Tensor) or out.numel() != 1:
+                    found = f"shape {out.shape}" if isinstance(out, Tensor) else type(out).__name__
+                    raise ShapeError(f"grad: the function must return a tensor of one element, not {found}")
+                chosen = _chosen(given, argnums)
+                leaves = _flat(chosen)
+                grads: list[Any] = [None] * len(leaves)
+                if out.requires_grad:
+                    grads = list(_grad(out.reshape(()), leaves, create_graph=True, allow_unused=True))
+            values = [leaf.detach() * 0.0 if g is None else _settled(g) for leaf, g in zip(leaves, grads, strict=True)]
+            value = _settled(out)
+        finally:
+            _DEPTH.now -= 1
         return _unflat(chosen, values), ((value, aux) if has_aux else value)
 
     return wrapped
