@@ -18,6 +18,7 @@ from cordee.trainer.ops import (
     fft,
     indexing,
     inplace,
+    interpolation,
     linalg,
     loss,
     loss_ctc,
@@ -30,6 +31,7 @@ from cordee.trainer.ops import (
     padding,
     pooling,
     pooling_mean,
+    pooling_places,
     products,
     recurrent,
     reduction,
@@ -38,14 +40,20 @@ from cordee.trainer.ops import (
     strided,
 )
 from cordee.trainer.ops.activation import *
+from cordee.trainer.ops.arranging import *
 from cordee.trainer.ops.attention import *
+from cordee.trainer.ops.company import *
 from cordee.trainer.ops.compare import *
 from cordee.trainer.ops.complex_numbers import *
+from cordee.trainer.ops.contraction import *
 from cordee.trainer.ops.convolution import *
 from cordee.trainer.ops.creation import *
+from cordee.trainer.ops.distances import *
 from cordee.trainer.ops.elementwise import *
+from cordee.trainer.ops.embeddings import *
 from cordee.trainer.ops.indexing import *
 from cordee.trainer.ops.inplace import *
+from cordee.trainer.ops.interpolation import *
 from cordee.trainer.ops.linalg import *
 from cordee.trainer.ops.loss import *
 from cordee.trainer.ops.loss_ctc import *
@@ -54,18 +62,14 @@ from cordee.trainer.ops.loss_pairs import *
 from cordee.trainer.ops.normalization import *
 from cordee.trainer.ops.normalization_batch import *
 from cordee.trainer.ops.normalization_group import *
+from cordee.trainer.ops.padding import *
 from cordee.trainer.ops.pooling import *
 from cordee.trainer.ops.pooling_mean import *
+from cordee.trainer.ops.pooling_places import *
 from cordee.trainer.ops.products import *
 from cordee.trainer.ops.reduction import *
-from cordee.trainer.ops.shape import *
-from cordee.trainer.ops.arranging import *
-from cordee.trainer.ops.company import *
-from cordee.trainer.ops.contraction import *
-from cordee.trainer.ops.distances import *
-from cordee.trainer.ops.embeddings import *
-from cordee.trainer.ops.padding import *
 from cordee.trainer.ops.scattering import *
+from cordee.trainer.ops.shape import *
 from cordee.trainer.ops.strided import *
 
 __all__: list[str] = []
@@ -78,6 +82,7 @@ __all__ += creation.__all__
 __all__ += elementwise.__all__
 __all__ += indexing.__all__
 __all__ += inplace.__all__
+__all__ += interpolation.__all__
 __all__ += linalg.__all__
 __all__ += loss.__all__
 __all__ += loss_ctc.__all__
@@ -86,6 +91,7 @@ __all__ += loss_pairs.__all__
 __all__ += normalization_batch.__all__
 __all__ += normalization_group.__all__
 __all__ += pooling_mean.__all__
+__all__ += pooling_places.__all__
 __all__ += products.__all__
 __all__ += normalization.__all__
 __all__ += pooling.__all__
@@ -101,15 +107,8 @@ __all__ += company.__all__
 __all__ += arranging.__all__
 
 FAMILIES: list[ModuleType] = [
-    strided,
-    scattering,
-    padding,
-    embeddings,
-    distances,
-    contraction,
-    company,
-    arranging,
-    activation, attention, compare, complex_numbers, convolution, creation, elementwise, indexing, inplace,
+    arranging, company, contraction, distances, embeddings, padding, scattering, strided,
+    activation, attention, compare, complex_numbers, convolution, creation, elementwise, fft, indexing, inplace,
     linalg.aliases, loss, normalization, pooling, products, reduction, shape,
 ]  # fmt: skip
 """The files that declare operations; each may name `METHODS` and `INPLACE` (see `methods.py`)."""

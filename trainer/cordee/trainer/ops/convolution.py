@@ -15,7 +15,7 @@ from cordee.trainer.autograd.graph import apply
 from cordee.trainer.autograd.record import Op, Shape, op, shape_of
 from cordee.trainer.errors import ShapeError
 from cordee.trainer.ops import correlation
-from cordee.trainer.ops.shape import pad
+from cordee.trainer.ops.padding import pad
 from cordee.trainer.ops.windows import Sizes, Window, numbers, patches_reference
 from cordee.trainer.ops.windows import window as make_window
 from cordee.trainer.tensors import Tensor

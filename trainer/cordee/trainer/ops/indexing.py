@@ -1,282 +1,386 @@
-"""Taking elements out by index, and putting gradients back.
+"""Taking elements out by index, putting gradients back, and copies with other values at some places.
 
-An index is what NumPy takes: numbers, slices, `...`, `None`, boolean masks, integer arrays or tensors. `getitem` and
-`put` are each other's gradients. Where an index names an element twice, its gradients add up, always in the same order.
+An index is what NumPy takes: numbers, slices, `...`, `None`, boolean masks, integer arrays, lists or tensors. Numbers
+and slices alone give a view (`getitem`); anything else a copy (`take_at`). `put` is the gradient of both. Where an
+index names an element twice, its gradients add up, always in the same order. `assign`, of `inplace.py`, is the other
+half: a copy with other values at an index.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
 from cordee.trainer.array import array_module
-from cordee.trainer.autograd.graph import apply_one
-from cordee.trainer.autograd.record import Sampler, op, shape_of
-from cordee.trainer.errors import GraphError, ShapeError, TrainerIndexError
+from cordee.trainer.autograd.graph import Operand, apply, apply_one
+from cordee.trainer.autograd.record import Sampler, Shape, op
+from cordee.trainer.errors import ShapeError, TrainerIndexError
 from cordee.trainer.ops.elementwise import where
-from cordee.trainer.ops.shape import dimension
+from cordee.trainer.ops.inplace import assign
+from cordee.trainer.ops.places import add_at, index_shape, plain_index
+from cordee.trainer.ops.shape import broadcast_tensors, dimension, ravel, reshape
 from cordee.trainer.tensors import Tensor, wrap
 
 __all__ = [
-    "embedding",
-    "gather",
-    "getitem",
-    "index_select",
-    "masked_fill",
-    "masked_select",
-    "narrow",
-    "nonzero",
-    "select",
-    "setitem",
-]
+    "argwhere", "getitem", "index_add", "index_copy", "index_fill", "index_put", "index_select", "masked_fill",
+    "masked_scatter", "masked_select", "narrow", "nonzero", "put", "select", "select_scatter", "slice_scatter", "take",
+]  # fmt: skip
 
-METHODS = "gather index_select masked_fill masked_select narrow nonzero select"
-INPLACE = "masked_fill"
+METHODS = (
+    "argwhere index_add index_copy index_fill index_put index_select masked_fill masked_scatter masked_select narrow "
+    "nonzero put select select_scatter slice_scatter take"
+)
+INPLACE = "index_add index_copy index_fill index_put masked_fill masked_scatter put"
 
 
-def _is_basic(index: Any) -> bool:
-    """Whether the index names each element at most once, because it holds only numbers and slices."""
-    parts = index if isinstance(index, tuple) else (index,)
-    return all(
-        part is None or part is Ellipsis or (isinstance(part, (int, slice)) and not isinstance(part, bool))
-        for part in parts
-    )
+# -- the records -------------------------------------------------------------------------------------------------------
+
+
+def _getitem(xp: Any, a: Any, *, index: Any) -> Any:
+    out = a[index]
+    if isinstance(out, np.generic):  # NumPy gives a number, which shares no memory
+        out = a[(*index, ...) if type(index) is tuple else (index, ...)]
+    return out
 
 
 def _put(xp: Any, a: Any, *, index: Any, shape: tuple[int, ...]) -> Any:
     out = xp.zeros(shape, a.dtype)
-    _add_at(xp, out, a, index)
+    add_at(xp, out, index, a)
     return out
 
 
-def _add_at(xp: Any, out: Any, a: Any, index: Any) -> None:
-    """Adds to the elements that the index names, as often as it names them."""
-    if _is_basic(index):
-        out[index] += a
-    elif xp is np and isinstance(index, np.ndarray) and index.dtype.kind != "b" and a.size > index.size > 8:
-        _add_rows(out, a.reshape(index.size, -1), index.reshape(-1))
-    else:
-        xp.add.at(out, index, a)
+def _put_reference(a: Any, index: Any, shape: tuple[int, ...]) -> Any:
+    out = np.zeros(shape, a.dtype)
+    np.add.at(out, index, a)
+    return out
 
 
-def _add_rows(out: Any, a: Any, rows: Any) -> None:
-    """Adds whole rows: sorted by where they go, then summed in runs. Several times faster than `np.add.at`.
-
-    `out` may have any layout: a gradient that was added up from transposed ones is transposed itself, and a reshape of
-    it would be a copy.
-    """
-    rows = rows.astype(np.intp)  # a narrow integer could not hold the number of rows
-    rows[rows < 0] += out.shape[0]
-    order = rows.argsort(kind="stable")
-    rows = rows[order]
-    starts = np.concatenate(([0], np.flatnonzero(rows[1:] != rows[:-1]) + 1))
-    out[rows[starts]] += np.add.reduceat(a[order], starts, axis=0).reshape(-1, *out.shape[1:])
+def _put_shape(a: tuple[int, ...], *, index: Any, shape: tuple[int, ...]) -> Shape:
+    if index_shape(shape, index=index) != a:
+        raise ShapeError(f"shape {a} is not that of the index, {index_shape(shape, index=index)}")
+    return shape
 
 
 def _add_grad(F: Any, dest: Any, g: Any, out: Any, a: Any, *, index: Any) -> None:
-    _add_at(F.xp, dest, g, index)
+    add_at(F.xp, dest, index, g)
 
 
-def _index_cases(s: Sampler) -> list[Any]:
+def _basic_cases(s: Sampler) -> list[Any]:
     return [
         s.case(s.normal(3, 4), index=(slice(None, None, 2), 1)),
         s.case(s.normal(3, 4), index=(Ellipsis, None, slice(1, 3))),
         s.case(s.normal(3, 4), index=2),
-        s.case(s.normal(3, 4), index=np.array([0, 2, 0])),
-        s.case(s.normal(3, 4), index=(np.array([0, 2, 0]), np.array([1, 1, 1]))),
-        s.case(s.normal(3, 4), index=(slice(None), np.array([[0, 3], [3, 3]]))),
-        s.case(s.normal(3, 2), index=np.array([[True, False], [False, True], [True, True]])),
-        s.case(s.normal(3, 2), index=np.array([True, False, True])),
+        s.case(s.normal(3, 4), index=slice(None, None, -1)),
+        s.case(s.normal(3, 4), index=(-1, -2)),
+        s.case(s.normal(0, 3), index=(slice(None), 1)),
+        s.case(s.normal(), index=(None, Ellipsis)),
     ]
 
 
-def _explain_index(a: tuple[int, ...], *, index: Any) -> str | None:
-    parts = index if isinstance(index, tuple) else (index,)
-    if Ellipsis in [p for p in parts if not hasattr(p, "shape")]:
-        return None
-    dim = 0
-    for part in parts:
-        if part is None:
-            continue
-        if dim >= len(a):
-            return f"{len(parts)} indices for a tensor of {len(a)} dimensions"
-        values = np.asarray(part) if isinstance(part, int) or hasattr(part, "shape") else None
-        if values is not None and values.dtype.kind == "b":
-            if tuple(values.shape) != a[dim : dim + values.ndim]:
-                return f"a mask of shape {values.shape} does not fit shape {a}"
-            dim += values.ndim
-            continue
-        if values is not None and values.size and (values.max() >= a[dim] or values.min() < -a[dim]):
-            bad = values.max() if values.max() >= a[dim] else values.min()
-            return f"index {bad} is outside dimension {dim}, which has size {a[dim]}"
-        dim += 1
-    return None
+def _array_cases(s: Sampler) -> list[Any]:
+    i, j = np.array([0, 2, 0]), np.array([1, 1, 1])
+    return [
+        s.case(s.normal(3, 4), index=i),
+        s.case(s.normal(3, 4), index=(i, j)),
+        s.case(s.normal(3, 4), index=(slice(None), np.array([[0, 3], [3, -1]]))),
+        s.case(s.normal(2, 3, 4), index=(1, slice(None, None, -2), i)),
+        s.case(s.normal(3, 2, 3), index=(i, slice(None), i)),
+        s.case(s.normal(3, 2, 3), index=(i[:, None], Ellipsis, None, j)),
+        s.case(s.normal(3, 2), index=np.array([[True, False], [False, True], [True, True]])),
+        s.case(s.normal(3, 2), index=(np.array([True, False, True]), np.array([1, 1]))),
+        s.case(s.normal(3, 2), index=np.array([False, False, False])),
+        s.case(s.normal(3, 4, 2), index=np.tile(i, 4)),
+        s.case(s.normal(3, 4, 2), index=(slice(1, 3), np.tile(j, 4))),
+        s.case(s.normal(3, 2), index=np.zeros((0, 2), np.int64)),
+    ]
 
+
+_RULES: dict[str, Any] = {
+    "forward": _getitem,
+    "vjps": (lambda F, g, out, a, *, index: F.put(g, index=index, shape=a),),
+    "adds": _add_grad,
+    "saves": ("",),
+    "reference": lambda a, index: a[index],
+    "shape": index_shape,
+    "dtype": "first",
+}
 
 GETITEM = op(
-    "getitem", "the elements that an index names",
-    forward=lambda xp, a, *, index: a[index],
-    vjps=(lambda F, g, out, a, *, index: F.put(g, index=index, shape=a),), adds=_add_grad,
-    saves=("",), reference=lambda a, index: a[index], samples=_index_cases, explain=_explain_index,
+    "getitem", "the elements that an index of numbers and slices names: a view",
+    **_RULES, view=True, samples=_basic_cases,
     errors=lambda s: [
         s.case(s.normal(3, 4), index=(0, 4)),
-        s.case(s.normal(3), index=np.array([0, 3])),
+        s.case(s.normal(3, 4), index=-4),
         s.case(s.normal(3), index=(0, 0)),
+        s.case(s.normal(3), index=(Ellipsis, Ellipsis)),
+    ],
+)  # fmt: skip
+
+TAKE_AT = op(
+    "take_at", "the elements that an index with arrays or masks names: a copy",
+    **_RULES, samples=_array_cases,
+    errors=lambda s: [
+        s.case(s.normal(3), index=np.array([0, 3])),
+        s.case(s.normal(3, 4), index=(slice(None), np.array([-5]))),
+        s.case(s.normal(3, 4), index=np.array([True, False])),
+        s.case(s.normal(3, 4), index=(np.array([0, 1]), np.array([0, 1, 2]))),
     ],
 )  # fmt: skip
 
 PUT = op(
     "put", "zeros, and elements added at the places that an index names: the gradient of getitem",
     forward=_put,
-    vjps=(lambda F, g, out, a, *, index, shape: F.getitem(g, index=index),),
-    saves=("",), reference=lambda a, index, shape: _put(np, a, index=index, shape=shape),
+    vjps=(lambda F, g, out, a, *, index, shape: F.take_at(g, index=index),),
+    saves=("",), reference=_put_reference, shape=_put_shape, dtype="first",
     samples=lambda s: [
         s.case(s.normal(2, 3), index=(slice(0, 2),), shape=(4, 3)),
         s.case(s.normal(3, 4), index=np.array([0, 2, 0]), shape=(3, 4)),
+        s.case(s.normal(9, 2), index=np.array([0, 2, 0, 1, 1, 1, -1, 0, 0]), shape=(3, 2)),
+    ],
+    errors=lambda s: [s.case(s.normal(2, 3), index=np.array([0, 1]), shape=(4, 2))],
+)  # fmt: skip
+
+
+def _index_add(xp: Any, a: Any, values: Any, *, index: Any) -> Any:
+    out = a.copy()
+    place = a[index].shape
+    add_at(xp, out, index, xp.broadcast_to(xp.asarray(values, a.dtype), place))
+    return out
+
+
+def _index_add_reference(a: Any, values: Any, index: Any) -> Any:
+    out = np.array(a)
+    np.add.at(out, index, values)
+    return out
+
+
+def _index_add_shape(a: tuple[int, ...], values: tuple[int, ...], *, index: Any) -> Shape:
+    place = index_shape(a, index=index)
+    if len(values) > len(place) or any(n not in (1, m) for n, m in zip(values[::-1], place[::-1], strict=False)):
+        raise ShapeError(f"values of shape {values} do not fit the place of shape {place}")
+    return a
+
+
+INDEX_ADD = op(
+    "index_add", "a copy in which values are added at the places that an index names, as often as it names them",
+    forward=_index_add, dtype="first", saves=("", ""), shape=_index_add_shape, reference=_index_add_reference,
+    vjps=(
+        lambda F, g, out, a, values, *, index: g,
+        lambda F, g, out, a, values, *, index: F.sum_to(F.take_at(g, index=index), shape=values),
+    ),
+    samples=lambda s: [
+        s.case(s.normal(3, 4), s.normal(3, 4), index=np.array([0, 2, 0])),
+        s.case(s.normal(3, 4), s.normal(2, 1), index=(slice(None, 2), np.array([1, 1]))),
+        s.case(s.normal(3), s.normal(), index=np.array([True, False, True])),
+        s.case(s.normal(3, 2), s.normal(9, 2), index=np.array([0, 2, 0, 1, 1, 1, -1, 0, 0])),
+    ],
+    errors=lambda s: [
+        s.case(s.normal(3, 4), s.normal(2, 3), index=np.array([0, 2])),
+        s.case(s.normal(3), s.normal(1), index=np.array([3])),
     ],
 )  # fmt: skip
 
 
-def _plain(index: Any) -> Any:
-    """The index with tensors and lists replaced by arrays."""
-    if type(index) is int or type(index) is slice:
-        return index
-    if isinstance(index, tuple):
-        return tuple(_plain(part) for part in index)
-    if isinstance(index, Tensor):
-        index = index.data
-    elif isinstance(index, list):
-        index = np.asarray(index)
-    if hasattr(index, "dtype") and index.dtype.kind not in "iub":
-        raise TrainerIndexError(f"an index must hold integers or booleans, not {index.dtype.name}")
-    return index
+# -- taking out --------------------------------------------------------------------------------------------------------
 
 
 def getitem(input: Tensor, index: Any) -> Tensor:
-    """`input[index]`."""
-    return apply_one(GETITEM, input, index=_plain(index))
+    """`input[index]`.
+
+    Raises:
+        TrainerIndexError: the index leads outside; it says value, dimension and size.
+        ShapeError: a mask does not fit, or arrays do not broadcast.
+    """
+    kind = type(index)
+    if kind is int or kind is slice:
+        return apply_one(GETITEM, input, index=index)
+    index, advanced = plain_index(index, input.data.shape)
+    return apply_one(TAKE_AT if advanced else GETITEM, input, index=index)
 
 
-def setitem(input: Tensor, index: Any, value: Any) -> None:
-    """`input[index] = value`, outside the graph."""
-    input._check_writable()
-    if isinstance(value, Tensor):
-        if value.requires_grad:
-            raise GraphError(
-                "assigning a tensor that requires a gradient would lose it: build the result by cat() or where()"
-            )
-        value = value.data
-    input.data[_plain(index)] = value
+def _at(name: str, input: Tensor, dim: int, index: Any) -> tuple[Any, ...]:
+    """The index that names something along one dimension."""
+    return (*(slice(None),) * dimension(name, input, dim), index)
 
 
 def select(input: Tensor, dim: int, index: int) -> Tensor:
-    """One slice along a dimension, without it."""
-    return getitem(input, (*(slice(None),) * dimension("select", input, dim), index))
+    """One slice along a dimension, without it: a view."""
+    return getitem(input, _at("select", input, dim, int(index)))
 
 
-def narrow(input: Tensor, dim: int, start: int, length: int) -> Tensor:
-    """`length` elements along a dimension, from `start` on."""
+def narrow(input: Tensor, dim: int, start: int | Tensor, length: int) -> Tensor:
+    """`length` elements along a dimension, from `start` on: a view."""
     at = dimension("narrow", input, dim)
     size = input.shape[at]
+    start = int(start)
     first = start + size if start < 0 else start
     if not 0 <= first <= first + length <= size:
-        raise TrainerIndexError(f"narrow: {length} elements from {start} on are more than dimension {dim} has: {size}")
+        raise TrainerIndexError(
+            f"narrow: {length} elements from {start} on are not within dimension {dim}, which has size {size}"
+        )
     return getitem(input, (*(slice(None),) * at, slice(first, first + length)))
 
 
 def index_select(input: Tensor, dim: int, index: Tensor) -> Tensor:
     """The slices along a dimension that a vector of indices names."""
-    return getitem(input, (*(slice(None),) * dimension("index_select", input, dim), index))
+    if index.ndim > 1:
+        raise ShapeError(f"index_select: the index must be a vector, not of shape {index.shape}")
+    if not input.ndim:
+        return index_select(reshape(input, 1), dim, index).reshape(())
+    return getitem(input, _at("index_select", input, dim, reshape(index, -1) if not index.ndim else index))
 
 
-def masked_fill(input: Tensor, mask: Tensor, value: float) -> Tensor:
-    """`value` where the mask holds, `input` elsewhere."""
-    return where(mask, value, input)
+def take(input: Tensor, index: Tensor) -> Tensor:
+    """The elements at places counted in row-major order, in the index's shape."""
+    return getitem(ravel(input), index)
 
 
 def masked_select(input: Tensor, mask: Tensor) -> Tensor:
-    """The elements where the mask holds, as a vector."""
-    return getitem(input, mask)
+    """The elements where the mask holds, as a vector; both are broadcast."""
+    _require_mask("masked_select", mask)
+    if input.shape != mask.shape:
+        input, mask = broadcast_tensors(input, mask)
+    return getitem(input, mask) if input.ndim else getitem(reshape(input, 1), reshape(mask, 1))
 
 
-def nonzero(input: Tensor) -> Tensor:
-    """The indices of the elements that are not zero, one row each."""
-    return wrap(array_module(input.data).stack(input.data.nonzero(), 1))
+def nonzero(input: Tensor, *, as_tuple: bool = False) -> Any:
+    """The places of the elements that are not zero: one row each, or with `as_tuple` a vector for each dimension."""
+    xp = array_module(input.data)
+    if not input.ndim:
+        count = int(input.data != 0)
+        return (wrap(xp.zeros(count, np.int64)),) if as_tuple else wrap(xp.zeros((count, 0), np.int64))
+    found = [places.astype(np.int64, copy=False) for places in input.data.nonzero()]
+    return tuple(map(wrap, found)) if as_tuple else wrap(xp.stack(found, 1))
 
 
-# -- along a dimension -------------------------------------------------------------------------------------------------
+def argwhere(input: Tensor) -> Tensor:
+    """The places of the elements that are not zero, one row each."""
+    return nonzero(input)  # type: ignore[no-any-return]
 
 
-def _along(xp: Any, indices: Any, axis: int) -> tuple[Any, ...]:
-    """The index that takes, along an axis, the element that `indices` names at every place."""
-    grid = list(xp.ogrid[tuple(slice(n) for n in indices.shape)])
-    grid[axis] = indices
-    return tuple(grid)
+# -- other values at some places ---------------------------------------------------------------------------------------
 
 
-def _gather_vjp(F: Any, g: Any, out: Any, a: Any, *, axis: int, indices: Any) -> Any:
-    return F.put(g, index=_along(array_module(indices), indices, axis), shape=a)
+def index_put(input: Tensor, indices: Sequence[Any], values: Operand, accumulate: bool = False) -> Tensor:
+    """A copy in which `copy[indices]` is `values`, or with `accumulate` has them added.
+
+    Without `accumulate`, of two values for one place the last one stays.
+    """
+    if not accumulate:
+        return assign(input, tuple(indices), values)
+    index, _ = plain_index(tuple(slice(None) if part is None else part for part in indices), input.shape)
+    return apply(INDEX_ADD, input, values, index=index)  # type: ignore[no-any-return]
 
 
-GATHER = op(
-    "gather", "along a dimension, the elements that indices name",
-    forward=lambda xp, a, *, axis, indices: a[_along(xp, indices, axis)],
-    vjps=(_gather_vjp,),
-    saves=("",), reference=lambda a, axis, indices: np.take_along_axis(a, indices, axis),
-    samples=lambda s: [
-        s.case(s.normal(3, 4), axis=1, indices=s.integers(4, 3, 2)),
-        s.case(s.normal(3, 4), axis=0, indices=s.integers(3, 2, 4)),
-    ],
-    errors=lambda s: [s.case(s.normal(3, 4), axis=1, indices=np.array([[0, 4]] * 3))],
-)  # fmt: skip
+def _check_source(name: str, input: Tensor, at: int, index: Tensor, source: Tensor) -> None:
+    if index.ndim > 1:
+        raise ShapeError(f"{name}: the index must be a vector, not of shape {index.shape}")
+    fitting = (*input.shape[:at], index.data.size, *input.shape[at + 1 :]) if input.ndim else ()
+    if source.shape != fitting and (source.ndim or index.data.size != 1 or input.ndim > 1):
+        raise ShapeError(
+            f"{name}: source of shape {source.shape} does not fit input of shape {input.shape} with {index.data.size} "
+            f"indices in dimension {at}: it must have shape {fitting}"
+        )
 
 
-def gather(input: Tensor, dim: int, index: Tensor) -> Tensor:
-    """`out[i][j] = input[i][index[i][j]]` for dim 1, and so on."""
-    if index.ndim != input.ndim:
-        raise ShapeError(f"gather: the index has {index.ndim} dimensions, the input {input.ndim}; they must be equal")
-    return apply_one(GATHER, input, axis=dim, indices=index.data)
+def index_add(input: Tensor, dim: int, index: Tensor, source: Tensor, *, alpha: float = 1) -> Tensor:
+    """A copy in which `alpha` times the slices of `source` are added to the slices that `index` names."""
+    if not input.ndim:
+        return index_add(reshape(input, 1), dim, reshape(index, -1), reshape(source, -1), alpha=alpha).reshape(())
+    at = dimension("index_add", input, dim)
+    _check_source("index_add", input, at, index, source)
+    place, _ = plain_index((*(slice(None),) * at, reshape(index, -1)), input.shape)
+    return apply(INDEX_ADD, input, source if alpha == 1 else source * alpha, index=place)  # type: ignore[no-any-return]
 
 
-# -- embedding ---------------------------------------------------------------------------------------------------------
+def index_copy(input: Tensor, dim: int, index: Tensor, source: Tensor) -> Tensor:
+    """A copy in which the slices that `index` names are those of `source`."""
+    if not input.ndim:
+        return index_copy(reshape(input, 1), dim, reshape(index, -1), reshape(source, -1)).reshape(())
+    at = dimension("index_copy", input, dim)
+    _check_source("index_copy", input, at, index, source)
+    return assign(input, (*(slice(None),) * at, reshape(index, -1)), source)
 
 
-def _embedding(xp: Any, weight: Any, *, indices: Any) -> Any:
-    if indices.size and (indices.min() < 0 or indices.max() >= weight.shape[0]):
-        raise IndexError("index out of range")  # a negative one would silently count from the end
-    return weight[indices]
+def index_fill(input: Tensor, dim: int, index: Tensor, value: Operand) -> Tensor:
+    """A copy in which the slices that `index` names hold one value."""
+    if not input.ndim:
+        return index_fill(reshape(input, 1), dim, reshape(index, -1), value).reshape(())
+    if isinstance(value, Tensor) and value.ndim:
+        raise ShapeError(
+            f"index_fill: value must be a number or a tensor without dimensions, not of shape {value.shape}"
+        )
+    return assign(input, _at("index_fill", input, dim, reshape(index, -1)), value)
 
 
-def _explain_embedding(weight: tuple[int, ...], *, indices: Any) -> str | None:
-    low, high = int(indices.min()), int(indices.max())
-    return f"index {low if low < 0 else high} is outside the table, which has rows 0 to {weight[0] - 1}"
+def put(input: Tensor, index: Tensor, source: Tensor, accumulate: bool = False) -> Tensor:
+    """A copy in which the elements at places counted in row-major order are those of `source`, or have them added."""
+    if index.data.size != source.data.size:
+        raise ShapeError(
+            f"put: {index.data.size} indices, of shape {index.shape}, for {source.data.size} values, of shape "
+            f"{source.shape}"
+        )
+    flat = index_put(ravel(input), (ravel(index),), ravel(source), accumulate)
+    return reshape(flat, input.shape)
 
 
-def _embedding_vjp(F: Any, g: Any, out: Any, weight: Any, *, indices: Any) -> Any:
-    return F.put(g, index=indices, shape=shape_of(weight))
+def select_scatter(input: Tensor, src: Tensor, dim: int, index: int) -> Tensor:
+    """A copy in which one slice along a dimension is `src`."""
+    return _replace("select_scatter", input, src, _at("select_scatter", input, dim, int(index)))
 
 
-def _write_embedding_grad(F: Any, dest: Any, g: Any, out: Any, weight: Any, *, indices: Any) -> None:
-    dest[...] = 0
-    _add_at(F.xp, dest, g, indices)
+def slice_scatter(
+    input: Tensor, src: Tensor, dim: int = 0, start: int | None = None, end: int | None = None, step: int = 1
+) -> Tensor:
+    """A copy in which the elements from `start` to `end` along a dimension are `src`."""
+    return _replace("slice_scatter", input, src, _at("slice_scatter", input, dim, slice(start, end, step)))
 
 
-EMBEDDING = op(
-    "embedding", "the rows of a table that indices name",
-    forward=_embedding, vjps=(_embedding_vjp,), writes=(_write_embedding_grad,), saves=("",),
-    reference=lambda weight, indices: weight[indices],
-    explain=_explain_embedding,
-    samples=lambda s: [
-        s.case(s.normal(5, 3), indices=s.integers(5, 2, 4)),
-        s.case(s.normal(3, 2), indices=np.array(1)),
-    ],
-    errors=lambda s: [s.case(s.normal(5, 3), indices=np.array([0, 5])), s.case(s.normal(5, 3), indices=np.array([-1]))],
-)  # fmt: skip
+def _replace(name: str, input: Tensor, src: Tensor, index: tuple[Any, ...]) -> Tensor:
+    place = index_shape(input.shape, index=index)
+    if src.shape != place:
+        raise ShapeError(f"{name}: src has shape {src.shape}, the place it goes to {place}; they must be equal")
+    return assign(input, index, src)
 
 
-def embedding(input: Tensor, weight: Tensor) -> Tensor:
-    """The rows of `weight (num_embeddings, dim)` that `input`, of any shape, names."""
-    if input.dtype.kind not in "iu":
-        raise TypeError(f"embedding: indices must be integers, not {input.dtype.name}")
-    return apply_one(EMBEDDING, weight, indices=input.data)
+# -- by mask -----------------------------------------------------------------------------------------------------------
+
+
+def _require_mask(name: str, mask: Tensor) -> None:
+    if mask.dtype != np.bool_:
+        raise TypeError(f"{name}: the mask must hold booleans, not {mask.dtype.name}")
+
+
+def masked_fill(input: Tensor, mask: Tensor, value: Operand) -> Tensor:
+    """`value` where the mask holds, `input` elsewhere, in the dtype of `input`."""
+    _require_mask("masked_fill", mask)
+    if isinstance(value, Tensor):
+        if value.ndim:
+            raise ShapeError(f"masked_fill: value must have no dimensions, not shape {value.shape}")
+        value = value.to(input.dtype)
+    elif isinstance(value, float) and input.dtype.kind in "iu":
+        if value != int(value):
+            raise TypeError(f"masked_fill: {value} is no value of {input.dtype.name}")
+        value = int(value)
+    return where(mask, value, input)
+
+
+def masked_scatter(input: Tensor, mask: Tensor, source: Tensor) -> Tensor:
+    """A copy in which the elements where the mask holds are, one after the other, those of `source`.
+
+    Raises:
+        ShapeError: `source` has too few.
+    """
+    _require_mask("masked_scatter", mask)
+    if input.shape != mask.shape:
+        input, mask = broadcast_tensors(input, mask)
+    count = int(mask.data.sum())
+    if count > source.data.size:
+        raise ShapeError(
+            f"masked_scatter: the mask holds {count} times, but source has only {source.data.size} elements"
+        )
+    if not input.ndim:
+        return reshape(masked_scatter(reshape(input, 1), reshape(mask, 1), source), ())
+    return assign(input, mask, getitem(ravel(source), slice(0, count)))

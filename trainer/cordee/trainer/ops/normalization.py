@@ -16,7 +16,7 @@ from cordee.trainer.autograd.record import Shape, op
 from cordee.trainer.errors import ShapeError
 from cordee.trainer.ops.pooling_mean import avg_pool2d
 from cordee.trainer.ops.products import ones, row_sums
-from cordee.trainer.ops.shape import pad
+from cordee.trainer.ops.padding import pad
 from cordee.trainer.tensors import Tensor
 
 __all__ = ["layer_norm", "local_response_norm", "normalize", "rms_norm"]

@@ -15,7 +15,7 @@ from cordee.trainer.array import array_module, is_float
 from cordee.trainer.autograd.graph import apply_one
 from cordee.trainer.autograd.record import Op, Shape, op
 from cordee.trainer.errors import ShapeError
-from cordee.trainer.ops.indexing import gather
+from cordee.trainer.ops.scattering import gather
 from cordee.trainer.ops.windows import Sizes, Window, bordered, inside, pooled_shape
 from cordee.trainer.ops.windows import window as make_window
 from cordee.trainer.tensors import Tensor, wrap

@@ -1,4 +1,7 @@
-"""Matrix products. Their gradients are matrix products too, of transposed views, which BLAS reads without a copy."""
+"""Matrix products. Their gradients are matrix products too, of transposed views, which BLAS reads without a copy.
+
+Halves (float16, bfloat16) are multiplied and added up in single precision, as on a GPU.
+"""
 
 from __future__ import annotations
 
@@ -7,20 +10,32 @@ from typing import Any
 
 import numpy as np
 
-from cordee.trainer.autograd.explain import explain_broadcast
+from cordee.trainer.array import is_float
 from cordee.trainer.autograd.graph import apply
-from cordee.trainer.autograd.record import op, shape_of
+from cordee.trainer.autograd.record import NO_ERRORS, Shape, broadcast_shape, op, shape_of
 from cordee.trainer.errors import ShapeError
+from cordee.trainer.ops.shape import reshape, unsqueeze
 from cordee.trainer.tensors import Tensor
 
-__all__ = ["addmm", "bmm", "dot", "linear", "matmul", "mm", "mv", "outer"]
+__all__ = [
+    "addbmm", "addmm", "addmv", "addr", "baddbmm", "bilinear", "bmm", "dot", "ger", "inner", "linear",
+    "matmul", "mm", "mv", "outer", "vdot",
+]  # fmt: skip
 
-METHODS = "addmm bmm dot matmul mm mv outer"
+METHODS = "addbmm addmm addmv addr baddbmm bmm dot ger inner matmul mm mv outer vdot"
+INPLACE = "addbmm addmm addmv addr baddbmm"
 
 
 def _rows(a: Any) -> Any:
     """All leading dimensions as one."""
-    return a if a.ndim == 2 else a.reshape((-1, a.shape[-1]))
+    return a if a.ndim == 2 else a.reshape((-1, a.shape[-1]) if a.shape[-1] else (int(np.prod(a.shape[:-1])), 0))
+
+
+def product(xp: Any, a: Any, b: Any) -> Any:
+    """`a @ b`; NumPy multiplies halves one by one, and adds them up as halves."""
+    if xp is np and a.dtype.itemsize == 2 and is_float(a.dtype):
+        return (a.astype(np.float32) @ b.astype(np.float32)).astype(np.result_type(a, b))
+    return a @ b
 
 
 # -- matmul ------------------------------------------------------------------------------------------------------------
@@ -28,32 +43,39 @@ def _rows(a: Any) -> Any:
 
 def _matmul(xp: Any, a: Any, b: Any) -> Any:
     if b.ndim == 2 and a.ndim > 2:  # one large product instead of one per batch entry
-        return (_rows(a) @ b).reshape(*a.shape[:-1], b.shape[-1])
-    return a @ b
+        return product(xp, _rows(a), b).reshape(*a.shape[:-1], b.shape[-1])
+    return product(xp, a, b)
 
 
 def _left_vjp(F: Any, g: Any, out: Any, a: Any, b: Any) -> Any:
-    return F.matmul(g, b.swapaxes(-1, -2))
+    return F.matmul(g, _turned(F, b))
 
 
 def _right_vjp(F: Any, g: Any, out: Any, a: Any, b: Any) -> Any:
     if len(shape_of(b)) == 2:
-        return F.matmul(_rows(a).T, _rows(g))
-    return F.matmul(a.swapaxes(-1, -2), g)
+        return F.matmul(_turned(F, _rows(a)), _rows(g))
+    return F.matmul(_turned(F, a), g)
 
 
-def _explain_matmul(a: Any, b: Any) -> str | None:
-    if not isinstance(a, tuple) or not isinstance(b, tuple) or len(a) < 2 or len(b) < 2:
-        return None
+def _turned(F: Any, a: Any) -> Any:
+    """The last two dimensions exchanged; complex numbers conjugated."""
+    return (a.conj() if a.dtype.kind == "c" else a).swapaxes(-1, -2)
+
+
+def _matmul_shape(a: tuple[int, ...], b: tuple[int, ...]) -> Shape:
+    if len(a) < 2 or len(b) < 2:
+        raise ShapeError(f"both need at least two dimensions, not {len(a)} and {len(b)}")
     if a[-1] != b[-2]:
-        return f"the last dimension of a ({a[-1]}) must equal the second-last of b ({b[-2]})"
-    return explain_broadcast(a[:-2], b[:-2])
+        raise ShapeError(
+            f"a has {a[-1]} columns (its last dimension), b has {b[-2]} rows (its second-last): they must be equal"
+        )
+    return (*broadcast_shape(a[:-2], b[:-2]), a[-2], b[-1])
 
 
 MATMUL = op(
     "matmul", "the matrix product over the last two dimensions; leading ones broadcast",
     forward=_matmul,
-    vjps=(_left_vjp, _right_vjp), saves=("b", "a"), broadcasts=True, reference=np.matmul, explain=_explain_matmul,
+    vjps=(_left_vjp, _right_vjp), saves=("b", "a"), broadcasts=True, reference=np.matmul, shape=_matmul_shape,
     samples=lambda s: [
         s.case(s.normal(2, 3), s.normal(3, 4)),
         s.case(s.normal(2, 2, 3), s.normal(3, 2)),
@@ -61,53 +83,154 @@ MATMUL = op(
         s.case(s.normal(2, 1, 2, 3), s.normal(2, 3, 2)),
         s.case(s.normal(2, 3), s.normal(2, 3, 2)),
         s.case(s.normal(2, 0), s.normal(0, 3)),
+        s.case(s.normal(0, 2, 3), s.normal(3, 2)),
+        s.case(s.normal(2, 2, 0), s.normal(0, 2)),
     ],
-    errors=lambda s: [s.case(s.normal(4, 512), s.normal(256, 10)), s.case(s.normal(2, 3, 4), s.normal(3, 4, 5))],
+    errors=lambda s: [
+        s.case(s.normal(4, 512), s.normal(256, 10)),
+        s.case(s.normal(2, 3, 4), s.normal(3, 4, 5)),
+    ],
 )  # fmt: skip
 
 
 def matmul(input: Tensor, other: Tensor) -> Tensor:
-    """The matrix product `input @ other`; a 1-dimensional operand is a row on the left, a column on the right."""
+    """The matrix product `input @ other`; a 1-dimensional operand is a row on the left, a column on the right.
+
+    Raises:
+        ShapeError: the columns of the left do not match the rows of the right; it says how many there are of each.
+    """
     left, right = input.ndim, other.ndim
     if left >= 2 and right >= 2:
-        return apply(MATMUL, input, other)
+        return apply(MATMUL, input, other)  # type: ignore[no-any-return]
     if left == 0 or right == 0:
         raise ShapeError(f"matmul: needs at least one dimension on both sides, not {input.shape} and {other.shape}")
-    out = apply(
-        MATMUL,
-        input.reshape(1, input.shape[0]) if left == 1 else input,
-        other.reshape(other.shape[0], 1) if right == 1 else other,
-    )
+    if input.shape[-1] != other.shape[-2 if right > 1 else 0]:
+        raise ShapeError(
+            f"matmul: input of shape {input.shape} has {input.shape[-1]} elements in its last dimension, other of "
+            f"shape {other.shape} has {other.shape[-2 if right > 1 else 0]} in its "
+            f"{'second-last' if right > 1 else 'only'} dimension: they must be equal"
+        )
+    out = apply(MATMUL, unsqueeze(input, 0) if left == 1 else input, unsqueeze(other, 1) if right == 1 else other)
     shape = out.shape
     if left == 1:
         shape = (*shape[:-2], shape[-1])
-    return out.reshape(shape[:-1] if right == 1 else shape)
+    return reshape(out, shape[:-1] if right == 1 else shape)
+
+
+def _require_ndim(name: str, **tensors: tuple[Tensor, int]) -> None:
+    kinds = {1: "a vector", 2: "a matrix", 3: "a batch of matrices (3 dimensions)"}
+    for argument, (tensor, ndim) in tensors.items():
+        if tensor.ndim != ndim:
+            raise ShapeError(f"{name}: {argument} must be {kinds[ndim]}, not of shape {tensor.shape}")
 
 
 def mm(input: Tensor, mat2: Tensor) -> Tensor:
     """The product of two matrices."""
-    return apply(MATMUL, input, mat2)
+    if input.data.ndim != 2 or mat2.data.ndim != 2:
+        _require_ndim("mm", input=(input, 2), mat2=(mat2, 2))
+    return apply(MATMUL, input, mat2)  # type: ignore[no-any-return]
 
 
-bmm = mm
-bmm.__doc__ = "The product of two matrices, or of two batches of them."
+def bmm(input: Tensor, mat2: Tensor) -> Tensor:
+    """The products of two batches of matrices, of the same size: `(B, n, k)` and `(B, k, m)`."""
+    _require_ndim("bmm", input=(input, 3), mat2=(mat2, 3))
+    if input.shape[0] != mat2.shape[0]:
+        raise ShapeError(
+            f"bmm: input of shape {input.shape} is a batch of {input.shape[0]}, mat2 of shape {mat2.shape} of "
+            f"{mat2.shape[0]}: they must be equal (matmul broadcasts)"
+        )
+    return apply(MATMUL, input, mat2)  # type: ignore[no-any-return]
 
 
 def mv(input: Tensor, vec: Tensor) -> Tensor:
     """The product of a matrix and a vector."""
+    _require_ndim("mv", input=(input, 2), vec=(vec, 1))
     return matmul(input, vec)
 
 
-def dot(input: Tensor, other: Tensor) -> Tensor:
+def dot(input: Tensor, tensor: Tensor) -> Tensor:
     """The inner product of two vectors."""
-    if input.ndim != 1 or other.ndim != 1:
-        raise ShapeError(f"dot: needs two vectors, not tensors of shape {input.shape} and {other.shape}")
-    return matmul(input, other)
+    if input.ndim != 1 or tensor.ndim != 1:
+        raise ShapeError(f"dot: needs two vectors, not tensors of shape {input.shape} and {tensor.shape}")
+    return matmul(input, tensor)
+
+
+def vdot(input: Tensor, other: Tensor) -> Tensor:
+    """The inner product of two vectors, the first one conjugated."""
+    return dot(input.conj() if input.dtype.kind == "c" else input, other)
+
+
+def inner(input: Tensor, other: Tensor) -> Tensor:
+    """Inner products over the last dimension of both: `(…a, n)` and `(…b, n)` give `(…a, …b)`; numbers multiply."""
+    if not input.ndim or not other.ndim:
+        return input * other
+    if input.shape[-1] != other.shape[-1]:
+        raise ShapeError(
+            f"inner: input of shape {input.shape} has {input.shape[-1]} elements in its last dimension, other of "
+            f"shape {other.shape} has {other.shape[-1]}: they must be equal"
+        )
+    out = apply(MATMUL, _as_rows(input), _as_rows(other).swapaxes(0, 1))
+    return reshape(out, (*input.shape[:-1], *other.shape[:-1]))
+
+
+def _as_rows(a: Tensor) -> Tensor:
+    return a if a.ndim == 2 else reshape(a, (int(np.prod(a.shape[:-1], dtype=int)), a.shape[-1]))
 
 
 def outer(input: Tensor, vec2: Tensor) -> Tensor:
     """The outer product of two vectors."""
-    return input.reshape(-1, 1) * vec2.reshape(1, -1)
+    _require_ndim("outer", input=(input, 1), vec2=(vec2, 1))
+    return unsqueeze(input, 1) * unsqueeze(vec2, 0)
+
+
+ger = outer
+
+
+# -- sums and products -------------------------------------------------------------------------------------------------
+
+
+def _plus(name: str, input: Tensor, product: Tensor, beta: float, alpha: float) -> Tensor:
+    """`beta · input + alpha · product`; with beta 0, what is in `input` (NaN too) does not count."""
+    try:
+        broadcast_shape(input.shape, product.shape)
+        fits = np.broadcast_shapes(input.shape, product.shape) == product.shape
+    except ShapeError:
+        fits = False
+    if not fits:
+        raise ShapeError(
+            f"{name}: input of shape {input.shape} does not broadcast to the product's shape {product.shape}"
+        )
+    if alpha != 1:
+        product = product * alpha
+    if beta == 0:
+        return product
+    return (input if beta == 1 else input * beta) + product
+
+
+def addmm(input: Tensor, mat1: Tensor, mat2: Tensor, *, beta: float = 1, alpha: float = 1) -> Tensor:
+    """`beta · input + alpha · mat1 @ mat2`."""
+    _require_ndim("addmm", mat1=(mat1, 2), mat2=(mat2, 2))
+    return _plus("addmm", input, mm(mat1, mat2), beta, alpha)
+
+
+def addmv(input: Tensor, mat: Tensor, vec: Tensor, *, beta: float = 1, alpha: float = 1) -> Tensor:
+    """`beta · input + alpha · mat @ vec`."""
+    return _plus("addmv", input, mv(mat, vec), beta, alpha)
+
+
+def addr(input: Tensor, vec1: Tensor, vec2: Tensor, *, beta: float = 1, alpha: float = 1) -> Tensor:
+    """`beta · input + alpha · outer(vec1, vec2)`."""
+    return _plus("addr", input, outer(vec1, vec2), beta, alpha)
+
+
+def baddbmm(input: Tensor, batch1: Tensor, batch2: Tensor, *, beta: float = 1, alpha: float = 1) -> Tensor:
+    """`beta · input + alpha · batch1 @ batch2`, for batches of matrices."""
+    return _plus("baddbmm", input, bmm(batch1, batch2), beta, alpha)
+
+
+def addbmm(input: Tensor, batch1: Tensor, batch2: Tensor, *, beta: float = 1, alpha: float = 1) -> Tensor:
+    """`beta · input + alpha ·` the sum of `batch1 @ batch2` over the batch."""
+    return _plus("addbmm", input, bmm(batch1, batch2).sum(0), beta, alpha)
 
 
 # -- sums by product ---------------------------------------------------------------------------------------------------
@@ -121,16 +244,28 @@ def ones(xp: Any, length: int, dtype: Any) -> Any:
 
 def row_sums(xp: Any, a: Any) -> Any:
     """The sums along the last dimension, which is kept as 1: by a product with ones where memory allows it."""
-    if not a.flags.c_contiguous or not a.size:
+    if not a.flags.c_contiguous or not a.size or a.dtype.itemsize == 2:
         return a.sum(axis=-1, keepdims=True)
     length = a.shape[-1]
     return a.reshape(-1, length).dot(ones(xp, length, a.dtype)).reshape(*a.shape[:-1], 1)
 
 
+def _column_sums(xp: Any, a: Any) -> Any:
+    if a.dtype.itemsize == 2:
+        return a.sum(axis=0)
+    return ones(xp, a.shape[0], a.dtype).dot(a)
+
+
+def _columns(a: tuple[int, ...]) -> Shape:
+    if len(a) != 2:
+        raise ShapeError(f"needs a matrix, not {len(a)} dimensions")
+    return a[1:]
+
+
 COLUMN_SUMS = op(
     "column_sums", "the sums of a matrix's columns, by a product with ones: several times faster than NumPy's own",
-    forward=lambda xp, a: ones(xp, a.shape[0], a.dtype).dot(a),
-    vjps=(lambda F, g, out, a: F.broadcast_to(g, shape=a),), saves=("",),
+    forward=_column_sums,
+    vjps=(lambda F, g, out, a: F.broadcast_to(g, shape=a),), saves=("",), shape=_columns, errors=NO_ERRORS,
     reference=lambda a: a.sum(0), samples=lambda s: [s.case(s.normal(3, 4)), s.case(s.normal(0, 2))],
 )  # fmt: skip
 
@@ -139,18 +274,19 @@ COLUMN_SUMS = op(
 
 
 def _linear(xp: Any, input: Any, weight: Any, bias: Any) -> Any:
-    out = _rows(input) @ weight.T
+    out = product(xp, _rows(input), weight.T)
     if bias is not None:
         out += bias
     return out if input.ndim == 2 else out.reshape(*input.shape[:-1], weight.shape[0])
 
 
 def _linear_input_vjp(F: Any, g: Any, out: Any, input: Any, weight: Any, bias: Any) -> Any:
-    return F.matmul(g, weight)
+    return F.matmul(g, weight.conj() if weight.dtype.kind == "c" else weight)
 
 
 def _linear_weight_vjp(F: Any, g: Any, out: Any, input: Any, weight: Any, bias: Any) -> Any:
-    return F.matmul(_rows(g).T, _rows(input))
+    rows = _rows(input)
+    return F.matmul(_rows(g).T, rows.conj() if rows.dtype.kind == "c" else rows)
 
 
 def _linear_bias_vjp(F: Any, g: Any, out: Any, input: Any, weight: Any, bias: Any) -> Any:
@@ -158,18 +294,24 @@ def _linear_bias_vjp(F: Any, g: Any, out: Any, input: Any, weight: Any, bias: An
 
 
 def _write_weight_grad(F: Any, dest: Any, g: Any, out: Any, input: Any, weight: Any, bias: Any) -> None:
-    F.xp.matmul(_rows(g).T, _rows(input), out=dest)
+    if dest.dtype.itemsize == 2:
+        dest[...] = product(F.xp, _rows(g).T, _rows(input))
+    else:
+        F.xp.matmul(_rows(g).T, _rows(input), out=dest)
 
 
-def _explain_linear(input: Any, weight: Any, bias: Any) -> str | None:
+def _linear_shape(input: tuple[int, ...], weight: tuple[int, ...], bias: tuple[int, ...] | None) -> Shape:
     if len(weight) != 2:
-        return "weight must have two dimensions (out features, in features)"
-    if not input or input[-1] != weight[1]:
-        found = input[-1] if input else "none"
-        return f"the last dimension of input ({found}) must equal weight's in features ({weight[1]})"
+        raise ShapeError("weight must have two dimensions, (out features, in features)")
+    if not input:
+        raise ShapeError(f"input has no dimension of features, weight takes {weight[1]}")
+    if input[-1] != weight[1]:
+        raise ShapeError(f"input has {input[-1]} features in its last dimension, weight takes {weight[1]}")
     if bias is not None and bias != (weight[0],):
-        return f"bias must hold one number per out feature ({weight[0]})"
-    return None
+        raise ShapeError(
+            f"bias must hold one number for each of weight's {weight[0]} out features: shape ({weight[0]},)"
+        )
+    return (*input[:-1], weight[0])
 
 
 def _linear_reference(input: Any, weight: Any, bias: Any) -> Any:
@@ -181,24 +323,54 @@ LINEAR = op(
     forward=_linear,
     vjps=(_linear_input_vjp, _linear_weight_vjp, _linear_bias_vjp), saves=("weight", "input", ""),
     writes=(None, _write_weight_grad, None),
-    reference=_linear_reference, explain=_explain_linear,
+    reference=_linear_reference, shape=_linear_shape,
     samples=lambda s: [
         s.case(s.normal(4, 3), s.normal(2, 3), s.normal(2)),
         s.case(s.normal(2, 2, 3), s.normal(4, 3), None),
         s.case(s.normal(3), s.normal(2, 3), s.normal(2)),
+        s.case(s.normal(0, 3), s.normal(2, 3), s.normal(2)),
+        s.case(s.normal(2, 2, 0), s.normal(3, 0), s.normal(3)),
     ],
     errors=lambda s: [
         s.case(s.normal(4, 512), s.normal(10, 256), s.normal(10)),
         s.case(s.normal(4, 3), s.normal(5, 3), s.normal(4)),
+        s.case(s.normal(), s.normal(5, 3), None),
     ],
 )  # fmt: skip
 
 
 def linear(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """`input @ weight.T + bias`: `input (…, in)`, `weight (out, in)`, `bias (out,)`."""
-    return apply(LINEAR, input, weight, bias)
+    """`input @ weight.T + bias`: `input (…, in)`, `weight (out, in)` or `(in,)`, `bias (out,)`.
+
+    Raises:
+        ShapeError: the features of input and weight differ; it says how many there are of each.
+    """
+    if weight.data.ndim == 1:
+        out = matmul(input, weight)
+        return out if bias is None else out + bias
+    return apply(LINEAR, input, weight, bias)  # type: ignore[no-any-return]
 
 
-def addmm(input: Tensor, mat1: Tensor, mat2: Tensor) -> Tensor:
-    """`input + mat1 @ mat2`."""
-    return input + mm(mat1, mat2)
+def bilinear(input1: Tensor, input2: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """`input1 · weight[k] · input2 + bias[k]` for each k: `(…, in1)`, `(…, in2)`, `(out, in1, in2)`, `(out,)`.
+
+    Raises:
+        ShapeError: the features or the leading dimensions differ.
+    """
+    out, in1, in2 = weight.shape if weight.ndim == 3 else (0, 0, 0)
+    for name, given, features, dim in (("input1", input1, in1, 1), ("input2", input2, in2, 2)):
+        if weight.ndim != 3 or not given.ndim or given.shape[-1] != features:
+            raise ShapeError(
+                f"bilinear: {name} of shape {given.shape} must have as many features as weight of shape {weight.shape} "
+                f"has in dimension {dim}"
+            )
+    if input1.shape[:-1] != input2.shape[:-1]:
+        raise ShapeError(
+            f"bilinear: input1 of shape {input1.shape} and input2 of shape {input2.shape} must have the same leading "
+            "dimensions"
+        )
+    left, right = _as_rows(input1), _as_rows(input2)
+    spread = reshape(weight.permute(1, 0, 2), (in1, out * in2))
+    found = (reshape(mm(left, spread), (left.shape[0], out, in2)) * unsqueeze(right, 1)).sum(-1)
+    result = reshape(found, (*input1.shape[:-1], out))
+    return result if bias is None else result + bias

@@ -1,4 +1,8 @@
-"""Rearranging: the same elements in another shape, order or company. Mostly views, which cost nothing."""
+"""Another shape for the same elements: dimensions joined, split, dropped, exchanged, repeated. Mostly views, which cost
+nothing.
+
+`view` is `reshape`: it shares memory wherever the layout allows it, and copies where it does not.
+"""
 
 from __future__ import annotations
 
@@ -8,96 +12,156 @@ from typing import Any
 
 import numpy as np
 
-from cordee.trainer.autograd.graph import apply, apply_one
-from cordee.trainer.autograd.record import Sampler, op
+from cordee.trainer.array import array_module
+from cordee.trainer.autograd.graph import apply_one
+from cordee.trainer.autograd.record import Shape, op
 from cordee.trainer.errors import ShapeError, TrainerIndexError
-from cordee.trainer.tensors import Tensor
+from cordee.trainer.tensors import Tensor, wrap
 
 __all__ = [
-    "broadcast_to", "cat", "chunk", "concat", "expand", "flatten", "flip", "movedim", "pad", "permute", "repeat",
-    "reshape", "split", "squeeze", "stack", "swapaxes", "t", "transpose", "tril", "triu", "unbind", "unflatten",
-    "unsqueeze", "view",
+    "adjoint", "broadcast_shapes", "broadcast_tensors", "broadcast_to", "expand", "flatten", "moveaxis", "movedim",
+    "permute", "ravel", "repeat", "repeat_interleave", "reshape", "squeeze", "swapaxes", "swapdims", "t", "tile",
+    "transpose", "unflatten", "unsqueeze", "view",
 ]  # fmt: skip
 
 METHODS = (
-    "broadcast_to chunk expand flatten flip movedim permute repeat reshape split squeeze swapaxes t transpose tril triu unbind unflatten unsqueeze view"
+    "adjoint broadcast_to expand flatten moveaxis movedim permute ravel repeat repeat_interleave reshape "
+    "squeeze swapaxes swapdims t tile transpose unflatten unsqueeze view"
 )
 
 
-def _sizes(shape: tuple[Any, ...]) -> tuple[int, ...]:
+def sizes_of(shape: tuple[Any, ...]) -> tuple[int, ...]:
     """`f(2, 3)` and `f((2, 3))` mean the same."""
-    return tuple(shape[0]) if len(shape) == 1 and not isinstance(shape[0], int) else shape
+    return tuple(shape[0]) if len(shape) == 1 and hasattr(shape[0], "__iter__") else shape
 
 
 def dimension(name: str, input: Tensor, dim: int, new: int = 0) -> int:
-    """A dimension counted from the front; `new`: how many more there will be. Refused when there is none such."""
+    """A dimension counted from the front; `new`: how many more there will be.
+
+    Raises:
+        TrainerIndexError: there is no such dimension; it says which there are.
+    """
     count = input.ndim + new
     if not -count <= dim < count:
-        raise TrainerIndexError(
-            f"{name}: there is no dimension {dim}" + (f" in shape {input.shape}" if not new else f" of {count}")
-        )
+        valid = f"valid: {-count} to {count - 1}" if count else "it has none"
+        place = f"shape {input.shape}" if not new else f"a result of {count} dimensions"
+        raise TrainerIndexError(f"{name}: there is no dimension {dim} in {place} ({valid})")
     return dim % count
+
+
+def dimensions(name: str, input: Tensor, dims: int | Sequence[int]) -> tuple[int, ...]:
+    """Dimensions counted from the front, each given once.
+
+    Raises:
+        TrainerIndexError: one does not exist.
+        ShapeError: one is given twice.
+    """
+    found = tuple(dimension(name, input, d) for d in ((dims,) if isinstance(dims, int) else dims))
+    if len(set(found)) != len(found):
+        raise ShapeError(f"{name}: {dims} names a dimension of shape {input.shape} twice")
+    return found
 
 
 # -- reshape -----------------------------------------------------------------------------------------------------------
 
 
-def _explain_reshape(a: tuple[int, ...], *, shape: tuple[int, ...]) -> str:
-    return f"{math.prod(a)} elements do not fill shape {shape}"
+def _reshape_shape(a: tuple[int, ...], *, shape: tuple[int, ...]) -> Shape:
+    total, rest = math.prod(a), math.prod(n for n in shape if n != -1)
+    unknown = sum(n == -1 for n in shape)
+    if unknown > 1 or any(n < -1 for n in shape):
+        raise ShapeError(f"shape {shape} may hold one -1 and otherwise sizes of at least 0")
+    if not unknown:
+        if rest != total:
+            raise ShapeError(f"{total} elements do not fill shape {shape}, which takes {rest}")
+        return shape
+    if not rest or total % rest:
+        raise ShapeError(f"{total} elements cannot be divided over the other sizes of shape {shape}, which take {rest}")
+    return tuple(total // rest if n == -1 else n for n in shape)
 
 
 RESHAPE = op(
     "reshape", "the same elements in row-major order, in another shape",
     forward=lambda xp, a, *, shape: a.reshape(shape),
     vjps=(lambda F, g, out, a, *, shape: F.reshape(g, shape=a),),
-    saves=("",), reference=np.reshape, explain=_explain_reshape,
+    saves=("",), reference=np.reshape, shape=_reshape_shape, dtype="first", view=True,
     samples=lambda s: [
         s.case(s.normal(2, 3), shape=(3, 2)),
         s.case(s.normal(4), shape=(2, -1)),
         s.case(s.normal(1), shape=()),
+        s.case(s.normal(0, 3), shape=(3, 0)),
     ],
-    errors=lambda s: [s.case(s.normal(2, 3), shape=(4, 2))],
+    errors=lambda s: [
+        s.case(s.normal(2, 3), shape=(4, 2)),
+        s.case(s.normal(2, 3), shape=(4, -1)),
+        s.case(s.normal(2, 3), shape=(-1, -1)),
+    ],
 )  # fmt: skip
 
 
 def reshape(input: Tensor, *shape: Any) -> Tensor:
-    """The same elements in another shape; one size may be -1."""
-    return apply_one(RESHAPE, input, shape=_sizes(shape))
+    """The same elements in another shape; one size may be -1.
+
+    Raises:
+        ShapeError: the elements do not fill that shape.
+    """
+    return apply_one(RESHAPE, input, shape=sizes_of(shape))
 
 
-view = reshape
+def view(input: Tensor, *shape: Any) -> Tensor:
+    """`reshape`; or, given a dtype, the same bytes read as that dtype (outside the graph)."""
+    if len(shape) == 1 and not isinstance(shape[0], int) and not hasattr(shape[0], "__iter__"):
+        try:
+            return wrap(input.data.view(np.dtype(shape[0])))
+        except ValueError as error:
+            raise ShapeError(f"view: shape {input.shape} of {input.dtype.name}: {error}") from error
+    return apply_one(RESHAPE, input, shape=sizes_of(shape))
+
+
+def ravel(input: Tensor) -> Tensor:
+    """All elements in one dimension."""
+    return apply_one(RESHAPE, input, shape=(-1,) if input.data.size else (0,))
 
 
 def flatten(input: Tensor, start_dim: int = 0, end_dim: int = -1) -> Tensor:
-    """The dimensions from start_dim to end_dim as one."""
+    """The dimensions from start_dim to end_dim as one.
+
+    Raises:
+        ShapeError: start_dim comes after end_dim.
+    """
     old = input.shape
     if not old:
         return reshape(input, 1)
     start, end = dimension("flatten", input, start_dim), dimension("flatten", input, end_dim)
+    if start > end:
+        raise ShapeError(f"flatten: start_dim {start_dim} comes after end_dim {end_dim} in shape {old}")
     return reshape(input, (*old[:start], math.prod(old[start : end + 1]), *old[end + 1 :]))
 
 
 def unflatten(input: Tensor, dim: int, sizes: Sequence[int]) -> Tensor:
-    """One dimension as several."""
+    """One dimension as several; one of the sizes may be -1."""
     old, at = input.shape, dimension("unflatten", input, dim)
-    return reshape(input, (*old[:at], *sizes, *old[at + 1 :]))
+    try:
+        inner = _reshape_shape((old[at],), shape=tuple(sizes))
+    except ShapeError as error:
+        raise ShapeError(f"unflatten: dimension {dim} of shape {old}: {error}") from None
+    return reshape(input, (*old[:at], *inner, *old[at + 1 :]))
 
 
 def squeeze(input: Tensor, dim: int | tuple[int, ...] | None = None) -> Tensor:
-    """Without dimensions of size 1: all such, or those given."""
+    """Without dimensions of size 1: all such, or those of the given ones."""
     old = input.shape
     if dim is None or not old:
         drop: Any = range(len(old))
     else:
-        drop = [dimension("squeeze", input, d) for d in (dim if isinstance(dim, tuple) else (dim,))]
-    return reshape(input, tuple(n for i, n in enumerate(old) if n != 1 or i not in drop))
+        drop = dimensions("squeeze", input, dim)
+    return apply_one(RESHAPE, input, shape=tuple([n for i, n in enumerate(old) if n != 1 or i not in drop]))
 
 
 def unsqueeze(input: Tensor, dim: int) -> Tensor:
     """With a new dimension of size 1 at `dim`."""
-    old = input.shape
-    at = dimension("unsqueeze", input, dim, new=1)
-    return reshape(input, (*old[:at], 1, *old[at:]))
+    old = input.data.shape
+    at = dim if 0 <= dim <= len(old) else dimension("unsqueeze", input, dim, new=1)
+    return apply_one(RESHAPE, input, shape=(*old[:at], 1, *old[at:]))
 
 
 # -- order of dimensions -----------------------------------------------------------------------------------------------
@@ -108,250 +172,223 @@ def _inverse(axes: tuple[int, ...]) -> tuple[int, ...]:
     return tuple(sorted(range(len(axes)), key=lambda i: axes[i] % len(axes)))
 
 
+def _permute_shape(a: tuple[int, ...], *, axes: tuple[int, ...]) -> Shape:
+    n = len(a)
+    if sorted(axis % n if -n <= axis < n else n for axis in axes) != list(range(n)):
+        raise ShapeError(f"{axes} does not name each of the {n} dimensions once")
+    return tuple(a[axis] for axis in axes)
+
+
 PERMUTE = op(
     "permute", "the dimensions in another order",
     forward=lambda xp, a, *, axes: a.transpose(axes),
     vjps=(lambda F, g, out, a, *, axes: F.permute(g, axes=_inverse(axes)),),
-    saves=("",), reference=np.transpose,
-    samples=lambda s: [s.case(s.normal(2, 3, 4), axes=(2, 0, 1)), s.case(s.normal(2, 3), axes=(-1, 0))],
-    errors=lambda s: [s.case(s.normal(2, 3), axes=(0, 0)), s.case(s.normal(2, 3), axes=(0,))],
-    explain=lambda a, *, axes: f"{axes} does not name each of the {len(a)} dimensions once",
+    saves=("",), reference=np.transpose, shape=_permute_shape, dtype="first", view=True,
+    samples=lambda s: [
+        s.case(s.normal(2, 3, 4), axes=(2, 0, 1)),
+        s.case(s.normal(2, 3), axes=(-1, 0)),
+        s.case(s.normal(2, 0, 3), axes=(2, 1, 0)),
+        s.case(s.normal(), axes=()),
+    ],
+    errors=lambda s: [
+        s.case(s.normal(2, 3), axes=(0, 0)),
+        s.case(s.normal(2, 3), axes=(0,)),
+        s.case(s.normal(2, 3), axes=(0, 2)),
+    ],
 )  # fmt: skip
 
 
 def permute(input: Tensor, *dims: Any) -> Tensor:
     """The dimensions in the given order."""
-    return apply_one(PERMUTE, input, axes=_sizes(dims))
+    return apply_one(PERMUTE, input, axes=sizes_of(dims))
 
 
 def transpose(input: Tensor, dim0: int, dim1: int) -> Tensor:
     """Two dimensions exchanged."""
-    axes = list(range(input.ndim))
+    axes = list(range(input.data.ndim))
     try:
         axes[dim0], axes[dim1] = axes[dim1], axes[dim0]
     except IndexError:
-        raise ShapeError(f"transpose: there are no dimensions {dim0} and {dim1} in shape {input.shape}") from None
+        if axes or dim0 not in (0, -1) or dim1 not in (0, -1):  # a tensor without dimensions has one to speak of
+            raise TrainerIndexError(
+                f"transpose: there are no dimensions {dim0} and {dim1} in shape {input.shape}"
+            ) from None
     return apply_one(PERMUTE, input, axes=tuple(axes))
 
 
 swapaxes = transpose
+swapdims = transpose
 
 
 def t(input: Tensor) -> Tensor:
-    """A matrix transposed; a vector as it is."""
+    """A matrix transposed; a vector as it is.
+
+    Raises:
+        ShapeError: there are more than two dimensions.
+    """
+    if input.ndim > 2:
+        raise ShapeError(f"t: needs at most two dimensions, not shape {input.shape}: transpose(dim0, dim1) names two")
     return apply_one(PERMUTE, input, axes=tuple(reversed(range(input.ndim))))
 
 
-def movedim(input: Tensor, source: int, destination: int) -> Tensor:
-    """One dimension moved to another place."""
-    axes = list(range(input.ndim))
-    place = dimension("movedim", input, destination)
-    axes.insert(place, axes.pop(dimension("movedim", input, source)))
+def reverse_dims(input: Tensor) -> Tensor:
+    """All dimensions in reverse order: `.T`."""
+    return apply_one(PERMUTE, input, axes=tuple(reversed(range(input.ndim))))
+
+
+def matrix_transpose(input: Tensor) -> Tensor:
+    """The last two dimensions exchanged: `.mT`.
+
+    Raises:
+        ShapeError: there are fewer than two dimensions.
+    """
+    if input.ndim < 2:
+        raise ShapeError(f"mT: needs at least two dimensions, not shape {input.shape}")
+    return transpose(input, -2, -1)
+
+
+def adjoint(input: Tensor) -> Tensor:
+    """Matrices transposed and conjugated: `.mH`."""
+    turned = matrix_transpose(input)
+    return turned.conj() if input.dtype.kind == "c" else turned
+
+
+def movedim(input: Tensor, source: int | Sequence[int], destination: int | Sequence[int]) -> Tensor:
+    """Dimensions moved to other places; the others keep their order.
+
+    Raises:
+        ShapeError: a dimension is named twice, or there is not one destination for each source.
+    """
+    sources, places = dimensions("movedim", input, source), dimensions("movedim", input, destination)
+    if len(sources) != len(places):
+        raise ShapeError(f"movedim: {len(sources)} dimensions {source} for {len(places)} places {destination}")
+    axes = [axis for axis in range(input.ndim) if axis not in sources]
+    for place, axis in sorted(zip(places, sources, strict=True)):
+        axes.insert(place, axis)
     return apply_one(PERMUTE, input, axes=tuple(axes))
 
 
+moveaxis = movedim
+
+
 # -- repetition --------------------------------------------------------------------------------------------------------
+
+
+def _broadcast_shape(a: tuple[int, ...], *, shape: tuple[int, ...]) -> Shape:
+    lead = len(shape) - len(a)
+    if lead < 0:
+        raise ShapeError(f"shape {a} has more dimensions than shape {shape}")
+    for dim, n in enumerate(a):
+        if n not in (1, shape[dim + lead]):
+            raise ShapeError(
+                f"size {n} in dimension {dim} cannot be repeated up to {shape[dim + lead]}: only a size of 1 can "
+                f"(target shape {shape})"
+            )
+    return shape
+
 
 BROADCAST_TO = op(
     "broadcast_to", "repeated along dimensions of size 1, or new leading ones, up to a shape",
     forward=lambda xp, a, *, shape: xp.broadcast_to(a, shape),
     vjps=(lambda F, g, out, a, *, shape: F.sum_to(g, shape=a),),
-    saves=("",), reference=np.broadcast_to,
+    saves=("",), reference=np.broadcast_to, shape=_broadcast_shape, dtype="first", view=True,
     samples=lambda s: [
         s.case(s.normal(3), shape=(2, 3)),
         s.case(s.normal(2, 1), shape=(4, 2, 3)),
         s.case(s.normal(), shape=(2,)),
+        s.case(s.normal(1, 2), shape=(0, 2)),
     ],
-    errors=lambda s: [s.case(s.normal(2, 3), shape=(2, 4))],
-    explain=lambda a, *, shape: f"shape {a} cannot be repeated up to shape {shape}: only sizes of 1 can",
+    errors=lambda s: [s.case(s.normal(2, 3), shape=(2, 4)), s.case(s.normal(2, 3), shape=(3,))],
 )  # fmt: skip
 
 
 def broadcast_to(input: Tensor, shape: Sequence[int]) -> Tensor:
-    """Repeated, without a copy, up to a shape."""
-    return apply_one(BROADCAST_TO, input, shape=tuple(shape))
+    """Repeated, without a copy, up to a shape; -1 leaves a size as it is."""
+    wanted = tuple(shape)
+    if -1 in wanted:
+        lead = len(wanted) - input.ndim
+        if lead < 0 or -1 in wanted[:lead]:
+            raise ShapeError(f"expand: -1 in {wanted} stands for a size that shape {input.shape} does not have")
+        wanted = tuple(input.shape[i - lead] if n == -1 else n for i, n in enumerate(wanted))
+    return apply_one(BROADCAST_TO, input, shape=wanted)
 
 
 def expand(input: Tensor, *sizes: Any) -> Tensor:
     """Repeated, without a copy, up to a shape; -1 leaves a size as it is."""
-    wanted = _sizes(sizes)
-    lead = len(wanted) - input.ndim
-    return broadcast_to(input, [input.shape[i - lead] if n == -1 else n for i, n in enumerate(wanted)])
+    return broadcast_to(input, sizes_of(sizes))
 
 
-def repeat(input: Tensor, *sizes: Any) -> Tensor:
-    """Whole copies side by side: how many along each dimension."""
-    times = _sizes(sizes)
-    own = (1,) * (len(times) - input.ndim) + input.shape
+def broadcast_shapes(*shapes: Any) -> tuple[int, ...]:
+    """The shape that these broadcast to.
+
+    Raises:
+        ShapeError: they do not.
+    """
+    try:
+        return np.broadcast_shapes(*[(s,) if isinstance(s, int) else tuple(s) for s in shapes])
+    except ValueError as error:
+        raise ShapeError(f"broadcast_shapes: {error}") from None
+
+
+def broadcast_tensors(*tensors: Any) -> tuple[Tensor, ...]:
+    """All repeated, without a copy, up to the shape that they broadcast to."""
+    given: tuple[Tensor, ...] = sizes_of(tensors) if tensors and not isinstance(tensors[0], Tensor) else tensors  # type: ignore[assignment]
+    shape = broadcast_shapes(*[tensor.shape for tensor in given])
+    return tuple(broadcast_to(tensor, shape) for tensor in given)
+
+
+def repeat(input: Tensor, *repeats: Any) -> Tensor:
+    """Whole copies side by side: how many along each dimension, new leading ones first.
+
+    Raises:
+        ShapeError: there are fewer numbers than dimensions.
+    """
+    times = sizes_of(repeats)
+    lead = len(times) - input.ndim
+    if lead < 0:
+        raise ShapeError(f"repeat: {times} is not one number for each dimension of shape {input.shape}")
+    own = (1,) * lead + input.shape
     spaced = input.reshape([n for size in own for n in (1, size)])
     return broadcast_to(spaced, [n for k, size in zip(times, own, strict=True) for n in (k, size)]).reshape(
         [k * size for k, size in zip(times, own, strict=True)]
     )
 
 
-# -- company -----------------------------------------------------------------------------------------------------------
+def tile(input: Tensor, *dims: Any) -> Tensor:
+    """`repeat`, where missing leading numbers are 1."""
+    times = sizes_of(dims)
+    return repeat(input, (1,) * (input.ndim - len(times)) + times)
 
 
-def _cat_vjp(F: Any, g: Any, out: Any, *shapes: Any, needs: Sequence[bool], axis: int) -> Any:
-    start, parts = 0, []
-    for shape, needed in zip(shapes, needs, strict=True):
-        size = shape[axis]
-        place = [slice(None)] * len(shape)
-        place[axis] = slice(start, start + size)
-        parts.append(F.getitem(g, index=tuple(place)) if needed else None)
-        start += size
-    return tuple(parts)
+def repeat_interleave(
+    input: Tensor, repeats: int | Tensor, dim: int | None = None, *, output_size: int | None = None
+) -> Tensor:
+    """Each element (or slice along `dim`) several times in a row; `repeats` is one number, or one for each.
 
-
-def _explain_cat(*shapes: tuple[int, ...], axis: int) -> str | None:
-    first = shapes[0]
-    for i, shape in enumerate(shapes):
-        if len(shape) != len(first):
-            return f"tensor {i} has {len(shape)} dimensions, tensor 0 has {len(first)}"
-        for dim, (n, m) in enumerate(zip(shape, first, strict=True)):
-            if n != m and dim != axis % len(first):
-                return f"tensor {i} has size {n} in dimension {dim}, tensor 0 has {m}: only dimension {axis} may differ"
-    return None
-
-
-def _cat_cases(s: Sampler) -> list[Any]:
-    return [
-        s.case(s.normal(2, 3), s.normal(1, 3), axis=0),
-        s.case(s.normal(2, 1), s.normal(2, 2), s.normal(2, 3), axis=-1),
-        s.case(s.normal(2), axis=0),
-    ]
-
-
-CAT = op(
-    "cat", "tensors one after the other along a dimension",
-    forward=lambda xp, *arrays, axis: xp.concatenate(arrays, axis),
-    vjp=_cat_vjp, saves=(), samples=_cat_cases, reference=lambda *arrays, axis: np.concatenate(arrays, axis),
-    errors=lambda s: [s.case(s.normal(2, 3), s.normal(2, 4), axis=0), s.case(s.normal(2), s.normal(2, 2), axis=0)],
-    explain=_explain_cat,
-)  # fmt: skip
-
-
-def cat(tensors: Sequence[Tensor], dim: int = 0) -> Tensor:
-    """Tensors one after the other along a dimension."""
-    if not tensors:
-        raise ShapeError("cat: needs at least one tensor")
-    return apply(CAT, *tensors, axis=dim)
-
-
-concat = cat
-
-
-def stack(tensors: Sequence[Tensor], dim: int = 0) -> Tensor:
-    """Tensors of one shape side by side along a new dimension."""
-    for i, tensor in enumerate(tensors):
-        if tensor.shape != tensors[0].shape:
-            raise ShapeError(
-                f"stack: tensor {i} has shape {tensor.shape}, tensor 0 {tensors[0].shape}; they must be equal"
-            )
-    return cat([unsqueeze(tensor, dim) for tensor in tensors], dim)
-
-
-def split(tensor: Tensor, split_size_or_sections: int | Sequence[int], dim: int = 0) -> tuple[Tensor, ...]:
-    """Pieces along a dimension: of one size (the last may be smaller), or of the given sizes."""
-    total = tensor.shape[dimension("split", tensor, dim)]
-    if isinstance(split_size_or_sections, int):
-        size = split_size_or_sections
-        if size < 1:
-            raise ShapeError(f"split: a piece has at least size 1, not {size}")
-        sections = [min(size, total - start) for start in range(0, total, size)]
-    else:
-        sections = list(split_size_or_sections)
-        if sum(sections) != total:
-            raise ShapeError(f"split: sections {sections} add up to {sum(sections)}, dimension {dim} has {total}")
-    pieces, start = [], 0
-    for size in sections:
-        pieces.append(tensor.narrow(dim, start, size))
-        start += size
-    return tuple(pieces)
-
-
-def chunk(input: Tensor, chunks: int, dim: int = 0) -> tuple[Tensor, ...]:
-    """At most `chunks` pieces of equal size along a dimension (the last may be smaller)."""
-    if chunks < 1:
-        raise ShapeError(f"chunk: there is at least 1 piece, not {chunks}")
-    return split(input, max(-(-input.shape[dimension("chunk", input, dim)] // chunks), 1), dim)
-
-
-def unbind(input: Tensor, dim: int = 0) -> tuple[Tensor, ...]:
-    """All slices along a dimension, without it."""
-    return tuple(input.select(dim, i) for i in range(input.shape[dimension("unbind", input, dim)]))
-
-
-# -- edges and triangles -----------------------------------------------------------------------------------------------
-
-
-def _pad(xp: Any, a: Any, *, widths: tuple[tuple[int, int], ...], value: float) -> Any:
-    out = xp.full([n + before + after for n, (before, after) in zip(a.shape, widths, strict=True)], value, a.dtype)
-    out[tuple(slice(before, before + n) for n, (before, _) in zip(a.shape, widths, strict=True))] = a
-    return out
-
-
-def _pad_vjp(F: Any, g: Any, out: Any, a: Any, *, widths: tuple[tuple[int, int], ...], value: float) -> Any:
-    return F.getitem(g, index=tuple(slice(before, before + n) for n, (before, _) in zip(a, widths, strict=True)))
-
-
-PAD = op(
-    "pad", "a border of a constant around the tensor",
-    forward=_pad, vjps=(_pad_vjp,), saves=("",),
-    reference=lambda a, widths, value: np.pad(a, widths, constant_values=value),
-    samples=lambda s: [
-        s.case(s.normal(2, 3), widths=((1, 0), (0, 2)), value=0.5),
-        s.case(s.normal(2), widths=((0, 0),), value=0.0),
-    ],
-    errors=lambda s: [s.case(s.normal(2, 3), widths=((1, 1),), value=0.0)],
-    explain=lambda a, *, widths, value: f"{len(widths)} pairs of widths for {len(a)} dimensions",
-)  # fmt: skip
-
-
-def pad(input: Tensor, pad: Sequence[int], mode: str = "constant", value: float = 0.0) -> Tensor:
-    """A border of a constant. `pad` counts from the last dimension: `(left, right, top, bottom, …)`."""
-    if mode != "constant":
-        raise ValueError(f"pad: the only mode is 'constant', not {mode!r}")
-    if len(pad) % 2 or len(pad) > 2 * input.ndim:
-        raise ShapeError(
-            f"pad: {tuple(pad)} is not one pair of widths for each of the last dimensions of shape {input.shape}"
+    Raises:
+        ShapeError: `repeats` is a vector of another length, or `output_size` is not what comes out.
+    """
+    if dim is None:
+        input, dim = ravel(input), 0
+    at = dimension("repeat_interleave", input, dim)
+    old = input.shape
+    if isinstance(repeats, Tensor) and repeats.data.size == 1:
+        repeats = int(repeats.item())
+    if isinstance(repeats, int):
+        if repeats < 0:
+            raise ShapeError(f"repeat_interleave: repeats must be at least 0, not {repeats}")
+        spaced = unsqueeze(input, at + 1)
+        out = broadcast_to(spaced, (*old[: at + 1], repeats, *old[at + 1 :])).reshape(
+            (*old[:at], old[at] * repeats, *old[at + 1 :])
         )
-    pairs = [(pad[i], pad[i + 1]) for i in range(0, len(pad), 2)]
-    widths = [(0, 0)] * (input.ndim - len(pairs)) + pairs[::-1]
-    return apply_one(PAD, input, widths=tuple(widths), value=value)
-
-
-FLIP = op(
-    "flip", "the elements in reverse order along dimensions",
-    forward=lambda xp, a, *, axis: xp.flip(a, axis), vjps=(lambda F, g, out, a, *, axis: F.flip(g, axis=axis),),
-    saves=("",), reference=np.flip,
-    samples=lambda s: [s.case(s.normal(2, 3), axis=(0,)), s.case(s.normal(2, 3), axis=(0, 1))],
-)  # fmt: skip
-
-
-def flip(input: Tensor, dims: Sequence[int]) -> Tensor:
-    """The elements in reverse order along dimensions."""
-    return apply_one(FLIP, input, axis=tuple(dims))
-
-
-TRIL = op(
-    "tril", "the lower triangle of matrices; zeros above",
-    forward=lambda xp, a, *, k: xp.tril(a, k), vjps=(lambda F, g, out, a, *, k: F.tril(g, k=k),),
-    saves=("",), reference=np.tril, samples=lambda s: [s.case(s.normal(3, 3), k=0), s.case(s.normal(2, 2, 3), k=-1)],
-)  # fmt: skip
-
-TRIU = op(
-    "triu", "the upper triangle of matrices; zeros below",
-    forward=lambda xp, a, *, k: xp.triu(a, k), vjps=(lambda F, g, out, a, *, k: F.triu(g, k=k),),
-    saves=("",), reference=np.triu, samples=lambda s: [s.case(s.normal(3, 3), k=0), s.case(s.normal(2, 2, 3), k=1)],
-)  # fmt: skip
-
-
-def tril(input: Tensor, diagonal: int = 0) -> Tensor:
-    """The lower triangle of matrices; zeros above the given diagonal."""
-    return apply_one(TRIL, input, k=diagonal)
-
-
-def triu(input: Tensor, diagonal: int = 0) -> Tensor:
-    """The upper triangle of matrices; zeros below the given diagonal."""
-    return apply_one(TRIU, input, k=diagonal)
+    else:
+        if repeats.shape != (old[at],):
+            raise ShapeError(
+                f"repeat_interleave: repeats has shape {repeats.shape}; dimension {dim} takes one for each of {old[at]}"
+            )
+        xp = array_module(input.data)
+        counts = repeats.data.get() if hasattr(repeats.data, "get") else repeats.data
+        out = input[(*(slice(None),) * at, xp.asarray(np.repeat(np.arange(old[at]), counts)))]
+    if output_size is not None and out.shape[at] != output_size:
+        raise ShapeError(f"repeat_interleave: output_size is {output_size}, but {out.shape[at]} come out")
+    return out

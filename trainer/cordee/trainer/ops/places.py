@@ -1,0 +1,321 @@
+"""Where an index leads: what users write made plain, what is wrong with it, and adding up or writing at those places.
+
+Everything here works on arrays, below the ops. Sums have one fixed order on every device: gradients of repeated
+elements must have the same bits in every run, so nothing here uses atomics. Repeated places are sorted (stably) and
+each run is summed in order.
+"""
+
+from __future__ import annotations
+
+import functools
+import operator
+from typing import Any
+
+import numpy as np
+
+from cordee.trainer.array import default_module, is_float, to_numpy
+from cordee.trainer.errors import ShapeError, TrainerIndexError
+from cordee.trainer.tensors import Tensor
+
+__all__ = ["add_at", "add_rows", "assign_at", "check_range", "index_shape", "last_named", "plain_index", "positions"]
+
+
+# -- what users write --------------------------------------------------------------------------------------------------
+
+
+def plain_index(index: Any, shape: tuple[int, ...]) -> tuple[Any, bool]:
+    """The index made of what arrays take (tensors and lists become arrays, NumPy's numbers Python's), and whether it is
+    advanced: the result is then a copy.
+
+    Numbers are taken out first, as in PyTorch: `x[0, :, [1, 2]]` is `x[0][:, [1, 2]]`. (NumPy treats the 0 like an
+    array there, and moves dimensions to the front.)
+    """
+    if type(index) is not tuple:
+        index = _part(index)
+        return index, not _is_basic_part(index)
+    advanced = numbers = False
+    parts = []
+    for given in index:
+        kind = type(given)
+        if kind is int or kind is slice or given is None or given is Ellipsis:
+            part = given
+        else:
+            part = _part(given)
+            advanced = advanced or not _is_basic_part(part)
+        numbers = numbers or type(part) is int
+        parts.append(part)
+    index = tuple(parts)
+    if advanced and numbers and not _adjacent(index):
+        index = _spelled_out(index, shape)
+    return index, advanced
+
+
+def _part(part: Any) -> Any:
+    if isinstance(part, Tensor):
+        part = part.data
+    elif isinstance(part, (list, tuple, range)):
+        part = default_module().asarray(np.asarray(_unwrapped(part), None if len(part) else np.intp))
+    if isinstance(part, (int, slice)) or part is None or part is Ellipsis:  # a bool is an int, and an advanced index
+        return part
+    dtype = getattr(part, "dtype", None)
+    if dtype is None:
+        try:
+            return operator.index(part)
+        except TypeError:
+            raise TrainerIndexError(
+                f"an index is made of numbers, slices, ..., None, masks and integer tensors, not {type(part).__name__}"
+            ) from None
+    if dtype.kind not in "iub":
+        raise TrainerIndexError(f"an index must hold integers or booleans, not {dtype.name}")
+    return part.item() if part.ndim == 0 else part
+
+
+def _unwrapped(data: Any) -> Any:
+    if isinstance(data, (list, tuple, range)):
+        return [_unwrapped(item) for item in data]
+    return data.tolist() if isinstance(data, Tensor) else data
+
+
+def _is_basic_part(part: Any) -> bool:
+    return part is None or part is Ellipsis or (isinstance(part, (int, slice)) and not isinstance(part, bool))
+
+
+def _adjacent(index: tuple[Any, ...]) -> bool:
+    """Whether numbers and arrays stand together, so that NumPy leaves the dimensions where PyTorch does."""
+    places = [i for i, part in enumerate(index) if not (isinstance(part, slice) or part is None or part is Ellipsis)]
+    return places[-1] - places[0] + 1 == len(places)
+
+
+def _spelled_out(index: tuple[Any, ...], shape: tuple[int, ...]) -> tuple[Any, ...]:
+    """The same in two steps, numbers first, put together as one index made of arrays alone."""
+    count = int(np.prod(shape, dtype=int))
+    rest = tuple(
+        part if isinstance(part, int) and not isinstance(part, bool) else slice(None) for part in _full(index, shape)
+    )
+    inner = tuple(part for part in index if not isinstance(part, int) or isinstance(part, bool))
+    try:
+        places = np.arange(count).reshape(shape)[rest][tuple(to_numpy(p) if hasattr(p, "dtype") else p for p in inner)]
+    except IndexError:
+        return index  # which fails in the same way, and is explained
+    xp = default_module()
+    return tuple(xp.asarray(part) for part in np.unravel_index(places, shape))
+
+
+def _full(index: tuple[Any, ...], shape: tuple[int, ...]) -> list[Any]:
+    """One part for each dimension of the tensor: without None, and with `...` and masks spread out."""
+    used = sum(_consumes(part) for part in index)
+    parts: list[Any] = []
+    for part in index:
+        if part is Ellipsis:
+            parts += [slice(None)] * (len(shape) - used)
+        elif isinstance(part, int) and not isinstance(part, bool):
+            parts.append(part)
+        else:
+            parts += [slice(None)] * _consumes(part)
+    return parts
+
+
+def _consumes(part: Any) -> int:
+    """How many dimensions of the tensor a part of an index stands for."""
+    if part is None or part is Ellipsis or isinstance(part, bool):
+        return 0
+    return part.ndim if getattr(part, "dtype", None) == np.bool_ else 1
+
+
+# -- what is wrong with it ---------------------------------------------------------------------------------------------
+
+
+def out_of_range(value: int, dim: int, size: int, negative: bool = True) -> TrainerIndexError:
+    """The error for an index outside its dimension."""
+    valid = f"valid: {-size if negative else 0} to {size - 1}" if size else "there is none in it"
+    return TrainerIndexError(f"index {value} is outside dimension {dim}, which has size {size} ({valid})")
+
+
+def check_range(index: Any, dim: int, size: int) -> None:
+    """Refuse an array of indices that are not all within 0 and size - 1.
+
+    NumPy would count negative ones from the end, and CuPy wrap all of them, silently.
+
+    Raises:
+        IndexError: it says which, and what would be right.
+    """
+    if not index.size:
+        return
+    if index.dtype.itemsize == 8:  # one pass: as unsigned numbers, negative ones are larger than any size
+        if index.view(np.uint64).max() < size:
+            return
+    elif index.max() < size and (index.dtype.kind == "u" or index.min() >= 0):
+        return
+    low, high = int(index.min()), int(index.max())
+    raise IndexError(str(out_of_range(low if low < 0 else high, dim, size, negative=False)))
+
+
+def index_shape(a: tuple[int, ...], *, index: Any, **_: Any) -> tuple[int, ...]:
+    """The shape of what an index names in a tensor of shape `a`.
+
+    Raises:
+        TrainerIndexError: it leads outside; it says value, dimension and size.
+        ShapeError: its arrays do not broadcast, or a mask does not fit.
+    """
+    parts = index if isinstance(index, tuple) else (index,)
+    used = sum(_consumes(part) for part in parts)
+    if used > len(a):
+        raise TrainerIndexError(f"{used} indices for a tensor of {len(a)} dimensions")
+    if sum(part is Ellipsis for part in parts) > 1:
+        raise TrainerIndexError("an index may hold '...' only once")
+    host = tuple(to_numpy(part) if hasattr(part, "dtype") else part for part in parts)
+    dim, arrays = 0, []
+    for part in host:
+        if part is Ellipsis:
+            dim += len(a) - used
+        elif isinstance(part, np.ndarray) and part.dtype == np.bool_:
+            for k, n in enumerate(part.shape):
+                if n != a[dim + k]:
+                    raise ShapeError(
+                        f"a mask of shape {part.shape} has size {n} where dimension {dim + k} has size {a[dim + k]}"
+                    )
+            arrays += list(part.nonzero()) or [part]
+            dim += part.ndim
+        elif isinstance(part, slice):
+            if part.step == 0:
+                raise ShapeError("the step of a slice cannot be 0")
+            dim += 1
+        elif _consumes(part):
+            values = np.asarray(part)
+            if values.size and (values.max() >= a[dim] or values.min() < -a[dim]):
+                raise out_of_range(int(values.max() if values.max() >= a[dim] else values.min()), dim, a[dim])
+            if isinstance(part, np.ndarray):
+                arrays.append(part)
+            dim += 1
+    try:
+        np.broadcast_shapes(*[array.shape for array in arrays])
+    except ValueError:
+        listed = " and ".join(str(array.shape) for array in arrays)
+        raise ShapeError(f"the index's arrays, of shapes {listed}, do not broadcast against each other") from None
+    return np.broadcast_to(np.empty((), np.int8), a)[host].shape
+
+
+# -- adding and writing there ------------------------------------------------------------------------------------------
+
+
+def _arrays(index: Any) -> list[Any]:
+    """The integer arrays in an index: only with them can an element be named twice."""
+    parts = index if type(index) is tuple else (index,)
+    return [part for part in parts if hasattr(part, "dtype") and part.dtype != np.bool_]
+
+
+def positions(xp: Any, shape: tuple[int, ...], index: Any) -> Any:
+    """The places in row-major order that an index names, in the index's shape."""
+    return xp.arange(int(np.prod(shape, dtype=int))).reshape(shape)[index]
+
+
+def add_at(xp: Any, out: Any, index: Any, a: Any) -> None:
+    """Adds to the elements that the index names, as often as it names them, in the order of the index."""
+    arrays = _arrays(index)
+    if not arrays:  # slices and masks name each element once
+        out[index] += a
+    elif xp is np and a.size <= 8:
+        np.add.at(out, index, a)
+    elif len(arrays) == 1 and not _has_masks(index):
+        view, rows, moved = _one_array(out, index, arrays[0], a)
+        add_rows(xp, view, rows, moved)
+    else:
+        places = positions(xp, out.shape, index).reshape(-1)
+        if out.flags.c_contiguous:
+            add_rows(xp, out.reshape(-1), places, a.reshape(-1))
+        else:
+            whole = xp.zeros(out.size, out.dtype)
+            add_rows(xp, whole, places, a.reshape(-1))
+            out += whole.reshape(out.shape)
+
+
+def _has_masks(index: Any) -> bool:
+    return type(index) is tuple and any(
+        isinstance(part, bool) or (hasattr(part, "dtype") and part.dtype == np.bool_) for part in index
+    )
+
+
+def _one_array(out: Any, index: Any, array: Any, a: Any) -> tuple[Any, Any, Any]:
+    """An index of slices, numbers and one array: what it names as rows of a view, and what is to be added as rows."""
+    if type(index) is not tuple:
+        return out, index.reshape(-1), a.reshape(array.size, *out.shape[1:])
+    used = sum(_consumes(part) for part in index)
+    at, basic, found = 0, [], False
+    for part in index:
+        found = found or part is array
+        if not found:
+            at += out.ndim - used if part is Ellipsis else not isinstance(part, int)
+        basic.append(slice(None) if part is array else part)
+    view = out[tuple(basic)]
+    if at:
+        view = view.transpose(at, *range(at), *range(at + 1, view.ndim))
+        own = range(at, at + array.ndim)
+        a = a.transpose(*own, *(i for i in range(a.ndim) if i not in own))
+    return view, array.reshape(-1), a.reshape(array.size, *view.shape[1:])
+
+
+def add_rows(xp: Any, out: Any, rows: Any, a: Any) -> None:
+    """Adds `a (n, …)` to rows of `out (m, …)`: sorted by where they go, then summed in runs.
+
+    Several times faster than `np.add.at`, which is used only for rows of one element. `out` may have any layout: a
+    gradient that was added up from transposed ones is transposed itself, and a reshape of it would be a copy.
+    """
+    rows = rows.astype(np.intp)  # a narrow integer could not hold the number of rows
+    if not rows.size or not a.size:
+        return
+    if xp is np and out.ndim == 1 and a.dtype.itemsize > 2:
+        np.add.at(out, rows, a)
+        return
+    rows[rows < 0] += out.shape[0]
+    order = rows.argsort(kind="stable") if xp is np else rows.argsort()  # CuPy's is always stable
+    rows = rows[order]
+    starts = xp.concatenate((xp.zeros(1, np.intp), xp.flatnonzero(rows[1:] != rows[:-1]) + 1))
+    sums = _run_sums(xp, a.reshape(rows.size, -1), order, starts)
+    out[rows[starts]] += sums.reshape(-1, *out.shape[1:])
+
+
+def _run_sums(xp: Any, a: Any, order: Any, starts: Any) -> Any:
+    """The sums of runs of rows; halves are added up in single precision."""
+    half = a.dtype.itemsize == 2 and is_float(a.dtype)
+    if xp is np:
+        sums = np.add.reduceat(a[order].astype(np.float32) if half else a[order], starts, axis=0)
+        return sums.astype(a.dtype) if half else sums
+    ends = xp.concatenate((starts[1:], xp.full(1, order.size, np.intp)))
+    zero = xp.zeros((), np.float32 if half else a.dtype)
+    out = xp.empty((starts.size, a.shape[1]), a.dtype)
+    return _run_kernel(xp)(xp.ascontiguousarray(a), order, starts, ends, a.shape[1], zero, out)
+
+
+@functools.cache
+def _run_kernel(xp: Any) -> Any:
+    """CUDA: one thread per run and column, which adds from first to last."""
+    return xp.ElementwiseKernel(
+        "raw T a, raw int64 order, raw int64 starts, raw int64 ends, int64 width, A zero", "T out",
+        """
+        long long run = i / width, column = i % width;
+        A total = zero;
+        for (long long k = starts[run]; k < ends[run]; ++k) total += (A)a[order[k] * width + column];
+        out = (T)total;
+        """,
+        "cordee_run_sums",
+    )  # fmt: skip
+
+
+def last_named(xp: Any, places: Any) -> Any:
+    """For each of these places (a vector), whether it is the last mention of that place."""
+    order = places.argsort(kind="stable") if xp is np else places.argsort()
+    ordered = places[order]
+    last = xp.empty(places.size, bool)
+    last[order] = xp.concatenate((ordered[1:] != ordered[:-1], xp.ones(min(places.size, 1), bool)))
+    return last
+
+
+def assign_at(xp: Any, out: Any, index: Any, values: Any) -> None:
+    """`out[index] = values`; where a place is named twice, the last value stays, on every device."""
+    if xp is np or not _arrays(index):
+        out[index] = values
+        return
+    places = positions(xp, out.shape, index)
+    last = last_named(xp, places.reshape(-1))
+    values = xp.broadcast_to(xp.asarray(values, out.dtype), places.shape).reshape(-1)
+    out[xp.unravel_index(places.reshape(-1)[last], out.shape)] = values[last]
