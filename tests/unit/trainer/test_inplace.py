@@ -1,4 +1,4 @@
-"""Writing into tensors: recorded like any operation, seen through views, and refused where a gradient would be wrong."""
+"""Writing into tensors: recorded like any operation, seen through views, refused where a gradient would be wrong."""
 
 from __future__ import annotations
 
@@ -164,7 +164,7 @@ def test_an_old_view_of_a_written_tensor_is_refused() -> None:
 
 def test_leaves_that_require_a_gradient_are_not_written_while_recording() -> None:
     x = _leaf(3)
-    for write in (lambda: x.add_(1.0), lambda: x.__setitem__(0, 1.0), lambda: x[:2].mul_(2.0), lambda: x.zero_()):
+    for write in (lambda: x.add_(1.0), lambda: x.__setitem__(0, 1.0), lambda: x[:2].mul_(2.0), x.zero_):
         with pytest.raises(ct.GraphError, match="requires a gradient"):
             write()
     with ct.no_grad():
@@ -231,7 +231,8 @@ def test_programs_of_writes_have_the_right_gradient_or_are_refused(program: Any)
     try:
         found = grad(run(True), x)[0]
     except ct.GraphError as error:
-        assert "overwritten" in str(error)
+        if "overwritten" not in str(error):
+            raise
         return
     assert found is not None
     np.testing.assert_allclose(found.numpy(), expected.numpy(), rtol=1e-10, atol=1e-10)
