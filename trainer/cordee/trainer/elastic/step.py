@@ -38,6 +38,7 @@ class Step:
         epoch_end: whether it is the last of its epoch.
         loss: mean loss over the global batch, once committed; NaN where `backward` was not used. The same on every
             worker.
+        measures: what `measure` was told, as means over the global batch, once committed. The same on every worker.
         seconds: wall time from its start to its commit.
         committed: whether its update has been applied here.
         lost: whether a worker was lost in the middle, so that it will be yielded again.
@@ -63,6 +64,7 @@ class Step:
         self.epoch_end = self.index == steps_per_epoch - 1
         self.num_samples = loader.num_samples(self.index, self.epoch - 1)
         self.loss = math.nan
+        self.measures: dict[str, float] = {}
         self.seconds = math.nan
         self.committed = False
         self.lost = False
@@ -80,6 +82,8 @@ class Step:
         self._weighted = False
         """Whether `backward` was called for the shard at hand."""
         self._losses: list[float] = []
+        self._measured: dict[str, list[float]] = {}
+        self._shard_measures: dict[str, float] = {}
         self._touched = np.zeros(sum(len(group.parameters) for group in optimizer.groups), np.bool_)
         self._started = time.perf_counter()
 
@@ -97,6 +101,7 @@ class Step:
             batch = self._loader.shard_batch(self.epoch - 1, self.index, shard)
             optimizer.zero_grad()
             self._shard_loss = math.nan
+            self._shard_measures = {}
             self._weighted = False
             if batch is not None:
                 self._samples_in_shard = len(batch)
@@ -118,6 +123,17 @@ class Step:
         self._shard_loss = value if math.isnan(self._shard_loss) else self._shard_loss + value
         loss.backward(weight)
 
+    def measure(self, **means: float) -> None:
+        """Notes means over the shard at hand, such as its accuracy; `measures` has them for the global batch.
+
+        They travel with the gradients. Measure the same names for every shard.
+        """
+        if not self._samples_in_shard:
+            raise RuntimeError(f"step {self.number}: measure is called inside `for batch in step.shards`")
+        weight = self._samples_in_shard / self.num_samples
+        for name, value in means.items():
+            self._shard_measures[name] = float(value) * weight
+
     def commit(self) -> bool:
         """Sums the gradients of all workers, exactly, and applies the update.
 
@@ -131,7 +147,8 @@ class Step:
                 f"step {self.number} cannot be committed: {self._range[1] - self._next_shard} of this worker's "
                 f"{self._range[1] - self._range[0]} shards were not gone through"
             )
-        header = StepHeader(self.number, self._change_pending(), tuple(self._losses), self._touched).pack()
+        measured = {name: tuple(values) for name, values in self._measured.items()}
+        header = StepHeader(self.number, self._change_pending(), tuple(self._losses), self._touched, measured).pack()
         try:
             headers = self._exchange(header)
         except PeerLostError as error:
@@ -157,6 +174,10 @@ class Step:
             offset += count
             group.fill_untouched()
             partials.fold(shard, group.grad, last=shard == self._range[1] - 1)
+        for name in self._shard_measures.keys() - self._measured.keys():
+            self._measured[name] = [math.nan] * len(self._losses)
+        for name, values in self._measured.items():
+            values.append(self._shard_measures.get(name, math.nan))
         self._losses.append(self._shard_loss)
         self._samples_in_shard = 0
         self._next_shard = shard + 1
@@ -190,11 +211,13 @@ class Step:
         optimizer.step()
         optimizer.held_by = held_by
         # Ranks hold ascending ranges, so this is shard order; fsum's result does not depend on the order anyway.
-        losses = [loss for header in headers for loss in header.losses]
-        given = [loss for loss in losses if not math.isnan(loss)]
-        self.loss = math.fsum(given) if given and len(given) == self._expected_losses() else math.nan
+        self.loss = self._total([header.losses for header in headers])
+        names = {name: None for header in headers for name in header.measures}
+        self.measures = {name: self._total([header.measures.get(name, ()) for header in headers]) for name in names}
         self.committed = True
 
-    def _expected_losses(self) -> int:
-        """Shards that have samples: only those can report a loss."""
-        return min(self._loader.num_shards, self.num_samples)
+    def _total(self, parts: Sequence[Sequence[float]]) -> float:
+        """The shards' weighted values added up; NaN unless all shards that have samples gave one."""
+        given = [value for values in parts for value in values if not math.isnan(value)]
+        whole = len(given) == min(self._loader.num_shards, self.num_samples)
+        return math.fsum(given) if given and whole else math.nan
