@@ -13,9 +13,12 @@ from cordee.trainer.ops import (
     convolution,
     creation,
     distances,
+    dropping,
     elementwise,
     embeddings,
     fft,
+    folding,
+    grid,
     indexing,
     inplace,
     interpolation,
@@ -49,8 +52,11 @@ from cordee.trainer.ops.contraction import *
 from cordee.trainer.ops.convolution import *
 from cordee.trainer.ops.creation import *
 from cordee.trainer.ops.distances import *
+from cordee.trainer.ops.dropping import *
 from cordee.trainer.ops.elementwise import *
 from cordee.trainer.ops.embeddings import *
+from cordee.trainer.ops.folding import *
+from cordee.trainer.ops.grid import *
 from cordee.trainer.ops.indexing import *
 from cordee.trainer.ops.inplace import *
 from cordee.trainer.ops.interpolation import *
@@ -79,7 +85,10 @@ __all__ += compare.__all__
 __all__ += complex_numbers.__all__
 __all__ += convolution.__all__
 __all__ += creation.__all__
+__all__ += dropping.__all__
 __all__ += elementwise.__all__
+__all__ += folding.__all__
+__all__ += grid.__all__
 __all__ += indexing.__all__
 __all__ += inplace.__all__
 __all__ += interpolation.__all__

@@ -10,9 +10,9 @@ import numpy as np
 
 from cordee.trainer.array import array_module
 from cordee.trainer.autograd.graph import apply
-from cordee.trainer.autograd.record import op
+from cordee.trainer.autograd.record import Shape, broadcast_shape, op
 from cordee.trainer.errors import ShapeError
-from cordee.trainer.ops.activation import kept_mask
+from cordee.trainer.ops.dropping import kept_mask
 from cordee.trainer.ops.products import row_sums
 from cordee.trainer.tensors import Tensor
 
@@ -40,10 +40,19 @@ def _attention(
     scores = (query * scale) @ key.swapaxes(-1, -2)
     added = _additive(xp, mask, scores, causal)
     if added is not None:
-        scores = scores + added
-    scores -= scores.max(axis=-1, keepdims=True)
+        in_place = added.ndim <= scores.ndim and np.broadcast_shapes(added.shape, scores.shape) == scores.shape
+        scores = xp.add(scores, added, out=scores if in_place else None)
+    if not scores.shape[-1]:  # nothing to attend to
+        return scores @ value, scores
+    top = scores.max(axis=-1, keepdims=True)
+    if mask is not None:  # a query that may see nothing gets zeros
+        xp.maximum(top, np.finfo(scores.dtype).min, out=top)
+    scores -= top
     weights = xp.exp(scores, out=scores)
-    weights /= row_sums(xp, weights)
+    sums = row_sums(xp, weights)
+    if mask is not None:
+        sums += sums == 0
+    weights /= sums
     used = weights if kept is None else weights * kept * keep_scale
     return used @ value, weights
 
@@ -51,11 +60,19 @@ def _attention(
 def _weights(F: Any, query: Any, key: Any, mask: Any, scale: float, causal: bool) -> Any:
     """The attention weights in the rules' vocabulary."""
     scores = F.matmul(query * scale, key.swapaxes(-1, -2))
+    xp = array_module(scores.data)
     if mask is None or mask.dtype.kind == "b":
-        mask = _additive(array_module(scores.data), None if mask is None else mask.data, scores, causal)
-    if mask is not None:
-        scores = scores + mask
-    return F.softmax(scores, axis=-1)
+        added = _additive(xp, None if mask is None else mask.data, scores, causal)
+    else:
+        added = mask
+    if added is not None:
+        scores = scores + added
+    if not scores.shape[-1]:
+        return scores
+    if mask is None:
+        return F.softmax(scores, axis=-1)
+    seeing = scores.data.max(axis=-1, keepdims=True) > -math.inf
+    return F.softmax(F.where(seeing, scores, 0.0), axis=-1) * seeing
 
 
 def _attention_vjp(
@@ -94,8 +111,26 @@ def _attention_reference(
     if mask is not None:
         scores = np.where(mask, scores, -np.inf) if mask.dtype == bool else scores + mask
     weights = np.exp(scores)
-    weights /= weights.sum(-1, keepdims=True)
+    weights /= np.maximum(weights.sum(-1, keepdims=True), 1e-300)  # where there is nothing to see: zeros
     return np.einsum("...qk,...kv->...qv", weights if kept is None else weights * kept * keep_scale, value)
+
+
+def _attention_shape(
+    query: Any, key: Any, value: Any, mask: Any, *, scale: float, causal: bool, kept: Any, keep_scale: float
+) -> Shape:
+    for name, shape in (("query", query), ("key", key), ("value", value)):
+        if len(shape) < 2:
+            raise ShapeError(f"{name} must have at least two dimensions (…, length, size), not {len(shape)}")
+    if query[-1] != key[-1]:
+        raise ShapeError(f"query and key must agree in the last dimension, which is {query[-1]} and {key[-1]}")
+    if key[-2] != value[-2]:
+        raise ShapeError(f"key and value must be equally long in dimension -2, they are {key[-2]} and {value[-2]} long")
+    if mask is not None:
+        broadcast_shape(mask[-2:], (query[-2], key[-2]))
+        if any(n not in (1, m) for n, m in zip(mask[-2:][::-1], (key[-2], query[-2]), strict=False)):
+            raise ShapeError(f"a mask for {query[-2]} queries and {key[-2]} keys cannot have shape {mask}")
+    batch = broadcast_shape(query[:-2], key[:-2], value[:-2], None if mask is None else mask[:-2])
+    return (*batch, query[-2], value[-1])
 
 
 _PLAIN: dict[str, Any] = {"scale": 0.7, "causal": False, "kept": None, "keep_scale": 1.0}
@@ -103,6 +138,7 @@ _PLAIN: dict[str, Any] = {"scale": 0.7, "causal": False, "kept": None, "keep_sca
 ATTENTION = op(
     "attention", "softmax(query · keyᵀ · scale + mask) · value",
     forward=_attention, vjp=_attention_vjp, aux=True, broadcasts=True, reference=_attention_reference,
+    shape=_attention_shape, dtype=lambda query, key, value, mask, **_: np.result_type(query, key, value),
     saves=("query key value mask", "query key value mask", "query key mask", "query key value mask"),
     samples=lambda s: [
         s.case(s.normal(2, 3, 2), s.normal(2, 4, 2), s.normal(2, 4, 3), None, **_PLAIN),
@@ -110,6 +146,14 @@ ATTENTION = op(
         s.case(s.normal(2, 3, 2), s.normal(1, 4, 2), s.normal(2, 4, 3), s.normal(3, 4), **_PLAIN),
         s.case(s.normal(3, 2), s.normal(4, 2), s.normal(4, 2), s.mask(3, 4) | (np.arange(4) == 0), **_PLAIN),
         s.case(*(s.normal(n, 2) for n in (3, 4, 4)), None, **_PLAIN | {"kept": s.mask(3, 4), "keep_scale": 2.0}),
+        s.case(s.normal(2, 3, 2), s.normal(4, 2), s.normal(4, 2), np.arange(12).reshape(3, 4) > 3, **_PLAIN),
+        s.case(s.normal(3, 2), s.normal(0, 2), s.normal(0, 2), None, **_PLAIN),
+    ],
+    errors=lambda s: [
+        s.case(s.normal(3, 2), s.normal(4, 3), s.normal(4, 2), None, **_PLAIN),
+        s.case(s.normal(3, 2), s.normal(4, 2), s.normal(5, 2), None, **_PLAIN),
+        s.case(s.normal(3, 2), s.normal(4, 2), s.normal(4, 2), s.normal(3, 5), **_PLAIN),
+        s.case(s.normal(2, 3, 2), s.normal(3, 4, 2), s.normal(4, 2), None, **_PLAIN),
     ],
 )  # fmt: skip
 
@@ -122,32 +166,60 @@ def scaled_dot_product_attention(
     dropout_p: float = 0.0,
     is_causal: bool = False,
     scale: float | None = None,
+    enable_gqa: bool = False,
 ) -> Tensor:
     """softmax(query · keyᵀ · scale + mask) · value, over `(…, L, E)`, `(…, S, E)` and `(…, S, Ev)`.
 
-    A boolean mask says which keys a query may see; a floating one is added to the scores. The scale
-    is 1/√E unless given.
+    Args:
+        attn_mask: boolean: which keys a query may see; floating: added to the scores. A query that may see nothing
+            gets zeros.
+        dropout_p: the probability with which a weight is dropped, whatever the mode: pass 0 outside training.
+        is_causal: query i sees the keys up to number i; instead of a mask.
+        scale: 1/√E unless given.
+        enable_gqa: key and value may have fewer heads (dimension -3) than the query: each serves several in a row.
+
+    Raises:
+        ShapeError: lengths, sizes or batch dimensions that do not go together.
+        ValueError: a mask together with `is_causal`; a probability outside 0 to 1.
     """
     if attn_mask is not None and is_causal:
         raise ValueError("scaled_dot_product_attention: give attn_mask or is_causal, not both")
-    if query.shape[-1] != key.shape[-1] or key.shape[-2] != value.shape[-2]:
-        raise ShapeError(
-            "scaled_dot_product_attention: query and key must agree in the last dimension, "
-            "key and value in the one before; "
-            f"query has shape {query.shape}, key {key.shape}, value {value.shape}"
-        )
+    if not 0.0 <= dropout_p <= 1.0:
+        raise ValueError(f"scaled_dot_product_attention: dropout_p must be between 0 and 1, not {dropout_p}")
+    if query.data.dtype.itemsize < 4:  # scores would overflow
+        mask = attn_mask if attn_mask is None or attn_mask.dtype.kind == "b" else attn_mask.float()
+        wide = (query.float(), key.float(), value.float(), mask)
+        return scaled_dot_product_attention(*wide, dropout_p, is_causal, scale, enable_gqa).to(query.dtype)
+    if enable_gqa:
+        key, value = _repeat_heads("key", key, query), _repeat_heads("value", value, query)
     kept = None
     if dropout_p:
-        batch = np.broadcast_shapes(query.shape[:-2], key.shape[:-2])
+        shapes = [t.shape[:-2] for t in (query, key, attn_mask) if t is not None]
+        batch = np.broadcast_shapes(*shapes)
         kept = kept_mask((*batch, query.shape[-2], key.shape[-2]), dropout_p, array_module(query.data))
-    return apply(
+    return apply(  # type: ignore[no-any-return]
         ATTENTION,
         query,
         key,
         value,
         attn_mask,
-        scale=1.0 / math.sqrt(query.shape[-1]) if scale is None else scale,
+        scale=1.0 / math.sqrt(max(query.shape[-1], 1)) if scale is None else scale,
         causal=is_causal,
         kept=kept,
         keep_scale=1.0 / (1.0 - dropout_p) if dropout_p < 1.0 else 0.0,
     )
+
+
+def _repeat_heads(name: str, tensor: Tensor, query: Tensor) -> Tensor:
+    """Each head as often as it takes to have one for each of the query's."""
+    if tensor.ndim < 3 or query.ndim < 3 or not tensor.shape[-3] or query.shape[-3] % tensor.shape[-3]:
+        raise ShapeError(
+            f"scaled_dot_product_attention: the query's heads (dimension -3 of shape {query.shape}) must be a multiple "
+            f"of the {name}'s (shape {tensor.shape})"
+        )
+    *batch, heads, length, size = tensor.shape
+    times = query.shape[-3] // heads
+    if times == 1:
+        return tensor
+    spaced = tensor.reshape(*batch, heads, 1, length, size)
+    return spaced.expand(*batch, heads, times, length, size).reshape(*batch, heads * times, length, size)
