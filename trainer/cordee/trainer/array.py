@@ -167,6 +167,8 @@ def as_array(data: Any, dtype: DTypeLike = None) -> Array:
         array = xp.asarray(data)
         if array.dtype == float64:
             array = array.astype(default_dtype())
+        elif array.dtype == complex128 and default_dtype() != float64:
+            array = array.astype(complex64)
         return array  # type: ignore[no-any-return]
     return xp.asarray(data, dtype=dtype)  # type: ignore[no-any-return]
 

@@ -25,7 +25,7 @@ class GraphError(TrainerError, RuntimeError):
 
 
 class LinAlgError(TrainerError, RuntimeError):
-    """A matrix for which linear algebra has no answer: singular, not positive definite, or an iteration that diverged."""
+    """A matrix for which linear algebra has no answer: singular, not positive definite, or not a number."""
 
 
 class DeviceError(TrainerError, RuntimeError):

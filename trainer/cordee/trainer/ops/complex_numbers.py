@@ -21,11 +21,11 @@ from cordee.trainer.ops.elementwise import cos, sin
 from cordee.trainer.tensors import Tensor
 
 __all__ = [
-    "angle", "complex", "conj", "imag", "is_complex", "isreal", "polar", "real", "sgn", "view_as_complex",
-    "view_as_real",
+    "angle", "complex", "conj", "imag", "is_complex", "isreal", "polar", "real", "resolve_conj", "sgn",
+    "view_as_complex", "view_as_real",
 ]  # fmt: skip
 
-METHODS = "angle conj isreal sgn"
+METHODS = "angle conj isreal resolve_conj sgn"
 
 
 def real_dtype(dtype: Any, **_: Any) -> Any:
@@ -77,6 +77,11 @@ IMAG = op(
 def conj(input: Tensor) -> Tensor:
     """The complex conjugate of every element; a real tensor is returned as it is."""
     return apply_one(CONJ, input) if input.data.dtype.kind == "c" else input
+
+
+def resolve_conj(input: Tensor) -> Tensor:
+    """The tensor itself: conjugation is never put off here."""
+    return input
 
 
 def real(input: Tensor) -> Tensor:

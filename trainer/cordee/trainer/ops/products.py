@@ -48,18 +48,13 @@ def _matmul(xp: Any, a: Any, b: Any) -> Any:
 
 
 def _left_vjp(F: Any, g: Any, out: Any, a: Any, b: Any) -> Any:
-    return F.matmul(g, _turned(F, b))
+    return F.matmul(g, b.swapaxes(-1, -2))
 
 
 def _right_vjp(F: Any, g: Any, out: Any, a: Any, b: Any) -> Any:
     if len(shape_of(b)) == 2:
-        return F.matmul(_turned(F, _rows(a)), _rows(g))
-    return F.matmul(_turned(F, a), g)
-
-
-def _turned(F: Any, a: Any) -> Any:
-    """The last two dimensions exchanged; complex numbers conjugated."""
-    return (a.conj() if a.dtype.kind == "c" else a).swapaxes(-1, -2)
+        return F.matmul(_rows(a).swapaxes(-1, -2), _rows(g))
+    return F.matmul(a.swapaxes(-1, -2), g)
 
 
 def _matmul_shape(a: tuple[int, ...], b: tuple[int, ...]) -> Shape:
@@ -200,6 +195,9 @@ def _plus(name: str, input: Tensor, product: Tensor, beta: float, alpha: float) 
         raise ShapeError(
             f"{name}: input of shape {input.shape} does not broadcast to the product's shape {product.shape}"
         )
+    kind = product.dtype.kind
+    if kind in "iub":  # the numbers are taken as whole ones (or as booleans), as in PyTorch
+        beta, alpha = (bool(beta), bool(alpha)) if kind == "b" else (int(beta), int(alpha))
     if alpha != 1:
         product = product * alpha
     if beta == 0:
@@ -230,7 +228,14 @@ def baddbmm(input: Tensor, batch1: Tensor, batch2: Tensor, *, beta: float = 1, a
 
 def addbmm(input: Tensor, batch1: Tensor, batch2: Tensor, *, beta: float = 1, alpha: float = 1) -> Tensor:
     """`beta · input + alpha ·` the sum of `batch1 @ batch2` over the batch."""
-    return _plus("addbmm", input, bmm(batch1, batch2).sum(0), beta, alpha)
+    _require_ndim("addbmm", batch1=(batch1, 3), batch2=(batch2, 3))
+    count, n, k = batch1.shape
+    if batch2.shape[:2] != (count, k):
+        raise ShapeError(
+            f"addbmm: batch1 of shape {batch1.shape} needs batch2 of shape ({count}, {k}, …), not {batch2.shape}"
+        )
+    left = reshape(batch1.permute(1, 0, 2), (n, count * k))  # the sum over the batch is one longer product
+    return _plus("addbmm", input, mm(left, reshape(batch2, (count * k, batch2.shape[2]))), beta, alpha)
 
 
 # -- sums by product ---------------------------------------------------------------------------------------------------
@@ -281,12 +286,11 @@ def _linear(xp: Any, input: Any, weight: Any, bias: Any) -> Any:
 
 
 def _linear_input_vjp(F: Any, g: Any, out: Any, input: Any, weight: Any, bias: Any) -> Any:
-    return F.matmul(g, weight.conj() if weight.dtype.kind == "c" else weight)
+    return F.matmul(g, weight)
 
 
 def _linear_weight_vjp(F: Any, g: Any, out: Any, input: Any, weight: Any, bias: Any) -> Any:
-    rows = _rows(input)
-    return F.matmul(_rows(g).T, rows.conj() if rows.dtype.kind == "c" else rows)
+    return F.matmul(_rows(g).T, _rows(input))
 
 
 def _linear_bias_vjp(F: Any, g: Any, out: Any, input: Any, weight: Any, bias: Any) -> Any:

@@ -152,7 +152,8 @@ def mean(input: Tensor, dim: Any = None, keepdim: bool = False, *, dtype: DTypeL
     """The mean over all dimensions, one, or several."""
     if dtype is not None:
         input = input.to(dtype)
-    _require_float(input, "mean")
+    if input.dtype.kind != "c":
+        _require_float(input, "mean")
     return apply_one(MEAN, input, axis=_axis(input, dim), keepdims=keepdim)
 
 
