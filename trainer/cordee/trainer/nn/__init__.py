@@ -1,65 +1,63 @@
 """Modules, layers, losses, and how they start: the names and the behaviour of `torch.nn`."""
 
-from cordee.trainer.nn import functional, init
-from cordee.trainer.nn.activation import (
-    ELU,
-    GELU,
-    LeakyReLU,
-    LogSoftmax,
-    ReLU,
-    Sigmoid,
-    SiLU,
-    Softmax,
-    Softplus,
-    Tanh,
+from cordee.trainer.nn import (
+    activation,
+    attention,
+    container,
+    convolution,
+    dropout,
+    embedding,
+    flatten,
+    functional,
+    init,
+    loss,
+    normalization,
+    pooling,
+    recurrent,
+    transformer,
+    utils,
 )
-from cordee.trainer.nn.container import ModuleDict, ModuleList, ParameterDict, ParameterList, Sequential
-from cordee.trainer.nn.convolution import Conv2d
-from cordee.trainer.nn.dropout import Dropout
-from cordee.trainer.nn.embedding import Embedding
-from cordee.trainer.nn.flatten import Flatten, Unflatten
-from cordee.trainer.nn.linear import Identity, Linear
-from cordee.trainer.nn.loss import BCEWithLogitsLoss, CrossEntropyLoss, L1Loss, MSELoss, NLLLoss
+from cordee.trainer.nn.activation import *
+from cordee.trainer.nn.attention import *
+from cordee.trainer.nn.container import *
+from cordee.trainer.nn.convolution import *
+from cordee.trainer.nn.distance import CosineSimilarity, PairwiseDistance
+from cordee.trainer.nn.dropout import *
+from cordee.trainer.nn.embedding import *
+from cordee.trainer.nn.flatten import *
+from cordee.trainer.nn.linear import Bilinear, Identity, Linear
+from cordee.trainer.nn.loss import *
 from cordee.trainer.nn.module import Module
-from cordee.trainer.nn.normalization import LayerNorm
+from cordee.trainer.nn.normalization import *
 from cordee.trainer.nn.parameter import Parameter
-from cordee.trainer.nn.pooling import AvgPool2d, MaxPool2d
-from cordee.trainer.nn.summary import summary
+from cordee.trainer.nn.pooling import *
+from cordee.trainer.nn.recurrent import *
+from cordee.trainer.nn.summary import Summary, summary
+from cordee.trainer.nn.transformer import *
 
 __all__ = [
-    "ELU",
-    "GELU",
-    "AvgPool2d",
-    "BCEWithLogitsLoss",
-    "Conv2d",
-    "CrossEntropyLoss",
-    "Dropout",
-    "Embedding",
-    "Flatten",
+    "Bilinear",
+    "CosineSimilarity",
     "Identity",
-    "L1Loss",
-    "LayerNorm",
-    "LeakyReLU",
     "Linear",
-    "LogSoftmax",
-    "MSELoss",
-    "MaxPool2d",
     "Module",
-    "ModuleDict",
-    "ModuleList",
-    "NLLLoss",
+    "PairwiseDistance",
     "Parameter",
-    "ParameterDict",
-    "ParameterList",
-    "ReLU",
-    "Sequential",
-    "SiLU",
-    "Sigmoid",
-    "Softmax",
-    "Softplus",
-    "Tanh",
-    "Unflatten",
+    "Summary",
     "functional",
     "init",
     "summary",
+    "utils",
 ]
+__all__ += activation.__all__
+__all__ += attention.__all__
+__all__ += container.__all__
+__all__ += convolution.__all__
+__all__ += dropout.__all__
+__all__ += embedding.__all__
+__all__ += flatten.__all__
+__all__ += loss.__all__
+__all__ += normalization.__all__
+__all__ += pooling.__all__
+__all__ += recurrent.__all__
+__all__ += transformer.__all__

@@ -1,126 +1,335 @@
-"""Activations as layers. Each is a function of `nn.functional`, with its options as attributes."""
+"""Activations as layers. Each is a function of `nn.functional`, with its options as attributes.
+
+`inplace` is taken for PyTorch's sake; results never overwrite inputs here.
+"""
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, ClassVar, Literal
 
-from cordee.trainer.nn import functional
+from cordee.trainer.array import DTypeLike
+from cordee.trainer.nn import functional, init
 from cordee.trainer.nn.module import Module
+from cordee.trainer.nn.parameter import Parameter, empty_parameter
 from cordee.trainer.tensors import Tensor
 
-__all__ = ["ELU", "GELU", "LeakyReLU", "LogSoftmax", "ReLU", "SiLU", "Sigmoid", "Softmax", "Softplus", "Tanh"]
+__all__ = [
+    "CELU",
+    "ELU",
+    "GELU",
+    "GLU",
+    "SELU",
+    "Hardshrink",
+    "Hardsigmoid",
+    "Hardswish",
+    "Hardtanh",
+    "LeakyReLU",
+    "LogSigmoid",
+    "LogSoftmax",
+    "Mish",
+    "PReLU",
+    "RReLU",
+    "ReLU",
+    "ReLU6",
+    "SiLU",
+    "Sigmoid",
+    "Softmax",
+    "Softmax2d",
+    "Softmin",
+    "Softplus",
+    "Softshrink",
+    "Softsign",
+    "Tanh",
+    "Tanhshrink",
+    "Threshold",
+]
 
 
-class ReLU(Module):
-    """The larger of 0 and x. `inplace` is taken for PyTorch's sake; results never overwrite inputs here."""
+class _Activation(Module):
+    """`functional.<function>(input, *options)`, the options being the attributes that `options` names."""
+
+    function: ClassVar[str]
+    options: ClassVar[tuple[str, ...]] = ()
+
+    def forward(self, input: Tensor) -> Tensor:
+        return getattr(functional, self.function)(input, *[getattr(self, name) for name in self.options])  # type: ignore[no-any-return]
+
+    def extra_repr(self) -> str:
+        return ", ".join(f"{name}={getattr(self, name)!r}" for name in self.options)
+
+
+class ReLU(_Activation):
+    """The larger of 0 and x."""
+
+    function = "relu"
 
     def __init__(self, inplace: bool = False) -> None:
         del inplace
 
-    def forward(self, input: Tensor) -> Tensor:
-        return functional.relu(input)
+
+class ReLU6(_Activation):
+    """x between 0 and 6, which it does not leave."""
+
+    function = "relu6"
+
+    def __init__(self, inplace: bool = False) -> None:
+        del inplace
 
 
-class LeakyReLU(Module):
+class SiLU(_Activation):
+    """x times sigmoid(x); also called swish."""
+
+    function = "silu"
+
+    def __init__(self, inplace: bool = False) -> None:
+        del inplace
+
+
+class Mish(_Activation):
+    """x times tanh(softplus(x))."""
+
+    function = "mish"
+
+    def __init__(self, inplace: bool = False) -> None:
+        del inplace
+
+
+class Sigmoid(_Activation):
+    """`1 / (1 + exp(-x))`."""
+
+    function = "sigmoid"
+
+
+class LogSigmoid(_Activation):
+    """The logarithm of sigmoid, without overflow."""
+
+    function = "logsigmoid"
+
+
+class Hardsigmoid(_Activation):
+    """`x / 6 + 1 / 2` between 0 and 1: a sigmoid made of straight lines."""
+
+    function = "hardsigmoid"
+
+    def __init__(self, inplace: bool = False) -> None:
+        del inplace
+
+
+class Tanh(_Activation):
+    """The hyperbolic tangent."""
+
+    function = "tanh"
+
+
+class Tanhshrink(_Activation):
+    """x minus tanh(x)."""
+
+    function = "tanhshrink"
+
+
+class Hardswish(_Activation):
+    """x times hardsigmoid(x)."""
+
+    function = "hardswish"
+
+    def __init__(self, inplace: bool = False) -> None:
+        del inplace
+
+
+class SELU(_Activation):
+    """A scaled ELU that keeps mean 0 and variance 1 from layer to layer (Klambauer et al., 2017)."""
+
+    function = "selu"
+
+    def __init__(self, inplace: bool = False) -> None:
+        del inplace
+
+
+class Softsign(_Activation):
+    """`x / (1 + |x|)`."""
+
+    function = "softsign"
+
+
+class LeakyReLU(_Activation):
     """x above 0, `negative_slope * x` below."""
+
+    function, options = "leaky_relu", ("negative_slope",)
 
     def __init__(self, negative_slope: float = 0.01, inplace: bool = False) -> None:
         del inplace
         self.negative_slope = negative_slope
 
-    def forward(self, input: Tensor) -> Tensor:
-        return functional.leaky_relu(input, self.negative_slope)
 
-    def extra_repr(self) -> str:
-        return f"negative_slope={self.negative_slope}"
-
-
-class ELU(Module):
+class ELU(_Activation):
     """x above 0, `alpha * (exp(x) - 1)` below."""
+
+    function, options = "elu", ("alpha",)
 
     def __init__(self, alpha: float = 1.0, inplace: bool = False) -> None:
         del inplace
         self.alpha = alpha
 
-    def forward(self, input: Tensor) -> Tensor:
-        return functional.elu(input, self.alpha)
 
-    def extra_repr(self) -> str:
-        return f"alpha={self.alpha}"
+class CELU(_Activation):
+    """x above 0, `alpha * (exp(x / alpha) - 1)` below."""
 
+    function, options = "celu", ("alpha",)
 
-class GELU(Module):
-    """x times the normal distribution's Φ(x); `approximate="tanh"`: the usual formula for it, which is faster."""
-
-    def __init__(self, approximate: Literal["none", "tanh"] = "none") -> None:
-        self.approximate: Literal["none", "tanh"] = approximate
-
-    def forward(self, input: Tensor) -> Tensor:
-        return functional.gelu(input, self.approximate)
-
-    def extra_repr(self) -> str:
-        return f"approximate={self.approximate!r}"
-
-
-class SiLU(Module):
-    """x times sigmoid(x); also called swish."""
-
-    def __init__(self, inplace: bool = False) -> None:
+    def __init__(self, alpha: float = 1.0, inplace: bool = False) -> None:
         del inplace
-
-    def forward(self, input: Tensor) -> Tensor:
-        return functional.silu(input)
+        self.alpha = alpha
 
 
-class Softplus(Module):
-    """`log(1 + exp(beta * x)) / beta`, a smooth ReLU."""
+class Softplus(_Activation):
+    """`log(1 + exp(beta * x)) / beta`, a smooth ReLU; x itself where `beta * x` is above the threshold."""
+
+    function, options = "softplus", ("beta", "threshold")
 
     def __init__(self, beta: float = 1.0, threshold: float = 20.0) -> None:
         self.beta = beta
         self.threshold = threshold
 
-    def forward(self, input: Tensor) -> Tensor:
-        return functional.softplus(input, self.beta, self.threshold)
 
-    def extra_repr(self) -> str:
-        return f"beta={self.beta}, threshold={self.threshold}"
+class Threshold(_Activation):
+    """x above `threshold`, `value` elsewhere."""
 
+    function, options = "threshold", ("threshold", "value")
 
-class Sigmoid(Module):
-    """`1 / (1 + exp(-x))`."""
-
-    def forward(self, input: Tensor) -> Tensor:
-        return functional.sigmoid(input)
+    def __init__(self, threshold: float, value: float, inplace: bool = False) -> None:
+        del inplace
+        self.threshold = threshold
+        self.value = value
 
 
-class Tanh(Module):
-    """The hyperbolic tangent."""
+class Hardshrink(_Activation):
+    """0 within ±lambd, x outside."""
 
-    def forward(self, input: Tensor) -> Tensor:
-        return functional.tanh(input)
+    function, options = "hardshrink", ("lambd",)
+
+    def __init__(self, lambd: float = 0.5) -> None:
+        self.lambd = lambd
 
 
-class Softmax(Module):
-    """Exponentials that add up to 1 along `dim`."""
+class Softshrink(_Activation):
+    """0 within ±lambd, outside x brought nearer to 0 by lambd."""
+
+    function, options = "softshrink", ("lambd",)
+
+    def __init__(self, lambd: float = 0.5) -> None:
+        self.lambd = lambd
+
+
+class GLU(_Activation):
+    """One half of the input along `dim`, times the sigmoid of the other."""
+
+    function, options = "glu", ("dim",)
 
     def __init__(self, dim: int = -1) -> None:
         self.dim = dim
 
+
+class GELU(_Activation):
+    """x times the normal distribution's Φ(x); `approximate="tanh"`: the usual formula for it, which is faster."""
+
+    function, options = "gelu", ("approximate",)
+
+    def __init__(self, approximate: Literal["none", "tanh"] = "none") -> None:
+        self.approximate = approximate
+
+
+class Hardtanh(_Activation):
+    """x between `min_val` and `max_val`, which it does not leave."""
+
+    function, options = "hardtanh", ("min_val", "max_val")
+
+    def __init__(self, min_val: float = -1.0, max_val: float = 1.0, inplace: bool = False) -> None:
+        del inplace
+        if not max_val > min_val:
+            raise ValueError(f"max_val ({max_val}) must be greater than min_val ({min_val})")
+        self.min_val = min_val
+        self.max_val = max_val
+
+
+class RReLU(Module):
+    """x above 0; below, x times a slope that is drawn anew for each element in training, and is the mean otherwise."""
+
+    def __init__(self, lower: float = 1.0 / 8, upper: float = 1.0 / 3, inplace: bool = False) -> None:
+        del inplace
+        self.lower = lower
+        self.upper = upper
+
     def forward(self, input: Tensor) -> Tensor:
-        return functional.softmax(input, self.dim)
+        return functional.rrelu(input, self.lower, self.upper, self.training)
+
+    def extra_repr(self) -> str:
+        return f"lower={self.lower}, upper={self.upper}"
+
+
+class PReLU(Module):
+    """x above 0; below, x times a slope that is learnt: one for all, or one for each channel (dimension 1)."""
+
+    weight: Parameter
+
+    def __init__(
+        self, num_parameters: int = 1, init: float = 0.25, device: Any = None, dtype: DTypeLike = None
+    ) -> None:
+        self.num_parameters = num_parameters
+        self.init = init
+        self.weight = empty_parameter((num_parameters,), dtype, device)
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        init.constant_(self.weight, self.init)
+
+    def forward(self, input: Tensor) -> Tensor:
+        return functional.prelu(input, self.weight)
+
+    def extra_repr(self) -> str:
+        return f"num_parameters={self.num_parameters}"
+
+
+class _Normalised(Module):
+    function: ClassVar[str]
+
+    def __init__(self, dim: int | None = None) -> None:
+        self.dim = dim
+
+    def forward(self, input: Tensor) -> Tensor:
+        dim = _usual_dim(input.ndim) if self.dim is None else self.dim
+        return getattr(functional, self.function)(input, dim)  # type: ignore[no-any-return]
 
     def extra_repr(self) -> str:
         return f"dim={self.dim}"
 
 
-class LogSoftmax(Module):
-    """The logarithm of softmax, without its loss of precision."""
+def _usual_dim(ndim: int) -> int:
+    """The dimension that PyTorch takes where none is given: the classes of a vector, of rows, of images."""
+    return 0 if ndim in (0, 1, 3) else 1
 
-    def __init__(self, dim: int = -1) -> None:
-        self.dim = dim
+
+class Softmax(_Normalised):
+    """Exponentials that add up to 1 along `dim`. Give it: without, it is 0 or 1 by the number of dimensions."""
+
+    function = "softmax"
+
+
+class Softmin(_Normalised):
+    """The softmax of -x along `dim`."""
+
+    function = "softmin"
+
+
+class LogSoftmax(_Normalised):
+    """The logarithm of softmax along `dim`, without its loss of precision."""
+
+    function = "log_softmax"
+
+
+class Softmax2d(Module):
+    """Softmax over the channels at every pixel of images `(N, C, H, W)` or `(C, H, W)`."""
 
     def forward(self, input: Tensor) -> Tensor:
-        return functional.log_softmax(input, self.dim)
-
-    def extra_repr(self) -> str:
-        return f"dim={self.dim}"
+        if input.ndim not in (3, 4):
+            raise ValueError(f"Softmax2d wants (N, C, H, W) or (C, H, W), got {input.shape}")
+        return functional.softmax(input, -3)

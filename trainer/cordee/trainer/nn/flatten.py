@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from cordee.trainer.nn.module import Module
 from cordee.trainer.ops import flatten, unflatten
 from cordee.trainer.tensors import Tensor
@@ -26,7 +28,7 @@ class Flatten(Module):
 class Unflatten(Module):
     """Makes dimension `dim` several, of these sizes."""
 
-    def __init__(self, dim: int, unflattened_size: tuple[int, ...]) -> None:
+    def __init__(self, dim: int, unflattened_size: Sequence[int]) -> None:
         self.dim = dim
         self.unflattened_size = tuple(unflattened_size)
 

@@ -16,10 +16,9 @@ from typing import Any, NoReturn, TypeVar
 import numpy as np
 
 from cordee.trainer import array as arrays
-from cordee.trainer.errors import DeviceError
 from cordee.trainer.nn import state as states
 from cordee.trainer.nn.hooks import Hooks, RemovableHandle, call_with_hooks, register
-from cordee.trainer.nn.parameter import Parameter
+from cordee.trainer.nn.parameter import Parameter, check_device
 from cordee.trainer.nn.state import LoadReport
 from cordee.trainer.nn.trail import locate
 from cordee.trainer.tensors import Tensor
@@ -221,7 +220,7 @@ class Module:
         """
         device, dtype = _destination(args, kwargs)
         if device is not None:
-            _check_device(device)
+            check_device(device)
         if dtype is None:
             return self
         if not arrays.is_float(np.dtype(dtype)):
@@ -391,14 +390,6 @@ def _destination(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, An
         elif value is not None and not isinstance(value, bool):  # a flag such as non_blocking
             dtype = value
     return device, dtype
-
-
-def _check_device(device: Any) -> None:
-    ours = arrays.device_name()
-    if str(device).partition(":")[0] != ours:
-        raise DeviceError(
-            f"this process computes on {ours}, not {device}: CORDEE_DEVICE chooses the device of all its tensors"
-        )
 
 
 def _check_name(module: Module, name: str) -> None:

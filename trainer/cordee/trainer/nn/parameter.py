@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from cordee.trainer.array import DTypeLike, default_dtype, default_module
+from cordee.trainer.array import DTypeLike, default_dtype, default_module, device_name
+from cordee.trainer.errors import DeviceError
 from cordee.trainer.tensors import Tensor
 
-__all__ = ["Parameter", "empty_parameter"]
+__all__ = ["Parameter", "check_device", "empty_parameter"]
 
 
 class Parameter(Tensor):
@@ -25,8 +26,19 @@ class Parameter(Tensor):
         return f"Parameter containing:\n{super().__repr__()}"
 
 
-def empty_parameter(shape: tuple[int, ...], dtype: DTypeLike = None) -> Parameter:
-    """A parameter whose values are still to be written."""
+def empty_parameter(shape: tuple[int, ...], dtype: DTypeLike = None, device: str | None = None) -> Parameter:
+    """A parameter whose values are still to be written. `device` can only be the one that the process computes on."""
+    if device is not None:
+        check_device(device)
     if any(size < 0 for size in shape):
         raise ValueError(f"a parameter's sizes must not be negative, got {shape}")
     return Parameter(default_module().empty(shape, default_dtype() if dtype is None else dtype))
+
+
+def check_device(device: Any) -> None:
+    """Refuse a device that is not the one of this process."""
+    ours = device_name()
+    if str(device).partition(":")[0] != ours:
+        raise DeviceError(
+            f"this process computes on {ours}, not {device}: CORDEE_DEVICE chooses the device of all its tensors"
+        )

@@ -1,43 +1,64 @@
-"""Losses. Cross-entropy of plain class numbers is one op; what weighs, smooths or ignores is composed."""
+"""Losses of classes, and what all losses share: reductions, and the refusal to broadcast.
+
+Cross-entropy of plain class numbers is one op; what weighs, smooths or ignores is composed. Losses of two tensors are
+in `loss_pairs.py`, those with margins in `loss_margin.py`, of sequences in `loss_ctc.py`.
+"""
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import numpy as np
 
-from cordee.trainer.array import array_module
-from cordee.trainer.autograd.graph import apply, apply_one
+from cordee.trainer.array import array_module, is_float
+from cordee.trainer.autograd.graph import apply_one
 from cordee.trainer.autograd.record import op, shape_of
 from cordee.trainer.errors import ShapeError, TrainerIndexError
-from cordee.trainer.ops.activation import log_softmax, logsigmoid
-from cordee.trainer.ops.elementwise import maximum
-from cordee.trainer.ops.indexing import gather
+from cordee.trainer.ops.activation import log_softmax
 from cordee.trainer.ops.products import ones
+from cordee.trainer.ops.scattering import gather
 from cordee.trainer.tensors import Tensor, wrap
 
-__all__ = ["binary_cross_entropy_with_logits", "cross_entropy", "l1_loss", "mse_loss", "nll_loss"]
+__all__ = ["cross_entropy", "nll_loss"]
 
 _UNSIGNED = {1: np.uint8, 2: np.uint16, 4: np.uint32, 8: np.uint64}
-_REDUCTIONS = ("mean", "sum", "none")
+REDUCTIONS = ("mean", "sum", "none")
 
 
-def _check_reduction(name: str, reduction: str) -> None:
-    if reduction not in _REDUCTIONS:
-        raise ValueError(f"{name}: reduction is one of mean, sum, none, not {reduction!r}")
+def check_reduction(name: str, reduction: str, allowed: tuple[str, ...] = REDUCTIONS) -> None:
+    """Refuse a reduction that there is not."""
+    if reduction not in allowed:
+        raise ValueError(f"{name}: reduction is one of {', '.join(allowed)}, not {reduction!r}")
 
 
-def _reduce(losses: Tensor, reduction: str) -> Tensor:
+def reduce(losses: Tensor, reduction: str) -> Tensor:
+    """The losses themselves, their mean, or their sum."""
     return losses if reduction == "none" else losses.mean() if reduction == "mean" else losses.sum()
 
 
-def _check_same_shape(name: str, input: Tensor, target: Tensor) -> None:
-    if input.shape != target.shape:
-        raise ShapeError(
-            f"{name}: input has shape {input.shape}, target {target.shape}; they must be the same "
-            "(broadcasting here is almost always a mistake: reshape one of them)"
-        )
+def weighted(losses: Tensor, weight: Tensor | None, reduction: str) -> Tensor:
+    """The losses, each counting as much as `weight` (which broadcasts) says, reduced."""
+    return reduce(losses if weight is None else losses * weight, reduction)
+
+
+def check_pair(name: str, first: Any, second: Any, broadcast: bool = False, names: str = "input target") -> None:
+    """Refuse shapes that differ: nearly always a mistake, and one that would go on in silence."""
+    if first.shape == second.shape or broadcast:
+        return
+    one, other = names.split()
+    raise ShapeError(
+        f"{name}: {one} has shape {tuple(first.shape)}, {other} {tuple(second.shape)}; they must be the same: "
+        + _advice(one, tuple(first.shape), other, tuple(second.shape))
+    )
+
+
+def _advice(one: str, a: tuple[int, ...], other: str, b: tuple[int, ...]) -> str:
+    """What makes two shapes the same, if it is a dimension of size 1 too many; and how to broadcast all the same."""
+    for name, longer, shorter in ((one, a, b), (other, b, a)):
+        for dim in range(len(longer)):
+            if longer[dim] == 1 and longer[:dim] + longer[dim + 1 :] == shorter:
+                return f"{name}.squeeze({dim - len(longer)}) makes them so (or broadcast=True, if all pairs are meant)"
+    return "reshape one of them (or broadcast=True, if they are to broadcast)"
 
 
 # -- cross-entropy of class numbers ------------------------------------------------------------------------------------
@@ -74,6 +95,16 @@ def _cross_entropy_vjp(F: Any, g: Any, out: Any, logits: Any, *, target: Any, re
     return (F.softmax(logits, axis=1) - F.cast(wrap(chosen), dtype=logits.dtype, source=None)) * g
 
 
+def _cross_entropy_shape(logits: Any, *, target: Any, reduction: str) -> Any:
+    if len(logits) != 2:
+        raise ShapeError(f"logits are a table of rows by classes, of 2 dimensions, not {len(logits)}")
+    if target.shape != logits[:1]:
+        raise ShapeError(f"{logits[0]} rows of logits need {logits[0]} class numbers, not {target.shape}")
+    if target.size and not 0 <= int(target.min()) <= int(target.max()) < logits[1]:
+        raise TrainerIndexError(f"class numbers must be from 0 to {logits[1] - 1}")
+    return logits[:1] if reduction == "none" else ()
+
+
 def _cross_entropy_reference(logits: Any, target: Any, reduction: str) -> Any:
     losses = np.log(np.exp(logits).sum(1)) - logits[np.arange(len(logits)), target]
     return {"mean": losses.mean, "sum": losses.sum, "none": losses.copy}[reduction]()
@@ -82,7 +113,16 @@ def _cross_entropy_reference(logits: Any, target: Any, reduction: str) -> Any:
 CROSS_ENTROPY = op(
     "cross_entropy", "minus the log-probability that softmax gives each row's class",
     forward=_cross_entropy, vjps=(_cross_entropy_vjp,), saves=("logits",), aux=True, reference=_cross_entropy_reference,
-    samples=lambda s: [s.case(s.normal(4, 3), target=s.integers(3, 4), reduction=r) for r in _REDUCTIONS],
+    shape=_cross_entropy_shape,
+    samples=lambda s: [
+        *(s.case(s.normal(4, 3), target=s.integers(3, 4), reduction=r) for r in REDUCTIONS),
+        s.case(s.normal(0, 3), target=s.integers(3, 0), reduction="sum"),
+        s.case(s.normal(1, 1), target=s.integers(1, 1), reduction="mean"),
+    ],
+    errors=lambda s: [
+        s.case(s.normal(4, 3), target=s.integers(3, 5), reduction="mean"),
+        s.case(s.normal(4, 3), target=s.integers(3, 4) + 3, reduction="sum"),
+    ],
 )  # fmt: skip
 
 
@@ -95,18 +135,33 @@ def cross_entropy(
     reduction: str = "mean",
     label_smoothing: float = 0.0,
 ) -> Tensor:
-    """Cross-entropy of logits `(N, C, …)` or `(C,)` with class numbers `(N, …)`, or with probabilities like it."""
-    _check_reduction("cross_entropy", reduction)
-    if target.dtype.kind == "f":
+    """Cross-entropy of logits `(N, C, …)` or `(C,)` with class numbers `(N, …)`, or with probabilities like it.
+
+    Args:
+        weight: what each class counts, `(C,)`; the mean is then the weighted one.
+        ignore_index: targets of this number count for nothing, not even in the mean.
+        label_smoothing: how much of the probability the target's class leaves to all classes alike.
+
+    Raises:
+        ShapeError: the shapes do not fit.
+        TrainerIndexError: a class number is outside the classes; says which, and where it is.
+    """
+    check_reduction("cross_entropy", reduction)
+    if not 0.0 <= label_smoothing <= 1.0:
+        raise ValueError(f"cross_entropy: label_smoothing must be from 0 to 1, not {label_smoothing}")
+    if is_float(target.dtype):
+        if ignore_index >= 0:
+            raise ValueError("cross_entropy: ignore_index is for class numbers; these targets are probabilities")
         return _soft_cross_entropy(input, target, weight, reduction, label_smoothing)
     rows, flat, shape = _rows_and_classes("cross_entropy", input, target)
     plain = weight is None and label_smoothing == 0.0
-    if _check_classes("cross_entropy", flat, rows.shape[1], ignore_index) and plain:
+    if _check_classes("cross_entropy", target, flat, rows.shape[1], ignore_index) and plain:
         losses = apply_one(CROSS_ENTROPY, rows, target=flat, reduction=reduction)
         return losses.reshape(shape) if reduction == "none" and losses.shape != shape else losses
+    _check_weight("cross_entropy", weight, rows.shape[1])
     log_probabilities = log_softmax(rows, 1)
-    main = _nll_rows(log_probabilities, flat, weight, ignore_index)
     counted = _row_weights(rows, flat, weight, ignore_index)
+    main = _nll_rows(log_probabilities, flat, counted, ignore_index)
     if label_smoothing:
         per_class = -log_probabilities if weight is None else -log_probabilities * weight
         kept = wrap((flat != ignore_index).astype(rows.dtype))
@@ -119,14 +174,16 @@ def cross_entropy(
 def nll_loss(
     input: Tensor, target: Tensor, weight: Tensor | None = None, *, ignore_index: int = -100, reduction: str = "mean"
 ) -> Tensor:
-    """Minus the entry of each row's class, of log-probabilities `(N, C, …)` or `(C,)`."""
-    _check_reduction("nll_loss", reduction)
+    """Minus the entry of each row's class, of log-probabilities `(N, C, …)` or `(C,)`; see `cross_entropy`."""
+    check_reduction("nll_loss", reduction)
     rows, flat, shape = _rows_and_classes("nll_loss", input, target)
-    _check_classes("nll_loss", flat, rows.shape[1], ignore_index)
-    losses = _nll_rows(rows, flat, weight, ignore_index)
+    _check_classes("nll_loss", target, flat, rows.shape[1], ignore_index)
+    _check_weight("nll_loss", weight, rows.shape[1])
+    counted = _row_weights(rows, flat, weight, ignore_index)
+    losses = _nll_rows(rows, flat, counted, ignore_index)
     if reduction == "none":
         return losses.reshape(shape)
-    return losses.sum() / _row_weights(rows, flat, weight, ignore_index).sum() if reduction == "mean" else losses.sum()
+    return losses.sum() / counted.sum() if reduction == "mean" else losses.sum()
 
 
 def _rows_and_classes(name: str, input: Tensor, target: Tensor) -> tuple[Tensor, Any, tuple[int, ...]]:
@@ -135,9 +192,15 @@ def _rows_and_classes(name: str, input: Tensor, target: Tensor) -> tuple[Tensor,
         raise TypeError(f"{name}: class numbers must be integers, not {target.dtype.name}")
     expected = input.shape[:1] + input.shape[2:] if input.ndim > 1 else ()
     if input.ndim == 0 or target.shape != expected:
+        advice = ""
+        if input.ndim and target.ndim == len(expected) + 1 and target.size == int(np.prod(expected, dtype=int)):
+            dim = next(i for i, n in enumerate(target.shape) if n == 1 and target.shape[:i] == expected[:i])
+            advice = f": target.squeeze({dim}) makes it so"
+        elif input.ndim and target.shape == input.shape:
+            advice = "; one-hot rows are probabilities: give them as floating numbers, or target.argmax(1)"
         raise ShapeError(
             f"{name}: input has shape {input.shape}, so target must have shape {expected}, not {target.shape} "
-            "(classes are in dimension 1, or 0 without a batch)"
+            f"(classes are in dimension 1, or 0 without a batch){advice}"
         )
     if input.ndim == 1:
         input = input.reshape(1, -1)
@@ -146,23 +209,44 @@ def _rows_and_classes(name: str, input: Tensor, target: Tensor) -> tuple[Tensor,
     return input, target.data.reshape(-1), expected
 
 
-def _check_classes(name: str, flat: Any, num_classes: int, ignore_index: int) -> bool:
+def _check_classes(name: str, target: Tensor, flat: Any, num_classes: int, ignore_index: int) -> bool:
     """Whether all class numbers are classes; False if some are to be ignored; an error for any other."""
     if not flat.size or flat.view(_UNSIGNED[flat.dtype.itemsize]).max() < num_classes:  # negative ones look huge
         return not 0 <= ignore_index < num_classes or not bool((flat == ignore_index).any())
-    wrong = flat[((flat < 0) | (flat >= num_classes)) & (flat != ignore_index)]
-    if wrong.size:
-        raise TrainerIndexError(
-            f"{name}: class number {int(wrong[0])} is outside the {num_classes} classes, 0 to {num_classes - 1}"
-        )
+    check_indices(name, target, flat, num_classes, ignore_index)
     return False
 
 
-def _nll_rows(log_probabilities: Tensor, flat: Any, weight: Tensor | None, ignore_index: int) -> Tensor:
+def check_indices(name: str, target: Tensor, flat: Any, num_classes: int, ignored: int | None) -> None:
+    """Refuse class numbers that are no classes: the first of them, where it is, and what could be meant."""
+    wrong = (flat < 0) | (flat >= num_classes)
+    if ignored is not None:
+        wrong &= flat != ignored
+    if not bool(wrong.any()):
+        return
+    first = int(wrong.argmax())
+    place = ", ".join(str(int(i)) for i in np.unravel_index(first, target.shape)) if target.ndim else ""
+    text = f"{name}: target[{place}] is class number {int(flat[first])}" if place else (
+        f"{name}: target is class number {int(flat[first])}"
+    )  # fmt: skip
+    text += f", outside the {num_classes} classes, 0 to {num_classes - 1}"
+    if ignored is not None:
+        text += f"; targets equal to ignore_index (now {ignored}) are left out"
+    raise TrainerIndexError(text)
+
+
+def _check_weight(name: str, weight: Tensor | None, num_classes: int) -> None:
+    if weight is not None and weight.shape != (num_classes,):
+        raise ShapeError(f"{name}: weight must have one number per class, shape ({num_classes},), not {weight.shape}")
+
+
+def _nll_rows(log_probabilities: Tensor, flat: Any, counted: Tensor, ignore_index: int) -> Tensor:
     kept = flat != ignore_index
-    places = wrap(array_module(flat).where(kept, flat, 0).reshape(-1, 1))
+    places = wrap(array_module(flat).where(kept, flat, 0).astype(np.int64).reshape(-1, 1))
     picked = gather(log_probabilities, 1, places).reshape(-1)
-    return -picked * _row_weights(log_probabilities, flat, weight, ignore_index)
+    if not bool(kept.all()):  # an ignored row counts for nothing, also where it is infinite
+        picked = picked.masked_fill(wrap(~kept), 0.0)
+    return -picked * counted
 
 
 def _row_weights(rows: Tensor, flat: Any, weight: Tensor | None, ignore_index: int) -> Tensor:
@@ -174,68 +258,13 @@ def _row_weights(rows: Tensor, flat: Any, weight: Tensor | None, ignore_index: i
 def _soft_cross_entropy(
     input: Tensor, target: Tensor, weight: Tensor | None, reduction: str, smoothing: float
 ) -> Tensor:
-    _check_same_shape("cross_entropy", input, target)
+    check_pair("cross_entropy", input, target)
     dim = 1 if input.ndim > 1 else 0
     num_classes = input.shape[dim]
+    _check_weight("cross_entropy", weight, num_classes)
     if smoothing:
         target = target * (1 - smoothing) + smoothing / num_classes
     if weight is not None:
         target = target * weight.reshape([-1 if i == dim else 1 for i in range(input.ndim)])
     losses = -(target * log_softmax(input, dim)).sum(dim)
-    return losses.sum() / (losses.data.size or 1) if reduction == "mean" else _reduce(losses, reduction)
-
-
-# -- distances ---------------------------------------------------------------------------------------------------------
-
-
-def _mse(xp: Any, a: Any, b: Any) -> Any:
-    away = (a - b).reshape(-1)
-    return away.dot(away) / (away.size or float("nan"))
-
-
-def _mse_vjp(F: Any, g: Any, out: Any, a: Any, b: Any, sign: float = 1.0) -> Any:
-    return (a - b) * (g * (sign * 2.0 / (math.prod(a.shape) or 1)))
-
-
-MSE_LOSS = op(
-    "mse_loss", "the mean of (a - b)²",
-    forward=_mse,
-    vjps=(_mse_vjp, lambda F, g, out, a, b: _mse_vjp(F, g, out, a, b, -1.0)),
-    saves=("a b", "a b"), reference=lambda a, b: np.mean((a - b) ** 2),
-    samples=lambda s: [s.case(s.normal(2, 3), s.normal(2, 3)), s.case(s.normal(4), s.normal(4))],
-)  # fmt: skip
-
-
-def mse_loss(input: Tensor, target: Tensor, *, reduction: str = "mean") -> Tensor:
-    """The squared difference of two tensors of one shape."""
-    _check_reduction("mse_loss", reduction)
-    _check_same_shape("mse_loss", input, target)
-    if reduction == "mean":
-        return apply(MSE_LOSS, input, target)
-    away = input - target
-    return _reduce(away * away, reduction)
-
-
-def l1_loss(input: Tensor, target: Tensor, *, reduction: str = "mean") -> Tensor:
-    """The absolute difference of two tensors of one shape."""
-    _check_reduction("l1_loss", reduction)
-    _check_same_shape("l1_loss", input, target)
-    return _reduce((input - target).abs(), reduction)
-
-
-def binary_cross_entropy_with_logits(
-    input: Tensor,
-    target: Tensor,
-    weight: Tensor | None = None,
-    *,
-    reduction: str = "mean",
-    pos_weight: Tensor | None = None,
-) -> Tensor:
-    """Cross-entropy of yes/no predictions, given as logits, with targets between 0 and 1."""
-    _check_reduction("binary_cross_entropy_with_logits", reduction)
-    _check_same_shape("binary_cross_entropy_with_logits", input, target)
-    if pos_weight is None:
-        losses = maximum(input, 0.0) - input * target - logsigmoid(input.abs())
-    else:
-        losses = (1.0 - target) * input - (1.0 + (pos_weight - 1.0) * target) * logsigmoid(input)
-    return _reduce(losses if weight is None else losses * weight, reduction)
+    return losses.sum() / (losses.data.size or 1) if reduction == "mean" else reduce(losses, reduction)
