@@ -51,9 +51,9 @@ FLIP = op(
 )  # fmt: skip
 
 
-def flip(input: Tensor, *dims: Any) -> Tensor:
-    """The elements in reverse order along dimensions."""
-    axes = sizes_of(dims)
+def flip(input: Tensor, dims: Any, *more: int) -> Tensor:
+    """The elements in reverse order along dimensions: `flip(x, (0, 1))` or `x.flip(0, 1)`."""
+    axes = sizes_of((dims, *more))
     return apply_one(FLIP, input, axis=dimensions("flip", input, axes) if input.ndim else ())
 
 
@@ -102,6 +102,8 @@ def roll(input: Tensor, shifts: int | Sequence[int], dims: int | Sequence[int] |
         ShapeError: there is not one shift for each dimension.
     """
     moves = (shifts,) if isinstance(shifts, int) else tuple(shifts)
+    if not moves:
+        raise ShapeError("roll: needs at least one shift")
     if dims is None or dims == ():
         return apply_one(ROLL, ravel(input), shifts=moves, axis=(0,)).reshape(input.shape)
     axes = (dims,) if isinstance(dims, int) else tuple(dims)

@@ -18,11 +18,11 @@ from cordee.trainer.tensors import Tensor, wrap
 
 __all__ = [
     "atleast_1d", "atleast_2d", "atleast_3d", "cartesian_prod", "cat", "chunk", "column_stack",
-    "combinations", "concat", "concatenate", "dsplit", "dstack", "hsplit", "hstack", "row_stack", "split", "stack",
-    "tensor_split", "unbind", "vsplit", "vstack",
+    "combinations", "concat", "concatenate", "dsplit", "dstack", "hsplit", "hstack", "row_stack", "split",
+    "split_with_sizes", "stack", "tensor_split", "unbind", "vsplit", "vstack",
 ]  # fmt: skip
 
-METHODS = "chunk dsplit hsplit split tensor_split unbind vsplit"
+METHODS = "chunk dsplit hsplit split split_with_sizes tensor_split unbind vsplit"
 
 
 # -- joined ------------------------------------------------------------------------------------------------------------
@@ -88,7 +88,10 @@ def cat(tensors: Sequence[Tensor], dim: int = 0) -> Tensor:
         raise ShapeError("cat: needs at least one tensor")
     try:
         return apply(CAT, *tensors, axis=dim)  # type: ignore[no-any-return]
-    except ShapeError:
+    except (ShapeError, TrainerIndexError):
+        if not all(isinstance(tensor, Tensor) for tensor in tensors):
+            found = ", ".join(type(tensor).__name__ for tensor in tensors)
+            raise TypeError(f"cat: needs tensors, not {found}") from None
         some = [tensor for tensor in tensors if tensor.shape != (0,)]
         if not some or len(some) == len(tensors):
             raise
@@ -168,6 +171,7 @@ def atleast_2d(*tensors: Any) -> Any:
 
 def atleast_3d(*tensors: Any) -> Any:
     """With at least three dimensions: a vector becomes `(1, n, 1)`, a matrix `(m, n, 1)`."""
+
     def raised(x: Tensor) -> Tensor:
         if x.ndim > 2:
             return x
@@ -249,6 +253,11 @@ def split(tensor: Tensor, split_size_or_sections: int | Sequence[int], dim: int 
         if sum(sections) != total or min(sections, default=0) < 0:
             raise ShapeError(f"split: sections {sections} add up to {sum(sections)}, dimension {dim} has {total}")
     return _pieces(tensor, at, list(itertools.accumulate(sections, initial=0)))
+
+
+def split_with_sizes(input: Tensor, split_sizes: Sequence[int], dim: int = 0) -> tuple[Tensor, ...]:
+    """Pieces of the given sizes along a dimension."""
+    return split(input, tuple(split_sizes), dim)
 
 
 def _pieces(tensor: Tensor, at: int, bounds: Sequence[int]) -> tuple[Tensor, ...]:

@@ -157,6 +157,8 @@ def embedding(
     """
     if input.dtype.kind not in "iu":
         raise TypeError(f"embedding: indices must be integers, not {input.dtype.name}")
+    if weight.data.ndim != 2:
+        raise ShapeError(f"embedding: weight must be a matrix (num_embeddings, dim), not of shape {weight.shape}")
     if padding_idx is not None:
         padding_idx = _padding_row("embedding", padding_idx, weight.shape[0])
     if max_norm is not None:

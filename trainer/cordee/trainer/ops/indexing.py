@@ -8,6 +8,7 @@ half: a copy with other values at an index.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -19,13 +20,14 @@ from cordee.trainer.autograd.record import Sampler, Shape, op
 from cordee.trainer.errors import ShapeError, TrainerIndexError
 from cordee.trainer.ops.elementwise import where
 from cordee.trainer.ops.inplace import assign
-from cordee.trainer.ops.places import add_at, index_shape, plain_index
+from cordee.trainer.ops.places import add_at, check_range, index_shape, plain_index
 from cordee.trainer.ops.shape import broadcast_tensors, dimension, ravel, reshape
 from cordee.trainer.tensors import Tensor, wrap
 
 __all__ = [
     "argwhere", "getitem", "index_add", "index_copy", "index_fill", "index_put", "index_select", "masked_fill",
     "masked_scatter", "masked_select", "narrow", "nonzero", "put", "select", "select_scatter", "slice_scatter", "take",
+    "unravel_index",
 ]  # fmt: skip
 
 METHODS = (
@@ -214,6 +216,8 @@ def narrow(input: Tensor, dim: int, start: int | Tensor, length: int) -> Tensor:
     """`length` elements along a dimension, from `start` on: a view."""
     at = dimension("narrow", input, dim)
     size = input.shape[at]
+    if isinstance(start, Tensor) and start.dtype.kind not in "iu":
+        raise TypeError(f"narrow: start must be a whole number, not {start.dtype.name}")
     start = int(start)
     first = start + size if start < 0 else start
     if not 0 <= first <= first + length <= size:
@@ -255,6 +259,23 @@ def nonzero(input: Tensor, *, as_tuple: bool = False) -> Any:
     return tuple(map(wrap, found)) if as_tuple else wrap(xp.stack(found, 1))
 
 
+def unravel_index(indices: Tensor, shape: Any) -> tuple[Tensor, ...]:
+    """Places counted in row-major order as one tensor of indices for each dimension of a tensor of this shape.
+
+    Raises:
+        TrainerIndexError: a place is outside.
+    """
+    sizes = (shape,) if isinstance(shape, int) else tuple(shape)
+    if indices.dtype.kind not in "iu":
+        raise TypeError(f"unravel_index: indices must be integers, not {indices.dtype.name}")
+    try:
+        check_range(indices.data, 0, math.prod(sizes))
+    except IndexError as error:
+        raise TrainerIndexError(f"unravel_index: shape {sizes} taken as one dimension: {error}") from None
+    xp = array_module(indices.data)
+    return tuple(wrap(xp.asarray(part)) for part in xp.unravel_index(indices.data, sizes))
+
+
 def argwhere(input: Tensor) -> Tensor:
     """The places of the elements that are not zero, one row each."""
     return nonzero(input)  # type: ignore[no-any-return]
@@ -278,6 +299,8 @@ def _check_source(name: str, input: Tensor, at: int, index: Tensor, source: Tens
     if index.ndim > 1:
         raise ShapeError(f"{name}: the index must be a vector, not of shape {index.shape}")
     fitting = (*input.shape[:at], index.data.size, *input.shape[at + 1 :]) if input.ndim else ()
+    if source.dtype != input.dtype:
+        raise TypeError(f"{name}: source holds {source.dtype.name}, input {input.dtype.name}: they must be equal")
     if source.shape != fitting and (source.ndim or index.data.size != 1 or input.ndim > 1):
         raise ShapeError(
             f"{name}: source of shape {source.shape} does not fit input of shape {input.shape} with {index.data.size} "
@@ -359,7 +382,13 @@ def masked_fill(input: Tensor, mask: Tensor, value: Operand) -> Tensor:
     if isinstance(value, Tensor):
         if value.ndim:
             raise ShapeError(f"masked_fill: value must have no dimensions, not shape {value.shape}")
+        if value.dtype.kind == "c" and input.dtype.kind != "c":
+            raise TypeError(f"masked_fill: {value.dtype.name} numbers do not fit into {input.dtype.name}")
         value = value.to(input.dtype)
+    elif isinstance(value, complex) and input.dtype.kind != "c":
+        raise TypeError(f"masked_fill: {value} is no value of {input.dtype.name}")
+    elif input.dtype.kind == "b":
+        value = bool(value)
     elif isinstance(value, float) and input.dtype.kind in "iu":
         if value != int(value):
             raise TypeError(f"masked_fill: {value} is no value of {input.dtype.name}")

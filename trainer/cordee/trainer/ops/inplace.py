@@ -20,7 +20,7 @@ from cordee.trainer.autograd.mode import MODE
 from cordee.trainer.autograd.record import Op, op
 from cordee.trainer.autograd.writes import BOOK, Write, owner_of
 from cordee.trainer.errors import GraphError, ShapeError
-from cordee.trainer.ops.places import index_shape, plain_index
+from cordee.trainer.ops.places import assign_at, index_shape, last_at, plain_index
 from cordee.trainer.tensors import Leaf, Tensor
 
 __all__ = ["assign", "setitem"]
@@ -31,13 +31,17 @@ __all__ = ["assign", "setitem"]
 
 def _assigned(xp: Any, a: Any, value: Any, *, index: Any) -> Any:
     out = a.copy()
-    out[index] = value
+    assign_at(xp, out, index, value)
     return out
 
 
 def _assigned_vjp(F: Any, g: Any, out: Any, a: Any, value: Any, *, needs: Any, index: Any) -> Any:
     rest = F.assign(g, 0.0, index=index) if needs[0] else None
-    return rest, F.sum_to(F.getitem(g, index=index), shape=value) if needs[1] and value is not None else None
+    if not needs[1] or value is None:
+        return rest, None
+    arrived = F.getitem(g, index=index)
+    last = last_at(array_module(g if F.raw else g.data), a, index)  # a value that another one replaced has no effect
+    return rest, F.sum_to(arrived if last is None else arrived * last.astype(g.dtype), shape=value)
 
 
 def _assigned_reference(a: Any, value: Any, index: Any) -> Any:
@@ -64,6 +68,7 @@ ASSIGN = op(
         s.case(s.normal(3, 4), s.normal(3, 1), index=(slice(None), slice(1, 3))),
         s.case(s.normal(3, 4), 2.0, index=np.array([True, False, True])),
         s.case(s.normal(5), s.normal(2), index=np.array([3, 0])),
+        s.case(s.normal(4), s.normal(3), index=np.array([1, 3, 1])),
     ],
     errors=lambda s: [s.case(s.normal(3, 4), s.normal(3), index=1), s.case(s.normal(3), s.normal(), index=4)],
 )  # fmt: skip
@@ -259,7 +264,7 @@ def setitem(input: Tensor, index: Any, value: Operand) -> None:
         )
     write = _note(input, "an assignment to an index")
     try:
-        input.data[index] = data
+        assign_at(array_module(input.data), input.data, index, data)
     except (ValueError, IndexError, TypeError) as error:
         from cordee.trainer.autograd.explain import refuse
 

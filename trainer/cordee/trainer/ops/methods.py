@@ -34,7 +34,7 @@ def _reflected(function: Any) -> Any:
 
 def _left_product(self: Tensor, other: Any) -> Tensor:
     """`array @ a`; products themselves take tensors only."""
-    return products.matmul(wrap(as_array(other)), self)
+    return products.matmul(other if isinstance(other, Tensor) else wrap(as_array(other)), self)
 
 
 # -- dtypes and devices ------------------------------------------------------------------------------------------------

@@ -122,6 +122,9 @@ def pad(input: Tensor, pad: Sequence[int], mode: str = "constant", value: float 
     if value is not None:
         raise ValueError(f"pad: value is for mode 'constant'; mode {mode!r} takes it from the tensor")
     parts, less, reason = _MODES[mode]
+    cuts = tuple((min(before, 0), min(after, 0)) for before, after in widths)
+    if mode == "circular" and any(map(any, cuts)):  # goes around what is left
+        input, cuts = apply_one(PAD, input, widths=cuts, value=0.0), ()
     out = input
     for dim, (before, after) in enumerate(widths):
         size = input.shape[dim]
@@ -133,9 +136,7 @@ def pad(input: Tensor, pad: Sequence[int], mode: str = "constant", value: float 
                 f"{reason} the size, {size}"
             )
         out = cat(parts(out, dim, max(before, 0), max(after, 0)), dim)
-    if any(before < 0 or after < 0 for before, after in widths):
-        out = apply_one(PAD, out, widths=tuple((min(b, 0), min(a, 0)) for b, a in widths), value=0.0)
-    return out
+    return apply_one(PAD, out, widths=cuts, value=0.0) if any(map(any, cuts)) else out
 
 
 def block_diag(*tensors: Any) -> Tensor:

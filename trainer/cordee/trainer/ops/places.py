@@ -263,7 +263,7 @@ def add_rows(xp: Any, out: Any, rows: Any, a: Any) -> None:
     rows = rows.astype(np.intp)  # a narrow integer could not hold the number of rows
     if not rows.size or not a.size:
         return
-    if xp is np and out.ndim == 1 and a.dtype.itemsize > 2:
+    if xp is np and out.ndim == 1 and not _is_half(a):
         np.add.at(out, rows, a)
         return
     rows[rows < 0] += out.shape[0]
@@ -274,12 +274,16 @@ def add_rows(xp: Any, out: Any, rows: Any, a: Any) -> None:
     out[rows[starts]] += sums.reshape(-1, *out.shape[1:])
 
 
+def _is_half(a: Any) -> bool:
+    return a.dtype.itemsize == 2 and is_float(a.dtype)
+
+
 def _run_sums(xp: Any, a: Any, order: Any, starts: Any) -> Any:
     """The sums of runs of rows; halves are added up in single precision."""
-    half = a.dtype.itemsize == 2 and is_float(a.dtype)
+    half = _is_half(a)
     if xp is np:
         sums = np.add.reduceat(a[order].astype(np.float32) if half else a[order], starts, axis=0)
-        return sums.astype(a.dtype) if half else sums
+        return sums.astype(a.dtype, copy=False)  # small integers and booleans are summed as larger ones
     ends = xp.concatenate((starts[1:], xp.full(1, order.size, np.intp)))
     zero = xp.zeros((), np.float32 if half else a.dtype)
     out = xp.empty((starts.size, a.shape[1]), a.dtype)
@@ -308,6 +312,15 @@ def last_named(xp: Any, places: Any) -> Any:
     last = xp.empty(places.size, bool)
     last[order] = xp.concatenate((ordered[1:] != ordered[:-1], xp.ones(min(places.size, 1), bool)))
     return last
+
+
+def last_at(xp: Any, shape: tuple[int, ...], index: Any) -> Any:
+    """Whether each element that an index names is the last mention of its place; None where all are."""
+    if not _arrays(index):
+        return None
+    places = positions(xp, shape, index)
+    last = last_named(xp, places.reshape(-1))
+    return None if bool(last.all()) else last.reshape(places.shape)
 
 
 def assign_at(xp: Any, out: Any, index: Any, values: Any) -> None:

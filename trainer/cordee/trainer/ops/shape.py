@@ -98,13 +98,13 @@ RESHAPE = op(
 )  # fmt: skip
 
 
-def reshape(input: Tensor, *shape: Any) -> Tensor:
+def reshape(input: Tensor, shape: Any, *more: int) -> Tensor:
     """The same elements in another shape; one size may be -1.
 
     Raises:
         ShapeError: the elements do not fill that shape.
     """
-    return apply_one(RESHAPE, input, shape=sizes_of(shape))
+    return apply_one(RESHAPE, input, shape=sizes_of((shape, *more)))
 
 
 def view(input: Tensor, *shape: Any) -> Tensor:
@@ -198,9 +198,9 @@ PERMUTE = op(
 )  # fmt: skip
 
 
-def permute(input: Tensor, *dims: Any) -> Tensor:
+def permute(input: Tensor, dims: Any, *more: int) -> Tensor:
     """The dimensions in the given order."""
-    return apply_one(PERMUTE, input, axes=sizes_of(dims))
+    return apply_one(PERMUTE, input, axes=sizes_of((dims, *more)))
 
 
 def transpose(input: Tensor, dim0: int, dim1: int) -> Tensor:
@@ -354,9 +354,9 @@ def repeat(input: Tensor, *repeats: Any) -> Tensor:
     )
 
 
-def tile(input: Tensor, *dims: Any) -> Tensor:
+def tile(input: Tensor, dims: Any, *more: int) -> Tensor:
     """`repeat`, where missing leading numbers are 1."""
-    times = sizes_of(dims)
+    times = sizes_of((dims, *more))
     return repeat(input, (1,) * (input.ndim - len(times)) + times)
 
 

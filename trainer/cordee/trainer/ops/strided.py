@@ -94,7 +94,7 @@ UNSLIDE = op(
 def unfold(input: Tensor, dimension: int, size: int, step: int) -> Tensor:
     """Windows of `size` along a dimension, every `step` elements, each as a new last dimension: a view."""
     if not input.ndim:
-        input = input.reshape(1)
+        return unfold(input.reshape(1), dimension, size, step).reshape(size)
     return apply_one(SLIDE, input, axis=_dimension("unfold", input, dimension), size=size, step=step)
 
 
