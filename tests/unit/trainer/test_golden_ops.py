@@ -24,6 +24,9 @@ INTERNAL = {
     "dropout",  # random: its own tests
 }  # fmt: skip
 
+ELSEWHERE = ("cordee.trainer.ops.linalg", "cordee.trainer.ops.fft", "cordee.trainer.ops.complex_numbers")
+"""Families with a golden file of their own: see `test_linalg_golden.py`."""
+
 
 def _make(array: Any, requires_grad: bool) -> ct.Tensor:
     return ct.Tensor(as_array(array), requires_grad=requires_grad)
@@ -78,7 +81,8 @@ def test_every_op_that_pytorch_has_is_called() -> None:
             if node is not None and hasattr(node, "op"):
                 met.add(node.op.name)
                 nodes.extend(node.edges)
-    assert set(REGISTRY) - met <= INTERNAL, "ops without a golden value"
+    here = {name for name, record in REGISTRY.items() if not record.forward.__module__.startswith(ELSEWHERE)}
+    assert here - met <= INTERNAL, "ops without a golden value"
     assert {"attention", "conv2d", "cross_entropy"} <= met
 
 

@@ -41,9 +41,10 @@ def _tensors(record: Op, sample: Sample, dtype: Any = np.float64) -> list[Any]:
     made: list[Any] = []
     for value, differentiable in zip(sample.inputs, _differentiable(record), strict=False):
         if isinstance(value, (np.ndarray, np.generic)):
-            floating = np.asarray(value).dtype.kind == "f"
-            array = as_array(np.asarray(value, dtype if floating else None))
-            made.append(ct.Tensor(array, requires_grad=floating and differentiable))
+            kind = np.asarray(value).dtype.kind
+            wanted = dtype if kind == "f" else np.result_type(dtype, np.complex64) if kind == "c" else None
+            array = as_array(np.asarray(value, wanted))
+            made.append(ct.Tensor(array, requires_grad=kind in "fc" and differentiable))
         else:
             made.append(value)
     return made
@@ -59,6 +60,29 @@ def _on_device(params: dict[str, Any]) -> dict[str, Any]:
 
 def _run(record: Op, sample: Sample, tensors: list[Any]) -> Any:
     return apply(record, *tensors, **_on_device(sample.params))
+
+
+def _outputs(result: Any) -> tuple[Any, ...]:
+    return result if isinstance(result, tuple) else (result,)
+
+
+def _as_one(result: Any) -> Any:
+    """All outputs that a gradient can come from in one real tensor: several one after the other, complex as pairs."""
+    outputs = [ct.view_as_real(x) if x.is_complex() else x for x in _outputs(result) if x.dtype.kind not in "iub"]
+    if not outputs:
+        return _outputs(result)[0]
+    return outputs[0] if len(outputs) == 1 else ct.cat([x.reshape(-1) for x in outputs])
+
+
+def _run_as_one(record: Op, sample: Sample, tensors: list[Any]) -> Any:
+    return _as_one(_run(record, sample, tensors))
+
+
+def _as_pairs(tensors: list[Any]) -> tuple[list[Any], list[bool]]:
+    """Complex tensors as pairs of real numbers, which finite differences can move; and which ones these are."""
+    which = [isinstance(t, ct.Tensor) and t.is_complex() for t in tensors]
+    pairs = [ct.view_as_real(t.detach()).requires_grad_() if c else t for t, c in zip(tensors, which, strict=True)]
+    return pairs, which
 
 
 @pytest.mark.parametrize("record", OPS)
@@ -103,10 +127,10 @@ def test_names_are_unique() -> None:
 
 @pytest.mark.parametrize(("record", "sample"), SAMPLES)
 def test_values_are_the_references(record: Op, sample: Sample) -> None:
-    out = _run(record, sample, _tensors(record, sample))
-    expected = record.reference(*sample.inputs, **sample.params)
-    assert out.shape == np.shape(expected)
-    np.testing.assert_allclose(to_numpy(out.data), expected, rtol=1e-10, atol=1e-12)
+    result = _outputs(_run(record, sample, _tensors(record, sample)))
+    for out, expected in zip(result, _outputs(record.reference(*sample.inputs, **sample.params)), strict=True):
+        assert out.shape == np.shape(expected)
+        np.testing.assert_allclose(to_numpy(out.data), expected, rtol=1e-10, atol=1e-12)
 
 
 @pytest.mark.parametrize(("record", "sample"), SAMPLES)
@@ -114,15 +138,18 @@ def test_single_precision_stays_single(record: Op, sample: Sample) -> None:
     if record.name == "cast":
         pytest.skip("choosing the dtype is what it is for")
     tensors = _tensors(record, sample, np.float32)
-    out = _run(record, sample, tensors)
-    assert out.dtype in (np.float32, np.bool_)
-    expected = record.reference(*sample.inputs, **sample.params)
-    np.testing.assert_allclose(to_numpy(out.data), expected, rtol=2e-5, atol=1e-5)
-    if out.requires_grad:
-        out.backward(1.0)
+    result = _run(record, sample, tensors)
+    for out, expected in zip(
+        _outputs(result), _outputs(record.reference(*sample.inputs, **sample.params)), strict=True
+    ):
+        assert out.dtype in (np.float32, np.complex64, np.bool_) or out.dtype.kind in "iu"
+        np.testing.assert_allclose(to_numpy(out.data), expected, rtol=2e-5, atol=1e-5)
+    joined = _as_one(result)
+    if joined.requires_grad:
+        joined.backward(1.0)
         for tensor in tensors:
             if isinstance(tensor, ct.Tensor) and tensor.requires_grad and tensor.grad is not None:
-                assert tensor.grad.dtype == np.float32
+                assert tensor.grad.dtype == tensor.dtype
                 assert tensor.grad.shape == tensor.shape
 
 
@@ -133,8 +160,11 @@ def test_first_and_second_gradients_are_the_finite_differences(record: Op, sampl
         assert not any(_differentiable(record)[: len(tensors)])
         pytest.skip("nothing here is differentiable")
 
+    tensors, which = _as_pairs(tensors)
+
     def run(*inputs: Any) -> Any:
-        return _run(record, sample, list(inputs))
+        made = [ct.view_as_complex(x) if c else x for x, c in zip(inputs, which, strict=True)]
+        return _run_as_one(record, sample, made)
 
     assert gradcheck(run, tensors)
     assert gradgradcheck(run, tensors)
@@ -143,7 +173,7 @@ def test_first_and_second_gradients_are_the_finite_differences(record: Op, sampl
 @pytest.mark.parametrize(("record", "sample"), SAMPLES)
 def test_the_fast_gradient_is_the_differentiable_one(record: Op, sample: Sample) -> None:
     fast, recorded = _tensors(record, sample), _tensors(record, sample)
-    first, second = _run(record, sample, fast), _run(record, sample, recorded)
+    first, second = _run_as_one(record, sample, fast), _run_as_one(record, sample, recorded)
     if not first.requires_grad:
         pytest.skip("nothing here is differentiable")
     first.backward(0.7)
@@ -165,7 +195,7 @@ def test_non_contiguous_inputs_give_the_same(record: Op, sample: Sample) -> None
 
     plain = _tensors(record, sample)
     strided = _tensors(record, Sample(tuple(map(spread, sample.inputs)), sample.params))
-    first, second = _run(record, sample, plain), _run(record, sample, strided)
+    first, second = _run_as_one(record, sample, plain), _run_as_one(record, sample, strided)
     np.testing.assert_allclose(to_numpy(first.data), to_numpy(second.data), rtol=1e-12, atol=1e-14)
     if first.requires_grad:
         first.backward(1.0)

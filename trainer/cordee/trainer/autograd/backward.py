@@ -249,7 +249,7 @@ class _Walk:
         parts = self.grads.get(parent)
         if parts is None:
             self.grads[parent] = parts = [None] * len(parent.op.outputs)
-        parts[index] = g
+        parts[index] = g if parts[index] is None else parts[index] + g  # a rule's own uses of the output add to it
 
     def _add(self, edge: Edge, d: Any, fresh: bool) -> None:
         """Add to the gradient of a node that is still to be visited; in place where no one else can see it."""

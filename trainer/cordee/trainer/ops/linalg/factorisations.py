@@ -7,6 +7,7 @@ Giles (2008), for oblong matrices after PyTorch. Factors of complex matrices are
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -219,7 +220,7 @@ def _lu(xp: Any, a: Any, *, pivot: bool) -> Any:
     """Gaussian elimination of all matrices at once, L (below the diagonal) and U in one, and LAPACK's pivots from 1."""
     m, n = a.shape[-2:]
     k = min(m, n)
-    lu = xp.array(a, order="C").reshape(-1, m, n)
+    lu = xp.array(a, order="C").reshape(math.prod(a.shape[:-2]), m, n)
     pivots = xp.empty((lu.shape[0], k), "int32")
     every = xp.arange(lu.shape[0])
     for j in range(k):
@@ -243,7 +244,7 @@ def _lu_shape(a: Any, **_: Any) -> Any:
 def _order(pivots: Any, size: int) -> Any:
     """Which row of a comes to be which, as pivots (an array) exchange them: `a[order] = L U`."""
     xp = array_module(pivots)
-    swaps = pivots.reshape(-1, pivots.shape[-1])
+    swaps = pivots.reshape(math.prod(pivots.shape[:-1]), pivots.shape[-1])
     order = xp.broadcast_to(xp.arange(size), (swaps.shape[0], size)).copy()
     every = xp.arange(swaps.shape[0])
     for j in range(swaps.shape[-1]):

@@ -11,9 +11,9 @@ from cordee.trainer.array import array_module
 from cordee.trainer.autograd.graph import apply, apply_one
 from cordee.trainer.autograd.record import broadcast_shape, op, shape_of
 from cordee.trainer.errors import ShapeError, TrainerIndexError
+from cordee.trainer.ops.company import stack
 from cordee.trainer.ops.linalg.common import regular, square, transposed
 from cordee.trainer.ops.linalg.solves import inv
-from cordee.trainer.ops.company import stack
 from cordee.trainer.tensors import Tensor, wrap
 
 __all__ = ["cross", "matrix_exp", "matrix_power", "multi_dot", "trace", "vander", "vecdot"]
