@@ -12,7 +12,7 @@ from cordee.trainer.ops.windows import PATCHES, UNPATCHES, numbers
 from cordee.trainer.ops.windows import window as make_window
 from cordee.trainer.tensors import Tensor
 
-__all__ = ["channel_shuffle", "fold", "pixel_shuffle", "pixel_unshuffle", "unfold"]
+__all__ = ["channel_shuffle", "pixel_shuffle", "pixel_unshuffle"]  # fold and unfold are only names of nn.functional
 
 
 def unfold(input: Tensor, kernel_size: Any, dilation: Any = 1, padding: Any = 0, stride: Any = 1) -> Tensor:

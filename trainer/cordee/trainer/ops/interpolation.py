@@ -22,7 +22,7 @@ from cordee.trainer.ops.resampling import RESAMPLE, Taps
 from cordee.trainer.ops.windows import Sizes
 from cordee.trainer.tensors import Tensor
 
-__all__ = ["adaptive_avg_pool1d", "adaptive_avg_pool2d", "adaptive_avg_pool3d", "interpolate"]
+__all__ = ["adaptive_avg_pool1d", "adaptive_avg_pool2d", "adaptive_avg_pool3d", "interpolate", "upsample"]
 
 
 # -- tables ------------------------------------------------------------------------------------------------------------
@@ -211,6 +211,13 @@ def interpolate(
     if min(sizes) < 1 or min(input.shape[2:]) < 1:
         raise ShapeError(f"interpolate: sizes must be at least 1; input {input.shape} would get sizes {sizes}")
     return _resized(input, sizes, scales, bool(align_corners), (table, antialias))
+
+
+def upsample(
+    input: Tensor, size: Any = None, scale_factor: Any = None, mode: str = "nearest", align_corners: bool | None = None
+) -> Tensor:
+    """`interpolate` by its older name."""
+    return interpolate(input, size, scale_factor, mode, align_corners)
 
 
 def _for_each(name: str, value: Any, ndim: int) -> Any:

@@ -14,12 +14,12 @@ import numpy as np
 from cordee.trainer.autograd.graph import apply
 from cordee.trainer.autograd.record import Shape, op
 from cordee.trainer.errors import ShapeError
+from cordee.trainer.ops.padding import pad
 from cordee.trainer.ops.pooling_mean import avg_pool2d
 from cordee.trainer.ops.products import ones, row_sums
-from cordee.trainer.ops.padding import pad
 from cordee.trainer.tensors import Tensor
 
-__all__ = ["layer_norm", "local_response_norm", "normalize", "rms_norm"]
+__all__ = ["layer_norm", "local_response_norm", "rms_norm"]
 
 
 def _normalized(F: Any, a: Any, eps: float) -> tuple[Any, Any]:
@@ -228,8 +228,3 @@ def local_response_norm(input: Tensor, size: int, alpha: float = 1e-4, beta: flo
     squares = pad(squares, (0, 0, size // 2, (size - 1) // 2))
     mean = avg_pool2d(squares, (size, 1), 1).reshape(input.shape)
     return input / (mean * alpha + k) ** beta
-
-
-def normalize(input: Tensor, p: float = 2.0, dim: Any = 1, eps: float = 1e-12) -> Tensor:
-    """Divided by its p-norm along `dim`, which is taken to be at least `eps`."""
-    return input / input.norm(p, dim, True).clamp(min=eps)
