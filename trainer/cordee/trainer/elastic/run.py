@@ -169,9 +169,11 @@ class Run:
             saver = self._saver if self.rank == 0 else None
             before = self._state.scalars()
             self.optimizer.held_by = "in an elastic run step.commit() applies the update, on all workers or on none"
+            self._state.at_step(step)
             try:
                 yield step
             finally:
+                self._state.at_step(None)
                 self.optimizer.held_by = None
             if step.lost:
                 # Nothing was applied, so nothing has happened: no learning rate was changed, no number drawn.

@@ -1,7 +1,8 @@
 """A run's training state as named arrays and a few scalars: what a joiner is handed and a checkpoint holds.
 
-Names are `model.<parameter or buffer>` and `optimizer.<key>.<parameter>`, so that a state can be read, compared and
-moved without the code that made it. Arrays are views into the live model and optimiser: capturing copies nothing,
+Names are `model.<parameter or buffer>`, `optimizer.<key>.<parameter>`, and for what is attached to either, averages and
+schedules, `attached.<owner>.<class>/<array>`, so that a state can be read, compared and moved without the code that made
+it. Arrays are views into the live model and optimiser: capturing copies nothing,
 restoring writes in place, because parameters are views into flat storage that must stay where it is.
 """
 
@@ -14,9 +15,11 @@ import numpy as np
 
 from cordee.trainer import random
 from cordee.trainer.array import Array, as_array, to_numpy
+from cordee.trainer.optim.attached import Travelling
 
 if TYPE_CHECKING:
     from cordee.trainer.data import DataLoader
+    from cordee.trainer.elastic.step import Step
     from cordee.trainer.nn import Module
     from cordee.trainer.optim import Optimizer
 
@@ -41,6 +44,7 @@ class TrainingState:
         self._model = model
         self._optimizer = optimizer
         self._data = repr(loader)  # sizes, shards, order: workers that differ in them would train on other samples
+        self._attached = Travelling(model, optimizer)
         self._parameter_names = {id(parameter): name for name, parameter in model.named_parameters()}
         for group in optimizer.groups:
             for parameter in group.parameters:
@@ -54,10 +58,15 @@ class TrainingState:
         """Every array of the state, by name, as views into the live storage."""
         arrays = {f"model.{name}": array for name, array in model_arrays(self._model).items()}
         for group in self._optimizer.groups:
-            for key, flat in group.state.items():
-                for index, parameter in enumerate(group.parameters):
-                    arrays[f"optimizer.{key}.{self._parameter_names[id(parameter)]}"] = group.view(flat, index)
+            for index, parameter in enumerate(group.parameters):
+                name = self._parameter_names[id(parameter)]
+                arrays.update((f"optimizer.{key}.{name}", array) for key, array in group.arrays(index).items())
+        arrays.update(self._attached.arrays())
         return arrays
+
+    def at_step(self, step: Step | None) -> None:
+        """Tells what is attached to the model which step is at hand; None: none is."""
+        self._attached.watch.step = step
 
     def host_copies(self) -> dict[str, np.ndarray[Any, Any]]:
         """Every array of the state, by name, copied to host memory: a snapshot that training does not change."""
@@ -65,12 +74,20 @@ class TrainingState:
 
     def scalars(self) -> dict[str, Any]:
         """What is no array, as JSON would have it."""
-        return {"optimizer": self._optimizer.scalars(), "random": random.get_state(), "data": self._data}
+        return {
+            "optimizer": self._optimizer.scalars(),
+            "attached": self._attached.scalars(),
+            "random": random.get_state(),
+            "data": self._data,
+        }
 
     def restore(self, arrays: Mapping[str, Any], scalars: Mapping[str, Any]) -> None:
         """Takes over `arrays` and `scalars`, in place. Raises `StateError`, changing nothing, when they do not fit."""
         self._optimizer.make_room(scalars["optimizer"])
-        views = self.views()
+        attached_scalars = scalars.get("attached", {})
+        attached = {name: array for name, array in arrays.items() if name.startswith("attached.")}
+        arrays = {name: array for name, array in arrays.items() if name not in attached}
+        views = {name: view for name, view in self.views().items() if not name.startswith("attached.")}
         problems = [f"{name} is missing" for name in sorted(views.keys() - arrays.keys())]
         problems += [f"{name} is unknown here" for name in sorted(arrays.keys() - views.keys())]
         for name in sorted(views.keys() & arrays.keys()):
@@ -79,6 +96,7 @@ class TrainingState:
                 problems.append(
                     f"{name} is {tuple(array.shape)} {array.dtype} there, {tuple(view.shape)} {view.dtype} here"
                 )
+        problems += self._attached.problems(attached_scalars, attached)
         if scalars["data"] != self._data:
             problems.append(f"the data is {scalars['data']} there, {self._data} here")
         if problems:
@@ -88,9 +106,12 @@ class TrainingState:
             )
         for name, view in views.items():
             view[...] = as_array(arrays[name])
-        self.restore_scalars(scalars)
+        self._optimizer.load_scalars(scalars["optimizer"])
+        random.set_state(scalars["random"])
+        self._attached.load(attached_scalars, attached)
 
     def restore_scalars(self, scalars: Mapping[str, Any]) -> None:
-        """Takes over what `scalars` gave."""
+        """Takes back what `scalars` gave a moment ago."""
         self._optimizer.load_scalars(scalars["optimizer"])
+        self._attached.load_scalars(scalars["attached"])
         random.set_state(scalars["random"])

@@ -1,5 +1,6 @@
 """Optimisers over flat storage, schedules of their options, and averages of what they have trained."""
 
+from cordee.trainer.optim import lr_scheduler, swa_utils
 from cordee.trainer.optim.adadelta import Adadelta
 from cordee.trainer.optim.adafactor import Adafactor
 from cordee.trainer.optim.adagrad import Adagrad
@@ -39,4 +40,6 @@ __all__ = [
     "RMSprop",
     "Rprop",
     "from_torch_state",
+    "lr_scheduler",
+    "swa_utils",
 ]
