@@ -174,12 +174,11 @@ class _Orthogonal(Module):
                 raise ValueError(f"the map {self.orthogonal_map} has no inverse: use_trivialization=True makes one")
             x = _reflectors(q)
         else:
-            if not np.allclose(np.swapaxes(q, -1, -2) @ q, np.eye(columns), atol=1e-4):
-                q = _orthonormal(q)
-            if self.orthogonal_map != "householder" and rows != columns:
+            if rows != columns:
                 more = random.generator().standard_normal((*q.shape[:-1], rows - columns)).astype(q.dtype)
-                more -= q @ (np.swapaxes(q, -1, -2) @ more)
-                q = np.concatenate([q, _orthonormal(more)], axis=-1)
+                q = _orthonormal(np.concatenate([q, more], axis=-1))
+            elif not np.allclose(np.swapaxes(q, -1, -2) @ q, np.eye(columns), atol=1e-4):
+                q = _orthonormal(q)
             base = array_module(value.data).asarray(np.ascontiguousarray(q))
             self.register_buffer("base", wrap(base))
             x = np.broadcast_to(-np.eye(rows, columns, dtype=q.dtype), (*q.shape[:-2], rows, columns))
