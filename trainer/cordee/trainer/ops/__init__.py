@@ -4,8 +4,10 @@ from types import ModuleType
 
 from cordee.trainer.ops import (
     activation,
+    arithmetic,
     arranging,
     attention,
+    choosing,
     company,
     compare,
     complex_numbers,
@@ -14,9 +16,12 @@ from cordee.trainer.ops import (
     creation,
     distances,
     dropping,
+    dtypes,
     elementwise,
     embeddings,
+    exponential,
     fft,
+    fillers,
     folding,
     grid,
     indexing,
@@ -36,11 +41,20 @@ from cordee.trainer.ops import (
     pooling_mean,
     pooling_places,
     products,
+    rectifiers,
     recurrent,
     reduction,
+    rounding,
+    sampling,
+    scan,
     scattering,
     shape,
+    softmaxes,
+    sorting,
+    special_functions,
+    statistics,
     strided,
+    trigonometry,
 )
 from cordee.trainer.ops.activation import *
 from cordee.trainer.ops.arranging import *
@@ -53,6 +67,7 @@ from cordee.trainer.ops.convolution import *
 from cordee.trainer.ops.creation import *
 from cordee.trainer.ops.distances import *
 from cordee.trainer.ops.dropping import *
+from cordee.trainer.ops.dtypes import *
 from cordee.trainer.ops.elementwise import *
 from cordee.trainer.ops.embeddings import *
 from cordee.trainer.ops.folding import *
@@ -73,20 +88,33 @@ from cordee.trainer.ops.pooling import *
 from cordee.trainer.ops.pooling_mean import *
 from cordee.trainer.ops.pooling_places import *
 from cordee.trainer.ops.products import *
+from cordee.trainer.ops.rectifiers import *
 from cordee.trainer.ops.reduction import *
+from cordee.trainer.ops.sampling import *
+from cordee.trainer.ops.scan import *
 from cordee.trainer.ops.scattering import *
 from cordee.trainer.ops.shape import *
+from cordee.trainer.ops.softmaxes import *
+from cordee.trainer.ops.sorting import *
+from cordee.trainer.ops.special_functions import *
+from cordee.trainer.ops.statistics import *
 from cordee.trainer.ops.strided import *
 
 __all__: list[str] = []
 __all__ += activation.__all__
+__all__ += arranging.__all__
 __all__ += attention.__all__
+__all__ += company.__all__
 __all__ += compare.__all__
 __all__ += complex_numbers.__all__
+__all__ += contraction.__all__
 __all__ += convolution.__all__
 __all__ += creation.__all__
+__all__ += distances.__all__
 __all__ += dropping.__all__
+__all__ += dtypes.__all__
 __all__ += elementwise.__all__
+__all__ += embeddings.__all__
 __all__ += folding.__all__
 __all__ += grid.__all__
 __all__ += indexing.__all__
@@ -97,28 +125,32 @@ __all__ += loss.__all__
 __all__ += loss_ctc.__all__
 __all__ += loss_margin.__all__
 __all__ += loss_pairs.__all__
+__all__ += normalization.__all__
 __all__ += normalization_batch.__all__
 __all__ += normalization_group.__all__
+__all__ += padding.__all__
+__all__ += pooling.__all__
 __all__ += pooling_mean.__all__
 __all__ += pooling_places.__all__
 __all__ += products.__all__
-__all__ += normalization.__all__
-__all__ += pooling.__all__
+__all__ += rectifiers.__all__
 __all__ += reduction.__all__
-__all__ += shape.__all__
-__all__ += strided.__all__
+__all__ += sampling.__all__
+__all__ += scan.__all__
 __all__ += scattering.__all__
-__all__ += padding.__all__
-__all__ += embeddings.__all__
-__all__ += distances.__all__
-__all__ += contraction.__all__
-__all__ += company.__all__
-__all__ += arranging.__all__
+__all__ += shape.__all__
+__all__ += softmaxes.__all__
+__all__ += sorting.__all__
+__all__ += special_functions.__all__
+__all__ += statistics.__all__
+__all__ += strided.__all__
 
 FAMILIES: list[ModuleType] = [
     arranging, company, contraction, distances, embeddings, padding, scattering, strided,
     activation, attention, compare, complex_numbers, convolution, creation, elementwise, fft, indexing, inplace,
     linalg.aliases, loss, normalization, pooling, products, reduction, shape,
+    arithmetic, choosing, dtypes, exponential, fillers, rectifiers, rounding, sampling, scan,
+    softmaxes, sorting, special_functions, statistics, trigonometry,
 ]  # fmt: skip
 """The files that declare operations; each may name `METHODS` and `INPLACE` (see `methods.py`)."""
 

@@ -14,7 +14,7 @@ from cordee.trainer.array import array_module, is_float
 from cordee.trainer.autograd.graph import apply_one
 from cordee.trainer.autograd.record import op, shape_of
 from cordee.trainer.errors import ShapeError, TrainerIndexError
-from cordee.trainer.ops.activation import log_softmax
+from cordee.trainer.ops.softmaxes import log_softmax
 from cordee.trainer.ops.products import ones
 from cordee.trainer.ops.scattering import gather
 from cordee.trainer.tensors import Tensor, wrap

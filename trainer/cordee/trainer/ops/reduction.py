@@ -2,59 +2,43 @@
 
 from __future__ import annotations
 
+import builtins
 import math
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from cordee.trainer.array import DTypeLike, array_module
+from cordee.trainer.array import DTypeLike
 from cordee.trainer.autograd.graph import apply_one
-from cordee.trainer.autograd.record import Sampler, op
-from cordee.trainer.ops.elementwise import as_mask
-from cordee.trainer.tensors import Tensor, wrap
+from cordee.trainer.autograd.record import NO_ERRORS, Sampler, Shape, op
+from cordee.trainer.errors import ShapeError
+from cordee.trainer.ops.arithmetic import as_mask
+from cordee.trainer.ops.axes import (
+    Axis,
+    ValuesAndIndices,
+    as_axis,
+    axes_cases,
+    bad_axis,
+    count,
+    in_one_dimension,
+    kept_shape,
+    plain,
+    reduced_shape,
+    reduced_shape_of_some,
+    require_float,
+    wide_sum,
+    wide_sum_dtype,
+)
+from cordee.trainer.tensors import Tensor
 
 __all__ = [
-    "MaxResult", "all", "amax", "amin", "any", "argmax", "argmin", "argsort", "cumsum", "logsumexp", "max", "mean",
-    "min", "norm", "prod", "std", "sum", "topk", "var",
+    "all", "amax", "amin", "aminmax", "any", "argmax", "argmin", "count_nonzero", "dist", "logsumexp", "max", "mean",
+    "min", "nanmean", "nansum", "norm", "prod", "sum",
 ]  # fmt: skip
 
-METHODS = "all amax amin any argmax argmin argsort cumsum logsumexp max mean min norm prod std sum topk var"
-
-Axis: TypeAlias = "int | tuple[int, ...] | None"
-
-
-def _kept_shape(shape: tuple[int, ...], axis: Axis) -> tuple[int, ...]:
-    """The shape after a reduction that keeps the reduced dimensions, as 1."""
-    if axis is None:
-        return (1,) * len(shape)
-    axes = {a % len(shape) for a in (axis if isinstance(axis, tuple) else (axis,))} if shape else set()
-    return tuple(1 if i in axes else n for i, n in enumerate(shape))
-
-
-def _count(shape: tuple[int, ...], axis: Axis) -> int:
-    """How many elements a reduction takes together."""
-    return math.prod(n for n, k in zip(shape, _kept_shape(shape, axis), strict=True) if k == 1)
-
-
-def _axes_cases(make: str, **more: Any) -> Any:
-    def samples(s: Sampler) -> list[Any]:
-        draw = getattr(s, make)
-        return [
-            s.case(draw(2, 3), axis=None, keepdims=False, **more),
-            s.case(draw(2, 3, 2), axis=1, keepdims=False, **more),
-            s.case(draw(2, 3, 2), axis=(0, -1), keepdims=True, **more),
-            s.case(draw(), axis=None, keepdims=False, **more),
-        ]
-
-    return samples
-
-
-def _bad_axis(s: Sampler) -> list[Any]:
-    return [s.case(s.normal(2, 3), axis=2, keepdims=False)]
-
-
-def _explain_axis(shape: tuple[int, ...], *, axis: Axis, **_: Any) -> str:
-    return f"there is no dimension {axis} in a tensor of {len(shape)} dimensions"
+METHODS = (
+    "all amax amin aminmax any argmax argmin count_nonzero dist logsumexp max mean min nanmean nansum norm prod sum"
+)
 
 
 # -- sums --------------------------------------------------------------------------------------------------------------
@@ -63,134 +47,182 @@ def _explain_axis(shape: tuple[int, ...], *, axis: Axis, **_: Any) -> str:
 def _spread(xp: Any, g: Any, *, shape: tuple[int, ...], axis: Axis) -> Any:
     """The opposite of a sum: repeat over what was reduced."""
     out = xp.empty(shape, g.dtype)
-    out[...] = g if axis is None else g.reshape(_kept_shape(shape, axis))
+    out[...] = g if axis is None else g.reshape(kept_shape(shape, axis))
     return out
+
+
+def _spread_shape(a: Shape, *, shape: Any, axis: Axis) -> Shape:
+    wanted = kept_shape(shape, axis)
+    if math.prod(wanted) != math.prod(n or 0 for n in a):
+        raise ShapeError(f"a gradient of shape {a} is not that of a reduction of {shape} over {axis}")
+    return tuple(shape)
 
 
 SPREAD = op(
     "spread", "repeat a reduction's result over what was reduced",
     forward=_spread,
     vjps=(lambda F, g, out, a, *, shape, axis: F.reshape(F.sum(g, axis=axis, keepdims=True), shape=a),),
-    saves=("",),
-    reference=lambda a, shape, axis: np.broadcast_to(a.reshape(_kept_shape(shape, axis)), shape),
+    saves=("",), shape=_spread_shape, dtype="first",
+    reference=lambda a, shape, axis: np.broadcast_to(a.reshape(kept_shape(shape, axis)), shape),
     samples=lambda s: [
         s.case(s.normal(), shape=(2, 3), axis=None),
         s.case(s.normal(2), shape=(2, 3), axis=1),
         s.case(s.normal(1, 3, 1), shape=(2, 3, 2), axis=(0, 2)),
+        s.case(s.normal(2), shape=(2, 0), axis=1),
     ],
+    errors=lambda s: [s.case(s.normal(2), shape=(3, 2), axis=1)],
 )  # fmt: skip
 
 SUM = op(
     "sum", "the sum over dimensions",
-    forward=lambda xp, a, *, axis, keepdims: a.sum(axis=axis, keepdims=keepdims),
+    forward=lambda xp, a, *, axis, keepdims: wide_sum(a, axis, keepdims),
     vjps=(lambda F, g, out, a, *, axis, keepdims: F.spread(g, shape=a, axis=axis),),
-    saves=("",), samples=_axes_cases("normal"), reference=lambda a, axis, keepdims: np.sum(a, axis, keepdims=keepdims),
-    errors=_bad_axis, explain=_explain_axis,
+    saves=("",), samples=axes_cases("normal"), reference=lambda a, axis, keepdims: np.sum(a, axis, keepdims=keepdims),
+    errors=bad_axis, shape=reduced_shape,
+    dtype=lambda a, **_: wide_sum_dtype(a) if a.kind in "iub" else a,
 )  # fmt: skip
+
+
+def _mean(xp: Any, a: Any, *, axis: Axis, keepdims: bool) -> Any:
+    number = count(a.shape, axis) or math.nan
+    if a.dtype.itemsize != 2:
+        return a.sum(axis=axis, keepdims=keepdims) / number
+    return (a.sum(axis=axis, keepdims=keepdims, dtype=np.float32) / number).astype(a.dtype)
+
 
 MEAN = op(
     "mean", "the mean over dimensions",
-    forward=lambda xp, a, *, axis, keepdims: a.sum(axis=axis, keepdims=keepdims) / (_count(a.shape, axis) or math.nan),
-    vjps=(lambda F, g, out, a, *, axis, keepdims: F.spread(g * (1.0 / (_count(a, axis) or 1)), shape=a, axis=axis),),
-    saves=("",), samples=_axes_cases("normal"), reference=lambda a, axis, keepdims: np.mean(a, axis, keepdims=keepdims),
-    errors=_bad_axis, explain=_explain_axis,
+    forward=_mean,
+    vjps=(lambda F, g, out, a, *, axis, keepdims: F.spread(g * (1.0 / (count(a, axis) or 1)), shape=a, axis=axis),),
+    saves=("",), samples=axes_cases("normal", empty=False),
+    reference=lambda a, axis, keepdims: np.sum(a, axis, keepdims=keepdims) / count(a.shape, axis),
+    errors=bad_axis, shape=reduced_shape,
 )  # fmt: skip
 
 
+def _length(xp: Any, a: Any, *, axis: Axis, keepdims: bool) -> Any:
+    if a.dtype.itemsize == 2:
+        wide = a.astype(np.float32)
+        return xp.sqrt((wide * wide).sum(axis=axis, keepdims=keepdims)).astype(a.dtype)
+    return xp.sqrt((a * a).sum(axis=axis, keepdims=keepdims))
+
+
 def _length_vjp(F: Any, g: Any, out: Any, a: Any, *, axis: Axis, keepdims: bool) -> Any:
-    kept = _kept_shape(a.shape, axis)
+    kept = kept_shape(a.shape, axis)
     out = F.reshape(out, shape=kept)
     return a * (F.reshape(g, shape=kept) / (out + as_mask(F, out == 0, out)))
 
 
 LENGTH = op(
     "length", "the square root of the sum of squares over dimensions; gradient 0 at 0",
-    forward=lambda xp, a, *, axis, keepdims: xp.sqrt((a * a).sum(axis=axis, keepdims=keepdims)),
-    vjps=(_length_vjp,), saves=("a out",), samples=_axes_cases("normal"), errors=_bad_axis, explain=_explain_axis,
+    forward=_length,
+    vjps=(_length_vjp,), saves=("a out",), samples=axes_cases("distinct"), errors=bad_axis, shape=reduced_shape,
     reference=lambda a, axis, keepdims: np.sqrt(np.sum(a**2, axis, keepdims=keepdims)),
+)  # fmt: skip
+
+
+def _power_sum(xp: Any, a: Any, *, axis: Axis, keepdims: bool, p: float) -> Any:
+    return (xp.abs(a) ** p).sum(axis=axis, keepdims=keepdims) ** (1.0 / p)
+
+
+def _p_norm_vjp(F: Any, g: Any, out: Any, a: Any, *, axis: Axis, keepdims: bool, p: float) -> Any:
+    """sign(a) · (|a| / norm)^(p - 1), 0 where a or the norm is 0."""
+    kept = kept_shape(a.shape, axis)
+    out = F.reshape(out, shape=kept)
+    size = F.abs(a) + as_mask(F, a == 0, a)
+    return F.sign(a) * F.power(size / (out + as_mask(F, out == 0, out)), exponent=p - 1.0) * F.reshape(g, shape=kept)
+
+
+P_NORM = op(
+    "p_norm", "the p-th root of the sum of p-th powers of magnitudes; gradient 0 at 0",
+    forward=_power_sum, vjps=(_p_norm_vjp,), saves=("a out",), samples=axes_cases("distinct", p=2.5), errors=NO_ERRORS,
+    shape=reduced_shape, reference=lambda a, axis, keepdims, p: np.sum(np.abs(a) ** p, axis, keepdims=keepdims) ** (1 / p),
 )  # fmt: skip
 
 
 def _sum_to(xp: Any, a: Any, *, shape: tuple[int, ...]) -> Any:
     lead = a.ndim - len(shape)
     axes = (*range(lead), *(i + lead for i, n in enumerate(shape) if n == 1 and a.shape[i + lead] != 1))
-    return a.sum(axis=axes, keepdims=True).reshape(shape) if axes else a.reshape(shape)
+    return wide_sum(a, axes, True).reshape(shape) if axes else a.reshape(shape)
+
+
+def _sum_to_shape(a: Shape, *, shape: tuple[int, ...]) -> Shape:
+    tail = a[len(a) - len(shape) :] if shape else ()
+    if len(a) < len(shape) or builtins.any(n not in (1, m) for n, m in zip(shape, tail, strict=True)):
+        raise ShapeError(f"{shape} does not broadcast to {a}")
+    return tuple(shape)
 
 
 SUM_TO = op(
     "sum_to", "the sum over what broadcasting from the given shape repeated",
     forward=_sum_to,
     vjps=(lambda F, g, out, a, *, shape: F.broadcast_to(g, shape=a),),
-    saves=("",), reference=lambda a, shape: _sum_to(np, a, shape=shape),
+    saves=("",), reference=lambda a, shape: _sum_to(np, a, shape=shape), shape=_sum_to_shape,
     samples=lambda s: [
         s.case(s.normal(2, 3), shape=(3,)),
         s.case(s.normal(4, 2, 3), shape=(2, 1)),
         s.case(s.normal(2), shape=()),
+        s.case(s.normal(0, 3), shape=(1, 3)),
     ],
+    errors=lambda s: [s.case(s.normal(2, 3), shape=(2,))],
 )  # fmt: skip
 
 
-def _axis(input: Tensor, dim: Any) -> Axis:
-    if dim is None or isinstance(dim, int):
-        return dim
-    return tuple(int(d) for d in dim) or None
-
-
-def _require_float(input: Tensor, name: str) -> None:
-    if input.dtype.kind != "f":
-        raise TypeError(f"{name} needs a floating-point tensor, not {input.dtype.name}: convert it by .float()")
-
-
 def sum(input: Tensor, dim: Any = None, keepdim: bool = False, *, dtype: DTypeLike = None) -> Tensor:
-    """The sum over all dimensions, one, or several."""
+    """The sum over all dimensions, one, or several; of whole numbers and bools, in int64."""
     if dtype is not None:
         input = input.to(dtype)
-    return apply_one(SUM, input, axis=_axis(input, dim), keepdims=keepdim)
+    return apply_one(SUM, input, axis=as_axis(dim), keepdims=keepdim)
 
 
 def mean(input: Tensor, dim: Any = None, keepdim: bool = False, *, dtype: DTypeLike = None) -> Tensor:
-    """The mean over all dimensions, one, or several."""
+    """The mean over all dimensions, one, or several; NaN of no elements."""
     if dtype is not None:
         input = input.to(dtype)
-    if input.dtype.kind != "c":
-        _require_float(input, "mean")
-    return apply_one(MEAN, input, axis=_axis(input, dim), keepdims=keepdim)
+    require_float(input, "mean")
+    return apply_one(MEAN, input, axis=as_axis(dim), keepdims=keepdim)
 
 
-def var(
-    input: Tensor, dim: Any = None, unbiased: bool = True, keepdim: bool = False, *, correction: float | None = None
+def nansum(input: Tensor, dim: Any = None, keepdim: bool = False, *, dtype: DTypeLike = None) -> Tensor:
+    """The sum of what is not NaN."""
+    return sum(input.masked_fill(input.isnan(), 0), dim, keepdim, dtype=dtype)
+
+
+def nanmean(input: Tensor, dim: Any = None, keepdim: bool = False, *, dtype: DTypeLike = None) -> Tensor:
+    """The mean of what is not NaN."""
+    numbers = sum(input.isnan().logical_not(), dim, keepdim)
+    return nansum(input, dim, keepdim, dtype=dtype) / numbers
+
+
+def norm(
+    input: Tensor, p: float | str | None = "fro", dim: Any = None, keepdim: bool = False, *, dtype: DTypeLike = None
 ) -> Tensor:
-    """The variance: mean squared distance from the mean, divided by n - correction (1 unless `unbiased=False`)."""
-    _require_float(input, "var")
-    axis = _axis(input, dim)
-    count = _count(input.shape, axis)
-    less = (1.0 if unbiased else 0.0) if correction is None else correction
-    away = input - apply_one(MEAN, input, axis=axis, keepdims=True)
-    total = apply_one(SUM, away * away, axis=axis, keepdims=keepdim)
-    return total / (count - less) if count > less else total * math.nan
+    """The p-norm over dimensions: the p-th root of the sum of p-th powers ("fro": 2; 0 counts; ±inf: extremes).
 
-
-def std(
-    input: Tensor, dim: Any = None, unbiased: bool = True, keepdim: bool = False, *, correction: float | None = None
-) -> Tensor:
-    """The standard deviation: the square root of `var`; its gradient is 0 where all elements are equal."""
-    _require_float(input, "std")
-    axis = _axis(input, dim)
-    less = (1.0 if unbiased else 0.0) if correction is None else correction
-    freedom = _count(input.shape, axis) - less
-    away = input - apply_one(MEAN, input, axis=axis, keepdims=True)
-    return apply_one(LENGTH, away, axis=axis, keepdims=keepdim) * (freedom**-0.5 if freedom > 0 else math.nan)
-
-
-def norm(input: Tensor, p: float = 2.0, dim: Any = None, keepdim: bool = False) -> Tensor:
-    """The p-norm over dimensions (p may be infinite)."""
-    if p == 2.0:
-        return apply_one(LENGTH, input, axis=_axis(input, dim), keepdims=keepdim)
+    Raises:
+        ValueError: another p; matrix norms are in `linalg.matrix_norm`.
+    """
+    if dtype is not None:
+        input = input.to(dtype)
+    require_float(input, "norm")
+    if p is None or p == "fro" or p == 2:
+        return apply_one(LENGTH, input, axis=as_axis(dim), keepdims=keepdim)
+    if isinstance(p, str):
+        raise ValueError(f"norm: p is a number or 'fro', not {p!r}; matrix norms are in linalg.matrix_norm")
+    if p == 0:
+        return count_nonzero(input, dim, keepdim).to(input.dtype)
     if p == math.inf:
         return amax(input.abs(), dim, keepdim)
-    if p == 1.0:
+    if p == -math.inf:
+        return amin(input.abs(), dim, keepdim)
+    if p == 1:
         return sum(input.abs(), dim, keepdim)
-    return sum(input.abs() ** p, dim, keepdim) ** (1.0 / p)
+    return apply_one(P_NORM, input, axis=as_axis(dim), keepdims=keepdim, p=float(p))
+
+
+def dist(input: Tensor, other: Tensor, p: float = 2) -> Tensor:
+    """The p-norm of input - other."""
+    return norm(input - other, p)
 
 
 # -- extremes ----------------------------------------------------------------------------------------------------------
@@ -198,41 +230,50 @@ def norm(input: Tensor, p: float = 2.0, dim: Any = None, keepdim: bool = False) 
 
 def _extreme_vjp(F: Any, g: Any, out: Any, a: Any, *, axis: Axis, keepdims: bool) -> Any:
     """To whichever element attains the extreme; in equal parts where several do."""
-    kept = _kept_shape(a.shape, axis)
+    kept = kept_shape(a.shape, axis)
     hit = F.cast(a == F.reshape(out, shape=kept), dtype=a.dtype, source=None)
     return hit * (F.reshape(g, shape=kept) / F.sum(hit, axis=axis, keepdims=True))
+
+
+def _nothing(s: Sampler) -> list[Any]:
+    return [*bad_axis(s), s.case(s.normal(0, 3), axis=0, keepdims=False), s.case(s.normal(0), axis=None, keepdims=True)]
 
 
 AMAX = op(
     "amax", "the largest element over dimensions; equal ones share the gradient",
     forward=lambda xp, a, *, axis, keepdims: a.max(axis=axis, keepdims=keepdims),
-    vjps=(_extreme_vjp,), saves=("a out",), samples=_axes_cases("distinct"),
-    reference=lambda a, axis, keepdims: np.max(a, axis, keepdims=keepdims), errors=_bad_axis, explain=_explain_axis,
+    vjps=(_extreme_vjp,), saves=("a out",), samples=axes_cases("distinct", empty=False), shape=reduced_shape_of_some,
+    reference=lambda a, axis, keepdims: np.max(a, axis, keepdims=keepdims), errors=_nothing,
 )  # fmt: skip
 
 AMIN = op(
     "amin", "the smallest element over dimensions; equal ones share the gradient",
     forward=lambda xp, a, *, axis, keepdims: a.min(axis=axis, keepdims=keepdims),
-    vjps=(_extreme_vjp,), saves=("a out",), samples=_axes_cases("distinct"),
-    reference=lambda a, axis, keepdims: np.min(a, axis, keepdims=keepdims), errors=_bad_axis, explain=_explain_axis,
+    vjps=(_extreme_vjp,), saves=("a out",), samples=axes_cases("distinct", empty=False), shape=reduced_shape_of_some,
+    reference=lambda a, axis, keepdims: np.min(a, axis, keepdims=keepdims), errors=_nothing,
 )  # fmt: skip
 
 
-class MaxResult(NamedTuple):
-    """What `max`, `min` and `topk` along a dimension return."""
+class MinAndMax(NamedTuple):
+    """What `aminmax` returns."""
 
-    values: Tensor
-    indices: Tensor
+    min: Tensor
+    max: Tensor
 
 
 def amax(input: Tensor, dim: Any = None, keepdim: bool = False) -> Tensor:
     """The largest element over all dimensions, one, or several."""
-    return apply_one(AMAX, input, axis=_axis(input, dim), keepdims=keepdim)
+    return apply_one(AMAX, input, axis=as_axis(dim), keepdims=keepdim)
 
 
 def amin(input: Tensor, dim: Any = None, keepdim: bool = False) -> Tensor:
     """The smallest element over all dimensions, one, or several."""
-    return apply_one(AMIN, input, axis=_axis(input, dim), keepdims=keepdim)
+    return apply_one(AMIN, input, axis=as_axis(dim), keepdims=keepdim)
+
+
+def aminmax(input: Tensor, *, dim: int | None = None, keepdim: bool = False) -> MinAndMax:
+    """The smallest and the largest element."""
+    return MinAndMax(amin(input, dim, keepdim), amax(input, dim, keepdim))
 
 
 def max(input: Tensor, dim: Any = None, keepdim: bool = False) -> Any:
@@ -250,125 +291,179 @@ def _extreme(input: Tensor, dim: Any, keepdim: bool, value: Any, place: Any, ele
         return value(input)
     if isinstance(dim, Tensor):
         return getattr(input, elementwise)(dim)
+    if not input.ndim:
+        return in_one_dimension(_extreme, input, dim, True, value, place, elementwise)
     indices = place(input, dim, True)
     values = input.gather(dim, indices)
-    return MaxResult(values, indices) if keepdim else MaxResult(values.squeeze(dim), indices.squeeze(dim))
+    return ValuesAndIndices(values, indices) if keepdim else ValuesAndIndices(values.squeeze(dim), indices.squeeze(dim))
 
 
-def _raw(input: Tensor) -> Any:
-    return input.data
+def _place(name: str) -> Any:
+    def forward(xp: Any, a: Any, *, axis: int | None, keepdims: bool) -> Any:
+        if a.dtype.kind == "b":
+            a = a.view(np.uint8)
+        return getattr(a, name)(axis=axis, keepdims=keepdims)
+
+    return forward
+
+
+def _one_axis(make: str) -> Any:
+    def samples(s: Sampler) -> list[Any]:
+        draw = getattr(s, make)
+        return [
+            s.case(draw(2, 3), axis=None, keepdims=False),
+            s.case(draw(2, 3, 2), axis=1, keepdims=True),
+            s.case(draw(2, 3), axis=-1, keepdims=False),
+            s.case(draw(), axis=0, keepdims=False),
+            s.case(draw(0, 3), axis=1, keepdims=False),
+        ]
+
+    return samples
+
+
+def _no_place(s: Sampler) -> list[Any]:
+    return [s.case(s.normal(2, 3), axis=2, keepdims=False), s.case(s.normal(0, 3), axis=0, keepdims=False)]
+
+
+ARGMAX = op(
+    "argmax", "where the largest element is (the first, if there are several; NaN counts as the largest)",
+    forward=_place("argmax"), vjps=(None,), saves=("",), samples=_one_axis("distinct"), shape=reduced_shape_of_some,
+    dtype="int64", reference=lambda a, axis, keepdims: np.argmax(a, axis, keepdims=keepdims), errors=_no_place,
+)  # fmt: skip
+
+ARGMIN = op(
+    "argmin", "where the smallest element is (the first, if there are several; NaN counts as the smallest)",
+    forward=_place("argmin"), vjps=(None,), saves=("",), samples=_one_axis("distinct"), shape=reduced_shape_of_some,
+    dtype="int64", reference=lambda a, axis, keepdims: np.argmin(a, axis, keepdims=keepdims), errors=_no_place,
+)  # fmt: skip
 
 
 def argmax(input: Tensor, dim: int | None = None, keepdim: bool = False) -> Tensor:
     """Where the largest element is (the first, if there are several)."""
-    return _settled(_raw(input).argmax(axis=dim, keepdims=keepdim))
+    return plain(ARGMAX, input, axis=dim, keepdims=keepdim)
 
 
 def argmin(input: Tensor, dim: int | None = None, keepdim: bool = False) -> Tensor:
     """Where the smallest element is (the first, if there are several)."""
-    return _settled(_raw(input).argmin(axis=dim, keepdims=keepdim))
+    return plain(ARGMIN, input, axis=dim, keepdims=keepdim)
 
 
-def argsort(input: Tensor, dim: int = -1, descending: bool = False) -> Tensor:
-    """The indices that sort the tensor along a dimension; equal elements keep their order."""
-    if not descending:
-        return wrap(input.data.argsort(axis=dim, kind="stable"))
-    # Not by sorting -input: the smallest integer, and unsigned ones, have no negative. Backwards, and backwards again,
-    # equal elements keep their order.
-    xp = array_module(input.data)
-    backwards = xp.flip(input.data, dim).argsort(axis=dim, kind="stable")
-    return wrap(xp.flip(input.data.shape[dim] - 1 - backwards, dim))
+# -- truth and counts --------------------------------------------------------------------------------------------------
 
+ALL = op(
+    "all", "whether every element is true (not 0)",
+    forward=lambda xp, a, *, axis, keepdims: (a != 0).all(axis=axis, keepdims=keepdims),
+    vjps=(None,), saves=("",), samples=axes_cases("mask"), shape=reduced_shape, dtype="bool", errors=bad_axis,
+    reference=lambda a, axis, keepdims: np.all(a, axis, keepdims=keepdims),
+)  # fmt: skip
 
-def topk(input: Tensor, k: int, dim: int = -1, largest: bool = True) -> MaxResult:
-    """The k largest (or smallest) elements along a dimension, in order, and where they are."""
-    if k > input.shape[dim]:
-        raise ValueError(f"topk: k is {k}, but dimension {dim} of shape {input.shape} has only {input.shape[dim]}")
-    order = argsort(input, dim, descending=largest)
-    indices = order.narrow(dim, 0, k)
-    return MaxResult(input.gather(dim, indices), indices)
+ANY = op(
+    "any", "whether some element is true (not 0)",
+    forward=lambda xp, a, *, axis, keepdims: (a != 0).any(axis=axis, keepdims=keepdims),
+    vjps=(None,), saves=("",), samples=axes_cases("mask"), shape=reduced_shape, dtype="bool", errors=bad_axis,
+    reference=lambda a, axis, keepdims: np.any(a, axis, keepdims=keepdims),
+)  # fmt: skip
+
+COUNT_NONZERO = op(
+    "count_nonzero", "how many elements are not 0",
+    forward=lambda xp, a, *, axis, keepdims: (a != 0).sum(axis=axis, keepdims=keepdims, dtype=np.int64),
+    vjps=(None,), saves=("",), samples=axes_cases("mask"), shape=reduced_shape, dtype="int64", errors=bad_axis,
+    reference=lambda a, axis, keepdims: np.count_nonzero(a, axis, keepdims=keepdims),
+)  # fmt: skip
 
 
 def all(input: Tensor, dim: Any = None, keepdim: bool = False) -> Tensor:
     """Whether every element is true."""
-    return _settled(input.data.all(axis=_axis(input, dim), keepdims=keepdim))
+    return plain(ALL, input, axis=as_axis(dim), keepdims=keepdim)
 
 
 def any(input: Tensor, dim: Any = None, keepdim: bool = False) -> Tensor:
     """Whether some element is true."""
-    return _settled(input.data.any(axis=_axis(input, dim), keepdims=keepdim))
+    return plain(ANY, input, axis=as_axis(dim), keepdims=keepdim)
 
 
-def _settled(value: Any) -> Tensor:
-    return wrap(array_module(value).asarray(value))
+def count_nonzero(input: Tensor, dim: Any = None, keepdim: bool = False) -> Tensor:
+    """How many elements are not 0."""
+    return plain(COUNT_NONZERO, input, axis=as_axis(dim), keepdims=keepdim)
 
 
-# -- scans and products ------------------------------------------------------------------------------------------------
+# -- products and sums of exponentials ---------------------------------------------------------------------------------
 
-CUMSUM = op(
-    "cumsum", "running sums along a dimension",
-    forward=lambda xp, a, *, axis, reverse: xp.flip(xp.flip(a, axis).cumsum(axis), axis) if reverse else a.cumsum(axis),
-    vjps=(lambda F, g, out, a, *, axis, reverse: F.cumsum(g, axis=axis, reverse=not reverse),),
-    saves=("",),
-    reference=lambda a, axis, reverse: np.cumsum(a[::-1], 0)[::-1] if reverse else np.cumsum(a, axis),
-    samples=lambda s: [s.case(s.normal(2, 3), axis=1, reverse=False), s.case(s.normal(3, 2), axis=0, reverse=True)],
-)  # fmt: skip
+
+def _prod(xp: Any, a: Any, *, axis: Axis, keepdims: bool) -> Any:
+    if a.dtype.itemsize == 2 and a.dtype.kind in "fV":
+        return a.prod(axis=axis, keepdims=keepdims, dtype=np.float32).astype(a.dtype)
+    return a.prod(axis=axis, keepdims=keepdims, dtype=np.int64 if a.dtype.kind in "iub" else None)
 
 
 def _prod_vjp(F: Any, g: Any, out: Any, a: Any, *, axis: Axis, keepdims: bool) -> Any:
-    """The product of the other elements: not by dividing by one that is 0."""
+    """g times the product of the other elements, also where some are 0."""
+    kept = kept_shape(a.shape, axis)
+    g = F.reshape(g, shape=kept)
     zero = as_mask(F, a == 0, a)
+    if not F.raw and (a.data == 0).any():
+        return g * _product_of_others(F, a, axis, kept)
     filled = a + zero
     others = F.prod(filled, axis=axis, keepdims=True) / filled
-    none_of_them_zero = as_mask(F, F.sum(zero, axis=axis, keepdims=True) - zero == 0, a)
-    return F.reshape(g, shape=_kept_shape(a.shape, axis)) * others * none_of_them_zero
+    return g * others * as_mask(F, F.sum(zero, axis=axis, keepdims=True) - zero == 0, a)
+
+
+def _product_of_others(F: Any, a: Any, axis: Axis, kept: tuple[int, ...]) -> Any:
+    """By products in full, n² of them: where elements are 0, dividing would lose the second gradient."""
+    reduced = [i for i, (n, k) in enumerate(zip(a.shape, kept, strict=True)) if axis is None or n != k]
+    order = (*(i for i in range(len(kept)) if i not in reduced), *reduced)
+    n = math.prod(a.shape[i] for i in reduced)
+    lines = F.reshape(F.permute(a, axes=order), shape=(-1, 1, n))
+    others = F.prod(F.where(np.eye(n, dtype=bool), 1.0, lines), axis=-1, keepdims=False)
+    back = F.reshape(others, shape=tuple(a.shape[i] for i in order))
+    return F.permute(back, axes=tuple(order.index(i) for i in range(len(order))))
 
 
 PROD = op(
-    "prod", "the product over dimensions; its second gradient needs elements other than 0",
-    forward=lambda xp, a, *, axis, keepdims: a.prod(axis=axis, keepdims=keepdims),
-    vjps=(_prod_vjp,), saves=("a",), samples=_axes_cases("positive"),
-    reference=lambda a, axis, keepdims: np.prod(a, axis, keepdims=keepdims), errors=_bad_axis, explain=_explain_axis,
+    "prod", "the product over dimensions",
+    forward=_prod, vjps=(_prod_vjp,), saves=("a",), shape=reduced_shape,
+    samples=lambda s: [
+        *axes_cases("positive")(s),
+        s.case(s.positive(2, 3) * np.array([[1, 0, 1], [1, 1, 1]]), axis=1, keepdims=False),
+        s.case(s.positive(2, 3) * np.array([[0, 0, 1], [1, 0, 1]]), axis=1, keepdims=True),
+        s.case(s.positive(2, 2) * np.array([[0, 1], [1, 1]]), axis=None, keepdims=False),
+    ],
+    dtype=lambda a, **_: np.dtype("int64") if a.kind in "iub" else a,
+    reference=lambda a, axis, keepdims: np.prod(a, axis, keepdims=keepdims), errors=bad_axis,
 )  # fmt: skip
 
 
 def _logsumexp(xp: Any, a: Any, *, axis: Axis, keepdims: bool) -> Any:
-    top = a.max(axis=axis, keepdims=True)
-    top = xp.where(xp.isfinite(top), top, 0.0).astype(a.dtype)
-    out = xp.log(xp.exp(a - top).sum(axis=axis, keepdims=True)) + top
-    return out if keepdims else out.reshape([n for n, k in zip(a.shape, _reduced(a.shape, axis), strict=True) if not k])
+    top = a.max(axis=axis, keepdims=True) if a.size else a.max(axis=axis, keepdims=True, initial=-math.inf)
+    top = xp.where(xp.isfinite(top), top, top.dtype.type(0))
+    out = xp.log(wide_sum(xp.exp(a - top), axis, True)) + top
+    return out if keepdims else out.reshape(reduced_shape(a.shape, axis=axis))
 
 
-def _reduced(shape: tuple[int, ...], axis: Axis) -> list[bool]:
-    axes = (
-        range(len(shape)) if axis is None else [a % len(shape) for a in (axis if isinstance(axis, tuple) else (axis,))]
-    )
-    return [i in axes for i in range(len(shape))]
+def _logsumexp_vjp(F: Any, g: Any, out: Any, a: Any, *, axis: Axis, keepdims: bool) -> Any:
+    kept = kept_shape(a.shape, axis)
+    out = F.reshape(out, shape=kept)
+    if F.raw and (nothing := out == -math.inf).any():
+        out = F.where(nothing, 0.0, out)
+    return F.exp(a - out) * F.reshape(g, shape=kept)
 
 
 LOGSUMEXP = op(
     "logsumexp", "log of the sum of exponentials, without overflow",
-    forward=_logsumexp,
-    vjps=(
-        lambda F, g, out, a, *, axis, keepdims: F.exp(a - F.reshape(out, shape=_kept_shape(a.shape, axis)))
-        * F.reshape(g, shape=_kept_shape(a.shape, axis)),
-    ),
-    saves=("a out",), samples=_axes_cases("normal"),
-    reference=lambda a, axis, keepdims: np.log(np.sum(np.exp(a), axis, keepdims=keepdims)),
-    errors=_bad_axis, explain=_explain_axis,
+    forward=_logsumexp, vjps=(_logsumexp_vjp,), saves=("a out",), samples=axes_cases("normal"), shape=reduced_shape,
+    reference=lambda a, axis, keepdims: np.log(np.sum(np.exp(a), axis, keepdims=keepdims)), errors=bad_axis,
 )  # fmt: skip
 
 
-def cumsum(input: Tensor, dim: int) -> Tensor:
-    """Running sums along a dimension."""
-    return apply_one(CUMSUM, input, axis=dim, reverse=False)
-
-
-def prod(input: Tensor, dim: Any = None, keepdim: bool = False) -> Tensor:
-    """The product over all dimensions, or one."""
-    return apply_one(PROD, input, axis=_axis(input, dim), keepdims=keepdim)
+def prod(input: Tensor, dim: Any = None, keepdim: bool = False, *, dtype: DTypeLike = None) -> Tensor:
+    """The product over all dimensions, or some; of whole numbers and bools, in int64."""
+    if dtype is not None:
+        input = input.to(dtype)
+    return apply_one(PROD, input, axis=as_axis(dim), keepdims=keepdim)
 
 
 def logsumexp(input: Tensor, dim: Any, keepdim: bool = False) -> Tensor:
-    """log(sum(exp(input))) over dimensions, without overflow."""
-    return apply_one(LOGSUMEXP, input, axis=_axis(input, dim), keepdims=keepdim)
+    """log(sum(exp(input))) over dimensions, without overflow; -inf of no elements."""
+    if input.dtype.kind in "iub":
+        input = input.float()
+    return apply_one(LOGSUMEXP, input, axis=as_axis(dim), keepdims=keepdim)
