@@ -13,6 +13,7 @@ from cordee.trainer.data.dataset import (
     random_split,
 )
 from cordee.trainer.data.fetch import sample_rng
+from cordee.trainer.data.files import MemmapDataset, TokenDataset
 from cordee.trainer.data.loader import DataLoader
 from cordee.trainer.data.order import Permutation, epoch_order
 from cordee.trainer.data.sampler import (
@@ -38,6 +39,7 @@ __all__ = [
     "IterableDataset",
     "MappedDataset",
     "MappedStream",
+    "MemmapDataset",
     "Permutation",
     "RandomSampler",
     "Sampler",
@@ -47,6 +49,7 @@ __all__ = [
     "Subset",
     "SubsetRandomSampler",
     "TensorDataset",
+    "TokenDataset",
     "WeightedRandomSampler",
     "datasets",
     "default_collate",

@@ -90,7 +90,10 @@ class Recipe:
             else:
                 samples = self._samples(task, task.indices, place)
                 place.at(random.STREAM_BATCH, task.start)
-            return Fetched(len(samples), _on_host((self.collate_fn or stack)(samples)))
+            if self.collate_fn is not None:
+                return Fetched(len(samples), _on_host(self.collate_fn(samples)))
+            fields = stack(samples)
+            return Fetched(len(samples), fields if isinstance(samples[0], (Mapping, tuple, list)) else (fields,))
 
     def _samples(self, task: Task, indices: NDArray[np.int64], place: random.DataPlace) -> list[Any]:
         dataset, numbers = self.dataset, indices.tolist()

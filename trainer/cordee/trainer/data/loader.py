@@ -281,7 +281,7 @@ class DataLoader:
 
     def _ended(self, task: Task, count: int) -> ValueError:
         return ValueError(
-            f"the stream of {type(self.dataset).__name__} ended after {task.start + count} samples of epoch "
+            f"the stream of {type(self.dataset).__name__} has no sample number {task.start + count} in epoch "
             f"{task.epoch}, where its length or steps_per_epoch promised {self.samples_per_epoch}"
         )
 

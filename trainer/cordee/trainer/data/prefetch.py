@@ -13,6 +13,8 @@ from collections.abc import Callable, Hashable, Iterator
 from itertools import islice
 from typing import Any
 
+import numpy as np
+
 from cordee.trainer.data.fetch import Fetched, Task
 from cordee.trainer.data.process import Runner, WorkerDiedError
 
@@ -152,7 +154,8 @@ def _drive(board: _Board, start: Callable[[int], Runner], number: int, finish: C
             if runner is None:
                 assert failure is not None
                 raise failure
-            result = runner.run(make_task())
+            with np.errstate(all="ignore"):  # infinities and NaNs are values here too; threads start with NumPy's own
+                result = runner.run(make_task())
             board.tell(key, result if finish is None else Fetched(result.num_samples, finish(result.fields)))
         except BaseException as error:
             board.tell(key, error)

@@ -206,7 +206,7 @@ class WeightedRandomSampler(Sampler):
                 order = self._order = (epoch, self._drawn_once(epoch))
             return order[1][start:stop]
         draws = self._uniform(epoch, start, stop) * self._sums[-1]
-        found = np.searchsorted(self._sums, draws, side="right").astype(np.int64)
+        found: NDArray[np.int64] = np.searchsorted(self._sums, draws, side="right").astype(np.int64)
         return np.minimum(found, self._last, out=found)  # u * total may round up to total
 
     def _drawn_once(self, epoch: int) -> NDArray[np.int64]:

@@ -53,8 +53,9 @@ class IterableDataset(Generic[T_co]):
         """
         if type(self).__iter__ is IterableDataset.__iter__:
             raise NotImplementedError(f"{type(self).__name__} is to define __iter__() or stream(epoch, start)")
-        if hasattr(self, "set_epoch"):
-            self.set_epoch(epoch)
+        set_epoch: Callable[[int], object] | None = getattr(self, "set_epoch", None)
+        if set_epoch is not None:
+            set_epoch(epoch)
         return _dropped(iter(self), start)
 
     def __add__(self, other: Iterable[Any]) -> ChainDataset:
@@ -142,7 +143,8 @@ class StreamReader:
         return samples
 
     def _go_to(self, epoch: int, start: int) -> Iterator[Any]:
-        iterator, gap = self._iterator, start - self._position
+        iterator: Any = self._iterator
+        gap = start - self._position
         if iterator is None or self._epoch != epoch or gap < 0:
             iterator = None
         elif gap and hasattr(iterator, "skip"):
@@ -151,10 +153,9 @@ class StreamReader:
             iterator = None
         elif gap:
             _dropped(iterator, gap)
-        if iterator is None:
-            iterator = open_stream(self._dataset, epoch, start)
-        self._iterator, self._epoch, self._position = iterator, epoch, start
-        return iterator
+        found: Iterator[Any] = open_stream(self._dataset, epoch, start) if iterator is None else iterator
+        self._iterator, self._epoch, self._position = found, epoch, start
+        return found
 
 
 class ChainDataset(IterableDataset[Any]):
