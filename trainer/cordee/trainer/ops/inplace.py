@@ -160,32 +160,26 @@ def _move(tensor: Tensor, node: Any, write: Write) -> None:
     old = tensor._node
     if old is node and node is None:
         return
-    base = getattr(tensor, "_base", None)
-    if base is None:
-        if node is not None and tensor.data.base is not None and old is None:
+    views = [tensor]
+    while hasattr(views[-1], "_base"):
+        views.append(views[-1]._base)
+    root = views.pop()  # the whole tensor; `views` are views of it, one of the next
+    places = _places(tensor, root) if views else None
+    if places is None:  # no view, or one that has no memory in common with what it came from
+        if not views and node is not None and old is None and tensor.data.base is not None:
             _refuse_shared(tensor)
         tensor._node = node
         BOOK.leave(old, write)
         return
-    places = _places(tensor, base)
-    if places is None:  # no memory in common after all
-        tensor._node = node
+    if node is None and root._node is None:
         return
-    if node is None and base._node is None:
-        return
-    if base._node is None and hasattr(base, "_base"):
-        raise GraphError(
-            f"{write.what}: this is a view of a view whose history is not recorded: write through the whole tensor"
-        )
-    assignment = Node(_ASSIGN_PLACES, (base._node, node), (base.shape, tensor.shape), None, {"places": places})
-    outer = base._node
-    if hasattr(base, "_base"):
-        _move(base, assignment, write)
-    else:
-        base._node = assignment
-        BOOK.leave(outer, write)
-    tensor._node = Node(_VIEW_PLACES, (base._node,), (base.shape,), None, {"places": places})
-    BOOK.leave(old, write)
+    whole = root._node
+    root._node = Node(_ASSIGN_PLACES, (whole, node), (root.shape, tensor.shape), None, {"places": places})
+    BOOK.leave(whole, write)
+    for view in views:
+        at = _places(view, root)
+        BOOK.leave(view._node, write)
+        view._node = Node(_VIEW_PLACES, (root._node,), (root.shape,), None, {"places": at})
 
 
 def _refuse_shared(tensor: Tensor) -> None:
