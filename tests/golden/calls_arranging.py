@@ -45,7 +45,7 @@ CALLS: dict[str, Call] = {
     "moveaxis": Call(lambda L, F, a: L.moveaxis(a, -1, 0), (C,)),
     "swapdims": Call(lambda L, F, a: L.swapdims(a, 0, 2), (C,)),
     "adjoint": Call(lambda L, F, a: a.adjoint(), (C,)),
-    "broadcast_tensors": Call(lambda L, F, a, b: L.broadcast_tensors(a, b)[1] * L.broadcast_tensors(a, b)[0], (A, (3, 1))),
+    "broadcast_tensors": Call(lambda L, F, a, b: L.stack(L.broadcast_tensors(a, b)), (A, (3, 1))),
     "tile": Call(lambda L, F, a: L.tile(a, (2,)) * 3, (C,)),
     "repeat_interleave": Call(lambda L, F, a: L.repeat_interleave(a, 2, 1), (A,)),
     "repeat_interleave, each": Call(lambda L, F, a, n: a.repeat_interleave(n, 0), (A,), (np.array([2, 0, 3]),)),
@@ -95,7 +95,7 @@ CALLS: dict[str, Call] = {
     "index, int32": Call(lambda L, F, a, i: a[i], (A,), (I3.astype(np.int32),)),
     "index, mask": Call(lambda L, F, a, m: a[m], (A,), (MASK,)),
     "index, mask and slice": Call(lambda L, F, a, m: a[:, m], (C,), (np.array([True, False, True]),)),
-    "index, mask and array": Call(lambda L, F, a, m, i: a[m, i], (A,), (np.array([True, False, True]), np.array([1, 1]))),
+    "index, mask and array": Call(lambda L, F, a, m, i: a[m, i], (A,), (np.array([True, False, True]), I3[::2])),
     "index, None": Call(lambda L, F, a, i: a[None, i, None, :], (A,), (I3,)),
     "index_select": Call(lambda L, F, a, i: L.index_select(a, 1, i), (A,), (I3,)),
     "take": Call(lambda L, F, a, i: L.take(a, i), (A,), (np.array([[0, 11], [5, -1]]),)),
@@ -138,10 +138,12 @@ CALLS: dict[str, Call] = {
     ),
     "embedding_bag, mean": Call(lambda L, F, w, t: F.embedding_bag(t, w), ((5, 3),), (TOKENS,), twice=False),
     "embedding_bag, offsets": Call(
-        lambda L, F, w, t, o: F.embedding_bag(t.reshape(-1), w, o, mode="sum"), ((5, 3),), (TOKENS, OFFSETS), twice=False
+        lambda L, F, w, t, o: F.embedding_bag(t.reshape(-1), w, o, mode="sum"), ((5, 3),), (TOKENS, OFFSETS),
+        twice=False,
     ),
     "embedding_bag, max": Call(
-        lambda L, F, w, t, o: F.embedding_bag(t.reshape(-1), w, o, mode="max"), ((5, 3),), (TOKENS, OFFSETS), twice=False
+        lambda L, F, w, t, o: F.embedding_bag(t.reshape(-1), w, o, mode="max"), ((5, 3),), (TOKENS, OFFSETS),
+        twice=False,
     ),
     "embedding_bag, weights": Call(
         lambda L, F, w, p, t: F.embedding_bag(t, w, per_sample_weights=p, mode="sum"), ((5, 3), (2, 4)), (TOKENS,),
@@ -161,7 +163,7 @@ CALLS: dict[str, Call] = {
     "linear, a vector of weights": Call(lambda L, F, a, w: F.linear(a, w), (C, V)),
     "bilinear": Call(lambda L, F, a, b, w, c: F.bilinear(a, b, w, c), (A, (3, 2), (5, 4, 2), (5,))),
     "tensordot": Call(lambda L, F, a, b: L.tensordot(a, b, ([0, 2], [1, 0])), (C, (4, 2, 3))),
-    "tensordot, a number": Call(lambda L, F, a, b: L.tensordot(a, b, 2), (C, A + (2,))),
+    "tensordot, a number": Call(lambda L, F, a, b: L.tensordot(a, b, 2), (C, (*A, 2))),
     "kron": Call(lambda L, F, a, b: L.kron(a, b), (A, (2, 2, 2))),
     "einsum, matmul": Call(lambda L, F, a, b: L.einsum("bij,jk->kbi", a, b), (C, B)),
     "einsum, implicit": Call(lambda L, F, a, b: L.einsum("ba,cb", a, b), (A, (2, 3))),

@@ -1,4 +1,4 @@
-"""Arranging, indexing, scattering and multiplying beside PyTorch: golden values everywhere, live where it is installed."""
+"""Arranging, indexing, scattering and products beside PyTorch: golden values, and live where it is installed."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def test_values_and_both_gradients_are_pytorchs(name: str, dtype: Any) -> None:
     expected = CALLS[name].call(torch, torch.nn.functional, *theirs, *map(torch.tensor, constants))
     out, inputs = _run(name, dtype)
     assert out.dtype == expected.detach().numpy().dtype
-    tolerance = {"rtol": 1e-9, "atol": 1e-11} if dtype == np.float64 else {"rtol": 2e-4, "atol": 2e-5}
+    tolerance: dict[str, Any] = {"rtol": 1e-9, "atol": 1e-11} if dtype == np.float64 else {"rtol": 2e-4, "atol": 2e-5}
     np.testing.assert_allclose(to_numpy(out.data), expected.detach().numpy(), **tolerance)
 
     twice = CALLS[name].twice
@@ -92,8 +92,7 @@ def test_values_and_both_gradients_are_pytorchs(name: str, dtype: Any) -> None:
     if all(b is None or not b.any() for b in second) and not again.requires_grad:
         return
     for a, b in zip(grad(again, inputs, allow_unused=True), second, strict=True):
-        left = np.zeros(1) if a is None else to_numpy(a.data)
+        left: Any = np.zeros(1) if a is None else to_numpy(a.data)
         right = np.zeros(1) if b is None else b.numpy()
-        np.testing.assert_allclose(
-            left, np.broadcast_to(right, left.shape), **{**tolerance, "rtol": 1e-3 if dtype == np.float32 else 1e-8}
-        )
+        loose = {**tolerance, "rtol": 10 * tolerance["rtol"]}
+        np.testing.assert_allclose(left, np.broadcast_to(right, left.shape), **loose)

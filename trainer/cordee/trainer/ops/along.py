@@ -15,7 +15,7 @@ from cordee.trainer.array import array_module
 from cordee.trainer.autograd.record import Sampler, Shape, op
 from cordee.trainer.errors import ShapeError, TrainerIndexError
 from cordee.trainer.ops.elementwise import as_mask
-from cordee.trainer.ops.places import add_rows, assign_at, check_range, last_named
+from cordee.trainer.ops.places import add_rows, assign_at, check_range, last_named, stable_order
 
 __all__ = ["GATHER", "REDUCTIONS", "SCATTER", "SCATTER_ADD", "SCATTER_REDUCE"]
 
@@ -249,7 +249,7 @@ def _scatter_reduce(xp: Any, a: Any, index: Any, src: Any, *, axis: int, reduce:
     if xp is np:
         getattr(np, REDUCTIONS[reduce]).at(flat, places, values)
         return out
-    order = places.argsort()  # one round for the first mention of every place, one for the second, …
+    order = stable_order(xp, places)  # one round for the first mention of every place, one for the second, …
     places, values = places[order], values[order]
     while places.size:
         first = xp.concatenate((xp.ones(1, bool), places[1:] != places[:-1]))

@@ -267,11 +267,16 @@ def add_rows(xp: Any, out: Any, rows: Any, a: Any) -> None:
         np.add.at(out, rows, a)
         return
     rows[rows < 0] += out.shape[0]
-    order = rows.argsort(kind="stable") if xp is np else rows.argsort()  # CuPy's is always stable
+    order = stable_order(xp, rows)
     rows = rows[order]
     starts = xp.concatenate((xp.zeros(1, np.intp), xp.flatnonzero(rows[1:] != rows[:-1]) + 1))
     sums = _run_sums(xp, a.reshape(rows.size, -1), order, starts)
     out[rows[starts]] += sums.reshape(-1, *out.shape[1:])
+
+
+def stable_order(xp: Any, a: Any) -> Any:
+    """What sorts a vector; equal elements keep their order."""
+    return a.argsort(kind="stable") if xp is np else xp.argsort(a)  # CuPy's is always stable, and takes no kind
 
 
 def _is_half(a: Any) -> bool:
@@ -307,7 +312,7 @@ def _run_kernel(xp: Any) -> Any:
 
 def last_named(xp: Any, places: Any) -> Any:
     """For each of these places (a vector), whether it is the last mention of that place."""
-    order = places.argsort(kind="stable") if xp is np else places.argsort()
+    order = stable_order(xp, places)
     ordered = places[order]
     last = xp.empty(places.size, bool)
     last[order] = xp.concatenate((ordered[1:] != ordered[:-1], xp.ones(min(places.size, 1), bool)))

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from cordee.trainer.array import array_module
+from cordee.trainer.array import array_module, to_numpy
 from cordee.trainer.autograd.graph import apply_one
 from cordee.trainer.autograd.record import Shape, op
 from cordee.trainer.errors import ShapeError, TrainerIndexError
@@ -32,7 +32,9 @@ METHODS = (
 
 def sizes_of(shape: tuple[Any, ...]) -> tuple[int, ...]:
     """`f(2, 3)` and `f((2, 3))` mean the same."""
-    return tuple(shape[0]) if len(shape) == 1 and hasattr(shape[0], "__iter__") else shape
+    if len(shape) != 1 or type(shape[0]) is int:
+        return shape
+    return tuple(shape[0]) if hasattr(shape[0], "__iter__") else shape
 
 
 def dimension(name: str, input: Tensor, dim: int, new: int = 0) -> int:
@@ -109,7 +111,7 @@ def reshape(input: Tensor, shape: Any, *more: int) -> Tensor:
 
 def view(input: Tensor, *shape: Any) -> Tensor:
     """`reshape`; or, given a dtype, the same bytes read as that dtype (outside the graph)."""
-    if len(shape) == 1 and not isinstance(shape[0], int) and not hasattr(shape[0], "__iter__"):
+    if len(shape) == 1 and not isinstance(shape[0], (int, tuple)) and not hasattr(shape[0], "__iter__"):
         try:
             return wrap(input.data.view(np.dtype(shape[0])))
         except ValueError as error:
@@ -387,8 +389,8 @@ def repeat_interleave(
                 f"repeat_interleave: repeats has shape {repeats.shape}; dimension {dim} takes one for each of {old[at]}"
             )
         xp = array_module(input.data)
-        counts = repeats.data.get() if hasattr(repeats.data, "get") else repeats.data
-        out = input[(*(slice(None),) * at, xp.asarray(np.repeat(np.arange(old[at]), counts)))]
+        places = np.repeat(np.arange(old[at]), to_numpy(repeats.data))
+        out = input[(*(slice(None),) * at, xp.asarray(places))]
     if output_size is not None and out.shape[at] != output_size:
         raise ShapeError(f"repeat_interleave: output_size is {output_size}, but {out.shape[at]} come out")
     return out
