@@ -1,9 +1,9 @@
 """A run's training state as named arrays and a few scalars: what a joiner is handed and a checkpoint holds.
 
-Names are `model.<parameter or buffer>`, `optimizer.<key>.<parameter>`, and for what is attached to either, averages and
-schedules, `attached.<owner>.<class>/<array>`, so that a state can be read, compared and moved without the code that made
-it. Arrays are views into the live model and optimiser: capturing copies nothing,
-restoring writes in place, because parameters are views into flat storage that must stay where it is.
+Names are `model.<parameter or buffer>`, `optimizer.<key>.<parameter>`, and `attached.<owner>.<class>/<array>` for
+averages of the weights, so that a state can be read, compared and moved without the code that made it. Arrays are views
+into the live model and optimiser: capturing copies nothing, restoring writes in place, because parameters are views
+into flat storage that must stay where it is.
 """
 
 from __future__ import annotations

@@ -274,7 +274,7 @@ class Optimizer:
                 start = self.start(name, options)
                 if start:
                     for where in group.slices:
-                        buffer[where] = start
+                        buffer[where] = complex(start, start) if group.dtype.kind == "c" else start
                 group.state[name] = buffer
 
     def array_shapes(

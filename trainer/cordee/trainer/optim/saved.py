@@ -79,7 +79,8 @@ def load_state(optimizer: Optimizer, saved: Mapping[str, Any], strict: bool) -> 
         for key, shape in optimizer.array_shapes(expected_of[id(group.options)], extra, group, index).items():
             value = state[name].get(key)
             if value is None and not state[name].get("step"):  # no update yet
-                copies.append((group, index, key, optimizer.start(key, expected_of[id(group.options)])))
+                start = optimizer.start(key, expected_of[id(group.options)])
+                copies.append((group, index, key, complex(start, start) if group.dtype.kind == "c" else start))
             elif value is None:
                 missing_arrays.append(f"{name}.{key}")
             elif tuple(value.shape) != shape:
