@@ -28,8 +28,11 @@ class Batch:
     def __init__(self, fields: Sequence[Any] | Mapping[str, Any], num_samples: int | None = None) -> None:
         if not fields:
             raise ValueError("a batch has at least one field")
-        self._named = dict(fields) if isinstance(fields, Mapping) else None
-        self.fields: tuple[Any, ...] = tuple(fields.values() if isinstance(fields, Mapping) else fields)
+        self._named: dict[str, Any] | None = None
+        if type(fields) is not list and isinstance(fields, Mapping):
+            self._named = dict(fields)
+            fields = list(fields.values())
+        self.fields: tuple[Any, ...] = tuple(fields)
         self.num_samples: int = int(self.fields[0].shape[0]) if num_samples is None else num_samples
 
     @property

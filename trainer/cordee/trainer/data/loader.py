@@ -15,6 +15,8 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal
 
+import numpy as np
+
 from cordee.trainer.data.batch import Batch
 from cordee.trainer.data.collate import CollateFunction, default_convert
 from cordee.trainer.data.fetch import Fetched, Recipe, Task
@@ -24,6 +26,7 @@ from cordee.trainer.data.prefetch import Ahead, Key, MakeTask, Pool
 from cordee.trainer.data.process import InThread, ProcessPlan, WorkerDiedError
 from cordee.trainer.data.sampler import describe, seed_of, whole
 from cordee.trainer.data.stream import is_stream
+from cordee.trainer.tensors import Tensor
 
 __all__ = ["DataLoader"]
 
@@ -219,13 +222,15 @@ class DataLoader:
             ahead = Ahead(pool, (self._whole(number, epoch, index) for index in indices), self._depth)
         try:
             for index in itertools.count(start) if num_batches is None else range(start, num_batches):
-                key, make_task = self._whole(number, epoch, index)
-                fetched = self._recipe(make_task()) if ahead is None else self._take(ahead, key)
+                if ahead is None:
+                    fetched = self._recipe(_whole_task(self._plan, epoch, index))
+                else:
+                    fetched = self._take(ahead, (number, epoch, index))
                 if num_batches is None:
                     if fetched.num_samples == 0 or (self.drop_last and fetched.num_samples < self.batch_size):
                         break
                 elif fetched.num_samples < self._plan.num_samples(epoch, index):
-                    raise self._ended(make_task(), fetched.num_samples)
+                    raise self._ended(_whole_task(self._plan, epoch, index), fetched.num_samples)
                 self._position = (epoch, index + 1)
                 yield self._hand_out(fetched)
             self._position = None
@@ -273,6 +278,8 @@ class DataLoader:
 
     def _hand_out(self, fetched: Fetched) -> Batch:
         fields = fetched.fields
+        if type(fields) is tuple:  # by far the most common
+            return Batch([_convert(field) for field in fields], fetched.num_samples)
         if isinstance(fields, Mapping):
             return Batch(default_convert(fields), fetched.num_samples)
         if not isinstance(fields, (tuple, list)):
@@ -362,6 +369,10 @@ class _Course:
     shards: tuple[int, int]
     ahead: Ahead
     following: tuple[int, int] = (-1, 0)
+
+
+def _convert(field: Any) -> Any:
+    return Tensor(field) if type(field) is np.ndarray and field.dtype.kind in "biufc" else default_convert(field)
 
 
 def _whole_task(plan: Plan, epoch: int, index: int) -> Task:
