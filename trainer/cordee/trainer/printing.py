@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from cordee.trainer.array import default_dtype, is_complex, is_float, to_numpy
+from cordee.trainer.array import Array, default_dtype, is_complex, is_float, to_numpy
 
 if TYPE_CHECKING:
     from cordee.trainer.tensors import Tensor
@@ -122,7 +122,7 @@ def _edges(array: Any) -> Any:
     return array
 
 
-def _body(edges: Any, shape: tuple[int, ...], indent: int, show: Format, width: int) -> str:
+def _body(edges: Array, shape: tuple[int, ...], indent: int, show: Format, width: int) -> str:
     """The text of an array of that shape, of which `edges` may hold only the ends of dimensions."""
     if edges.ndim == 0:
         return show(edges.item())

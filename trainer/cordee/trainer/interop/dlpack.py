@@ -45,13 +45,13 @@ def _exchange_code(capsule: Any, old: int, new: int) -> bool:
 class _Held:
     """A producer whose capsule has been looked at already."""
 
-    def __init__(self, capsule: Any, device: tuple[int, int]) -> None:
+    def __init__(self, capsule: Any, device: Any) -> None:
         self.capsule, self.device = capsule, device
 
     def __dlpack__(self, **_: Any) -> Any:
         return self.capsule
 
-    def __dlpack_device__(self) -> tuple[int, int]:
+    def __dlpack_device__(self) -> Any:
         return self.device
 
 
