@@ -24,8 +24,18 @@ INTERNAL = {
     "dropout",  # random: its own tests
 }  # fmt: skip
 
-ELSEWHERE = ("cordee.trainer.ops.linalg", "cordee.trainer.ops.fft", "cordee.trainer.ops.complex_numbers")
-"""Families with a golden file of their own: see `test_linalg_golden.py`."""
+ELSEWHERE = (
+    "cordee.trainer.ops.linalg",
+    "cordee.trainer.ops.fft",
+    "cordee.trainer.ops.complex_numbers",
+    "cordee.trainer.ops.convolution",
+    "cordee.trainer.ops.dropping",
+    "cordee.trainer.ops.normalization",
+    "cordee.trainer.ops.pooling",
+    "cordee.trainer.ops.resampling",
+    "cordee.trainer.ops.windows",
+)
+"""Families with a golden file of their own: see `test_linalg_golden.py`, `test_windows_golden.py`."""
 
 
 def _make(array: Any, requires_grad: bool) -> ct.Tensor:

@@ -153,7 +153,9 @@ def grid_sample(
             continue
         places = _BORDERS[padding_mode](places, size, align)
         if mode == "nearest":
-            neighbours.append([(xp.rint(places.data), wrap(xp.ones_like(places.data)))])
+            x = places.data
+            known = wrap(xp.where(xp.isfinite(x), x, 0), places._node)
+            neighbours.append([(xp.rint(x), _piecewise(xp.ones_like(x), xp.zeros_like(x), known))])
             continue
         first = xp.floor(places.data)
         part = places - wrap(first)

@@ -141,6 +141,8 @@ def _resized(input: Tensor, sizes: Sizes, scales: Any, align_corners: bool, kind
     table, ndim = _TABLES[kind], len(sizes)
     order = sorted(range(ndim), key=lambda i: sizes[i] / max(input.shape[i + 2], 1))
     for i in order:
+        if kind == ("linear", False) and sizes[i] == input.shape[i + 2]:
+            continue  # as in PyTorch: also where the factor is not quite 1
         taps = table(input.shape[i + 2], sizes[i], scales[i], align_corners)
         if sizes[i] != taps.size or not _is_identity(taps):
             input = apply_one(RESAMPLE, input, axis=i + 2, taps=taps)
