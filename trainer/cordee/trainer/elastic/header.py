@@ -7,14 +7,15 @@ change.
 
 from __future__ import annotations
 
+import math
 import struct
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["StepHeader"]
+__all__ = ["StepHeader", "exact_sum"]
 
 _FIXED = struct.Struct("<QBIIH")
 _NAME = struct.Struct("<H")
@@ -72,3 +73,12 @@ class StepHeader:
         except (struct.error, ValueError) as error:
             raise ValueError(f"a step header of {len(data)} bytes cannot be read: {error}") from error
         return StepHeader(step, bool(pending), losses, touched, measures)
+
+
+def exact_sum(values: Iterable[float]) -> float:
+    """The sum, rounded once, so that it does not depend on the order; also of values that are not finite."""
+    values = list(values)
+    try:
+        return math.fsum(values)
+    except (ValueError, OverflowError):  # infinities of both signs, or a sum too large
+        return sum(values)

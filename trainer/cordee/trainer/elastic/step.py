@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from cordee.trainer import random
-from cordee.trainer.elastic.header import StepHeader
+from cordee.trainer.elastic.header import StepHeader, exact_sum
 from cordee.trainer.elastic.protocols import PeerLostError
 from cordee.trainer.elastic.tree import deal
 
@@ -220,4 +220,4 @@ class Step:
         """The shards' weighted values added up; NaN unless all shards that have samples gave one."""
         given = [value for values in parts for value in values if not math.isnan(value)]
         whole = len(given) == min(self._loader.num_shards, self.num_samples)
-        return math.fsum(given) if given and whole else math.nan
+        return exact_sum(given) if given and whole else math.nan

@@ -10,7 +10,6 @@ history and the callbacks' memories travel with the training: to workers that jo
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,6 +19,7 @@ import numpy as np
 from cordee.trainer.array import Array, is_float, to_numpy
 from cordee.trainer.autograd.mode import no_grad
 from cordee.trainer.data import Batch, DataLoader
+from cordee.trainer.elastic.header import exact_sum
 from cordee.trainer.fit.callbacks import Callback, write_whole
 from cordee.trainer.fit.history import History
 from cordee.trainer.fit.inputs import as_loader, split_off
@@ -101,6 +101,11 @@ class Model:
         if clip_norm is not None or clip_value is not None:
             self.optimizer.register_step_pre_hook(_clipper(self.net, clip_norm, clip_value))
         return self
+
+    @property
+    def run(self) -> Run | None:
+        """The elastic run of the last `fit`; None before."""
+        return self._run
 
     @property
     def leads(self) -> bool:
@@ -246,7 +251,7 @@ class Model:
                     sums.setdefault(name, []).append(value * len(batch))
                 count += len(batch)
         self.net.train(training)
-        figures = {name: math.fsum(values) / count for name, values in sums.items()}
+        figures = {name: exact_sum(values) / count for name, values in sums.items()}
         if verbose:
             print("  ".join(f"{name} {value:.4f}" for name, value in figures.items()))  # noqa: T201 (asked for)
         return figures
@@ -345,8 +350,8 @@ class _Memory:
         values = {"loss": step.loss, **step.measures, "": 1.0}
         for name, value in values.items():
             self.sums.setdefault(name, []).append(value * step.num_samples)
-        samples = math.fsum(self.sums[""])
-        return {name: math.fsum(parts) / samples for name, parts in self.sums.items() if name}
+        samples = exact_sum(self.sums[""])
+        return {name: exact_sum(parts) / samples for name, parts in self.sums.items() if name}
 
     # What travels.
 

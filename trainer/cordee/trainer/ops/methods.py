@@ -100,6 +100,8 @@ _CASTS: dict[str, Any] = {
 
 
 def _iterate(self: Tensor) -> Any:
+    if not self.ndim:
+        raise TypeError("a 0-dimensional tensor cannot be iterated over")
     return iter(company.unbind(self))
 
 
@@ -155,6 +157,7 @@ INPLACE = "fill zero"
 OPERATORS: dict[str, Any] = {
     "T": property(shape.reverse_dims),
     "mT": property(shape.matrix_transpose),
+    "H": property(shape.adjoint),
     "mH": property(_adjoint),
     "real": property(complex_numbers.real),
     "imag": property(complex_numbers.imag),
