@@ -37,7 +37,7 @@ from cordee.trainer.random import initial_seed, manual_seed, seed
 from cordee.trainer.tensors import Tensor
 
 if TYPE_CHECKING:
-    from cordee.trainer import array_api, checkpoint, data, elastic, fft, func, interop, linalg, nn, optim
+    from cordee.trainer import array_api, checkpoint, data, elastic, fft, fit, func, interop, linalg, nn, optim, signal
     from cordee.trainer.interop import from_dlpack, load, save
 
 float = float32
@@ -71,6 +71,7 @@ __all__ = [
     "enable_grad",
     "errors",
     "fft",
+    "fit",
     "float",
     "float16",
     "float32",
@@ -105,11 +106,14 @@ __all__ = [
     "set_grad_enabled",
     "set_num_threads",
     "set_printoptions",
+    "signal",
     "uint8",
 ]
 __all__ += ops.__all__
 
-_LAZY = frozenset(("array_api", "checkpoint", "data", "elastic", "fft", "func", "interop", "linalg", "nn", "optim"))
+_LAZY = frozenset(
+    ("array_api", "checkpoint", "data", "elastic", "fft", "fit", "func", "interop", "linalg", "nn", "optim", "signal")
+)
 _LAZY_FUNCTIONS = frozenset(("from_dlpack", "load", "save"))  # of interop, whose formats need not be loaded before
 
 
