@@ -51,9 +51,7 @@ def test_forward_hooks_see_and_change_arguments_and_results_in_order() -> None:
 
 def test_hooks_with_kwargs_see_and_change_them() -> None:
     layer, seen = Affine(), []
-    layer.register_forward_pre_hook(
-        lambda m, args, kwargs: (args, {"shift": kwargs["shift"] + 1.0}), with_kwargs=True
-    )
+    layer.register_forward_pre_hook(lambda m, args, kwargs: (args, {"shift": kwargs["shift"] + 1.0}), with_kwargs=True)
     layer.register_forward_hook(lambda m, args, kwargs, out: seen.append(kwargs), with_kwargs=True)
     assert layer(ct.tensor(1.0), shift=2.0).item() == 6.0
     assert seen == [{"shift": 3.0}]

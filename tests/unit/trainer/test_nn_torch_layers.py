@@ -1,4 +1,4 @@
-"""Recurrent layers, attention, transformers, activations, losses, parametrisations: PyTorch's values, gradients, names."""
+"""Recurrent layers, attention, activations, losses, parametrisations: PyTorch's values, gradients and names."""
 
 from __future__ import annotations
 
@@ -20,13 +20,19 @@ golden = importlib.util.module_from_spec(_SPEC)
 _SPEC.loader.exec_module(golden)
 
 
-def assert_same(found: dict[str, Any], expected: dict[str, Any]) -> None:
+LOOSE = ("activation-Hardsigmoid", "activation-CELU-alpha")
+"""PyTorch computes with constants in float32 (1/6, 1/alpha) in the gradients of these."""
+
+
+def assert_same(name: str, found: dict[str, Any], expected: dict[str, Any]) -> None:
     assert set(found) == set(expected)
     for key, value in found.items():
         if value.dtype.kind == "U":  # names and shapes of the state, in order
             assert value.tolist() == expected[key].tolist()
         else:
-            np.testing.assert_allclose(value, expected[key], rtol=1e-9, atol=1e-11, err_msg=key)
+            np.testing.assert_allclose(
+                value, expected[key], rtol=1e-7 if name in LOOSE else 1e-9, atol=1e-11, err_msg=key
+            )
             assert value.dtype == expected[key].dtype
 
 
@@ -42,7 +48,7 @@ def archive() -> dict[str, dict[str, Any]]:
 
 @pytest.mark.parametrize("name", golden.CASES)
 def test_values_gradients_and_state_are_the_golden_ones(name: str, archive: dict[str, dict[str, Any]]) -> None:
-    assert_same(golden.evaluate(nn, golden.CASES[name], ct.tensor), archive[name])
+    assert_same(name, golden.evaluate(nn, golden.CASES[name], ct.tensor), archive[name])
 
 
 @pytest.mark.torch
@@ -52,4 +58,4 @@ def test_values_gradients_and_state_are_pytorchs(name: str) -> None:
     torch = pytest.importorskip("torch")
     torch.set_num_threads(1)
     theirs = golden.evaluate(torch.nn, golden.CASES[name], torch.tensor)
-    assert_same(golden.evaluate(nn, golden.CASES[name], ct.tensor), theirs)
+    assert_same(name, golden.evaluate(nn, golden.CASES[name], ct.tensor), theirs)

@@ -1,7 +1,6 @@
 """What layers compute, as functions: the names of `torch.nn.functional`, each an op of `cordee.trainer.ops`."""
 
-from cordee.trainer.nn.distance import cosine_similarity, normalize, pairwise_distance
-from cordee.trainer.nn.linear import bilinear
+from cordee.trainer.nn.distance import normalize
 from cordee.trainer.ops import (
     adaptive_avg_pool1d,
     adaptive_avg_pool2d,
@@ -27,6 +26,7 @@ from cordee.trainer.ops import (
     conv_transpose2d,
     conv_transpose3d,
     cosine_embedding_loss,
+    cosine_similarity,
     cross_entropy,
     ctc_loss,
     dropout,
@@ -79,6 +79,7 @@ from cordee.trainer.ops import (
     nll_loss,
     one_hot,
     pad,
+    pairwise_distance,
     pdist,
     pixel_shuffle,
     pixel_unshuffle,

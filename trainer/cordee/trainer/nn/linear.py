@@ -6,14 +6,13 @@ import math
 from typing import Any
 
 from cordee.trainer.array import DTypeLike
-from cordee.trainer.errors import ShapeError
 from cordee.trainer.nn import init
 from cordee.trainer.nn.module import Module
 from cordee.trainer.nn.parameter import Parameter, empty_parameter
-from cordee.trainer.ops import linear
+from cordee.trainer.ops import bilinear, linear
 from cordee.trainer.tensors import Tensor
 
-__all__ = ["Bilinear", "Identity", "Linear", "bilinear"]
+__all__ = ["Bilinear", "Identity", "Linear"]
 
 
 class Linear(Module):
@@ -45,21 +44,6 @@ class Linear(Module):
 
     def extra_repr(self) -> str:
         return f"in_features={self.in_features}, out_features={self.out_features}, bias={self.bias is not None}"
-
-
-def bilinear(input1: Tensor, input2: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """`input1ᵀ · weight[k] · input2 + bias[k]` for every k: `(…, A)`, `(…, B)` and `(K, A, B)` to `(…, K)`."""
-    if input1.shape[:-1] != input2.shape[:-1] or (input1.shape[-1:] + input2.shape[-1:]) != weight.shape[1:]:
-        raise ShapeError(
-            f"bilinear: input1 (…, {weight.shape[1]}) and input2 (…, {weight.shape[2]}) go with this weight, alike in "
-            f"the other dimensions; input1 has shape {input1.shape}, input2 {input2.shape}, weight {weight.shape}"
-        )
-    first, second = input1.reshape(-1, input1.shape[-1]), input2.reshape(-1, input2.shape[-1])
-    # (N, A) · (A, K B) -> (N, K, B), then with (N, B) over B: no array of size N · A · B is ever there.
-    num_out, width1, width2 = weight.shape
-    across = first @ weight.permute(1, 0, 2).reshape(width1, num_out * width2)
-    out = (across.reshape(-1, num_out, width2) @ second.unsqueeze(-1)).reshape((*input1.shape[:-1], num_out))
-    return out if bias is None else out + bias
 
 
 class Bilinear(Module):

@@ -409,7 +409,7 @@ def _no_attribute(module: Module, name: str) -> NoReturn:
     text = f"{kind.__name__} has no attribute {name!r}"
     if name != "forward" and not name.startswith("_"):
         known = [each for each in (*vars(module), *dir(kind)) if not each.startswith("_")]
-        near = difflib.get_close_matches(name, known, n=3, cutoff=0.7)
+        near = difflib.get_close_matches(name, known, n=3, cutoff=0.6)
         text += f" (did you mean {' or '.join(near)}?)" if near else ""
     elif name == "forward":
         text += ": a module says in forward(self, …) what calling it does"

@@ -210,13 +210,13 @@ def _recurrent(_: Any, matrices: list[Tensor], args: Any, __: Any) -> int:
 
 
 def _attention(module: Any, _: Any, args: Any, __: Any) -> int:
-    """The four projections, and the two products of queries with keys and of weights with values."""
+    """Three projections (that of the output is a layer of its own), and the products with keys and with values."""
     query, key, value = (tensor.shape for tensor in args[:3])
     axis = 1 if module.batch_first or len(query) == 2 else 0
     batch = query[1 - axis] if len(query) == 3 else 1
     length, source = (query[0], key[0]) if len(query) == 2 else (query[axis], key[axis])
     width = module.embed_dim
-    projections = length * width * (query[-1] + width) + source * width * (key[-1] + value[-1])
+    projections = length * width * query[-1] + source * width * (key[-1] + value[-1])
     return int(batch * (projections + 2 * length * source * width))
 
 

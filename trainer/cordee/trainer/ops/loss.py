@@ -14,9 +14,9 @@ from cordee.trainer.array import array_module, is_float
 from cordee.trainer.autograd.graph import apply_one
 from cordee.trainer.autograd.record import op, shape_of
 from cordee.trainer.errors import ShapeError, TrainerIndexError
-from cordee.trainer.ops.softmaxes import log_softmax
 from cordee.trainer.ops.products import ones
 from cordee.trainer.ops.scattering import gather
+from cordee.trainer.ops.softmaxes import log_softmax
 from cordee.trainer.tensors import Tensor, wrap
 
 __all__ = ["cross_entropy", "nll_loss"]
@@ -193,9 +193,10 @@ def _rows_and_classes(name: str, input: Tensor, target: Tensor) -> tuple[Tensor,
     expected = input.shape[:1] + input.shape[2:] if input.ndim > 1 else ()
     if input.ndim == 0 or target.shape != expected:
         advice = ""
-        if input.ndim and target.ndim == len(expected) + 1 and target.size == int(np.prod(expected, dtype=int)):
-            dim = next(i for i, n in enumerate(target.shape) if n == 1 and target.shape[:i] == expected[:i])
-            advice = f": target.squeeze({dim}) makes it so"
+        found = target.shape
+        extra = [i for i, n in enumerate(found) if n == 1 and found[:i] + found[i + 1 :] == expected]
+        if input.ndim and extra:
+            advice = f": target.squeeze({extra[-1]}) makes it so"
         elif input.ndim and target.shape == input.shape:
             advice = "; one-hot rows are probabilities: give them as floating numbers, or target.argmax(1)"
         raise ShapeError(
