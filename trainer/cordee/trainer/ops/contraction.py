@@ -1,6 +1,6 @@
 """Sums over products of several tensors: einsum, tensordot, and the Kronecker product.
 
-An einsum is planned once for its equation and shapes, and remembered; the plan is made of permutations, sums and
+An equation is read once for its operands' shapes, and remembered. What it asks for is done by permutations, sums and
 matrix products, so gradients of every order come by themselves.
 """
 

@@ -147,7 +147,7 @@ PUT = op(
 
 def _index_add(xp: Any, a: Any, values: Any, *, index: Any) -> Any:
     out = a.copy()
-    place = a[index].shape
+    place = xp.broadcast_to(xp.empty((), bool), a.shape)[index].shape
     add_at(xp, out, index, xp.broadcast_to(xp.asarray(values, a.dtype), place))
     return out
 

@@ -216,7 +216,7 @@ def add_at(xp: Any, out: Any, index: Any, a: Any) -> None:
         out[index] += a
     elif xp is np and a.size <= 8:
         np.add.at(out, index, a)
-    elif len(arrays) == 1 and not _has_masks(index):
+    elif len(arrays) == 1 and not _has_masks(index) and not _by_element(xp, out, index, a):
         view, rows, moved = _one_array(out, index, arrays[0], a)
         add_rows(xp, view, rows, moved)
     else:
@@ -227,6 +227,11 @@ def add_at(xp: Any, out: Any, index: Any, a: Any) -> None:
             whole = xp.zeros(out.size, out.dtype)
             add_rows(xp, whole, places, a.reshape(-1))
             out += whole.reshape(out.shape)
+
+
+def _by_element(xp: Any, out: Any, index: Any, a: Any) -> bool:
+    """Whether it pays to spell out the place of every element: where slices come first, rows lie apart in memory."""
+    return xp is np and type(index) is tuple and out.flags.c_contiguous and 4 * a.size > out.size and not _is_half(a)
 
 
 def _has_masks(index: Any) -> bool:
@@ -254,17 +259,21 @@ def _one_array(out: Any, index: Any, array: Any, a: Any) -> tuple[Any, Any, Any]
     return view, array.reshape(-1), a.reshape(array.size, *view.shape[1:])
 
 
-def add_rows(xp: Any, out: Any, rows: Any, a: Any) -> None:
-    """Adds `a (n, …)` to rows of `out (m, …)`: sorted by where they go, then summed in runs.
+_AT_ONCE = 1 << 17  # elements that are added in one call: their places stay in the cache
 
-    Several times faster than `np.add.at`, which is used only for rows of one element. `out` may have any layout: a
-    gradient that was added up from transposed ones is transposed itself, and a reshape of it would be a copy.
+
+def add_rows(xp: Any, out: Any, rows: Any, a: Any) -> None:
+    """Adds `a (n, …)` to rows of `out (m, …)`, in the order of `a`.
+
+    With NumPy, element by element: its `add.at` is fast for vectors, and slow for anything else. On a GPU, and for
+    halves (which are added up in single precision), sorted by where they go, then summed in runs. `out` may have any
+    layout: a gradient that was added up from transposed ones is transposed itself, and a reshape of it would be a copy.
     """
     rows = rows.astype(np.intp)  # a narrow integer could not hold the number of rows
     if not rows.size or not a.size:
         return
-    if xp is np and out.ndim == 1 and not _is_half(a):
-        np.add.at(out, rows, a)
+    if xp is np and not _is_half(a) and (out.ndim == 1 or out.flags.c_contiguous):
+        _add_elements(out, rows, a)
         return
     rows[rows < 0] += out.shape[0]
     order = stable_order(xp, rows)
@@ -272,6 +281,19 @@ def add_rows(xp: Any, out: Any, rows: Any, a: Any) -> None:
     starts = xp.concatenate((xp.zeros(1, np.intp), xp.flatnonzero(rows[1:] != rows[:-1]) + 1))
     sums = _run_sums(xp, a.reshape(rows.size, -1), order, starts)
     out[rows[starts]] += sums.reshape(-1, *out.shape[1:])
+
+
+def _add_elements(out: Any, rows: Any, a: Any) -> None:
+    if out.ndim == 1:
+        np.add.at(out, rows, a)
+        return
+    rows[rows < 0] += out.shape[0]
+    width = a.size // rows.size
+    flat, columns, step = out.reshape(-1), np.arange(width), max(_AT_ONCE // width, 1)
+    rows *= width
+    for start in range(0, rows.size, step):
+        places = (rows[start : start + step, None] + columns).reshape(-1)
+        np.add.at(flat, places, a[start : start + step].reshape(-1))
 
 
 def stable_order(xp: Any, a: Any) -> Any:

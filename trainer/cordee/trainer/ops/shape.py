@@ -100,7 +100,7 @@ RESHAPE = op(
 )  # fmt: skip
 
 
-def reshape(input: Tensor, shape: Any, *more: int) -> Tensor:
+def reshape(input: Tensor, shape: Any = (), *more: int) -> Tensor:
     """The same elements in another shape; one size may be -1.
 
     Raises:
@@ -200,7 +200,7 @@ PERMUTE = op(
 )  # fmt: skip
 
 
-def permute(input: Tensor, dims: Any, *more: int) -> Tensor:
+def permute(input: Tensor, dims: Any = (), *more: int) -> Tensor:
     """The dimensions in the given order."""
     return apply_one(PERMUTE, input, axes=sizes_of((dims, *more)))
 
