@@ -134,6 +134,16 @@ def test_padding_makes_samples_equally_long() -> None:
     assert (batch.x.shape, len(batch)) == ((2, 3), 2)
 
 
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_what_is_a_batch_already_is_handed_out_as_it_is(num_workers: int) -> None:
+    ready = [(np.ones((3, 2)), ["a"]), (np.zeros((1, 2)), ["b"])]
+    batches = list(DataLoader(ready, None, num_workers=num_workers))
+    assert [(batch.x.shape, batch[1]) for batch in batches] == [((3, 2), ["a"]), ((1, 2), ["b"])]
+    (first, _) = DataLoader(ready, None, collate_fn=lambda sample: sample[0] + 1, num_workers=num_workers)
+    assert first.x.tolist() == [[2.0, 2.0]] * 3
+    assert repr(DataLoader(ready, None)) != repr(DataLoader(ready, 1))
+
+
 class Batched(data.Dataset[Any]):
     """Gives many at once, as PyTorch's `__getitems__`."""
 

@@ -17,7 +17,7 @@ from cordee.trainer.array import as_array, default_dtype, to_numpy
 from cordee.trainer.data.batch import map_leaves
 from cordee.trainer.tensors import Tensor
 
-__all__ = ["CollateFunction", "default_collate", "default_convert", "pad_collate", "stack"]
+__all__ = ["AsItIs", "CollateFunction", "default_collate", "default_convert", "pad_collate", "stack"]
 
 CollateFunction = Callable[[list[Any]], Any]
 """Turns a list of samples into what a batch holds: a tuple, list or dict of arrays or tensors, or a single one."""
@@ -119,6 +119,18 @@ def _inside(where: str, name: object) -> str:
 def _is_numeric(dtype: np.dtype[Any]) -> bool:
     """Numbers and truths, bfloat16 and its like included, which NumPy counts among the records."""
     return dtype.kind in "biufc" or (dtype.kind == "V" and dtype.names is None and dtype.subdtype is None)
+
+
+class AsItIs:
+    """The `collate_fn` of a loader that makes no batches: the one sample is the batch."""
+
+    def __init__(self, function: Callable[[Any], Any] | None) -> None:
+        self.function = function
+
+    def __call__(self, samples: Sequence[Any]) -> Any:
+        """The sample, put through the user's own function, if there is one."""
+        (sample,) = samples
+        return sample if self.function is None else self.function(sample)
 
 
 class pad_collate:  # noqa: N801 (used as a function; a class so that a data worker can be sent it)

@@ -11,8 +11,6 @@ from __future__ import annotations
 import hashlib
 import os
 import tempfile
-import urllib.parse
-import urllib.request
 from importlib import resources
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -118,6 +116,9 @@ def download(url: str, path: PathLike, sha256: str) -> Path:
         ValueError: what is there, or what has come, is another file.
         OSError: it cannot be brought or written.
     """
+    import urllib.parse  # here: they bring half of the network code along
+    import urllib.request
+
     target = Path(path)
     if target.exists():
         _check_hash(_hash(target), sha256, f"{target} is there already, and")

@@ -18,7 +18,7 @@ from typing import Any, Literal
 import numpy as np
 
 from cordee.trainer.data.batch import Batch
-from cordee.trainer.data.collate import CollateFunction, default_convert
+from cordee.trainer.data.collate import AsItIs, CollateFunction, default_convert
 from cordee.trainer.data.fetch import Fetched, Recipe, Task
 from cordee.trainer.data.pinned import pin
 from cordee.trainer.data.plan import Plan, make_plan
@@ -44,7 +44,8 @@ class DataLoader:
     Args:
         dataset: anything with `len()` and an index (a `fetch` or `__getitems__` is used where there is one), or an
             `IterableDataset`.
-        batch_size: samples per global batch.
+        batch_size: samples per global batch. None: what the dataset gives is a batch already, and is handed out as it
+            is (in an elastic run it counts as one sample).
         shuffle: visit the samples in a new order every epoch. It takes no memory and no time to start, for any size.
         sampler: which samples an epoch visits, in which order, instead of `shuffle`: one of `data`'s, or anything that
             can be iterated and has a length.
@@ -74,7 +75,7 @@ class DataLoader:
     def __init__(
         self,
         dataset: Any,
-        batch_size: int = 1,
+        batch_size: int | None = 1,
         shuffle: bool | None = None,
         sampler: Any = None,
         batch_sampler: Any = None,
@@ -95,18 +96,18 @@ class DataLoader:
         steps_per_epoch: int | None = None,
     ) -> None:
         self.dataset = dataset
-        self.batch_size = whole("batch_size", batch_size, least=1)
+        self.batch_size = 1 if batch_size is None else whole("batch_size", batch_size, least=1)
         self.shuffle = bool(shuffle)
         self.drop_last = bool(drop_last)
         self.num_shards = whole("shards", shards, least=1)
         self.seed = seed_of(generator, seed)
-        self.collate_fn = collate_fn
+        self.collate_fn = AsItIs(collate_fn) if batch_size is None else collate_fn
         self.sampler: Any = sampler
         self.batch_sampler: Any = batch_sampler
         self.steps_per_epoch = None if steps_per_epoch is None else whole("steps_per_epoch", steps_per_epoch, least=1)
         self._stream = is_stream(dataset)
         self._plan = make_plan(self)
-        self._recipe = Recipe(dataset, collate_fn, self.seed)
+        self._recipe = Recipe(dataset, self.collate_fn, self.seed)
 
         self.num_workers = whole("num_workers", num_workers, least=0)
         self.pin_memory = bool(pin_memory)
@@ -350,8 +351,9 @@ class DataLoader:
         size = f"{len(self.dataset)} samples" if not self._stream or self.steps_per_epoch is None else "a stream"
         if self._stream and self._plan.num_batches is None:
             size = "a stream"
+        batch_size = None if isinstance(self.collate_fn, AsItIs) else self.batch_size
         text = (
-            f"DataLoader({size}, batch_size={self.batch_size}, shuffle={self.shuffle}, "
+            f"DataLoader({size}, batch_size={batch_size}, shuffle={self.shuffle}, "
             f"shards={self.num_shards}, seed={self.seed}, drop_last={self.drop_last}"
         )
         for name in ("sampler", "batch_sampler", "steps_per_epoch"):

@@ -7,6 +7,7 @@ may change at any time; what was loaded for shards that are another worker's now
 from __future__ import annotations
 
 import threading
+import time
 import weakref
 from collections import deque
 from collections.abc import Callable, Hashable, Iterator
@@ -132,9 +133,10 @@ class Pool:
     def close(self) -> None:
         """Ends the workers."""
         self._close()
+        deadline = time.monotonic() + 2  # one that hangs in a sample is left to itself
         for thread in self.threads:
             if thread is not threading.current_thread():
-                thread.join(timeout=2)
+                thread.join(timeout=max(0.0, deadline - time.monotonic()))
 
 
 def _drive(board: _Board, start: Callable[[int], Runner], number: int, finish: Callable[[Any], Any] | None) -> None:
