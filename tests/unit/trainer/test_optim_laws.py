@@ -14,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cordee.trainer import nn, optim
+from cordee.trainer.array import bfloat16
 from cordee.trainer.elastic.state import TrainingState
 from cordee.trainer.nn import Parameter
 from cordee.trainer.tensors import Tensor
@@ -128,15 +129,7 @@ def test_blocks_give_the_same_bits(case: str, monkeypatch: pytest.MonkeyPatch) -
     assert same(*results)
 
 
-def narrow_dtypes() -> list[Any]:
-    try:
-        import ml_dtypes
-    except ImportError:
-        return [np.dtype(np.float16)]
-    return [np.dtype(np.float16), np.dtype(ml_dtypes.bfloat16)]
-
-
-@pytest.mark.parametrize("dtype", narrow_dtypes(), ids=str)
+@pytest.mark.parametrize("dtype", [np.dtype(np.float16), bfloat16], ids=str)
 @pytest.mark.parametrize("case", ["sgd-nesterov", "adamw-amsgrad", "nadam", "rprop", "lamb", "muon", "adafactor"])
 def test_sixteen_bits_are_updated_in_thirty_two_and_rounded_once(case: str, dtype: Any) -> None:
     optimizer, parameters = make(case, dtype)
@@ -313,6 +306,21 @@ def test_a_restored_lbfgs_goes_on_with_the_same_bits(case: str, before: int, way
     assert same([p.data for p in model.parameters()], [p.data for p in other.parameters()])
 
 
+@pytest.mark.parametrize("dtype", [np.dtype(np.float16), bfloat16], ids=str)
+def test_lbfgs_goes_down_in_sixteen_bits(dtype: Any) -> None:
+    parameter = Parameter(np.array([3.0, -2.0, 5.0]).astype(dtype))
+    optimizer = optim.LBFGS([parameter], lr=0.5, max_iter=5)
+
+    def closure() -> float:
+        wide = parameter.data.astype(np.float64)
+        parameter.grad = Tensor((2 * wide).astype(dtype))
+        return float((wide * wide).sum())
+
+    losses = [optimizer.step(closure) for _ in range(4)]
+    assert losses[-1] < 1e-3 * losses[0]
+    assert parameter.dtype == dtype
+
+
 def test_hooks_are_called_around_a_step_until_they_are_removed() -> None:
     optimizer, parameters = make("sgd")
     seen: list[str] = []
@@ -333,9 +341,10 @@ def test_options_that_are_numpys_or_tensors_are_python_numbers() -> None:
     optimizer = optim.SGD([parameter], lr=Tensor(np.float64(0.5)))  # type: ignore[arg-type]
     assert type(optimizer.param_groups[0]["lr"]) is float
     optimizer.param_groups[0]["lr"] = np.float64(0.25)
+    optimizer.param_groups[0]["momentum"] = np.float32(0.0)
     parameter.grad = Tensor(np.ones(2, np.float32))
     optimizer.step()
-    assert type(optimizer.param_groups[0]["lr"]) is float
+    assert all(type(optimizer.param_groups[0][key]) is float for key in ("lr", "momentum"))
     json.dumps(optimizer.scalars())
     assert parameter.data.tolist() == [0.75, 0.75]
 

@@ -33,6 +33,9 @@ __all__ = ["FlatGroup", "Segment", "homes"]
 _ALIGNMENT_BYTES = 64
 
 
+_NONE: dict[str, float] = {}
+
+
 class Segment(NamedTuple):
     """Neighbouring parameters that are to be updated alike."""
 
@@ -189,7 +192,7 @@ class FlatGroup:
         return found
 
     def _segment(self, first: int, last: int, extents: tuple[int, ...]) -> Segment:
-        numbers = {name: float(values[first]) for name, values in self.numbers.items()}
+        numbers = {name: float(values[first]) for name, values in self.numbers.items()} if self.numbers else _NONE
         return Segment(slice(extents[first], extents[last]), int(self.steps[first]), numbers, slice(first, last))
 
     def __deepcopy__(self, memo: dict[int, Any]) -> FlatGroup:

@@ -69,6 +69,7 @@ class Optimizer:
         self.stepped = False
         """Whether there has been an update: schedules warn when they go first."""
         self._scratch: dict[Any, list[Any]] = {}
+        self._whole: dict[int, tuple[tuple[str, ...], Block]] = {}
         self._pre_hooks: dict[int, Callable[..., Any]] = {}
         self._post_hooks: dict[int, Callable[..., Any]] = {}
         if isinstance(params, (Tensor, Mapping)):
@@ -157,17 +158,17 @@ class Optimizer:
             with enable_grad():
                 loss = closure()
         for group in self.groups:
-            if type(group.options["lr"]) not in _PYTHON_NUMBERS:  # NumPy's would change the dtype of results
-                group.options.update((key, number(value)) for key, value in options_of(group.options).items())
+            options = group.options
+            if type(options["lr"]) not in _PYTHON_NUMBERS:  # NumPy's would change the dtype of results
+                options.update((key, number(options[key])) for key in options.keys() - {"params", "names"})
             group.adopt()
             group.mark_written()
-            self.allocate(group, group.options, self.extra)
+            self.allocate(group, options, self.extra)
             self._update_group(group)
         return loss
 
     def _update_group(self, group: FlatGroup) -> None:
-        segments = group.segments()
-        for segment in segments:
+        for segment in group.segments():
             self._update_segment(group, segment)
             if segment.numbers:
                 numbers = self._next_numbers(group.options, segment.updates, segment.numbers)
@@ -317,24 +318,34 @@ class Optimizer:
 
     def _update_segment(self, group: FlatGroup, segment: Segment) -> None:
         """Hands a part of the buffers to `_update`, block by block."""
-        xp = array_module(group.data)
-        dtype, where, options = group.dtype, segment.where, group.options
-        buffers = [group.data, group.grad, *(group.state[name] for name in self._needed_state(options, self.extra))]
-        size = group.size
+        where, count, numbers, _ = segment
+        options, data, size = group.options, group.data, group.size
+        names = self._needed_state(options, self.extra)
+        is_whole = where.stop - where.start == size
+        known = self._whole.get(id(group)) if is_whole else None
+        if known is not None and known[0] == names:
+            whole = known[1]
+            whole.count, whole.numbers = count, numbers
+            self._update(whole)
+            return
+        xp = array_module(data)
+        dtype = data.dtype
+        state = [group.state[name] for name in names]
+        if dtype.kind not in "fc" or dtype.itemsize == 2:
+            block = _BLOCK_ELEMENTS if xp is np else _WIDENED_ELEMENTS
+            self._update_widened(group, [data, group.grad, *state], segment, block)
+            return
+        buffers = [data, group.grad, *state]
         if dtype.kind == "c":  # as pairs of reals
             buffers = [buffer.view(buffer.real.dtype) for buffer in buffers]
             dtype, size, where = buffers[0].dtype, 2 * size, slice(2 * where.start, 2 * where.stop)
-        narrow = dtype.itemsize == 2
-        block = _BLOCK_ELEMENTS if xp is np else min(size, _WIDENED_ELEMENTS) if narrow else size
-        if narrow:
-            self._update_widened(group, buffers, segment, block)
-            return
+        block = _BLOCK_ELEMENTS if xp is np else size
         scratch = self._scratch_for(xp, dtype, min(block, size), self._num_scratch)
-        count, numbers = segment.updates, segment.numbers
-        if where.stop - where.start == size <= block:  # nothing to cut
-            if scratch[0].size != size:
-                scratch = [each[:size] for each in scratch]
-            self._update(Block(xp, options, buffers[0], buffers[1], buffers[2:], scratch, count, numbers))
+        if is_whole and size <= block:  # nothing to cut, this time and the next
+            scratch = [each[:size] for each in scratch]
+            whole = Block(xp, options, buffers[0], buffers[1], buffers[2:], scratch, count, numbers)
+            self._whole[id(group)] = names, whole
+            self._update(whole)
             return
         for start in range(where.start, where.stop, block):
             part = slice(start, min(start + block, where.stop))
@@ -360,11 +371,10 @@ class Optimizer:
 
     def _scratch_for(self, xp: Any, dtype: Any, size: int, count: int) -> list[Any]:
         """Memory for `count` blocks, shared by the groups of a dtype."""
-        held = self._scratch.get(dtype, [])
-        if len(held) < count or held[0].size < size:
-            size = max(size, held[0].size) if held else size
-            self._scratch[dtype] = held = [xp.empty(size, dtype) for _ in range(max(count, len(held)))]
-        return held[:count]
+        held = self._scratch.get((dtype, count))
+        if held is None or held[0].size < size:
+            self._scratch[dtype, count] = held = [xp.empty(size, dtype) for _ in range(count)]
+        return held
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Optimizer:
         import copy
@@ -372,7 +382,7 @@ class Optimizer:
         twin = object.__new__(type(self))
         memo[id(self)] = twin
         for key, value in vars(self).items():
-            setattr(twin, key, {} if key == "_scratch" else copy.deepcopy(value, memo))
+            setattr(twin, key, {} if key in ("_scratch", "_whole") else copy.deepcopy(value, memo))
         return twin
 
 
