@@ -12,7 +12,7 @@ from cordee.trainer.errors import ShapeError
 from cordee.trainer.ops.elementwise import maximum, where
 from cordee.trainer.ops.products import matmul
 from cordee.trainer.ops.reduction import LENGTH
-from cordee.trainer.ops.shape import unsqueeze
+from cordee.trainer.ops.shape import broadcast_tensors, unsqueeze
 from cordee.trainer.tensors import Tensor, wrap
 
 __all__ = ["cdist", "cosine_similarity", "pairwise_distance", "pdist"]
@@ -41,7 +41,8 @@ def _norm(x: Tensor, p: float, dim: int, keepdim: bool = False) -> Tensor:
     some = wrap(size.data != 0)
     total = where(some, where(some, size, 1.0) ** p, 0.0).sum(dim, keepdim)
     positive = wrap(total.data != 0)
-    return where(positive, where(positive, total, 1.0) ** (1 / p), 0.0)
+    length: Tensor = where(positive, where(positive, total, 1.0) ** (1 / p), 0.0)
+    return length
 
 
 def cdist(x1: Tensor, x2: Tensor, p: float = 2.0, compute_mode: str | None = None) -> Tensor:
@@ -87,13 +88,6 @@ def pairwise_distance(x1: Tensor, x2: Tensor, p: float = 2.0, eps: float = 1e-6,
 def cosine_similarity(x1: Tensor, x2: Tensor, dim: int = 1, eps: float = 1e-8) -> Tensor:
     """The cosine of the angle between vectors along a dimension; lengths below `eps` count as `eps`."""
     if x1.shape != x2.shape:
-        x1, x2 = _together(x1, x2)
+        x1, x2 = broadcast_tensors(x1, x2)
     left, right = _norm(x1, 2, dim, True), _norm(x2, 2, dim, True)
     return ((x1 / maximum(left, eps)) * (x2 / maximum(right, eps))).sum(dim)
-
-
-def _together(x1: Tensor, x2: Tensor) -> tuple[Tensor, Tensor]:
-    from cordee.trainer.ops.shape import broadcast_tensors
-
-    first, second = broadcast_tensors(x1, x2)
-    return first, second

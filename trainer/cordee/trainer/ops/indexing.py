@@ -393,7 +393,8 @@ def masked_fill(input: Tensor, mask: Tensor, value: Operand) -> Tensor:
         if value != int(value):
             raise TypeError(f"masked_fill: {value} is no value of {input.dtype.name}")
         value = int(value)
-    return where(mask, value, input)
+    filled: Tensor = where(mask, value, input)
+    return filled
 
 
 def masked_scatter(input: Tensor, mask: Tensor, source: Tensor) -> Tensor:

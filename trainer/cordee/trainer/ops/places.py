@@ -259,7 +259,7 @@ def _one_array(out: Any, index: Any, array: Any, a: Any) -> tuple[Any, Any, Any]
     return view, array.reshape(-1), a.reshape(array.size, *view.shape[1:])
 
 
-_AT_ONCE = 1 << 17  # elements that are added in one call: their places stay in the cache
+_AT_ONCE = 1 << 16  # elements that are added in one call: their places stay in the cache
 
 
 def add_rows(xp: Any, out: Any, rows: Any, a: Any) -> None:
