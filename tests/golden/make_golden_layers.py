@@ -24,7 +24,8 @@ Build = Callable[[Any, Any], Built]
 def real(shape: tuple[int, ...], number: int) -> NDArray[np.float64]:
     """Numbers without pattern or ties, from -1.5 to 1.5, and others for another `number`."""
     size = int(np.prod(shape, dtype=int))
-    return 1.5 * np.cos(np.arange(size) ** 1.5 * 0.9 + number * 1.7 + 0.3).reshape(shape)
+    values: NDArray[np.float64] = 1.5 * np.cos(np.arange(size) ** 1.5 * 0.9 + number * 1.7 + 0.3).reshape(shape)
+    return values
 
 
 def whole(shape: tuple[int, ...], below: int) -> NDArray[np.int64]:
@@ -333,7 +334,7 @@ CONSTANT_TARGETS = ("SoftMarginLoss",)
 def evaluate(nn: Any, build: Build, tensor: Any) -> dict[str, NDArray[Any]]:
     """Outputs, gradients and the state's names, with either library: `tensor` makes one of an array."""
     function, inputs = build(nn, tensor)
-    module = getattr(function, "module", function)
+    module: Any = getattr(function, "module", function)
     named: dict[str, Any] = {}
     found: dict[str, NDArray[Any]] = {}
     if hasattr(module, "load_state_dict"):
@@ -366,7 +367,7 @@ def _flat(value: Any) -> list[Any]:
 
 
 def main() -> None:
-    import torch
+    import torch  # type: ignore[import-not-found,unused-ignore]
 
     arrays: dict[str, NDArray[Any]] = {}
     for name, build in CASES.items():

@@ -40,10 +40,16 @@ def test_a_module_without_hooks_has_no_table_of_them() -> None:
 
 
 def test_forward_hooks_see_and_change_arguments_and_results_in_order() -> None:
-    layer, seen = Affine(), []
-    layer.register_forward_pre_hook(lambda m, args: seen.append("pre") or (args[0] + 1.0,))
+    layer = Affine()
+    seen: list[Any] = []
+
+    def note(what: Any, value: Any = None) -> Any:
+        seen.append(what)
+        return value
+
+    layer.register_forward_pre_hook(lambda m, args: note("pre", (args[0] + 1.0,)))
     layer.register_forward_pre_hook(lambda m, args: seen.append("first"), prepend=True)
-    layer.register_forward_hook(lambda m, args, out: seen.append("post") or out * 10.0)
+    layer.register_forward_hook(lambda m, args, out: note("post", out * 10.0))
     layer.register_forward_hook(lambda m, args, out: seen.append(out.item()))
     assert layer(ct.tensor(1.0)).item() == 60.0  # ((1 + 1) * 3) * 10
     assert seen == ["first", "pre", "post", 60.0]

@@ -14,7 +14,7 @@ from cordee.trainer.autograd import gradcheck, gradgradcheck
 from cordee.trainer.nn import functional as F
 
 SHARES = ct.tensor(np.array([[0.1, 0.2, 0.3, 0.4], [0.4, 0.1, 0.25, 0.25]]))
-PAIRS = {
+PAIRS: dict[str, Any] = {
     "mse_loss": F.mse_loss,
     "l1_loss": F.l1_loss,
     "smooth_l1_loss": F.smooth_l1_loss,
@@ -128,7 +128,11 @@ def test_targets_of_the_wrong_shape_are_refused_with_the_way_out(input: Any, tar
         ),
         (lambda: F.kl_div(ct.zeros(2), ct.zeros(2), reduction="x"), ValueError, "one of mean, batchmean, sum, none"),
         (lambda: F.multi_margin_loss(ct.zeros(2, 3), ct.tensor([0, 1]), p=3), ValueError, "p must be 1 or 2"),
-        (lambda: F.triplet_margin_loss(*[ct.zeros(2, 3)] * 3, margin=0.0), ValueError, "greater than 0"),
+        (
+            lambda: F.triplet_margin_loss(ct.zeros(2, 3), ct.zeros(2, 3), ct.zeros(2, 3), margin=0.0),
+            ValueError,
+            "greater than 0",
+        ),
     ],
 )
 def test_mistakes_are_sentences(call: Any, kind: Any, message: str) -> None:

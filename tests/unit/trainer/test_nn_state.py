@@ -16,6 +16,7 @@ class Net(Module):
     def __init__(self) -> None:
         self.fc1 = nn.Linear(3, 4)
         self.fc2 = nn.Linear(4, 2)
+        self.mean: Any
         self.register_buffer("mean", ct.zeros(3))
 
     def forward(self, x: Any) -> Any:
@@ -67,7 +68,8 @@ def test_state_that_is_no_tensor_travels_along() -> None:
         def set_extra_state(self, state: int) -> None:
             self.count = state
 
-    source, target = Sequential(Counter()), Sequential(Counter())
+    source: Any = Sequential(Counter())
+    target: Any = Sequential(Counter())
     source[0].count = 5
     state = source.state_dict()
     assert state == {"0._extra_state": 5}
@@ -110,7 +112,7 @@ def test_members_are_found_by_path() -> None:
 
 
 def test_duplicates_are_listed_when_asked_for() -> None:
-    net = Net()
+    net: Any = Net()
     net.again = net.fc1
     net.fc2.bias = net.fc1.bias
     names = [name for name, _ in net.named_parameters(remove_duplicate=False)]
@@ -167,9 +169,9 @@ def test_a_device_other_than_the_process_is_refused() -> None:
 
 def test_a_missing_attribute_names_the_near_ones() -> None:
     with pytest.raises(AttributeError, match=r"Linear has no attribute 'wieght' \(did you mean weight\?\)"):
-        _ = nn.Linear(2, 2).wieght
+        _ = nn.Linear(2, 2).wieght  # type: ignore[attr-defined]
     with pytest.raises(AttributeError, match=r"Net has no attribute 'fc3' \(did you mean fc2 or fc1\?\)"):
-        _ = Net().fc3
+        _ = Net().fc3  # type: ignore[attr-defined]
     assert not hasattr(Net(), "nothing_like_it")
 
 
@@ -185,7 +187,7 @@ def test_a_failing_property_shows_its_own_error() -> None:
     class Odd(Module):
         @property
         def size(self) -> Any:
-            return self.missing_inside
+            return self.missing_inside  # type: ignore[attr-defined]
 
     with pytest.raises(AttributeError, match="Odd has no attribute 'missing_inside'"):
         _ = Odd().size
@@ -194,7 +196,7 @@ def test_a_failing_property_shows_its_own_error() -> None:
 def test_wrong_kinds_are_refused_by_name() -> None:
     net = Net()
     with pytest.raises(TypeError, match="parameter 'p' must be a Parameter or None, not Tensor"):
-        net.register_parameter("p", ct.zeros(1))  # type: ignore[arg-type]
+        net.register_parameter("p", ct.zeros(1))
     with pytest.raises(TypeError, match="buffer 'b' must be a tensor or None, not int"):
         net.register_buffer("b", 3)  # type: ignore[arg-type]
     with pytest.raises(TypeError, match="'m' must be a module or None, not int"):

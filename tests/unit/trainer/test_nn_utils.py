@@ -66,7 +66,7 @@ def test_a_norm_that_is_not_finite_is_refused_if_so_told() -> None:
 
 
 def test_clipping_reaches_the_optimisers_flat_buffer() -> None:
-    layer = nn.Linear(3, 2)
+    layer: Any = nn.Linear(3, 2)
     optimizer = optim.SGD(layer.parameters(), lr=0.1)
     layer(ct.full((4, 3), 100.0)).sum().backward()
     clip_grad_norm_(layer.parameters(), 1.0)
@@ -84,7 +84,7 @@ def test_no_gradients_have_no_norm() -> None:
 
 
 def test_parameters_go_into_a_vector_and_back() -> None:
-    layer = nn.Linear(3, 2)
+    layer: Any = nn.Linear(3, 2)
     vector = parameters_to_vector(layer.parameters())
     assert vector.shape == (8,)
     vector.sum().backward()
@@ -224,7 +224,7 @@ class Doubled(Module):
 
 
 def test_a_parametrised_weight_is_computed_and_trained() -> None:
-    layer = nn.Linear(3, 3)
+    layer: Any = nn.Linear(3, 3)
     before = layer.weight.detach().numpy().copy()
     assert parametrize.register_parametrization(layer, "weight", Symmetric()) is layer
     assert isinstance(layer, nn.Linear)
@@ -246,7 +246,7 @@ def test_a_parametrised_weight_is_computed_and_trained() -> None:
 
 
 def test_parametrisations_follow_each_other_and_can_be_assigned_through() -> None:
-    layer = nn.Linear(2, 2)
+    layer: Any = nn.Linear(2, 2)
     parametrize.register_parametrization(layer, "weight", Doubled())
     parametrize.register_parametrization(layer, "weight", Doubled())
     layer.weight = ct.full((2, 2), 8.0)
@@ -258,7 +258,7 @@ def test_parametrisations_follow_each_other_and_can_be_assigned_through() -> Non
 
 
 def test_a_copy_of_a_parametrised_module_is_apart() -> None:
-    layer = nn.Linear(2, 2)
+    layer: Any = nn.Linear(2, 2)
     parametrize.register_parametrization(layer, "weight", Doubled())
     twin = copy.deepcopy(layer)
     parametrize.remove_parametrizations(layer, "weight")
@@ -276,7 +276,7 @@ def test_inside_cached_a_value_is_computed_once() -> None:
             Counting.calls += 1
             return x + 0.0
 
-    layer = nn.Linear(2, 2)
+    layer: Any = nn.Linear(2, 2)
     parametrize.register_parametrization(layer, "weight", Counting())
     Counting.calls = 0
     with parametrize.cached():
@@ -286,7 +286,7 @@ def test_inside_cached_a_value_is_computed_once() -> None:
 
 
 def test_a_parametrised_buffer_stays_a_buffer() -> None:
-    layer = nn.Linear(2, 2)
+    layer: Any = nn.Linear(2, 2)
     layer.register_buffer("scale", ct.ones(2))
     parametrize.register_parametrization(layer, "scale", Doubled())
     assert "parametrizations.scale.original" in dict(layer.named_buffers())
@@ -300,7 +300,7 @@ def test_what_cannot_be_parametrised_is_refused() -> None:
         def forward(self, x: Tensor) -> Tensor:
             return x.flatten()
 
-    layer = nn.Linear(2, 2)
+    layer: Any = nn.Linear(2, 2)
     with pytest.raises(ValueError, match="has no parameter or buffer 'wait' of its own"):
         parametrize.register_parametrization(layer, "wait", Doubled())
     with pytest.raises(ValueError, match=r"Longer makes 'weight' of float32\[2, 2\] to float32\[4\]; unsafe=True"):
@@ -317,7 +317,7 @@ def test_what_cannot_be_parametrised_is_refused() -> None:
 
 
 def test_weight_norm_leaves_the_weight_as_it_was_and_reads_older_states() -> None:
-    layer = nn.Linear(4, 3)
+    layer: Any = nn.Linear(4, 3)
     before = layer.weight.detach().numpy().copy()
     parametrizations.weight_norm(layer)
     np.testing.assert_allclose(layer.weight.detach().numpy(), before, rtol=1e-6)
@@ -328,11 +328,11 @@ def test_weight_norm_leaves_the_weight_as_it_was_and_reads_older_states() -> Non
 
 def test_spectral_norm_makes_the_largest_singular_value_one() -> None:
     ct.manual_seed(1)
-    layer = parametrizations.spectral_norm(nn.Linear(6, 4), n_power_iterations=30)
+    layer: Any = parametrizations.spectral_norm(nn.Linear(6, 4), n_power_iterations=30)
     assert np.linalg.svd(layer.weight.detach().numpy())[1][0] == pytest.approx(1.0, rel=1e-4)
     layer(ct.ones(2, 6)).sum().backward()
     assert layer.parametrizations.weight.original.grad is not None
-    vector = parametrizations.spectral_norm(nn.Linear(3, 2), "bias")
+    vector: Any = parametrizations.spectral_norm(nn.Linear(3, 2), "bias")
     assert np.linalg.norm(vector.bias.detach().numpy()) == pytest.approx(1.0, rel=1e-5)
     conv = parametrizations.spectral_norm(nn.Conv2d(2, 3, 3))
     assert conv(ct.ones(1, 2, 4, 4)).shape == (1, 3, 2, 2)
@@ -342,7 +342,7 @@ def test_spectral_norm_makes_the_largest_singular_value_one() -> None:
 @pytest.mark.parametrize("size", [(4, 4), (3, 5), (5, 3)])
 def test_orthogonal_weights_stay_so_under_training(orthogonal_map: str, size: tuple[int, int]) -> None:
     ct.manual_seed(2)
-    layer = nn.Linear(*size).double()
+    layer: Any = nn.Linear(*size).double()
     nn.init.orthogonal_(layer.weight)
     before = layer.weight.detach().numpy().copy()
     parametrizations.orthogonal(layer, orthogonal_map=orthogonal_map)
@@ -360,7 +360,7 @@ def test_orthogonal_weights_stay_so_under_training(orthogonal_map: str, size: tu
 
 def test_householder_reflections_have_an_inverse() -> None:
     ct.manual_seed(2)
-    layer = nn.Linear(3, 5).double()
+    layer: Any = nn.Linear(3, 5).double()
     nn.init.orthogonal_(layer.weight)
     before = layer.weight.detach().numpy().copy()
     parametrizations.orthogonal(layer, use_trivialization=False)

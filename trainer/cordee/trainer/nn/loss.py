@@ -82,6 +82,8 @@ class CrossEntropyLoss(_Loss):
     """
 
     weight: Tensor | None
+    ignore_index: int
+    label_smoothing: float
 
     def __init__(
         self,
@@ -95,7 +97,8 @@ class CrossEntropyLoss(_Loss):
             raise ValueError(f"label_smoothing must be from 0 to 1, got {label_smoothing}")
         super().__init__(reduction, weight=weight, ignore_index=ignore_index, label_smoothing=label_smoothing)
 
-    def forward(self, input: Tensor, target: Tensor) -> Tensor:
+    def forward(self, *inputs: Tensor) -> Tensor:
+        input, target = inputs
         return functional.cross_entropy(
             input,
             target,

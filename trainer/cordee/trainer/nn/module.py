@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any, NoReturn, TypeVar
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 import numpy as np
 
@@ -61,9 +61,11 @@ class Module:
             locate(error, self)
             raise
 
-    def __getattr__(self, name: str) -> Any:
-        """Only called for what is not there: says so, and what there is."""
-        _no_attribute(self, name)
+    if not TYPE_CHECKING:  # or type checkers would take every name for an attribute
+
+        def __getattr__(self, name: str) -> NoReturn:
+            """Only called for what is not there: says so, and what there is."""
+            _no_attribute(self, name)
 
     # What a module holds.
 
@@ -279,7 +281,7 @@ class Module:
         for name, tensor in states.own_state(self):
             into[prefix + name] = tensor if keep_vars else Tensor(tensor.data)
         if states.has_extra_state(self):
-            into[prefix + states.EXTRA] = self.get_extra_state()
+            into[prefix + states.EXTRA] = states.extra_state(self)
         for name, child in self.named_children():
             child.state_dict(into, f"{prefix}{name}.", keep_vars)
         for (hook,) in list(hooks.state.values()) if hooks is not None else ():

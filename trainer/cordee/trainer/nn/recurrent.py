@@ -46,14 +46,17 @@ class _Recurrent(Module):
     ) -> tuple[Tensor, ...]:
         """Rows `(R, features)` to the outputs `(R, hidden)` and the last states."""
         w_ih, w_hh, b_ih, b_hh, w_hr = weights
+        found: tuple[Tensor, ...]
+        options: dict[str, Any] = {"sizes": sizes, "reverse": reverse}
         if type(self).gates == 3:  # a GRU's reset gate multiplies what the hidden bias is part of
-            return apply(GRU_LAYER, linear(rows, w_ih, b_ih), *state, w_hh, b_hh, sizes=sizes, reverse=reverse)
+            found = apply(GRU_LAYER, linear(rows, w_ih, b_ih), *state, w_hh, b_hh, **options)
+            return found
         through = linear(rows, w_ih, b_ih if b_hh is None else b_ih + b_hh)
         if type(self).gates == 4:
-            return apply(LSTM_LAYER, through, *state, w_hh, w_hr, sizes=sizes, reverse=reverse)
-        return apply(
-            RNN_LAYER, through, *state, w_hh, sizes=sizes, reverse=reverse, nonlinearity=self.nonlinearity
-        )  # fmt: skip
+            found = apply(LSTM_LAYER, through, *state, w_hh, w_hr, **options)
+        else:
+            found = apply(RNN_LAYER, through, *state, w_hh, nonlinearity=self.nonlinearity, **options)
+        return found
 
 
 class RNNBase(_Recurrent):

@@ -14,7 +14,7 @@ from cordee.trainer.tensors import Tensor
 if TYPE_CHECKING:
     from cordee.trainer.nn.module import Module
 
-__all__ = ["EXTRA", "LoadReport", "load", "named_state", "own_state"]
+__all__ = ["EXTRA", "LoadReport", "extra_state", "has_extra_state", "load", "named_state", "own_state"]
 
 EXTRA = "_extra_state"
 
@@ -60,7 +60,7 @@ def load(module: Module, state_dict: Mapping[str, Any], strict: bool, assign: bo
         if each._hooks is not None:
             for (hook,) in list(each._hooks.load_pre.values()):
                 hook(each, state, path, {}, strict, missing, unexpected, errors)
-    extras = {path + EXTRA: each for path, each in paths if has_extra_state(each)}
+    extras: dict[str, Any] = {path + EXTRA: each for path, each in paths if has_extra_state(each)}
     ours = dict(named_state(module))
     given = {id(tensor) for name, tensor in ours.items() if name in state}
     missing += [name for name, tensor in ours.items() if id(tensor) not in given]
@@ -96,6 +96,11 @@ def load(module: Module, state_dict: Mapping[str, Any], strict: bool, assign: bo
 def has_extra_state(module: Module) -> bool:
     """Whether the class defines `get_extra_state`, and so has state that is no tensor."""
     return hasattr(type(module), "get_extra_state")
+
+
+def extra_state(module: Any) -> Any:
+    """What the class's `get_extra_state` returns."""
+    return module.get_extra_state()
 
 
 def _modules_by_path(module: Module, prefix: str = "") -> Iterator[tuple[str, Module]]:

@@ -36,6 +36,8 @@ class _Layer(Module):
     linear1: Linear
     linear2: Linear
     dropout: Dropout
+    norm_first: bool
+    activation: Callable[[Tensor], Tensor]
 
     def _feed_forward(self, width: int, inner: int, dropout: float, bias: bool, dtype: DTypeLike) -> None:
         self.linear1 = Linear(width, inner, bias=bias, dtype=dtype)
@@ -43,8 +45,7 @@ class _Layer(Module):
         self.linear2 = Linear(inner, width, bias=bias, dtype=dtype)
 
     def _forward_feed(self, x: Tensor, last: Module) -> Tensor:
-        activation: Any = self.activation
-        return last(self.linear2(self.dropout(activation(self.linear1(x)))))  # type: ignore[no-any-return]
+        return last(self.linear2(self.dropout(self.activation(self.linear1(x)))))  # type: ignore[no-any-return]
 
     def _around(self, x: Tensor, norm: Module, part: Callable[[Tensor], Tensor]) -> Tensor:
         """`part` with its residual connection, normalised before or after."""

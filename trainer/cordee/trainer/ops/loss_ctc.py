@@ -131,7 +131,8 @@ def _ctc_composed(x: Tensor, labels: Any, frames: Any, lengths: Any, blank: int,
     before = where(wrap(lengths > 0), table[last, rows, xp.maximum(end - 1, 0)], never[:, 0])
     losses = -logsumexp(stack([table[last, rows, end], before], 0), 0)
     losses = where(wrap(frames > 0), losses, wrap(xp.where(lengths == 0, 0.0, math.inf).astype(x.dtype)))
-    return where(losses.detach() > -_NEVER / 2, 0.0 if zero_infinity else math.inf, losses)
+    result: Tensor = where(losses.detach() > -_NEVER / 2, 0.0 if zero_infinity else math.inf, losses)
+    return result
 
 
 def _ctc_shape(log_probs: Any, *, labels: Any, frames: Any, lengths: Any, blank: int, zero_infinity: bool) -> Any:
@@ -238,7 +239,7 @@ def ctc_loss(
             f"0 to {num_classes - 1}"
         )
     xp = array_module(x.data)
-    losses = apply(
+    losses: Tensor = apply(
         CTC, x, labels=xp.asarray(_with_blanks(np, np.where(counted, table, blank), blank)), frames=xp.asarray(frames),
         lengths=xp.asarray(lengths), blank=blank, zero_infinity=zero_infinity,
     )  # fmt: skip

@@ -67,7 +67,8 @@ def mse_loss(
     check_reduction("mse_loss", reduction)
     check_pair("mse_loss", input, target, broadcast)
     if reduction == "mean" and weight is None and input.shape == target.shape:
-        return apply(MSE_LOSS, input, target)
+        mean: Tensor = apply(MSE_LOSS, input, target)
+        return mean
     away = input - target
     return _weighted_mean("mse_loss", away * away, weight, reduction)
 

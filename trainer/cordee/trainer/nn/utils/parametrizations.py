@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -19,6 +19,8 @@ from cordee.trainer.ops.linalg.solves import solve
 from cordee.trainer.tensors import Tensor, wrap
 
 __all__ = ["orthogonal", "spectral_norm", "weight_norm"]
+
+M = TypeVar("M", bound=Module)
 
 
 def _weight(module: Module, name: str) -> Tensor:
@@ -53,7 +55,7 @@ class _WeightNorm(Module):
         return f"dim={self.dim}"
 
 
-def weight_norm(module: Module, name: str = "weight", dim: int | None = 0) -> Module:
+def weight_norm(module: M, name: str = "weight", dim: int | None = 0) -> M:
     """Trains a weight's length (per slice along `dim`; None: one) and its direction apart (arXiv:1602.07868).
 
     The length is `parametrizations.<name>.original0`, the direction `original1`.
@@ -75,6 +77,9 @@ def weight_norm(module: Module, name: str = "weight", dim: int | None = 0) -> Mo
 
 
 class _SpectralNorm(Module):
+    _u: Tensor
+    _v: Tensor
+
     def __init__(self, weight: Tensor, n_power_iterations: int = 1, dim: int = 0, eps: float = 1e-12) -> None:
         if not -weight.ndim <= dim < weight.ndim:
             raise TrainerIndexError(f"there is no dimension {dim} in a weight of {weight.ndim} dimensions")
@@ -94,13 +99,13 @@ class _SpectralNorm(Module):
     def _matrix(self, weight: Tensor) -> Tensor:
         return (weight if self.dim == 0 else weight.movedim(self.dim, 0)).flatten(1)
 
-    def _iterate(self, matrix: Tensor, times: int) -> None:
+    def _iterate(self, weight: Tensor, times: int) -> None:
         """Brings the two vectors nearer to the singular vectors of the largest singular value."""
-        w, u, v = matrix.data, self._u.data, self._v.data
+        w, u, v = weight.data, self._u.data, self._v.data
         xp = array_module(w)
         for _ in range(times):
-            for vector, product in ((u, lambda: w @ v), (v, lambda: w.T @ u)):
-                found = product()
+            for vector, matrix, other in ((u, w, v), (v, w.T, u)):
+                found = matrix @ other
                 vector[...] = found / xp.maximum(xp.sqrt(found.dot(found)), self.eps)
 
     def forward(self, weight: Tensor) -> Tensor:
@@ -120,8 +125,8 @@ class _SpectralNorm(Module):
 
 
 def spectral_norm(
-    module: Module, name: str = "weight", n_power_iterations: int = 1, eps: float = 1e-12, dim: int | None = None
-) -> Module:
+    module: M, name: str = "weight", n_power_iterations: int = 1, eps: float = 1e-12, dim: int | None = None
+) -> M:
     """Divides a weight by its largest singular value (arXiv:1802.05957), estimated by power iteration when read.
 
     `dim` is the one of the outputs: 0, but 1 for transposed convolutions.
@@ -138,6 +143,8 @@ _MAPS = ("matrix_exp", "cayley", "householder")
 
 
 class _Orthogonal(Module):
+    base: Tensor | None
+
     def __init__(self, weight: Tensor, orthogonal_map: str, use_trivialization: bool) -> None:
         self.shape = weight.shape
         self.orthogonal_map = orthogonal_map
@@ -235,8 +242,8 @@ def _reflectors(q: Any) -> Any:
 
 
 def orthogonal(
-    module: Module, name: str = "weight", orthogonal_map: str | None = None, *, use_trivialization: bool = True
-) -> Module:
+    module: M, name: str = "weight", orthogonal_map: str | None = None, *, use_trivialization: bool = True
+) -> M:
     """Keeps a matrix (or a batch of them) orthogonal; rows or columns orthonormal, whichever are fewer.
 
     Args:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import functools
 from collections.abc import Iterable, Iterator
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeVar
 
 from cordee.trainer.autograd.mode import no_grad
 from cordee.trainer.errors import ShapeError
@@ -27,6 +27,9 @@ __all__ = [
     "remove_parametrizations",
     "type_before_parametrizations",
 ]
+
+
+M = TypeVar("M", bound=Module)
 
 
 class _Cache:
@@ -60,12 +63,13 @@ class ParametrizationList(ModuleList):
                 inverse = getattr(module, "right_inverse", None)
                 if inverse is not None:
                     original = inverse(original)
-        self.is_tensor = isinstance(original, Tensor)
-        if isinstance(original, Tensor):
-            self._keep("original", original, first)
+        made: Any = original
+        self.is_tensor = isinstance(made, Tensor)
+        if self.is_tensor:
+            self._keep("original", made, first)
             self.ntensors = 1
         else:
-            values = list(original)
+            values: list[Tensor] = list(made)
             self.ntensors = len(values)
             for number, value in enumerate(values):
                 self._keep(f"original{number}", value, first)
@@ -80,7 +84,7 @@ class ParametrizationList(ModuleList):
 
     def _originals(self) -> list[Tensor]:
         if self.is_tensor:
-            return [self.original]
+            return [vars(self)["original"]]
         return [getattr(self, f"original{number}") for number in range(self.ntensors)]
 
     def right_inverse(self, value: Tensor) -> None:
@@ -111,14 +115,14 @@ class ParametrizationList(ModuleList):
 def _property(name: str) -> property:
     def read(self: Module) -> Any:
         if not _Cache.depth:
-            return self.parametrizations[name]()
+            return vars(self)["parametrizations"][name]()
         key = id(self), name
         if key not in _Cache.values:
-            _Cache.values[key] = self.parametrizations[name]()
+            _Cache.values[key] = vars(self)["parametrizations"][name]()
         return _Cache.values[key]
 
     def write(self: Module, value: Tensor) -> None:
-        self.parametrizations[name].right_inverse(value)
+        vars(self)["parametrizations"][name].right_inverse(value)
 
     return property(read, write)
 
@@ -147,12 +151,11 @@ def is_parametrized(module: Module, tensor_name: str | None = None) -> bool:
 def _update_class(module: Module) -> None:
     base = type_before_parametrizations(module)
     names = tuple(vars(module).get("parametrizations", ()))
-    module.__class__ = _parametrized(base, names) if names else base
+    made: Any = _parametrized  # a class is hashable, whatever a type checker makes of Module.__hash__
+    module.__class__ = made(base, names) if names else base
 
 
-def register_parametrization(
-    module: Module, tensor_name: str, parametrization: Module, *, unsafe: bool = False
-) -> Module:
+def register_parametrization(module: M, tensor_name: str, parametrization: Module, *, unsafe: bool = False) -> M:
     """From now on `module.<tensor_name>` is `parametrization(original)`; several are applied one after the other.
 
     Args:
@@ -166,7 +169,7 @@ def register_parametrization(
     """
     parametrization.train(module.training)
     if is_parametrized(module, tensor_name):
-        held: Any = module.parametrizations[tensor_name]
+        held = vars(module)["parametrizations"][tensor_name]
         with no_grad():
             now = getattr(module, tensor_name)
             if not unsafe:
@@ -184,8 +187,8 @@ def register_parametrization(
     delattr(module, tensor_name)
     vars(module).get("_buffers", {}).pop(tensor_name, None)
     if not is_parametrized(module):
-        module.parametrizations = ModuleDict()
-    module.parametrizations[tensor_name] = made
+        vars(module)["parametrizations"] = ModuleDict()
+    vars(module)["parametrizations"][tensor_name] = made
     _update_class(module)
     return module
 
@@ -198,7 +201,7 @@ def _check_same(name: str, parametrization: Module, before: Tensor, after: Tenso
         )
 
 
-def remove_parametrizations(module: Module, tensor_name: str, leave_parametrized: bool = True) -> Module:
+def remove_parametrizations(module: M, tensor_name: str, leave_parametrized: bool = True) -> M:
     """Makes the tensor an ordinary one again, with the value that it has, or with that of `original`.
 
     Raises:
@@ -206,7 +209,7 @@ def remove_parametrizations(module: Module, tensor_name: str, leave_parametrized
     """
     if not is_parametrized(module, tensor_name):
         raise ValueError(f"{type(module).__name__} has no parametrisation of {tensor_name!r}")
-    held: Any = module.parametrizations[tensor_name]
+    held = vars(module)["parametrizations"][tensor_name]
     if not leave_parametrized and not held.is_tensor:
         raise ValueError(
             f"{tensor_name!r} is made of {held.ntensors} tensors: it can only stay as it is (leave_parametrized)"
@@ -218,10 +221,10 @@ def remove_parametrizations(module: Module, tensor_name: str, leave_parametrized
         kept: Tensor = Parameter(value.clone(), first.requires_grad) if isinstance(first, Parameter) else value.clone()
     else:
         kept = first
-    del module.parametrizations[tensor_name]
+    del vars(module)["parametrizations"][tensor_name]
     _update_class(module)
-    if not len(module.parametrizations):
-        del module.parametrizations
+    if not len(vars(module)["parametrizations"]):
+        del vars(module)["parametrizations"]
     if isinstance(kept, Parameter):
         setattr(module, tensor_name, kept)
     else:
