@@ -94,6 +94,13 @@ def _product(L: Any, a: Any) -> Any:
     return _c(L, a) @ _adjoint(_c(L, a))
 
 
+_NAMED = ("bartlett", "blackman", "cosine", "exponential", "gaussian", "hamming", "hann", "kaiser", "nuttall")
+
+
+def _windows(L: Any) -> list[Any]:
+    return [L.hann_window, L.hamming_window, L.blackman_window, L.bartlett_window, L.kaiser_window]
+
+
 def _svd_parts(L: Any, a: Any) -> Any:
     """Of singular vectors, what does not depend on their phase: each pair's contribution."""
     U, S, Vh = L.linalg.svd(a, full_matrices=False)
@@ -404,6 +411,49 @@ CALLS: dict[str, Any] = {
             L, L.fft.fftshift(a), L.fft.ifftshift(a), L.fft.fftshift(a[:, :5], 1), L.fft.ifftshift(a[:, :5], (0, 1))
         ),
         _signal,
+    ),
+    "stft": Call(
+        lambda L, F, a: _flat(
+            L,
+            _r(L, L.stft(a, 8, return_complex=True)),
+            L.stft(a[0], 6, 3, 5, L.hann_window(5, dtype=a.dtype), normalized=True, return_complex=False),
+            _r(L, L.stft(a, 8, center=False, onesided=False, return_complex=True)),
+            _r(L, a.stft(8, 4, pad_mode="constant", window=L.kaiser_window(8, dtype=a.dtype), return_complex=True)),
+        ),
+        lambda s: [s.normal(2, 20)],
+    ),
+    "istft": Call(
+        lambda L, F, a: _flat(
+            L,
+            L.istft(_c(L, a), 8, window=L.hamming_window(8, dtype=a.dtype)),
+            L.istft(_c(L, a)[0], 8, 4, 6, L.hann_window(6, dtype=a.dtype), normalized=True, length=13),
+            L.istft(_c(L, a)[:, :4], 4, 2, center=False, onesided=False),
+            _r(L, L.istft(_c(L, a)[:, :4], 4, 2, return_complex=True)) * 1.0,
+        ),
+        lambda s: [s.normal(2, 5, 6, 2)],
+    ),
+    "windows": Call(
+        lambda L, F, a: (
+            _flat(
+                L,
+                *(w(n, dtype=a.dtype) for w in _windows(L) for n in (0, 1, 5, 6)),
+                *(w(n, False, dtype=a.dtype) for w in _windows(L) for n in (1, 5, 6)),
+                *(getattr(L.signal.windows, w)(7, sym=y, dtype=a.dtype) for w in _NAMED for y in (True, False)),
+            )
+            * a.sum()
+        ),
+        lambda s: [s.normal(2)],
+    ),
+    "matrix_sqrth": Call(lambda L, F, a: L.linalg.matrix_sqrth(a), _definite),
+    "diagonal": Call(lambda L, F, a: L.linalg.diagonal(a, offset=1) * 2.0, _regular),
+    "geqrf, ormqr": Call(
+        lambda L, F, a, b: _flat(
+            L,
+            L.ormqr(*L.geqrf(a.detach()), b),
+            L.ormqr(a, b[..., 0, :], b.mT, left=False, transpose=True),
+            L.orgqr(a, b[..., 0, :2]),
+        ),
+        lambda s: [s.normal(2, 4, 3), s.normal(2, 4, 3)],
     ),
     "fftfreq": Call(
         lambda L, F, a: _flat(L, L.fft.fftfreq(5, 0.5, dtype=L.float64), L.fft.rfftfreq(6, dtype=L.float64)) * a.sum(),

@@ -387,3 +387,54 @@ def test_parts_and_their_refusals() -> None:
         ct.view_as_complex(ct.ones(3))
     with pytest.raises(TypeError, match="same floating dtype"):
         ct.complex(x, x.double())
+
+
+# -- short-time transforms ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("options", [{}, {"hop_length": 3}, {"normalized": True}, {"onesided": False}])
+def test_istft_undoes_stft(options: dict[str, Any]) -> None:
+    x = ct.tensor(_draw(2, 50))
+    window = ct.hann_window(8, dtype=ct.float64)
+    seen = ct.stft(x, 8, window=window, return_complex=True, **options)
+    _close(ct.istft(seen, 8, window=window, length=50, **options)[:, :48], to_numpy(x.data)[:, :48])
+
+
+def test_windows_that_leave_a_sample_out_are_refused() -> None:
+    seen = ct.stft(ct.randn(40), 8, center=False, window=ct.hann_window(8), return_complex=True)
+    with pytest.raises(ValueError, match="add up to zero"):
+        ct.istft(seen, 8, center=False, window=ct.hann_window(8))
+
+
+@pytest.mark.parametrize(
+    ("call", "words"),
+    [
+        (lambda x: ct.stft(x, 8), "return_complex"),
+        (lambda x: ct.stft(x, 99, return_complex=True), "longer than"),
+        (lambda x: ct.stft(x, 99, center=False, return_complex=True), "n_fft"),
+        (lambda x: ct.stft(x, 8, window=ct.ones(7), return_complex=True), "window must have shape"),
+        (lambda x: ct.stft(x, 8, pad_mode="x", return_complex=True), "pad_mode"),
+        (lambda x: ct.stft(x, 8, hop_length=0, return_complex=True), "hop_length"),
+        (lambda x: ct.istft(ct.fft.fft(x), 8), "transforms are"),
+        (lambda x: ct.istft(ct.fft.fft(x)[:, None], 8), "frequencies"),
+        (lambda x: ct.fft.fft(x, 0), "at least 1"),
+        (lambda x: ct.fft.fft(x, norm="x"), "norm is"),
+        (ct.fft.fft2, "no dimension -2"),
+        (lambda x: ct.fft.fftn(x, dim=(0, 0)), "twice"),
+        (lambda x: ct.fft.irfft(ct.ones(1)), "at least 1"),
+    ],
+)
+def test_transforms_refuse_in_a_sentence(call: Any, words: str) -> None:
+    with pytest.raises((ValueError, ct.TrainerError), match=words):
+        call(ct.randn(20))
+
+
+def test_transforms_keep_single_precision_and_refuse_half() -> None:
+    x = ct.randn(8)
+    assert ct.fft.fft(x).dtype == ct.complex64
+    assert ct.fft.irfft(ct.fft.rfft(x)).dtype == ct.float32
+    assert ct.fft.fft(ct.arange(4)).dtype == ct.complex64
+    with pytest.raises(TypeError, match="float16"):
+        ct.fft.fft(x.half())
+    with pytest.raises(TypeError, match="real tensor"):
+        ct.fft.rfft(ct.fft.fft(x))

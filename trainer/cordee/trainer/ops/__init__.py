@@ -49,6 +49,7 @@ from cordee.trainer.ops import (
     scan,
     scattering,
     shape,
+    short_time,
     softmaxes,
     sorting,
     special_functions,
@@ -94,6 +95,7 @@ from cordee.trainer.ops.sampling import *
 from cordee.trainer.ops.scan import *
 from cordee.trainer.ops.scattering import *
 from cordee.trainer.ops.shape import *
+from cordee.trainer.ops.short_time import *
 from cordee.trainer.ops.softmaxes import *
 from cordee.trainer.ops.sorting import *
 from cordee.trainer.ops.special_functions import *
@@ -139,6 +141,7 @@ __all__ += sampling.__all__
 __all__ += scan.__all__
 __all__ += scattering.__all__
 __all__ += shape.__all__
+__all__ += short_time.__all__
 __all__ += softmaxes.__all__
 __all__ += sorting.__all__
 __all__ += special_functions.__all__
@@ -148,7 +151,7 @@ __all__ += strided.__all__
 FAMILIES: list[ModuleType] = [
     arranging, company, contraction, distances, embeddings, padding, scattering, strided,
     activation, attention, compare, complex_numbers, convolution, creation, elementwise, fft, indexing, inplace,
-    linalg.aliases, loss, normalization, pooling, products, reduction, shape,
+    linalg.aliases, loss, normalization, pooling, products, reduction, shape, short_time,
     arithmetic, choosing, dtypes, exponential, fillers, rectifiers, rounding, sampling, scan,
     softmaxes, sorting, special_functions, statistics, trigonometry,
 ]  # fmt: skip

@@ -21,11 +21,12 @@ from cordee.trainer.ops.elementwise import cos, sin
 from cordee.trainer.tensors import Tensor
 
 __all__ = [
-    "angle", "complex", "conj", "imag", "is_complex", "isreal", "polar", "real", "resolve_conj", "sgn",
+    "angle", "complex", "conj", "conj_physical", "imag", "is_complex", "isreal", "polar", "real", "resolve_conj", "sgn",
     "view_as_complex", "view_as_real",
 ]  # fmt: skip
 
-METHODS = "angle conj isreal resolve_conj sgn"
+METHODS = "angle conj conj_physical isreal resolve_conj sgn"
+INPLACE = "conj_physical sgn"
 
 
 def real_dtype(dtype: Any, **_: Any) -> Any:
@@ -84,6 +85,9 @@ def resolve_conj(input: Tensor) -> Tensor:
     return input
 
 
+conj_physical = conj
+
+
 def real(input: Tensor) -> Tensor:
     """The real parts, sharing memory; a real tensor is returned as it is."""
     return apply_one(REAL, input) if input.data.dtype.kind == "c" else input
@@ -119,7 +123,7 @@ def _all_true(input: Tensor) -> Tensor:
 
 def _sgn(xp: Any, a: Any) -> Any:
     if a.dtype.kind != "c":
-        return xp.sign(a)
+        return a.copy() if a.dtype.kind == "b" else xp.sign(a)
     size = xp.abs(a)
     return a / xp.where(size == 0, xp.ones_like(size), size)
 
@@ -194,17 +198,22 @@ COMPLEX = op(
 )  # fmt: skip
 
 
+def _same_floating(name: str, first: Any, second: Any) -> None:
+    dtypes = [getattr(x, "dtype", type(x)) for x in (first, second)]
+    if not isinstance(dtypes[0], np.dtype) or dtypes[0] != dtypes[1] or dtypes[0].kind != "f":
+        names = " and ".join(str(getattr(dtype, "name", dtype)) for dtype in dtypes)
+        raise TypeError(f"{name}: both parts must be tensors of the same floating dtype, not {names}")
+
+
 def complex(real: Tensor, imag: Tensor) -> Tensor:
     """Complex numbers of their real and imaginary parts, which have the same floating dtype."""
-    if real.dtype != imag.dtype or real.dtype.kind != "f":
-        raise TypeError(
-            f"complex: both parts must have the same floating dtype, not {real.dtype.name} and {imag.dtype.name}"
-        )
+    _same_floating("complex", real, imag)
     return apply(COMPLEX, real, imag)  # type: ignore[no-any-return]
 
 
 def polar(abs: Tensor, angle: Tensor) -> Tensor:
     """Complex numbers of their magnitudes and angles (in radians)."""
+    _same_floating("polar", abs, angle)
     return complex(abs * cos(angle), abs * sin(angle))
 
 

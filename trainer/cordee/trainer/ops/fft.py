@@ -295,11 +295,11 @@ def ifftn(input: Tensor, s: Sequence[int] | None = None, dim: Any = None, norm: 
     return _c2c("ifftn", input, *_places("ifftn", input, s, dim), norm, True)
 
 
-def _last(name: str, input: Tensor, s: Sequence[int] | None, dim: Any) -> tuple[list[int | None], tuple[int, ...]]:
+def _last(name: str, input: Tensor, s: Sequence[int] | None, dim: Any) -> tuple[list[int | None], list[int]]:
     sizes, dims = _places(name, input, s, dim)
     if not dims:
         raise ShapeError(f"{name}: needs at least one dimension to transform")
-    return sizes, dims
+    return sizes, list(dims)
 
 
 def rfftn(input: Tensor, s: Sequence[int] | None = None, dim: Any = None, norm: str | None = None) -> Tensor:

@@ -6,9 +6,12 @@ from typing import NamedTuple
 
 from cordee.trainer.errors import ShapeError
 from cordee.trainer.ops.linalg.determinants import det, logdet, slogdet
-from cordee.trainer.ops.linalg.factorisations import QRResult, lu_unpack
+from cordee.trainer.ops.linalg.elimination import lu_factor_ex as _lu_factor_ex
+from cordee.trainer.ops.linalg.elimination import lu_solve as _lu_solve
+from cordee.trainer.ops.linalg.elimination import lu_unpack
+from cordee.trainer.ops.linalg.factorisations import QRResult, geqrf, ormqr
 from cordee.trainer.ops.linalg.factorisations import cholesky as _cholesky
-from cordee.trainer.ops.linalg.factorisations import lu_solve as _lu_solve
+from cordee.trainer.ops.linalg.factorisations import householder_product as orgqr
 from cordee.trainer.ops.linalg.factorisations import qr as _qr
 from cordee.trainer.ops.linalg.products import cross as _cross
 from cordee.trainer.ops.linalg.products import matrix_exp, matrix_power, multi_dot, trace
@@ -20,14 +23,34 @@ from cordee.trainer.ops.linalg.spectral import svd as _svd
 from cordee.trainer.tensors import Tensor
 
 __all__ = [
-    "chain_matmul", "cholesky", "cholesky_inverse", "cholesky_solve", "cross", "det", "inverse", "logdet",
-    "lu_solve", "lu_unpack", "matrix_exp", "matrix_power", "pinverse", "qr", "slogdet", "svd", "trace",
-    "triangular_solve", "vander",
+    "chain_matmul",
+    "cholesky",
+    "cholesky_inverse",
+    "cholesky_solve",
+    "cross",
+    "det",
+    "geqrf",
+    "inverse",
+    "logdet",
+    "lu",
+    "lu_solve",
+    "lu_unpack",
+    "matrix_exp",
+    "matrix_power",
+    "orgqr",
+    "ormqr",
+    "pinverse",
+    "qr",
+    "slogdet",
+    "svd",
+    "trace",
+    "triangular_solve",
+    "vander",
 ]  # fmt: skip
 
 METHODS = (
-    "cholesky cholesky_inverse cholesky_solve cross det inverse logdet matrix_exp matrix_power pinverse qr slogdet svd "
-    "trace"
+    "cholesky cholesky_inverse cholesky_solve cross det geqrf inverse logdet lu lu_solve matrix_exp matrix_power orgqr "
+    "ormqr pinverse qr slogdet svd trace triangular_solve"
 )
 
 
@@ -79,6 +102,12 @@ def pinverse(input: Tensor, rcond: float = 1e-15) -> Tensor:
 def lu_solve(b: Tensor, LU_data: Tensor, LU_pivots: Tensor) -> Tensor:
     """The solution x of `A x = b` from what `linalg.lu_factor(A)` returned."""
     return _lu_solve(LU_data, LU_pivots, b)
+
+
+def lu(A: Tensor, pivot: bool = True, get_infos: bool = False) -> tuple[Tensor, ...]:
+    """The packed factors, the row exchanges and (with `get_infos`) where U's first zero is."""
+    found = _lu_factor_ex(A, pivot=pivot)
+    return tuple(found) if get_infos else tuple(found[:2])
 
 
 def vander(x: Tensor, N: int | None = None, increasing: bool = False) -> Tensor:

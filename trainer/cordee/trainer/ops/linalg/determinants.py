@@ -161,4 +161,4 @@ def logdet(input: Tensor) -> Tensor:
     sign, size = slogdet(input)
     if sign.dtype.kind == "c":
         return size + sign.log()
-    return where(sign < 0, float("nan"), size)
+    return where(sign < 0, float("nan"), size)  # type: ignore[no-any-return]

@@ -7,12 +7,12 @@ from typing import Any
 
 import numpy as np
 
-from cordee.trainer.array import DTypeLike
+from cordee.trainer.array import DTypeLike, array_module
 from cordee.trainer.autograd.graph import apply_one
 from cordee.trainer.autograd.record import op
 from cordee.trainer.errors import ShapeError, TrainerIndexError
 from cordee.trainer.ops.linalg.spectral import svdvals
-from cordee.trainer.tensors import Tensor
+from cordee.trainer.tensors import Tensor, wrap
 
 __all__ = ["matrix_norm", "norm", "vector_norm"]
 
@@ -69,6 +69,8 @@ def _dims(name: str, x: Tensor, dim: Any) -> tuple[int, ...]:
     chosen = tuple(dim) if isinstance(dim, (tuple, list)) else (dim,)
     if not chosen:
         return tuple(range(x.ndim))
+    if not x.ndim and all(d in (0, -1) for d in chosen):  # a number counts as a vector of one
+        return ()
     for d in chosen:
         if not -x.ndim <= d < x.ndim:
             raise TrainerIndexError(f"{name}: there is no dimension {d} in shape {x.shape}")
@@ -111,15 +113,20 @@ def vector_norm(x: Tensor, ord: Any = 2, dim: Any = None, keepdim: bool = False,
     return apply_one(POWER_NORM, x, p=float(ord), axis=dims, keepdims=keepdim)
 
 
-def _by_values(reduce: Any) -> Any:
+def _zero_added(values: Tensor, dim: int) -> Tensor:
+    """What has nothing to be the largest of in a dimension, with a zero there: PyTorch's largest of nothing."""
+    shape = list(values.shape)
+    shape[dim] = 1
+    return wrap(array_module(values.data).zeros(shape, values.dtype))
+
+
+def _by_values(reduce: Any, zero_of_empty: bool = False) -> Any:
     """Norms that read the singular values."""
 
     def call(A: Tensor, rows: int, columns: int, keepdim: bool) -> Tensor:
         rest = [d for d in range(A.ndim) if d not in (rows, columns)]
         values = svdvals(A.permute(*rest, rows, columns))
-        if not values.shape[-1]:
-            raise ShapeError(f"matrix_norm: this norm needs matrices that are not empty, not shape {A.shape}")
-        found = reduce(values)
+        found = reduce(values if values.shape[-1] or not zero_of_empty else _zero_added(values, -1))
         return found.reshape(_kept(A.shape, (rows, columns))) if keepdim else found  # type: ignore[no-any-return]
 
     return call
@@ -131,6 +138,8 @@ def _by_sums(largest: bool, along_rows: bool) -> Any:
     def call(A: Tensor, rows: int, columns: int, keepdim: bool) -> Tensor:
         summed, left = (columns, rows) if along_rows else (rows, columns)
         sums = A.abs().sum(summed, keepdim=True)
+        if largest and not sums.shape[left]:
+            sums = _zero_added(sums, left)
         found = sums.amax((left,), keepdim=True) if largest else sums.amin((left,), keepdim=True)
         return found if keepdim else found.squeeze((rows, columns))
 
@@ -140,7 +149,7 @@ def _by_sums(largest: bool, along_rows: bool) -> Any:
 _MATRIX_ORDERS: dict[Any, Any] = {
     "fro": lambda A, rows, columns, keepdim: vector_norm(A, 2, (rows, columns), keepdim),
     "nuc": _by_values(lambda s: s.sum(-1)),
-    2: _by_values(lambda s: s.amax(-1)),
+    2: _by_values(lambda s: s.amax(-1), zero_of_empty=True),
     -2: _by_values(lambda s: s.amin(-1)),
     1: _by_sums(True, False),
     -1: _by_sums(False, False),

@@ -11,12 +11,13 @@ from cordee.trainer.array import array_module
 from cordee.trainer.autograd.graph import apply, apply_one
 from cordee.trainer.autograd.record import broadcast_shape, op, shape_of
 from cordee.trainer.errors import ShapeError, TrainerIndexError
+from cordee.trainer.ops.arranging import diagonal as _diagonal
 from cordee.trainer.ops.company import stack
 from cordee.trainer.ops.linalg.common import regular, square, transposed
 from cordee.trainer.ops.linalg.solves import inv
 from cordee.trainer.tensors import Tensor, wrap
 
-__all__ = ["cross", "matrix_exp", "matrix_power", "multi_dot", "trace", "vander", "vecdot"]
+__all__ = ["cross", "diagonal", "matrix_exp", "matrix_power", "multi_dot", "trace", "vander", "vecdot"]
 
 
 # -- exponential -------------------------------------------------------------------------------------------------------
@@ -98,8 +99,8 @@ def matrix_power(A: Tensor, n: int) -> Tensor:
     if A.ndim < 2 or A.shape[-1] != A.shape[-2]:
         raise ShapeError(f"matrix_power: needs square matrices, not a tensor of shape {A.shape}")
     if n == 0:
-        eye = array_module(A.data).eye(A.shape[-1], dtype=A.dtype)
-        return wrap(array_module(eye).array(array_module(eye).broadcast_to(eye, A.shape)))
+        xp = array_module(A.data)
+        return A.masked_fill(wrap(xp.ones((), bool)), 0.0) + wrap(xp.eye(A.shape[-1], dtype=A.dtype))
     base, left = (A, n) if n > 0 else (inv(A), -n)
     out: Tensor | None = None
     while True:
@@ -197,10 +198,17 @@ CROSS = op(
 
 def cross(input: Tensor, other: Tensor, *, dim: int = -1) -> Tensor:
     """The cross product of vectors of three numbers, which lie in dimension `dim`; the others broadcast."""
-    ndim = max(input.ndim, other.ndim)
+    ndim = input.ndim
+    if ndim != other.ndim:
+        raise ShapeError(f"cross: both need the same number of dimensions, not shapes {input.shape} and {other.shape}")
     if not -ndim <= dim < ndim:
         raise TrainerIndexError(f"cross: there is no dimension {dim} in shapes {input.shape} and {other.shape}")
     return apply(CROSS, input, other, axis=dim if dim < 0 else dim - ndim)  # type: ignore[no-any-return]
+
+
+def diagonal(A: Tensor, *, offset: int = 0, dim1: int = -2, dim2: int = -1) -> Tensor:
+    """The diagonals of matrices, which lie in the last two dimensions unless said otherwise."""
+    return _diagonal(A, offset, dim1, dim2)
 
 
 def vecdot(x: Tensor, y: Tensor, *, dim: int = -1) -> Tensor:
@@ -211,9 +219,9 @@ def vecdot(x: Tensor, y: Tensor, *, dim: int = -1) -> Tensor:
 def vander(x: Tensor, *, N: int | None = None) -> Tensor:
     """Vandermonde matrices `(…, n, N)`: the powers 0 to N-1 of each element of x `(…, n)`."""
     if x.ndim < 1:
-        raise ShapeError("vander: needs at least one dimension")
+        x = x.unsqueeze(0)
     count = x.shape[-1] if N is None else N
-    if count < 0 or (N is not None and N < 1):
+    if N is not None and N < 1:
         raise ValueError(f"vander: N must be at least 1, not {N}")
     powers = [wrap(array_module(x.data).ones(x.shape, x.dtype))][:count]
     while len(powers) < count:

@@ -35,7 +35,10 @@ def _tolerances(A: Tensor, atol: Any, rtol: Any) -> tuple[Any, Any]:
 # -- pinv --------------------------------------------------------------------------------------------------------------
 
 
-def _pinv(xp: Any, a: Any, *, atol: Any, rtol: Any) -> Any:
+def _pinv(xp: Any, a: Any, *, atol: Any, rtol: Any, hermitian: bool = False) -> Any:
+    if hermitian:  # of which the lower triangle is read
+        below = xp.tril(a, -1)
+        a = xp.tril(a) + below.swapaxes(-1, -2).conj()
     u, s, vh = guarded(
         xp, "pinv", "the iteration did not converge: the matrix holds NaN or infinity", xp.linalg.svd, a,
         full_matrices=False,
@@ -79,12 +82,12 @@ def pinv(A: Tensor, *, atol: Any = None, rtol: Any = None, hermitian: bool = Fal
     """The pseudoinverse `(…, n, m)` of matrices `(…, m, n)`.
 
     Singular values up to `max(atol, rtol · largest)` count as zero; rtol is max(m, n)·eps unless given, or 0 if only
-    atol is. The gradient takes the rank as constant. `hermitian` promises that A is symmetric; it saves nothing here.
+    atol is. The gradient takes the rank as constant. With `hermitian`, only the lower triangle is read.
     """
     if hermitian and A.shape[-1:] != A.shape[-2:-1]:
         raise ShapeError(f"pinv: a hermitian matrix is square, not of shape {A.shape}")
     absolute, relative = _tolerances(A, atol, rtol)
-    return apply_one(PINV, A, atol=absolute, rtol=relative)
+    return apply_one(PINV, A, atol=absolute, rtol=relative, hermitian=hermitian)
 
 
 # -- rank and condition ------------------------------------------------------------------------------------------------

@@ -38,7 +38,16 @@ from cordee.trainer.ops.linalg.common import (
 from cordee.trainer.tensors import Tensor
 
 __all__ = [
-    "EigResult", "EighResult", "SVDResult", "eig", "eigh", "eigvals", "eigvalsh", "svd", "svdvals",
+    "EigResult",
+    "EighResult",
+    "SVDResult",
+    "eig",
+    "eigh",
+    "eigvals",
+    "eigvalsh",
+    "matrix_sqrth",
+    "svd",
+    "svdvals",
 ]  # fmt: skip
 
 
@@ -166,6 +175,12 @@ def eigvalsh(A: Tensor, UPLO: str = "L") -> Tensor:
     return apply_one(EIGVALSH, A, uplo=_uplo("eigvalsh", UPLO))
 
 
+def matrix_sqrth(A: Tensor) -> Tensor:
+    """The square root, symmetric and positive definite, of symmetric positive definite matrices `(…, n, n)`."""
+    w, v = eigh(A)
+    return (v * w.sqrt()[..., None, :]) @ v.transpose(-1, -2).conj()
+
+
 # -- singular values ---------------------------------------------------------------------------------------------------
 
 
@@ -182,9 +197,14 @@ def _svd_vjp(F: Any, g: Any, out: Any, a: Any, *, needs: Sequence[bool], full: b
     u, s, vh = out
     k, m, n = s.shape[-1], u.shape[-2], vh.shape[-1]
     if full and m != n:
-        if gu is not None or gvh is not None:
-            raise GraphError("svd: full_matrices=True has no gradient for the vectors of oblong matrices: use False")
+        for part in (None if gu is None else gu[..., :, k:], None if gvh is None else gvh[..., k:, :]):
+            if part is not None and raw(part).any():
+                raise GraphError(
+                    "svd: the vectors beyond the singular values (full_matrices=True) have no gradient: leave them out"
+                )
         u, vh = u[..., :, :k], vh[..., :k, :]
+        gu = None if gu is None else gu[..., :, :k]
+        gvh = None if gvh is None else gvh[..., :k, :]
     if gu is None and gvh is None:
         return (None if gs is None else (u * gs[..., None, :]) @ vh,)
     gaps = _gaps(s * s)
@@ -267,8 +287,9 @@ class SVDResult(NamedTuple):
 def svd(A: Tensor, full_matrices: bool = True) -> SVDResult:
     """The singular value decomposition of matrices `(…, m, n)`: U, S `(…, min(m, n))`, descending, and Vh.
 
-    With `full_matrices`, U `(…, m, m)` and Vh `(…, n, n)` are square; their gradient then needs m = n. Signs (phases)
-    of the vectors are arbitrary; vectors of equal singular values have no gradient (infinite or NaN, as in PyTorch).
+    With `full_matrices`, U `(…, m, m)` and Vh `(…, n, n)` are square; the vectors beyond the singular values are not
+    determined and have no gradient (a loss that depends on them is refused). Signs (phases) of the vectors are
+    arbitrary; vectors of equal singular values have no gradient (infinite or NaN, as in PyTorch).
 
     Raises:
         LinAlgError: the iteration did not converge.
