@@ -159,6 +159,9 @@ class Tensor(Surface):
     def __int__(self) -> int:
         return int(self._number("int()"))
 
+    def __complex__(self) -> complex:
+        return complex(self._number("complex()"))
+
     def __bool__(self) -> bool:
         return bool(self._number("bool()"))
 
@@ -212,6 +215,10 @@ class Tensor(Surface):
         from cordee.trainer.interop.dlpack import dlpack_device
 
         return dlpack_device(self)
+
+    def to_device(self, device: str, /, *, stream: Any = None) -> Tensor:
+        """The array API's name for `to(device)`; all tensors of a process are on one device."""
+        return self.to(device)
 
     def __array_namespace__(self, *, api_version: str | None = None) -> Any:
         """The functions of the array API standard for tensors: `cordee.trainer.array_api`."""

@@ -174,6 +174,7 @@ OPERATORS: dict[str, Any] = {
     "__matmul__": products.matmul,
     "__rmatmul__": _left_product,
     "__neg__": elementwise.neg,
+    "__pos__": elementwise.positive,
     "__abs__": elementwise.abs,
     "__eq__": compare.eq,
     "__ne__": compare.ne,
