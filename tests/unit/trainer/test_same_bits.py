@@ -28,6 +28,8 @@ OFFSETS = (0, 16, 32, 48)  # bytes from a cache line's start; malloc aligns to 1
 
 def placed(array: Any, offset: int) -> Any:
     """A float32 copy of `array` that starts `offset` bytes after a cache line's start; other things as they are."""
+    if isinstance(array, np.generic):
+        array = np.asarray(array)
     if not isinstance(array, np.ndarray) or array.dtype.kind != "f":
         return array
     raw = np.zeros(array.size * 4 + 128, np.uint8)
@@ -50,13 +52,15 @@ def test_an_ops_bits_do_not_depend_on_alignment(record: Op) -> None:
 
         def compute(offset: int, sample: Any = sample) -> list[Any]:
             tensors = [
-                trainer.Tensor(moved, requires_grad=True) if moved is not given else given
+                trainer.Tensor(moved, requires_grad=moved.dtype.kind == "f") if isinstance(moved, np.ndarray) else moved
                 for given, moved in ((value, placed(value, offset)) for value in sample.inputs)
             ]
-            out = apply(record, *tensors, **sample.params)
-            found = [out.detach().numpy()]
-            if out.requires_grad and out.data.dtype.kind == "f":
-                out.backward(1.0)
+            result = apply(record, *tensors, **sample.params)
+            outputs = result if isinstance(result, tuple) else (result,)
+            found = [out.detach().numpy() for out in outputs]
+            sources = [out for out in outputs if out.requires_grad and out.data.dtype.kind == "f"]
+            if sources:
+                sum((out.sum() for out in sources[1:]), sources[0].sum()).backward()
                 found += [t.grad.numpy() for t in tensors if isinstance(t, trainer.Tensor) and t.grad is not None]
             return found
 
