@@ -27,8 +27,6 @@ _FEW = 25  # rows, up to which PyTorch does not use a matrix product either
 
 def _norm(x: Tensor, p: float, dim: int, keepdim: bool = False) -> Tensor:
     """The norm of order p along a dimension; its gradient is 0 where it has none."""
-    if p < 0:
-        raise ValueError(f"the order p of a norm must be at least 0 here, not {p}")
     if p == 2:
         return apply_one(LENGTH, x, axis=dim, keepdims=keepdim)
     if p == 0:
@@ -37,12 +35,21 @@ def _norm(x: Tensor, p: float, dim: int, keepdim: bool = False) -> Tensor:
         return x.abs().sum(dim, keepdim)
     if p == math.inf:
         return x.abs().amax(dim, keepdim) if x.shape[dim] else x.abs().sum(dim, keepdim)
+    if p == -math.inf:
+        return x.abs().amin(dim, keepdim)
     size = x.abs()
+    if p < 0:
+        return (size**p).sum(dim, keepdim) ** (1 / p)
     some = wrap(size.data != 0)
     total = where(some, where(some, size, 1.0) ** p, 0.0).sum(dim, keepdim)
     positive = wrap(total.data != 0)
     length: Tensor = where(positive, where(positive, total, 1.0) ** (1 / p), 0.0)
     return length
+
+
+def _check_order(name: str, p: float) -> None:
+    if p < 0:
+        raise ValueError(f"{name}: the order p must be at least 0, not {p}")
 
 
 def cdist(x1: Tensor, x2: Tensor, p: float = 2.0, compute_mode: str | None = None) -> Tensor:
@@ -54,6 +61,7 @@ def cdist(x1: Tensor, x2: Tensor, p: float = 2.0, compute_mode: str | None = Non
     Raises:
         ShapeError: the rows are of different lengths.
     """
+    _check_order("cdist", p)
     mode = compute_mode or _MODES[0]
     if mode not in _MODES:
         raise ValueError(f"cdist: compute_mode is one of {', '.join(map(repr, _MODES))}, not {compute_mode!r}")
@@ -73,6 +81,7 @@ def cdist(x1: Tensor, x2: Tensor, p: float = 2.0, compute_mode: str | None = Non
 
 def pdist(input: Tensor, p: float = 2.0) -> Tensor:
     """The distances between all pairs of rows of a matrix `(n, d)`, as a vector of `n (n - 1) / 2`."""
+    _check_order("pdist", p)
     if input.ndim != 2:
         raise ShapeError(f"pdist: needs a matrix, not shape {input.shape}")
     xp = array_module(input.data)
