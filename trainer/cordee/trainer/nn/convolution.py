@@ -106,7 +106,7 @@ class _Conv(_Convolution):
         self._make_parameters((out_channels, in_channels // groups, *self.kernel_size), bias, device, dtype)
 
     def forward(self, input: Tensor) -> Tensor:
-        padding = self.padding
+        padding: Any = self.padding
         if self.padding_mode != "zeros" and padding != "valid":
             input = pad(input, self._border(), self.padding_mode)
             padding = 0

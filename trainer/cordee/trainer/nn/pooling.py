@@ -33,9 +33,6 @@ class _Pool(Module):
     def _options(self) -> dict[str, Any]:
         return {name: getattr(self, name) for name in self.fields}
 
-    def forward(self, input: Tensor) -> Any:
-        return type(self).function(input, **self._options())
-
     def extra_repr(self) -> str:
         return ", ".join(f"{name}={value}" for name, value in self._options().items())
 
@@ -46,10 +43,17 @@ class _Pool(Module):
         self.padding = numbers(name, "padding", padding, self.ndim)
 
 
+class _PoolOfOne(_Pool):
+    """Those that are called with a tensor and nothing else."""
+
+    def forward(self, input: Tensor) -> Any:
+        return type(self).function(input, **self._options())
+
+
 # -- the largest -------------------------------------------------------------------------------------------------------
 
 
-class _MaxPool(_Pool):
+class _MaxPool(_PoolOfOne):
     fields = ("kernel_size", "stride", "padding", "dilation", "ceil_mode", "return_indices")
 
     def __init__(
@@ -159,7 +163,7 @@ class FractionalMaxPool3d(_FractionalMaxPool):
 # -- means and norms ---------------------------------------------------------------------------------------------------
 
 
-class AvgPool1d(_Pool):
+class AvgPool1d(_PoolOfOne):
     """The mean of every window: `(N, C, L)` to `(N, C, L')`; see `AvgPool2d`."""
 
     ndim, function = 1, staticmethod(ops.avg_pool1d)
@@ -178,7 +182,7 @@ class AvgPool1d(_Pool):
         self.count_include_pad = count_include_pad
 
 
-class _AvgPool(_Pool):
+class _AvgPool(_PoolOfOne):
     fields = ("kernel_size", "stride", "padding", "ceil_mode", "count_include_pad", "divisor_override")
 
     def __init__(
@@ -212,7 +216,7 @@ class AvgPool3d(_AvgPool):
     ndim, function = 3, staticmethod(ops.avg_pool3d)
 
 
-class _LPPool(_Pool):
+class _LPPool(_PoolOfOne):
     fields = ("norm_type", "kernel_size", "stride", "ceil_mode")
 
     def __init__(
@@ -244,7 +248,7 @@ class LPPool3d(_LPPool):
 # -- nearly equal parts ------------------------------------------------------------------------------------------------
 
 
-class _AdaptiveAvgPool(_Pool):
+class _AdaptiveAvgPool(_PoolOfOne):
     fields = ("output_size",)
 
     def __init__(self, output_size: int | Sequence[int | None] | None) -> None:
@@ -269,7 +273,7 @@ class AdaptiveAvgPool3d(_AdaptiveAvgPool):
     ndim, function = 3, staticmethod(ops.adaptive_avg_pool3d)
 
 
-class _AdaptiveMaxPool(_Pool):
+class _AdaptiveMaxPool(_PoolOfOne):
     fields = ("output_size", "return_indices")
 
     def __init__(self, output_size: int | Sequence[int | None] | None, return_indices: bool = False) -> None:

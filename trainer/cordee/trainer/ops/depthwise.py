@@ -37,7 +37,7 @@ def correlate(xp: Any, image: Any, weight: Any, window: Window, size: Sizes, dty
         else:
             seen = (image[(block, None, slice(None), *view)] for _, view in window.views(size))
             _sum(xp, out[block], seen, factors[block])
-    return out.reshape(-1, num_samples, *size)
+    return out.reshape(channels * factors.shape[1], num_samples, *size)
 
 
 def spread(xp: Any, g: Any, weight: Any, channels: int, sizes: Sizes, window: Window, dtype: Any) -> Any:

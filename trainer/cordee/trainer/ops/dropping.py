@@ -16,7 +16,7 @@ from cordee.trainer.array import Array, array_module
 from cordee.trainer.autograd.graph import apply_one
 from cordee.trainer.autograd.record import Shape, op
 from cordee.trainer.errors import ShapeError
-from cordee.trainer.tensors import Tensor
+from cordee.trainer.tensors import Tensor, wrap
 
 __all__ = [
     "alpha_dropout", "dropout", "dropout1d", "dropout2d", "dropout3d", "feature_alpha_dropout", "feature_dropout",
@@ -145,7 +145,8 @@ def _alpha(input: Tensor, p: float, kept: Any) -> Tensor:
     shift = -factor * _LOW * p
     xp = array_module(input.data)
     added = xp.where(kept, shift, factor * _LOW + shift).astype(input.dtype)
-    return apply_one(DROPOUT, input, kept=kept, scale=factor) + added
+    scaled: Tensor = apply_one(DROPOUT, input, kept=kept, scale=factor)
+    return scaled + wrap(added)
 
 
 def alpha_dropout(input: Tensor, p: float = 0.5, training: bool = False, inplace: bool = False) -> Tensor:

@@ -14,6 +14,7 @@ import numpy as np
 from cordee.trainer.autograd.graph import apply
 from cordee.trainer.autograd.record import Shape, op
 from cordee.trainer.errors import ShapeError
+from cordee.trainer.ops.normalization_batch import widened
 from cordee.trainer.ops.padding import pad
 from cordee.trainer.ops.pooling_mean import avg_pool2d
 from cordee.trainer.ops.products import ones, row_sums
@@ -143,8 +144,7 @@ def layer_norm(
         ShapeError: input does not end in `normalized_shape`, or the parameters have another shape.
     """
     if input.data.dtype.itemsize < 4:  # sums of squares would overflow
-        wide = (None if value is None else value.float() for value in (weight, bias))
-        return layer_norm(input.float(), normalized_shape, *wide, eps).to(input.dtype)
+        return layer_norm(input.float(), normalized_shape, widened(weight), widened(bias), eps).to(input.dtype)
     rows, weight, bias = _as_rows("layer_norm", input, normalized_shape, weight=weight, bias=bias)
     out: Tensor = apply(LAYER_NORM, rows, weight, bias, eps=eps)
     return out if rows is input else out.reshape(input.shape)
@@ -202,10 +202,9 @@ def rms_norm(
     `eps` is the distance from 1 to the next number of the dtype unless given. (Zhang and Sennrich, 2019.)
     """
     if eps is None:
-        eps = float(ml_dtypes.finfo(input.dtype).eps)
+        eps = float(ml_dtypes.finfo(input.dtype).eps)  # type: ignore[no-untyped-call]
     if input.data.dtype.itemsize < 4:  # sums of squares would overflow
-        wide = None if weight is None else weight.float()
-        return rms_norm(input.float(), normalized_shape, wide, eps).to(input.dtype)
+        return rms_norm(input.float(), normalized_shape, widened(weight), eps).to(input.dtype)
     rows, weight = _as_rows("rms_norm", input, normalized_shape, weight=weight)
     out: Tensor = apply(RMS_NORM, rows, weight, eps=eps)
     return out if rows is input else out.reshape(input.shape)

@@ -27,6 +27,11 @@ def per_channel(values: Any, ndim: int) -> Any:
     return values.reshape(1, -1, *(1,) * (ndim - 2))
 
 
+def widened(parameter: Tensor | None) -> Tensor | None:
+    """In single precision, to compute with beside a half precision whose sums of squares would overflow."""
+    return None if parameter is None else parameter.float()
+
+
 def sums(xp: Any, a: Any) -> Any:
     """The sum of each channel."""
     if a.ndim == 2:
@@ -109,17 +114,16 @@ def _batch_norm_grad(
     """The same on arrays, in place."""
     ndim, count = input.ndim, math.prod(input.shape) // max(input.shape[1], 1)
     centred = input - per_channel(mean, ndim)
-    input_grad = weight_grad = bias_grad = None
+    weight_grad = bias_grad = None
+    slope: Any = 0.0  # the gradient is g · scale + centred · slope + shift
+    shift: Any = 0.0
+    scale = inverse if weight is None else inverse * weight
     if g is not None:
         bias_grad, dots = sums(xp, g), channel_dots(xp, g, centred)
         weight_grad = dots * inverse
+        slope, shift = -dots * (inverse * inverse) * scale / count, -bias_grad * scale / count
     if not needs[0]:
         return None, weight_grad, bias_grad
-    slope = shift = 0.0  # the gradient is (g - shift) · scale + centred · slope
-    scale = inverse if weight is None else inverse * weight
-    if g is not None:
-        slope = -dots * inverse * inverse * scale / count
-        shift = -bias_grad * scale / count
     if g_mean is not None:
         shift = shift + g_mean / count
     if g_var is not None:
@@ -203,16 +207,18 @@ def batch_norm(
             f"batch_norm: in training there must be more than one value per channel; input has shape {input.shape}"
         )
     if input.data.dtype.itemsize < 4:
-        wide = (None if value is None else value.float() for value in (weight, bias))
-        narrow = batch_norm(input.float(), running_mean, running_var, *wide, training, momentum, eps)
-        return narrow.to(input.dtype)
+        parameters = widened(weight), widened(bias)
+        return batch_norm(input.float(), running_mean, running_var, *parameters, training, momentum, eps).to(
+            input.dtype
+        )
+    out: Tensor
     out, mean, var = apply(BATCH_NORM, input, weight, bias, eps=eps)
     with no_grad():
         if running_mean is not None:
             move_towards(running_mean, mean.data, momentum)
         if running_var is not None:
             move_towards(running_var, var.data * (count / max(count - 1, 1)), momentum)
-    return out  # type: ignore[no-any-return]
+    return out
 
 
 def move_towards(running: Tensor, value: Any, momentum: float) -> None:
@@ -230,5 +236,5 @@ def _by_running(
     if bias is not None:
         shift = shift + bias
     ndim = input.ndim
-    out = input * per_channel(scale, ndim) + per_channel(shift, ndim)
+    out: Tensor = input * per_channel(scale, ndim) + per_channel(shift, ndim)
     return out if out.dtype == input.dtype else out.to(input.dtype)

@@ -1,4 +1,4 @@
-"""Group normalisation: groups of a sample's channels, each sample by itself; at the extreme, single channels (instances).
+"""Group normalisation: groups of a sample's channels; at the extreme, single channels, which is instance normalisation.
 
 As in `normalization_batch.py`, only mean and inverse deviation are kept for the gradient.
 """
@@ -21,6 +21,7 @@ from cordee.trainer.ops.normalization_batch import (
     move_towards,
     per_channel,
     sums,
+    widened,
 )
 from cordee.trainer.ops.products import row_sums
 from cordee.trainer.tensors import Tensor
@@ -142,8 +143,7 @@ def group_norm(
     if num_groups < 1:
         raise ValueError(f"group_norm: num_groups must be at least 1, not {num_groups}")
     if input.data.dtype.itemsize < 4:
-        wide = (None if value is None else value.float() for value in (weight, bias))
-        return group_norm(input.float(), num_groups, *wide, eps).to(input.dtype)
+        return group_norm(input.float(), num_groups, widened(weight), widened(bias), eps).to(input.dtype)
     return apply(GROUP_NORM, input, weight, bias, groups=num_groups, eps=eps)  # type: ignore[no-any-return]
 
 

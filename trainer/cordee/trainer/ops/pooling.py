@@ -243,9 +243,10 @@ def _max(
 def _flat_places(xp: Any, a: Any, window: Window) -> Any:
     """Where in the flattened spatial dimensions of (N, C, *sizes) each window has its largest element."""
     values, winner = _max_pool(xp, a, window=window)
-    sizes, size, number, flat = a.shape[2:], values.shape[2:], winner.astype(np.int64), 0
+    sizes, size = a.shape[2:], values.shape[2:]
+    number, flat = winner.astype(np.int64), 0
     for i in reversed(range(len(sizes))):
-        number, place = xp.divmod(number, window.kernel[i]) if i else (None, number)
+        number, place = xp.divmod(number, window.kernel[i])
         first = xp.arange(size[i]) * window.stride[i] - window.padding[i]
         along = first.reshape(-1, *(1,) * (len(sizes) - 1 - i)) + place * window.dilation[i]
         flat = flat + along * math.prod(sizes[i + 1 :])
