@@ -136,7 +136,8 @@ def _p_norm_vjp(F: Any, g: Any, out: Any, a: Any, *, axis: Axis, keepdims: bool,
 P_NORM = op(
     "p_norm", "the p-th root of the sum of p-th powers of magnitudes; gradient 0 at 0",
     forward=_power_sum, vjps=(_p_norm_vjp,), saves=("a out",), samples=axes_cases("distinct", p=2.5), errors=NO_ERRORS,
-    shape=reduced_shape, reference=lambda a, axis, keepdims, p: np.sum(np.abs(a) ** p, axis, keepdims=keepdims) ** (1 / p),
+    shape=reduced_shape,
+    reference=lambda a, axis, keepdims, p: np.sum(np.abs(a) ** p, axis, keepdims=keepdims) ** (1 / p),
 )  # fmt: skip
 
 
@@ -200,15 +201,21 @@ def norm(
     """The p-norm over dimensions: the p-th root of the sum of p-th powers ("fro": 2; 0 counts; ±inf: extremes).
 
     Raises:
-        ValueError: another p; matrix norms are in `linalg.matrix_norm`.
+        ValueError: another p than these and "nuc"; matrix norms are in `linalg.matrix_norm`.
     """
     if dtype is not None:
         input = input.to(dtype)
     require_float(input, "norm")
-    if p is None or p == "fro" or p == 2:
+    if p == "nuc":
+        from cordee.trainer.ops.linalg.norms import matrix_norm
+
+        return matrix_norm(input, "nuc", (0, 1) if dim is None else tuple(dim), keepdim)
+    if input.dtype.kind == "c":
+        input = input.abs()
+    if p in (None, "fro", 2):
         return apply_one(LENGTH, input, axis=as_axis(dim), keepdims=keepdim)
     if isinstance(p, str):
-        raise ValueError(f"norm: p is a number or 'fro', not {p!r}; matrix norms are in linalg.matrix_norm")
+        raise ValueError(f"norm: p is a number, 'fro' or 'nuc', not {p!r}; matrix norms are in linalg.matrix_norm")
     if p == 0:
         return count_nonzero(input, dim, keepdim).to(input.dtype)
     if p == math.inf:

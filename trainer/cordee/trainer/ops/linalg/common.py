@@ -132,6 +132,14 @@ def guarded(xp: Any, name: str, what: str, call: Callable[..., Any], a: Any, *mo
         raise LinAlgError(f"{name}: {what}{_culprit(call, a, more, options)}") from error
 
 
+def solved(xp: Any, a: Any, b: Any) -> Any:
+    """`xp.linalg.solve` of matrices whose leading dimensions broadcast, which CuPy's does not do itself."""
+    if xp is not np and a.shape[:-2] != b.shape[:-2]:
+        batch = np.broadcast_shapes(a.shape[:-2], b.shape[:-2])
+        a, b = xp.broadcast_to(a, (*batch, *a.shape[-2:])), xp.broadcast_to(b, (*batch, *b.shape[-2:]))
+    return xp.linalg.solve(a, b)
+
+
 def _culprit(call: Callable[..., Any], a: Any, more: tuple[Any, ...], options: dict[str, Any]) -> str:
     """Which matrix of a batch fails: found by trying each alone."""
     if a.ndim == 2:

@@ -5,13 +5,11 @@ from __future__ import annotations
 import math
 from typing import Any
 
-import numpy as np
-
 from cordee.trainer.array import DTypeLike, array_module
 from cordee.trainer.autograd.graph import apply_one
-from cordee.trainer.autograd.record import op
 from cordee.trainer.errors import ShapeError, TrainerIndexError
 from cordee.trainer.ops.linalg.spectral import svdvals
+from cordee.trainer.ops.reduction import LENGTH, P_NORM
 from cordee.trainer.tensors import Tensor, wrap
 
 __all__ = ["matrix_norm", "norm", "vector_norm"]
@@ -19,39 +17,6 @@ __all__ = ["matrix_norm", "norm", "vector_norm"]
 
 def _kept(shape: tuple[int, ...], axis: tuple[int, ...]) -> tuple[int, ...]:
     return tuple(1 if i in axis else n for i, n in enumerate(shape))
-
-
-def _power_norm(xp: Any, a: Any, *, p: float, axis: tuple[int, ...], keepdims: bool) -> Any:
-    return (xp.abs(a) ** p).sum(axis=axis, keepdims=keepdims) ** (1.0 / p)
-
-
-def _power_norm_vjp(F: Any, g: Any, out: Any, a: Any, *, p: float, axis: tuple[int, ...], keepdims: bool) -> Any:
-    """g · sign(a) · (|a| / norm)ᵖ⁻¹, and 0 where a is 0."""
-    kept = _kept(a.shape, axis)
-    total = F.reshape(out, shape=kept)
-    total = F.where(total == 0, 1.0, total)
-    size = F.where(a == 0, 1.0, F.abs(a))
-    return F.sign(a) * (size / total) ** (p - 1.0) * F.reshape(g, shape=kept)
-
-
-def _norm_shape(a: Any, *, axis: tuple[int, ...], keepdims: bool, **_: Any) -> Any:
-    if any(not 0 <= d < len(a) for d in axis):
-        raise TrainerIndexError(f"there is no dimension {max(axis)} in a tensor of {len(a)} dimensions")
-    return _kept(a, axis) if keepdims else tuple(n for i, n in enumerate(a) if i not in axis)
-
-
-POWER_NORM = op(
-    "power_norm", "(Σ|a|ᵖ)^(1/p) over dimensions; gradient 0 at 0",
-    forward=_power_norm, vjps=(_power_norm_vjp,), saves=("a out",), shape=_norm_shape, dtype="float",
-    reference=lambda a, p, axis, keepdims: np.sum(np.abs(a) ** p, axis, keepdims=keepdims) ** (1 / p),
-    samples=lambda s: [
-        s.case(s.distinct(2, 3), p=3.0, axis=(0, 1), keepdims=False),
-        s.case(s.distinct(2, 3, 2), p=1.5, axis=(1,), keepdims=True),
-        s.case(s.distinct(2, 3), p=-1.0, axis=(1,), keepdims=False),
-        s.case(s.positive(), p=0.5, axis=(), keepdims=False),
-    ],
-    errors=lambda s: [s.case(s.normal(2, 3), p=3.0, axis=(2,), keepdims=False)],
-)  # fmt: skip
 
 
 def _floating(name: str, x: Tensor, dtype: DTypeLike) -> Tensor:
@@ -107,10 +72,8 @@ def vector_norm(x: Tensor, ord: Any = 2, dim: Any = None, keepdim: bool = False,
     if special is not None:
         return special(x.abs(), dims, keepdim)  # type: ignore[no-any-return]
     if ord == 2:
-        from cordee.trainer.ops.reduction import LENGTH
-
         return apply_one(LENGTH, x, axis=dims, keepdims=keepdim)
-    return apply_one(POWER_NORM, x, p=float(ord), axis=dims, keepdims=keepdim)
+    return apply_one(P_NORM, x, axis=dims, keepdims=keepdim, p=float(ord))
 
 
 def _zero_added(values: Tensor, dim: int) -> Tensor:

@@ -6,6 +6,7 @@ differentiation' (2008): with X = A⁻¹B, the gradient of B is A⁻ᵀ·dX, and
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -16,7 +17,7 @@ from cordee.trainer.array import array_module
 from cordee.trainer.autograd.graph import apply, apply_one
 from cordee.trainer.autograd.record import broadcast_shape, op
 from cordee.trainer.errors import ShapeError
-from cordee.trainer.ops.linalg.common import guarded, matrices, regular, square, transposed
+from cordee.trainer.ops.linalg.common import guarded, matrices, regular, solved, square, transposed
 from cordee.trainer.tensors import Tensor, wrap
 
 __all__ = [
@@ -109,9 +110,13 @@ def _solve_vjp(F: Any, g: Any, out: Any, a: Any, b: Any, *, needs: Sequence[bool
     return -(of_b @ transposed(out)) if needs[0] else None, of_b
 
 
+def _solve(xp: Any, a: Any, b: Any) -> Any:
+    return guarded(xp, "solve", f"{_SINGULAR}: no single solution", functools.partial(solved, xp), a, b)
+
+
 SOLVE = op(
     "solve", "the solution x of a·x = b",
-    forward=lambda xp, a, b: guarded(xp, "solve", f"{_SINGULAR}: no single solution", xp.linalg.solve, a, b),
+    forward=_solve,
     vjp=_solve_vjp, saves=("a out", "a"), broadcasts=True, shape=_system_shape, dtype="float",
     reference=lambda a, b: np.linalg.inv(a) @ b,
     samples=lambda s: [
@@ -188,7 +193,7 @@ def _upper(xp: Any, a: Any, b: Any, unitriangular: bool) -> Any:
     a = xp.triu(a, 1) + xp.eye(n, dtype=a.dtype) if unitriangular else xp.triu(a)
     if (xp.diagonal(a, 0, -2, -1) == 0).any():
         return _substitute(xp, a, b)
-    return xp.linalg.solve(a, b)
+    return solved(xp, a, b)
 
 
 def _substitute(xp: Any, a: Any, b: Any) -> Any:
