@@ -187,6 +187,10 @@ def unary(op: Op) -> Callable[[Operand], Tensor]:
         except (ValueError, TypeError) as error:
             refuse(op, [x], _NO_PARAMS, error)
         if type(out) is not _ndarray or out.dtype is not x.dtype:
+            if (
+                out.dtype.char == "e" and x.dtype.kind in "iub"
+            ):  # NumPy's functions of small integers
+                out = forward(array_module(x), x.astype(default_dtype()))
             out = _settle(op, out, [x])
         if edge is None or not MODE.enabled:
             return wrap(out, None)
@@ -202,20 +206,26 @@ def binary(op: Op) -> Callable[[Operand, Operand], Tensor]:
     forward, keep = op.forward, op.keep
 
     def call(input: Operand, other: Operand) -> Tensor:
+        mixed = False
         if isinstance(input, Tensor):
             x, left = input.data, input._node
+            if isinstance(other, Tensor):
+                y, right = other.data, other._node
+                mixed = x.dtype is not y.dtype
+            else:
+                y, right = _constant(other, input), None
         else:
             x, left = _constant(input, other), None
-        if isinstance(other, Tensor):
-            y, right = other.data, other._node
-        else:
-            y, right = _constant(other, input), None
+            if isinstance(other, Tensor):
+                y, right = other.data, other._node
+            else:
+                y, right = _constant(other, input), None
         xp = np if type(x) is _ndarray else array_module(x, y)
         try:
             out = forward(xp, x, y)
         except (ValueError, TypeError) as error:
             refuse(op, [x, y], _NO_PARAMS, error)
-        if type(out) is not _ndarray or out.dtype in _TO_SETTLE:
+        if mixed or type(out) is not _ndarray or out.dtype in _TO_SETTLE:
             if out.dtype.kind == "c" and (turned := _complexified(op, (input, other))) is not None:
                 return call(*turned)
             out = _settle(op, out, [x, y])
@@ -264,13 +274,13 @@ def _settle(op: Op, out: Any, arrays: list[Any]) -> Any:
     if isinstance(out, np.generic):
         out = np.asarray(out)
     kind = out.dtype.kind
-    if kind != "f" or op.dtype not in _NARROWING:
+    if kind in "bc" or op.dtype not in _NARROWING:
         return out
-    if out.dtype is _float64 or any(getattr(x, "dtype", None) is bfloat16 for x in arrays):
+    if out.dtype is _float64 or kind in "iu" or any(getattr(x, "dtype", None) is not out.dtype for x in arrays):
         wanted = op.result_dtype(*_deciding(arrays))
-        if wanted.kind in "iub":  # what is floating of integers has the default dtype
+        if wanted.kind in "iub" and kind not in "iu":  # what is floating of integers has the default dtype
             wanted = default_dtype()
-        if wanted is not out.dtype and wanted.kind != "c":
+        if wanted is not out.dtype and wanted.kind not in "bc":
             return out.astype(wanted)
     return out
 
@@ -294,8 +304,13 @@ def _complexified(op: Op, inputs: tuple[Any, ...]) -> tuple[Any, ...] | None:
 
 
 def _deciding(arrays: list[Any]) -> list[Any]:
-    """The dtypes that decide: those of arrays with dimensions, unless only one without has a number of that kind."""
+    """The dtypes that decide: those of arrays with dimensions, unless one without has a number of a higher kind."""
     dtypes = [(x.dtype if hasattr(x, "dtype") else type(x), getattr(x, "ndim", 0)) for x in arrays if x is not None]
     dimensioned = [dtype for dtype, ndim in dtypes if ndim]
     floating = [dtype for dtype in dimensioned if isinstance(dtype, np.dtype) and dtype.kind not in "iub"]
-    return floating or [dtype for dtype, _ in dtypes]
+    if floating:
+        return floating
+    whole = [dtype for dtype in dimensioned if dtype.kind in "iu"]
+    if whole and all(dtype is int or dtype is bool or getattr(dtype, "kind", "f") in "iub" for dtype, _ in dtypes):
+        return whole
+    return [dtype for dtype, _ in dtypes]

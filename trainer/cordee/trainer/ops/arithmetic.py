@@ -1,8 +1,8 @@
 """Elementwise arithmetic: operands broadcast against each other, gradients are summed back by the walk.
 
 Dtypes promote as in PyTorch (`cordee.trainer.result_type`): numbers are weak, and tensors without dimensions do not
-widen those of their kind that have some. Unlike there, a Python number that does not fit a whole-number dtype is refused
-(`uint8` + 300) instead of wrapped.
+widen those of their kind that have some. Unlike there, a Python number that does not fit a whole-number dtype is
+refused (`uint8` + 300) instead of wrapped.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from cordee.trainer.array import is_float
+from cordee.trainer.array import default_dtype, is_float
 from cordee.trainer.autograd.graph import Operand, apply_one, binary, unary
 from cordee.trainer.autograd.record import NO_ERRORS, op
 from cordee.trainer.ops.cases import (
@@ -163,6 +163,8 @@ def _power(xp: Any, a: Any, *, exponent: float) -> Any:
         return special(xp, a)
     if a.dtype.kind == "V":  # bfloat16's power knows no weak numbers
         return xp.power(a.astype(np.float32), exponent).astype(a.dtype)
+    if a.dtype.kind in "iub" and isinstance(exponent, float):
+        a = a.astype(default_dtype())
     return xp.power(a, exponent)
 
 
@@ -175,7 +177,7 @@ def _power_vjp(F: Any, g: Any, out: Any, a: Any, *, exponent: float) -> Any:
 POWER = op(
     "power", "a to a fixed power",
     forward=_power, vjps=(_power_vjp,), saves=("a",), elementwise=True, expr="pow(a, exponent)",
-    dtype=lambda a, *, exponent: np.dtype(np.float32) if a.kind in "iub" and isinstance(exponent, float) else a,
+    dtype=lambda a, *, exponent: default_dtype() if a.kind in "iub" and isinstance(exponent, float) else a,
     reference=lambda a, exponent: a**exponent, errors=NO_ERRORS,
     samples=lambda s: [s.case(s.positive(2, 3), exponent=e) for e in (0, 1, 2, 3, 4, 0.5, -0.5, -1, 2.5)]
     + [s.case(s.normal(3), exponent=e) for e in (1, 2, 3)]

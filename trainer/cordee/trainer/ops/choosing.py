@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from cordee.trainer.array import default_dtype
 from cordee.trainer.autograd.graph import Operand, apply, apply_one, binary
 from cordee.trainer.autograd.record import NO_ERRORS, op
 from cordee.trainer.ops.arithmetic import as_mask
@@ -56,7 +57,7 @@ def _choose_bits(condition: Any, a: Any, b: Any) -> Any:
             return None
         other = b.view(bits)
     elif isinstance(b, (int, float)) and (a.dtype.kind in "fV" or isinstance(b, int)):
-        if b == 0 and (a.dtype.kind == "i" or a.dtype.kind == "u" or math.copysign(1.0, b) > 0):
+        if b == 0 and (a.dtype.kind in "iu" or math.copysign(1.0, b) > 0):
             return (condition.view(np.uint8) * a.view(bits)).view(a.dtype)
         other = np.asarray(b, a.dtype).view(bits)
     else:
@@ -75,7 +76,6 @@ WHERE = op(
         lambda F, g, out, condition, a, b: F.where(condition, 0.0, g),
     ),
     saves=("", "condition", "condition"), elementwise=True, expr="condition ? a : b", reference=np.where,
-    dtype=lambda condition, a, b: PROMOTE(a, b),
     samples=lambda s: [
         s.case(s.mask(2, 3), s.normal(2, 3), s.normal(3)),
         s.case(s.mask(3), s.normal(2, 1), 0.5),
@@ -171,6 +171,8 @@ fmin = binary(op(
 def _clamp(xp: Any, a: Any, *, min: Any, max: Any) -> Any:
     if a.dtype.kind == "V":
         min, max = (None if x is None else a.dtype.type(x) for x in (min, max))
+    elif a.dtype.kind in "iub" and (isinstance(min, float) or isinstance(max, float)):
+        a = a.astype(default_dtype())
     if min is None:
         return xp.minimum(a, max)
     return xp.maximum(a, min) if max is None else xp.minimum(xp.maximum(a, min), max)
@@ -182,7 +184,6 @@ CLAMP = op(
     vjps=(lambda F, g, out, a, *, min, max: g * F.between(a, min=min, max=max),),
     saves=("a",), elementwise=True, expr="clamp(a, min, max)",
     reference=np.clip, errors=NO_ERRORS,
-    dtype=lambda a, *, min, max: PROMOTE(a, type(min), type(max)),
     samples=lambda s: [
         s.case(s.distinct(2, 3), min=-0.2, max=0.4),
         s.case(s.distinct(5), min=None, max=0.2),
@@ -204,13 +205,6 @@ BETWEEN = op(
     reference=lambda a, min, max: (a > min) & (a < max), errors=NO_ERRORS,
     samples=lambda s: [s.case(s.distinct(2, 3), min=-0.2, max=0.4), s.case(s.distinct(0), min=-0.2, max=0.4)],
 )  # fmt: skip
-
-
-def PROMOTE(*dtypes: Any) -> Any:  # noqa: N802
-    """The named rule, for records that leave out an operand."""
-    from cordee.trainer.autograd.record import DTYPE_RULES
-
-    return DTYPE_RULES["promote"](*dtypes)
 
 
 def clamp(input: Tensor, min: Operand | None = None, max: Operand | None = None) -> Tensor:

@@ -50,7 +50,8 @@ def _pair(name: str, compute: Callable[[Any, Any], Any], doc: str) -> Callable[[
         except ValueError as error:
             shapes = [tuple(getattr(x, "shape", ())) for x in (a, b)]
             raise ShapeError(
-                f"{name}: {explain_broadcast(*shapes) or error} (inputs: a of shape {shapes[0]}, b of shape {shapes[1]})"
+                f"{name}: {explain_broadcast(*shapes) or error} "
+                f"(inputs: a of shape {shapes[0]}, b of shape {shapes[1]})"
             ) from error
         except TypeError as error:
             kinds = " and ".join(getattr(getattr(x, "dtype", None), "name", type(x).__name__) for x in (a, b))

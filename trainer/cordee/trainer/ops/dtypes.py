@@ -1,8 +1,8 @@
 """Dtypes as values to ask about: how they promote, what converts to what, and their limits.
 
-The rules are PyTorch's: bool < whole numbers < floating-point < complex; of one kind, the wider wins; a Python number, or
-a tensor without dimensions, only decides where it is of a higher kind than all tensors with dimensions. Unlike PyTorch,
-uint16, uint32 and uint64 promote too (as NumPy says).
+The rules are PyTorch's: bool < whole numbers < floating-point < complex; of one kind, the wider wins; a Python number,
+or a tensor without dimensions, only decides where it is of a higher kind than all tensors with dimensions. Unlike
+PyTorch, uint16, uint32 and uint64 promote too (as NumPy says).
 """
 
 from __future__ import annotations

@@ -233,7 +233,7 @@ def diff(
         raise ValueError(f"diff needs n ≥ 0 (it is {n}) and a tensor of at least one dimension ({input.ndim})")
     parts = [part for part in (prepend, input, append) if part is not None]
     if len(parts) > 1:
-        from cordee.trainer.ops.shape import cat
+        from cordee.trainer.ops.company import cat
 
         input = cat(parts, dim)
     for _ in range(min(n, input.shape[dim])):

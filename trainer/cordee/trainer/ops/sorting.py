@@ -206,5 +206,8 @@ def searchsorted(
 
 
 def bucketize(input: Operand, boundaries: Tensor, *, out_int32: bool = False, right: bool = False) -> Tensor:
-    """The number of the bucket that each value falls into: boundaries[i - 1] < value ≤ boundaries[i] (`right`: ≤, <)."""
+    """The number i of the bucket that each value falls into: boundaries[i - 1] < value ≤ boundaries[i].
+
+    With `right`: ≤ on the left, and < on the right.
+    """
     return searchsorted(boundaries, input, out_int32=out_int32, right=right)

@@ -31,14 +31,14 @@ erf = unary(op(
     "erf", "the error function",
     forward=special.erf, vjps=(lambda F, g, out, a: g * (F.exp(-(a * a)) * (2.0 / math.sqrt(math.pi))),),
     saves=("a",), elementwise=True, expr="erf(a)", dtype="float", samples=any_values,
-    reference=lambda a: _each(math.erf, otypes=[float])(a), errors=NO_ERRORS,
+    reference=_each(math.erf, otypes=[float]), errors=NO_ERRORS,
 ))  # fmt: skip
 
 erfc = unary(op(
     "erfc", "1 - erf(a), to full precision where that is small",
     forward=special.erfc, vjps=(lambda F, g, out, a: g * (F.exp(-(a * a)) * (-2.0 / math.sqrt(math.pi))),),
     saves=("a",), elementwise=True, expr="erfc(a)", dtype="float", samples=any_values,
-    reference=lambda a: _each(math.erfc, otypes=[float])(a), errors=NO_ERRORS,
+    reference=_each(math.erfc, otypes=[float]), errors=NO_ERRORS,
 ))  # fmt: skip
 
 
@@ -63,7 +63,7 @@ lgamma = unary(op(
     "lgamma", "the logarithm of the gamma function's magnitude",
     forward=gamma.lgamma, vjps=(lambda F, g, out, a: g * F.digamma(a),),
     saves=("a",), elementwise=True, expr="lgamma(a)", dtype="float", samples=_away_from_poles,
-    reference=lambda a: _each(math.lgamma, otypes=[float])(a), errors=NO_ERRORS,
+    reference=_each(math.lgamma, otypes=[float]), errors=NO_ERRORS,
 ))  # fmt: skip
 
 
