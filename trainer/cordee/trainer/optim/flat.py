@@ -120,10 +120,6 @@ class FlatGroup:
         found.update((name, parts[index]) for name, parts in self.parts.items() if index in parts)
         return found
 
-    def is_home(self) -> bool:
-        """Whether every parameter lives here now."""
-        return all(parameter.data is view for parameter, view in zip(self.parameters, self._views, strict=True))
-
     def adopt(self) -> None:
         """Sees to it that every parameter, and its gradient, lives in this group's buffers. Cheap when they do."""
         for parameter, view, sink, grad in zip(self.parameters, self._views, self._sinks, self._grads, strict=True):
