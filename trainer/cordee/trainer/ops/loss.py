@@ -149,7 +149,7 @@ def cross_entropy(
     check_reduction("cross_entropy", reduction)
     if not 0.0 <= label_smoothing <= 1.0:
         raise ValueError(f"cross_entropy: label_smoothing must be from 0 to 1, not {label_smoothing}")
-    if is_float(target.dtype):
+    if target.dtype.kind not in "iu" and is_float(target.dtype):
         if ignore_index >= 0:
             raise ValueError("cross_entropy: ignore_index is for class numbers; these targets are probabilities")
         return _soft_cross_entropy(input, target, weight, reduction, label_smoothing)

@@ -37,41 +37,34 @@ def _skips(xp: Any, labels: Any, blank: int) -> Any:
     return skips
 
 
-def _shifted(xp: Any, a: Any, by: int) -> Any:
-    """Moved along the labels; what comes in is impossible."""
-    out = xp.full(a.shape, -math.inf, a.dtype)
-    if by > 0:
-        out[:, by:] = a[:, :-by]
-    else:
-        out[:, :by] = a[:, -by:]
-    return out
-
-
 def _ctc(xp: Any, log_probs: Any, *, labels: Any, frames: Any, lengths: Any, blank: int, zero_infinity: bool) -> Any:
     num_frames, batch, _ = log_probs.shape
+    dtype, num_labels = log_probs.dtype, labels.shape[1]
     rows = xp.arange(batch)
     emitted = log_probs[:, rows[:, None], labels]  # (T, N, 2 S + 1)
-    skips = _skips(xp, labels, blank)
-    never = xp.full(labels.shape, -math.inf, log_probs.dtype)
-    alphas = xp.full(emitted.shape, -math.inf, log_probs.dtype)
+    closed = xp.where(_skips(xp, labels, blank), 0.0, -math.inf).astype(dtype)
+    # Two columns in front that nothing ever reaches: so the labels before are views, not copies.
+    alphas = xp.full((num_frames, batch, num_labels + 2), -math.inf, dtype)
     if num_frames:
-        alphas[0, :, :2] = emitted[0, :, :2]
-        alphas[0, lengths == 0, 1:] = -math.inf
+        alphas[0, :, 2:4] = emitted[0, :, :2]
+        alphas[0, lengths == 0, 3:] = -math.inf
     for t in range(1, num_frames):
-        known = alphas[t - 1]
-        ways = xp.logaddexp(known, _shifted(xp, known, 1))
-        ways = xp.logaddexp(ways, xp.where(skips, _shifted(xp, known, 2), never))
-        alphas[t] = ways + emitted[t]
-    likelihood = xp.where(lengths == 0, 0.0, -math.inf).astype(log_probs.dtype)  # of sequences without frames
-    some = frames > 0
+        known, now = alphas[t - 1], alphas[t, :, 2:]
+        xp.add(known[:, :-2], closed, out=now)
+        xp.logaddexp(now, known[:, 1:-1], out=now)
+        xp.logaddexp(now, known[:, 2:], out=now)
+        now += emitted[t]
+    alphas = alphas[:, :, 2:]
+    likelihood = xp.where(lengths == 0, 0.0, -math.inf)  # of sequences without frames
     if num_frames:
         last, end = xp.maximum(frames - 1, 0), 2 * lengths
         before = xp.where(lengths > 0, alphas[last, rows, xp.maximum(end - 1, 0)], -math.inf)
-        likelihood = xp.where(some, xp.logaddexp(alphas[last, rows, end], before), likelihood)
+        likelihood = xp.where(frames > 0, xp.logaddexp(alphas[last, rows, end], before), likelihood)
+    likelihood = likelihood.astype(dtype)
     losses = -likelihood
     if zero_infinity:
-        losses = xp.where(losses == math.inf, 0.0, losses)
-    return losses.astype(log_probs.dtype), (alphas, emitted, skips, likelihood)
+        losses = xp.where(losses == math.inf, 0.0, losses).astype(dtype)
+    return losses, (alphas, emitted, closed, likelihood)
 
 
 def _ctc_vjp(
@@ -85,27 +78,34 @@ def _ctc_vjp(
 
         return composed_vjp(composed, g, (log_probs,), needs)
     xp = F.xp
-    alphas, emitted, skips, likelihood = aux
+    alphas, emitted, closed, likelihood = aux
     num_frames, batch, num_labels = emitted.shape
     rows = xp.arange(batch)
-    never = xp.full(labels.shape, -math.inf, log_probs.dtype)
     ends = xp.arange(num_labels) == (2 * lengths)[:, None]
     ends |= (xp.arange(num_labels) == (2 * lengths - 1)[:, None]) & (lengths > 0)[:, None]
-    start = xp.where(ends, 0.0, never).astype(log_probs.dtype)
-    sure = xp.where(likelihood == -math.inf, 0.0 if zero_infinity else math.nan, 1.0).astype(log_probs.dtype) * g
-    finite = xp.where(likelihood == -math.inf, 0.0, likelihood)
-    d = xp.zeros(log_probs.shape, log_probs.dtype)
-    onward = never
+    start = xp.where(ends, 0.0, -math.inf).astype(log_probs.dtype)
+    betas = xp.full(emitted.shape, -math.inf, log_probs.dtype)
+    later = xp.full((batch, num_labels + 2), -math.inf, log_probs.dtype)  # two columns behind that lead nowhere
+    last = frames - 1
     for t in range(num_frames - 1, -1, -1):
+        now = betas[t]
         if t + 1 < num_frames:
-            later = onward + emitted[t + 1]
-            ways = xp.logaddexp(later, _shifted(xp, later, -1))
-            onward = xp.logaddexp(ways, _shifted(xp, xp.where(skips, later, never), -2))
-        onward = xp.where((frames - 1 == t)[:, None], start, onward)
-        share = xp.exp(alphas[t] + onward - finite[:, None]) * sure[:, None]
-        share = xp.where((frames > t)[:, None], share, 0.0)
-        for s in range(num_labels):  # one at a time, so that equal labels of a row add up in a fixed order
-            d[t, rows, labels[:, s]] -= share[:, s]
+            xp.add(betas[t + 1], emitted[t + 1], out=later[:, :-2])
+            xp.logaddexp(later[:, :-2], later[:, 1:-1], out=now)
+            later[:, :-2] += closed
+            xp.logaddexp(now, later[:, 2:], out=now)
+        ending = last == t
+        if bool(ending.any()):
+            now[ending] = start[ending]
+    finite = xp.where(likelihood == -math.inf, 0.0, likelihood)
+    betas += alphas
+    betas -= finite[:, None]
+    share = xp.exp(betas, out=betas)
+    share *= (xp.where(likelihood == -math.inf, 0.0 if zero_infinity else math.nan, 1.0) * g)[:, None]
+    share = xp.where((xp.arange(num_frames)[:, None] <= last)[:, :, None], share, 0.0)
+    d = xp.zeros(log_probs.shape, log_probs.dtype)
+    for s in range(num_labels):  # one at a time, so that equal labels of a sequence add up in a fixed order
+        d[:, rows, labels[:, s]] -= share[:, :, s]
     return (d,)
 
 

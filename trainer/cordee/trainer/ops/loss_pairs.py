@@ -96,8 +96,12 @@ def _weighted_mean(name: str, losses: Tensor, weight: Tensor | None, reduction: 
 
 
 def _huber(xp: Any, a: Any, b: Any, *, delta: float) -> Any:
-    away = xp.abs(a - b)
-    return xp.where(away < delta, away * away * 0.5, (away - 0.5 * delta) * delta)
+    away = a - b
+    near = away.clip(-delta, delta)
+    out = near * -0.5  # near (away - near / 2) is both: without asking element by element which it is
+    out += away
+    out *= near
+    return out
 
 
 def _huber_vjp(F: Any, g: Any, out: Any, a: Any, b: Any, *, delta: float, sign: float = 1.0) -> Any:
@@ -150,7 +154,8 @@ def smooth_l1_loss(
         raise ValueError(f"smooth_l1_loss: beta must not be negative, got {beta}")
     if beta == 0:
         return reduce((input - target).abs(), reduction)
-    return reduce(apply(HUBER, input, target, delta=float(beta)) / beta, reduction)
+    losses = apply(HUBER, input, target, delta=float(beta))
+    return reduce(losses if beta == 1 else losses / beta, reduction)
 
 
 # -- yes or no ---------------------------------------------------------------------------------------------------------

@@ -68,23 +68,21 @@ def _lstm(
     units = cell.shape[1]
     h, c = hidden.copy(), cell.copy()
     total, dtype = gates.shape[0], gates.dtype
-    acts = xp.empty((total, 4 * units), dtype)
-    bent, before_h, before_c = (xp.empty((total, n), dtype) for n in (units, hidden.shape[1], units))
-    full = xp.empty((total, units), dtype)
-    out = full if projection is None else xp.empty((total, hidden.shape[1]), dtype)
     # sigmoid(x) = tanh(x / 2) / 2 + 1/2: so one tanh does for all four gates.
     scale = xp.full(4 * units, 0.5, dtype)
     scale[2 * units : 3 * units] = 1.0
-    shift = xp.full(4 * units, 0.5, dtype)
-    shift[2 * units : 3 * units] = 0.0
-    across = weight.T
+    shift = 1.0 - scale
+    acts = gates * scale
+    across = (weight * scale[:, None]).T
+    bent, before_c = xp.empty((total, units), dtype), xp.empty((total, units), dtype)
+    before_h = xp.empty((total, hidden.shape[1]), dtype)
+    full = xp.empty((total, units), dtype)
+    out = full if projection is None else xp.empty((total, hidden.shape[1]), dtype)
     for start, stop, n in _steps(sizes, reverse):
         z, bend, known_h, known_c = acts[start:stop], bent[start:stop], h[:n], c[:n]
         before_h[start:stop] = known_h
         before_c[start:stop] = known_c
-        xp.matmul(known_h, across, out=z)
-        z += gates[start:stop]
-        z *= scale
+        z += known_h @ across
         xp.tanh(z, out=z)
         z *= scale
         z += shift
@@ -110,36 +108,51 @@ def _lstm_vjp(
         return composed_vjp(composed, g, (gates, hidden, cell, weight, projection), needs)
     xp = F.xp
     acts, bent, before_h, before_c, full = aux
-    units = before_c.shape[1]
+    total, units = before_c.shape
     g_out, g_h, g_c = g
     batch = max(sizes, default=0)
     dh = xp.zeros((batch, before_h.shape[1]), acts.dtype) if g_h is None else g_h.copy()
     dc = xp.zeros((batch, units), acts.dtype) if g_c is None else g_c.copy()
-    d = xp.empty_like(acts)
-    d_out = xp.empty_like(before_h)
+    d = xp.empty((total, 4, units), acts.dtype)
+    by_cell, by_output, to_cell = _lstm_slopes(xp, acts.reshape(total, 4, units), bent, before_c)
+    d_out = None if projection is None else xp.empty_like(before_h)
+    forget = acts[:, units : 2 * units]
     for start, stop, n in reversed(_steps(sizes, reverse)):
-        here = dh[:n]
+        here, d_cell, dz = dh[:n], dc[:n], d[start:stop]
         if g_out is not None:
             here += g_out[start:stop]
-        if projection is not None:
+        if d_out is not None:
             d_out[start:stop] = here
             here = here @ projection
-        a, bend, dz, d_cell = acts[start:stop], bent[start:stop], d[start:stop], dc[:n]
-        i, f, new, o = (a[:, k * units : (k + 1) * units] for k in range(4))
-        d_bend = here * o
-        d_bend *= 1.0 - bend * bend
-        d_cell += d_bend
-        xp.multiply(d_cell, new, out=dz[:, :units])
-        xp.multiply(d_cell, before_c[start:stop], out=dz[:, units : 2 * units])
-        xp.multiply(d_cell, i, out=dz[:, 2 * units : 3 * units])
-        xp.multiply(here, bend, out=dz[:, 3 * units :])
-        dz[:, : 2 * units] *= a[:, : 2 * units] * (1.0 - a[:, : 2 * units])
-        dz[:, 2 * units : 3 * units] *= 1.0 - new * new
-        dz[:, 3 * units :] *= o * (1.0 - o)
-        d_cell *= f
-        dh[:n] = dz @ weight
-    d_projection = d_out.T @ full if projection is not None and needs[4] else None
+        d_cell += here * to_cell[start:stop]
+        xp.multiply(by_cell[start:stop], d_cell[:, None, :], out=dz[:, :3])
+        xp.multiply(here, by_output[start:stop], out=dz[:, 3])
+        d_cell *= forget[start:stop]
+        dh[:n] = dz.reshape(n, 4 * units) @ weight
+    d = d.reshape(total, 4 * units)
+    d_projection = d_out.T @ full if d_out is not None and needs[4] else None
     return d, dh, dc, d.T @ before_h if needs[3] else None, d_projection
+
+
+def _lstm_slopes(xp: Any, acts: Any, bent: Any, before_c: Any) -> tuple[Any, Any, Any]:
+    """For all steps at once: what the gates' gradients are per gradient of cell and output, and the cell's per output.
+
+    They are for i, f, g: `(R, 3, units)`, for o: `(R, units)`, and `(R, units)`.
+    """
+    i, _, new, o = (acts[:, k] for k in range(4))
+    by_cell = xp.empty((acts.shape[0], 3, acts.shape[2]), acts.dtype)
+    kept = by_cell[:, :2]
+    xp.subtract(1.0, acts[:, :2], out=kept)
+    kept *= acts[:, :2]
+    kept[:, 0] *= new
+    kept[:, 1] *= before_c
+    xp.multiply(new, new, out=by_cell[:, 2])
+    xp.subtract(1.0, by_cell[:, 2], out=by_cell[:, 2])
+    by_cell[:, 2] *= i
+    by_output = o * bent
+    to_cell = o - by_output * bent
+    by_output *= 1.0 - o
+    return by_cell, by_output, to_cell
 
 
 def _lstm_composed(gates: Any, h: Any, c: Any, weight: Any, projection: Any, *, sizes: Any, reverse: bool) -> Any:
