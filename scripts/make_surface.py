@@ -27,6 +27,7 @@ OPERATORS: dict[str, str] = {
     "__setitem__": "def __setitem__(self, index: Any, value: Any) -> None: ...",
     "__iter__": "def __iter__(self) -> Iterator[Tensor]: ...",
     "__neg__": "def __neg__(self) -> Tensor: ...",
+    "__pos__": "def __pos__(self) -> Tensor: ...",
     "__abs__": "def __abs__(self) -> Tensor: ...",
     "__invert__": "def __invert__(self) -> Tensor: ...",
 }
