@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 
 import cordee.trainer as ct
-from cordee.trainer.array import as_array, to_numpy
+from cordee.trainer.array import as_array, bfloat16, to_numpy
 from cordee.trainer.autograd import gradcheck, gradgradcheck
 from cordee.trainer.autograd.graph import apply
-from cordee.trainer.autograd.record import REGISTRY, Op, Sample, Sampler, op
+from cordee.trainer.autograd.record import NO_ERRORS, REGISTRY, Op, Sample, Sampler, op
 
 OPS = [pytest.param(record, id=name) for name, record in sorted(REGISTRY.items())]
 SAMPLES = [
@@ -100,7 +100,7 @@ def test_a_record_is_complete(record: Op) -> None:
         assert record.expr, "an elementwise op needs its scalar expression"
 
 
-@pytest.mark.parametrize("missing", ["samples", "reference", "forward", "saves"])
+@pytest.mark.parametrize("missing", ["samples", "reference", "forward", "saves", "shape", "errors"])
 def test_a_record_without_a_required_field_cannot_be_declared(missing: str) -> None:
     fields: dict[str, Any] = {
         "forward": lambda xp, a: a,
@@ -108,6 +108,8 @@ def test_a_record_without_a_required_field_cannot_be_declared(missing: str) -> N
         "samples": lambda s: [],
         "reference": np.positive,
         "vjps": (None,),
+        "shape": lambda a: a,
+        "errors": NO_ERRORS,
     }
     del fields[missing]
     with pytest.raises(TypeError, match=missing):
@@ -151,6 +153,40 @@ def test_single_precision_stays_single(record: Op, sample: Sample) -> None:
             if isinstance(tensor, ct.Tensor) and tensor.requires_grad and tensor.grad is not None:
                 assert tensor.grad.dtype == tensor.dtype
                 assert tensor.grad.shape == tensor.shape
+
+
+def _shape_of(value: Any) -> Any:
+    return None if value is None else np.shape(value)
+
+
+@pytest.mark.parametrize(("record", "sample"), SAMPLES)
+def test_the_shape_rule_tells_the_results_shape(record: Op, sample: Sample) -> None:
+    assert record.shape is not None
+    told = record.shape(*map(_shape_of, sample.inputs), **sample.params)
+    outputs = _outputs(_run(record, sample, _tensors(record, sample)))
+    for shape, out in zip(told if record.many else (told,), outputs, strict=True):
+        assert len(shape) == out.ndim
+        for size, actual in zip(shape, out.shape, strict=True):
+            assert size is None or size == actual  # None: it depends on the values
+
+
+def _dtype_of(value: Any) -> Any:
+    return value.dtype if isinstance(value, ct.Tensor) else None if value is None else type(value)
+
+
+@pytest.mark.parametrize("dtype", [np.float64, np.float32, np.float16, bfloat16], ids=str)
+@pytest.mark.parametrize("record", OPS)
+def test_the_dtype_rule_tells_the_results_dtype(record: Op, dtype: Any) -> None:
+    for sample in record.samples(Sampler(7)):
+        tensors = _tensors(record, sample, np.dtype(dtype))
+        try:
+            outputs = _outputs(_run(record, sample, tensors))
+        except TypeError as error:
+            assert np.dtype(dtype).itemsize == 2  # noqa: PT017 (factorisations have no half precision, and say so)
+            assert record.name in str(error)  # noqa: PT017
+            continue
+        told = record.result_dtype(*map(_dtype_of, tensors), **sample.params)
+        assert [out.dtype for out in outputs] == list(told if record.many else (told,))
 
 
 @pytest.mark.parametrize(("record", "sample"), SAMPLES)

@@ -31,9 +31,7 @@ def refuse(op: Op, arrays: list[Any], params: dict[str, Any], error: Exception) 
     )
     kind: type[Exception] = TrainerIndexError if isinstance(error, IndexError) else ShapeError
     reason = None
-    if op.explain is not None:
-        reason = op.explain(*[getattr(x, "shape", x) for x in arrays], **params)
-    elif op.shape is not None:
+    if op.shape is not None:
         try:
             op.shape(*shapes, **params)
         except TrainerError as refusal:

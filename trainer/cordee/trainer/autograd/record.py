@@ -84,8 +84,6 @@ class Op:
     errors: Callable[[Sampler], Sequence[Sample]] | None = None
     """Inputs that must be refused with a `ShapeError` or `TrainerIndexError` naming the op; `NO_ERRORS` where every
     array of numbers is right."""
-    explain: Callable[..., str | None] | None = None
-    """`explain(*shapes, **params)`: what is wrong with these inputs, as a sentence; asked only after a failure."""
     inputs: tuple[str, ...] = field(init=False)
     keep: tuple[tuple[bool, ...], ...] = field(init=False)
     """By bit mask of the inputs that need a gradient: which inputs, and last whether `out`, are kept for backward."""
@@ -201,10 +199,18 @@ REGISTRY: dict[str, Op] = {}
 
 
 def op(name: str, doc: str, **fields: Any) -> Op:
-    """Declare an operation."""
+    """Declare an operation.
+
+    Raises:
+        TypeError: a field is missing.
+        ValueError: the name is taken, or the fields contradict each other.
+    """
     if name in REGISTRY:
         raise ValueError(f"an op named {name!r} is declared already")
     record = Op(name=name, doc=doc, **fields)
+    lacking = [field for field in ("shape", "errors") if getattr(record, field) is None]
+    if lacking:
+        raise TypeError(f"the op {name!r} lacks {' and '.join(lacking)}: see the docstring of Op")
     REGISTRY[name] = record
     return record
 

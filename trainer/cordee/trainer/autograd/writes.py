@@ -46,8 +46,9 @@ def owner_of(array: Any) -> Any:
     return array
 
 
-def _address(array: Any) -> int:
-    return int(array.data.ptr if hasattr(array.data, "ptr") else array.__array_interface__["data"][0])
+def address(array: Any) -> int:
+    """Where its first element lies in memory."""
+    return int(array.__array_interface__["data"][0] if isinstance(array, np.ndarray) else array.data.ptr)
 
 
 def overlap(owner: Any, write: Write, array: Any) -> bool:
@@ -76,7 +77,7 @@ class Book:
         """Write down that this array's memory is written to now."""
         owner = owner_of(array)
         write = Write(
-            next_number(), what, here(), _address(array) - _address(owner), array.shape, array.strides, array.dtype
+            next_number(), what, here(), address(array) - address(owner), array.shape, array.strides, array.dtype
         )
         key = id(owner)
         if key not in self._owners or self._owners[key]() is not owner:

@@ -18,7 +18,7 @@ from cordee.trainer.array import Array, array_module, as_array, is_float
 from cordee.trainer.autograd.graph import Node, Operand, apply
 from cordee.trainer.autograd.mode import MODE
 from cordee.trainer.autograd.record import Op, op
-from cordee.trainer.autograd.writes import BOOK, Write, owner_of
+from cordee.trainer.autograd.writes import BOOK, Write, address, owner_of
 from cordee.trainer.errors import GraphError, ShapeError
 from cordee.trainer.ops.places import assign_at, index_shape, last_at, plain_index
 from cordee.trainer.tensors import Leaf, Tensor
@@ -99,14 +99,18 @@ def _check_fit(input: Tensor, result: Any, what: str) -> None:
         raise ShapeError(f"{what}: the result has shape {result.shape} and does not fit in place into {input.shape}")
     if is_float(result.dtype) and input.dtype.kind in "iub":
         raise TypeError(f"{what}: {result.dtype.name} numbers do not fit in place into {input.dtype.name}")
-    if not input.data.flags.writeable or 0 in _repeated(input.data):
+    if input.data.size and (not _is_writeable(input.data) or 0 in _strides(input.data)):
         raise ShapeError(
             f"{what}: the tensor of shape {input.shape} is repeated (expand, broadcast_to) or read-only memory: one "
             "write would change several elements; clone() it first"
         )
 
 
-def _repeated(array: Array) -> list[int]:
+def _is_writeable(array: Array) -> bool:
+    return getattr(array.flags, "writeable", True)  # CuPy's arrays always are
+
+
+def _strides(array: Array) -> list[int]:
     return [stride for stride, size in zip(array.strides, array.shape, strict=True) if size > 1]
 
 
@@ -201,17 +205,13 @@ def _places(view: Tensor, base: Tensor) -> Array | None:
     if not base.data.flags.c_contiguous or view.dtype != base.dtype:
         raise GraphError("a write into a view of a tensor that is not contiguous cannot be recorded: clone() it first")
     size = base.data.itemsize
-    start = _address(view.data) - _address(base.data)
+    start = address(view.data) - address(base.data)
     if start % size or not 0 <= start < base.data.nbytes:
         return None
     places = np.full(view.shape, start // size, np.int64)
     for dim, (n, stride) in enumerate(zip(view.shape, view.data.strides, strict=True)):
         places += (np.arange(n) * (stride // size)).reshape(-1, *(1,) * (view.ndim - dim - 1))
     return xp.asarray(places)  # type: ignore[no-any-return]
-
-
-def _address(array: Any) -> int:
-    return int(array.data.ptr if hasattr(array.data, "ptr") else array.__array_interface__["data"][0])
 
 
 def _not_run(xp: Any, a: Any, value: Any = None, *, places: Any) -> Any:
