@@ -57,8 +57,10 @@ CANONICAL: dict[str, Callable[[Any], Any]] = {
     "linalg.eigh": lambda out: (out[0], abs(out[1])),
     "linalg.lstsq": lambda out: out[0],
 }
-TIES = frozenset({"topk", "kthvalue", "median", "nanmedian", "mode"})
+TIES = frozenset({"topk", "kthvalue", "median", "nanmedian", "mode", "sort", "argsort"})
 """Which of several equal elements these name is left open: indices are compared only where there are no equal ones."""
+FEW_DIGITS = {torch.bfloat16: 2e-2}
+"""Of the largest element: PyTorch rounds long sums and chains of operations once, ours may round in between."""
 
 
 class UnfitSampleError(Exception):
@@ -179,6 +181,8 @@ def _compare(ours: Any, theirs: Any, values: bool, where: str = "result") -> Non
         assert got.dtype == theirs.dtype, f"{where}: dtype {got.dtype}, not {theirs.dtype}"
         if values:
             rtol, atol = TOLERANCES.get(theirs.dtype, (0.0, 0.0))
+            if theirs.dtype in FEW_DIGITS and theirs.numel():
+                atol = max(atol, FEW_DIGITS[theirs.dtype] * float(theirs.nan_to_num(0, 0, 0).abs().max()))
             try:
                 torch.testing.assert_close(got, theirs, rtol=rtol, atol=atol, equal_nan=True)
             except AssertionError as error:
@@ -313,6 +317,14 @@ class _Replay:
     def is_random(self, sample: Any) -> bool:
         return names.is_random(self.op.name) or bool(sample.kwargs.get("dropout_p"))
 
+    def _may_tie(self, dtype: Any, sample: Any) -> bool:
+        return (
+            self.op.name in TIES
+            and dtype not in (torch.float64, torch.float32)
+            and not sample.kwargs.get("stable")
+            and not (self.op.name == "median" and not sample.args and not sample.kwargs)
+        )
+
     def sample(self, dtype: Any, sample: Any) -> None:
         convert = Converter()
         try:
@@ -332,9 +344,9 @@ class _Replay:
             ours = _ours(self.function, *args, **kwargs)
             if self.canonical is not None:
                 ours, theirs = self.canonical(ours), self.canonical(theirs)
-            if self.op.name in TIES and dtype not in (torch.float64, torch.float32) and isinstance(theirs, tuple):
+            if self._may_tie(dtype, sample):
                 _compare(ours, theirs, values=False)
-                ours, theirs = ours[:1], theirs[:1]
+                ours, theirs = (ours[:1], theirs[:1]) if isinstance(theirs, tuple) else ((), ())
             _compare(ours, theirs, values)
             self.outcome.passed += 1
         except UnfitSampleError:
@@ -368,6 +380,12 @@ class _Replay:
             for sample in chosen:
                 self.sample(dtype, sample)
 
+    @staticmethod
+    def _number_for_tensor(sample: Any) -> bool:
+        """A number beside a tensor, which ours takes as a tensor without dimensions where PyTorch does not."""
+        numbers = (int, float, complex)
+        return isinstance(sample.input, numbers) and any(isinstance(arg, torch.Tensor) for arg in sample.args)
+
     def expected_errors(self) -> None:
         if self.op.error_inputs_func is None:
             return
@@ -381,7 +399,7 @@ class _Replay:
             try:
                 args = [convert(sample.input), *convert(list(sample.args))]
                 kwargs = {k: convert(v) for k, v in sample.kwargs.items()}
-                if IGNORED_KEYWORDS & kwargs.keys():
+                if IGNORED_KEYWORDS & kwargs.keys() or self._number_for_tensor(sample):
                     raise UnfitSampleError
                 self.op.op(sample.input, *sample.args, **sample.kwargs)
             except UnfitSampleError:
