@@ -227,6 +227,8 @@ def _view_as_real(xp: Any, a: Any) -> Any:
 def _view_as_complex(xp: Any, a: Any) -> Any:
     if a.shape[-1] != 2:
         raise ValueError("not pairs")
+    if a.dtype.itemsize == 2:
+        raise TypeError(f"complex numbers have no half precision ({a.dtype.name})")
     return xp.ascontiguousarray(a).view(complex_dtype(a.dtype))[..., 0]
 
 

@@ -30,6 +30,7 @@ __all__ = [
     "raw",
     "real_dtype",
     "real_part",
+    "refuse_half",
     "regular",
     "square",
     "symmetric",
@@ -118,7 +119,9 @@ def guarded(xp: Any, name: str, what: str, call: Callable[..., Any], a: Any, *mo
 
     Raises:
         LinAlgError: says which matrix of the batch it was.
+        TypeError: the numbers have half precision.
     """
+    refuse_half(a)
     try:
         if xp is np:
             return call(a, *more, **options)
@@ -130,6 +133,12 @@ def guarded(xp: Any, name: str, what: str, call: Callable[..., Any], a: Any, *mo
         if a.ndim < 2 or (a.shape[-1] != a.shape[-2] and "square" in str(error)):
             raise  # a matter of shapes, which the record explains
         raise LinAlgError(f"{name}: {what}{_culprit(call, a, more, options)}") from error
+
+
+def refuse_half(a: Any) -> None:
+    """As PyTorch does: NumPy itself knows float16 as one to refuse, but takes bfloat16 for no number."""
+    if a.dtype.itemsize == 2 and a.dtype.kind in "fV":
+        raise TypeError(f"linear algebra has no half precision ({a.dtype.name}): convert by .float()")
 
 
 def solved(xp: Any, a: Any, b: Any) -> Any:

@@ -16,7 +16,7 @@ from cordee.trainer.array import default_dtype
 from cordee.trainer.autograd.graph import apply, apply_one
 from cordee.trainer.autograd.record import op
 from cordee.trainer.ops.elementwise import where
-from cordee.trainer.ops.linalg.common import adjoint, guarded, real_dtype, regular, square, transposed
+from cordee.trainer.ops.linalg.common import adjoint, guarded, real_dtype, refuse_half, regular, square, transposed
 from cordee.trainer.tensors import Tensor
 
 __all__ = ["SlogdetResult", "det", "logdet", "slogdet"]
@@ -93,9 +93,15 @@ COFACTOR = op(
 
 # -- det ---------------------------------------------------------------------------------------------------------------
 
+
+def _det(xp: Any, a: Any) -> Any:
+    refuse_half(a)
+    return xp.linalg.det(a)
+
+
 DET = op(
     "det", "the determinant; its gradient is right for singular matrices too",
-    forward=lambda xp, a: xp.linalg.det(a),
+    forward=_det,
     vjps=(lambda F, g, out, a: g[..., None, None] * F.cofactor(a),), saves=("a",), shape=_batch_shape, dtype="float",
     reference=lambda a: np.prod(np.linalg.eigvals(a), -1).real,
     samples=lambda s: [
@@ -133,9 +139,14 @@ def _slogdet_dtype(dtype: Any) -> Any:
     return own, real_dtype(own)
 
 
+def _slogdet(xp: Any, a: Any) -> Any:
+    refuse_half(a)
+    return tuple(map(xp.asarray, xp.linalg.slogdet(a)))
+
+
 SLOGDET = op(
     "slogdet", "the sign (complex: phase) of the determinant, and the logarithm of its magnitude",
-    forward=lambda xp, a: tuple(map(xp.asarray, xp.linalg.slogdet(a))),
+    forward=_slogdet,
     outputs=("sign", "logabsdet"), vjp=_slogdet_vjp, saves=("a out",), shape=_slogdet_shape, dtype=_slogdet_dtype,
     holomorphic=False,
     reference=lambda a: (np.sign(np.linalg.det(a)), np.log(np.abs(np.linalg.det(a)))),
