@@ -107,6 +107,8 @@ from cordee.trainer.ops import (
     triplet_margin_loss,
     triplet_margin_with_distance_loss,
     upsample,
+    upsample_bilinear,
+    upsample_nearest,
 )
 from cordee.trainer.ops.folding import fold, unfold
 
@@ -219,4 +221,6 @@ __all__ = [
     "triplet_margin_with_distance_loss",
     "unfold",
     "upsample",
+    "upsample_bilinear",
+    "upsample_nearest",
 ]

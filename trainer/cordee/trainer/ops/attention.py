@@ -43,7 +43,7 @@ def _attention(
         in_place = added.ndim <= scores.ndim and np.broadcast_shapes(added.shape, scores.shape) == scores.shape
         scores = xp.add(scores, added, out=scores if in_place else None)
     if not scores.shape[-1]:  # nothing to attend to
-        return scores @ value, scores
+        return (scores @ value).astype(value.dtype, copy=False), scores
     top = scores.max(axis=-1, keepdims=True)
     if mask is not None:  # a query that may see nothing gets zeros
         xp.maximum(top, np.finfo(scores.dtype).min, out=top)
@@ -54,7 +54,8 @@ def _attention(
         sums += sums == 0
     weights /= sums
     used = weights if kept is None else weights * kept * keep_scale
-    return used @ value, weights
+    out = used @ value
+    return out if out.dtype is value.dtype else out.astype(np.result_type(query, key, value)), weights
 
 
 def _weights(F: Any, query: Any, key: Any, mask: Any, scale: float, causal: bool) -> Any:

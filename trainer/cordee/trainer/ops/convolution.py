@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from cordee.trainer.array import is_float
 from cordee.trainer.autograd.graph import apply
 from cordee.trainer.autograd.record import Op, Shape, op, shape_of
 from cordee.trainer.errors import ShapeError
@@ -67,15 +68,27 @@ def _conv_shape(input: Any, weight: Any, bias: Any, *, window: Window, groups: i
 
 def _transpose_shape(input: Any, weight: Any, bias: Any, *, sizes: Sizes, window: Window, groups: int) -> Shape:
     _checked(input, weight, bias, window, groups, transposed=True)
-    if window.size(sizes, ShapeError) != tuple(input[2:]):
+    if _has_more(input[2:], window.size(sizes, ShapeError)):
         raise ShapeError(f"an image of {sizes} has {window.size(sizes)} windows, but input {tuple(input[2:])}")
     return (input[0], weight[1] * groups, *sizes)
 
 
-def _weight_shape(g: Any, input: Any, *, window: Window, groups: int) -> Shape:
-    if (*g[:1], *g[2:]) != (*input[:1], *window.size(input[2:], ShapeError)):
-        raise ShapeError("g is no gradient of a convolution of input")
-    return (g[1], input[1] // groups, *window.kernel)
+def _weight_shape(gradient: Any, input: Any, *, window: Window, groups: int) -> Shape:
+    if gradient[0] != input[0] or _has_more(gradient[2:], window.size(input[2:], ShapeError)):
+        raise ShapeError("the gradient is not of a convolution of input")
+    return (gradient[1], input[1] // groups, *window.kernel)
+
+
+def _has_more(size: Any, most: Sizes) -> bool:
+    """More windows than there are; with fewer, the last ones are left out, as `output_padding` may want it."""
+    return any(n > m for n, m in zip(size, most, strict=True))
+
+
+def _as_many(F: Any, out: Any, size: Any) -> Any:
+    """Without the windows that were left out."""
+    if tuple(out.shape[2:]) == tuple(size):
+        return out
+    return F.getitem(out, index=(slice(None), slice(None), *map(slice, size)))
 
 
 # -- values ------------------------------------------------------------------------------------------------------------
@@ -105,7 +118,7 @@ def _conv_vjp(
 
 
 def _conv_transpose(xp: Any, input: Any, weight: Any, bias: Any, *, sizes: Sizes, window: Window, groups: int) -> Any:
-    if weight.shape[0] != input.shape[1] or input.shape[2:] != window.size(sizes):
+    if weight.shape[0] != input.shape[1] or _has_more(input.shape[2:], window.size(sizes)):
         raise ValueError("input does not fit weight")
     return _plus_bias(correlation.spread(xp, input, weight, sizes, window, groups), bias)
 
@@ -114,9 +127,12 @@ def _conv_transpose_vjp(
     F: Any, g: Any, out: Any, input: Any, weight: Any, bias: Any,
     *, needs: Any, sizes: Sizes, window: Window, groups: int,
 ) -> Any:  # fmt: skip
-    conv = getattr(F, f"conv{len(sizes)}d")
+    input_grad = None
+    if needs[0]:
+        input_grad = getattr(F, f"conv{len(sizes)}d")(g, weight, None, window=window, groups=groups)
+        input_grad = _as_many(F, input_grad, shape_of(input)[2:])
     return (
-        conv(g, weight, None, window=window, groups=groups) if needs[0] else None,
+        input_grad,
         F.conv_weight(input, g, window=window, groups=groups) if needs[1] else None,
         _bias_grad(F, g) if needs[2] else None,
     )
@@ -128,8 +144,9 @@ def _conv_weight_vjp(
     """`g` has the shape of a weight."""
     sizes = shape_of(input)[2:]
     conv, transpose = getattr(F, f"conv{len(sizes)}d"), getattr(F, f"conv_transpose{len(sizes)}d")
+    size = shape_of(gradient)[2:]
     return (
-        conv(input, g, None, window=window, groups=groups) if needs[0] else None,
+        _as_many(F, conv(input, g, None, window=window, groups=groups), size) if needs[0] else None,
         transpose(gradient, g, None, sizes=sizes, window=window, groups=groups) if needs[1] else None,
     )
 
@@ -150,10 +167,11 @@ def _conv_reference(input: Any, weight: Any, bias: Any, window: Window, groups: 
 def _transpose_reference(input: Any, weight: Any, bias: Any, sizes: Sizes, window: Window, groups: int) -> Any:
     """As the transpose of the convolution, one unit image at a time."""
     out = np.zeros((input.shape[0], weight.shape[1] * groups, *sizes))
+    first = (..., *map(slice, input.shape[2:]))
     for place in np.ndindex(*out.shape):
         unit = np.zeros(out.shape)
         unit[place] = 1
-        out[place] = (_conv_reference(unit, weight, None, window, groups) * input).sum()
+        out[place] = (_conv_reference(unit, weight, None, window, groups)[first] * input).sum()
     return out if bias is None else out + bias.reshape(1, -1, *(1,) * (input.ndim - 2))
 
 
@@ -209,6 +227,7 @@ _TRANSPOSE_CASES: dict[int, Any] = {
     1: lambda s: [
         s.case(s.normal(2, 3, 3), s.normal(3, 2, 2), s.normal(2), sizes=(4,), window=_W1, groups=1),
         s.case(s.normal(1, 2, 3), s.normal(2, 2, 2), None, sizes=(6,), window=_W1_WIDE, groups=2),
+        s.case(s.normal(1, 2, 2), s.normal(2, 2, 2), None, sizes=(6,), window=_W1_WIDE, groups=1),  # of 3 windows
     ],
     2: lambda s: [
         s.case(s.normal(2, 2, 2, 2), s.normal(2, 3, 2, 2), s.normal(3), sizes=(3, 3), window=_W2, groups=1),
@@ -226,7 +245,7 @@ _TRANSPOSE_ERRORS: dict[int, Any] = {
         s.case(s.normal(2, 2, 2, 2), s.normal(2, 3, 2, 2), s.normal(2), sizes=(3, 3), window=_W2, groups=1),
     ],
     3: lambda s: [
-        s.case(s.normal(1, 2, 1, 1, 2), s.normal(2, 2, 2, 1, 2), None, sizes=(5, 1, 2), window=_W3, groups=1),
+        s.case(s.normal(1, 2, 3, 1, 2), s.normal(2, 2, 2, 1, 2), None, sizes=(2, 1, 2), window=_W3, groups=1),
     ],
 }  # fmt: skip
 
@@ -280,8 +299,17 @@ def _convolve(
     sliding = make_window(record.name, ndim, weight.shape[2:], stride, padding, dilation)
     unbatched = input.ndim == ndim + 1
     batch = input.reshape(1, *input.shape) if unbatched else input
-    out: Tensor = apply(record, batch, weight, bias, window=sliding, groups=groups)
+    out = _in_single(record, batch, weight, bias, window=sliding, groups=groups)
     return out.squeeze(0) if unbatched else out
+
+
+def _in_single(record: Op, input: Tensor, weight: Tensor, bias: Tensor | None, **params: Any) -> Tensor:
+    """`apply`, but half precision is added up in single precision."""
+    if input.data.dtype.itemsize < 4 and is_float(input.data.dtype):
+        wide = None if bias is None else bias.float()
+        narrow: Tensor = apply(record, input.float(), weight.float(), wide, **params)
+        return narrow.to(input.dtype)
+    return apply(record, input, weight, bias, **params)  # type: ignore[no-any-return]
 
 
 def _named_padding(
@@ -351,21 +379,9 @@ def _convolve_transposed(
     )
     if min(sizes) < 1:
         raise ShapeError(f"{record.name}: of input {input.shape} the result would have sizes {sizes}")
-    if any(e >= s for e, s in zip(extra, sliding.stride, strict=True)):
-        # The windows of an image of the result's size would be more than there are: compute without, and pad.
-        plain = tuple(n - e for n, e in zip(sizes, extra, strict=True))
-        out = _transposed(record, input, weight, None, plain, sliding, groups)
-        out = pad(out, tuple(n for e in reversed(extra) for n in (0, e)))
-        return out if bias is None else out + bias.reshape(-1, *(1,) * ndim)
-    return _transposed(record, input, weight, bias, sizes, sliding, groups)
-
-
-def _transposed(
-    record: Op, input: Tensor, weight: Tensor, bias: Tensor | None, sizes: Sizes, window: Window, groups: int
-) -> Tensor:
     unbatched = input.ndim == len(sizes) + 1
     batch = input.reshape(1, *input.shape) if unbatched else input
-    out: Tensor = apply(record, batch, weight, bias, sizes=sizes, window=window, groups=groups)
+    out = _in_single(record, batch, weight, bias, sizes=sizes, window=sliding, groups=groups)
     return out.squeeze(0) if unbatched else out
 
 

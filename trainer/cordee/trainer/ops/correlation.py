@@ -160,7 +160,7 @@ def weigh(xp: Any, g: Any, input: Any, window: Window, groups: int, columns: Any
         columns = _by_group(channels_first(input), groups, channels)
     if columns is not None:
         return (_by_group(first, groups, num_out) @ columns.swapaxes(-1, -2)).reshape(shape)
-    if size != window.size(sizes) or g.shape[0] != input.shape[0]:
+    if g.shape[0] != input.shape[0] or any(n > m for n, m in zip(size, window.size(sizes), strict=True)):
         raise ValueError("the gradient is not of such a convolution")
     image = bordered(xp, channels_first(input), window.border(sizes, size))
     if _is_depthwise(channels, shape, groups):

@@ -113,7 +113,7 @@ def grid_sample(
     last, else from edge to edge. The result has shape `(N, C, h, w)` or `(N, C, d, h, w)`.
 
     Args:
-        mode: "bilinear" (in three dimensions trilinear), "nearest", or "bicubic" (in two).
+        mode: "bilinear" (in three dimensions trilinear), "nearest", or "bicubic".
         padding_mode: what is outside: "zeros", the nearest pixel ("border"), or the image mirrored ("reflection").
 
     Raises:
@@ -130,12 +130,12 @@ def grid_sample(
             "grid_sample: input (N, C, H, W) takes a grid (N, h, w, 2), input (N, C, D, H, W) one of (N, d, h, w, 3), "
             f"with the same N; input has shape {input.shape}, grid {grid.shape}"
         )
-    if mode == "bicubic" and ndim != 2:
-        raise ShapeError(f"grid_sample: bicubic takes four dimensions (N, C, H, W), not {input.ndim}")
     if min(input.shape[1:]) < 1:
         raise ShapeError(f"grid_sample: there is nothing to read in an input of shape {input.shape}")
     if not is_float(input.dtype) or not is_float(grid.dtype):
         raise TypeError(f"grid_sample: takes floating-point tensors, not {input.dtype.name} and {grid.dtype.name}")
+    if input.data.dtype.itemsize < 4:  # places are too coarse in half precision
+        return grid_sample(input.float(), grid.float(), mode, padding_mode, align_corners).to(input.dtype)
     align, xp = bool(align_corners), array_module(input.data)
     image = input.movedim(1, -1)
     neighbours: list[list[tuple[Any, Tensor]]] = []

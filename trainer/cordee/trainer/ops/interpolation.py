@@ -22,7 +22,10 @@ from cordee.trainer.ops.resampling import RESAMPLE, Taps
 from cordee.trainer.ops.windows import Sizes
 from cordee.trainer.tensors import Tensor
 
-__all__ = ["adaptive_avg_pool1d", "adaptive_avg_pool2d", "adaptive_avg_pool3d", "interpolate", "upsample"]
+__all__ = [
+    "adaptive_avg_pool1d", "adaptive_avg_pool2d", "adaptive_avg_pool3d", "interpolate", "upsample",
+    "upsample_bilinear", "upsample_nearest",
+]  # fmt: skip
 
 
 # -- tables ------------------------------------------------------------------------------------------------------------
@@ -138,6 +141,8 @@ _MODES: dict[str, tuple[str, int | None]] = {
 
 def _resized(input: Tensor, sizes: Sizes, scales: Any, align_corners: bool, kind: tuple[str, bool]) -> Tensor:
     """One dimension after the other; the one that shrinks most first."""
+    if input.data.dtype.itemsize < 4 and is_float(input.data.dtype) and not kind[0].startswith("nearest"):
+        return _resized(input.float(), sizes, scales, align_corners, kind).to(input.dtype)
     table, ndim = _TABLES[kind], len(sizes)
     order = sorted(range(ndim), key=lambda i: sizes[i] / max(input.shape[i + 2], 1))
     for i in order:
@@ -220,6 +225,16 @@ def upsample(
 ) -> Tensor:
     """`interpolate` by its older name."""
     return interpolate(input, size, scale_factor, mode, align_corners)
+
+
+def upsample_nearest(input: Tensor, size: Any = None, scale_factor: Any = None) -> Tensor:
+    """`interpolate` to the nearest pixels, by its older name."""
+    return interpolate(input, size, scale_factor, "nearest")
+
+
+def upsample_bilinear(input: Tensor, size: Any = None, scale_factor: Any = None) -> Tensor:
+    """Bilinear `interpolate` with aligned corners, by its older name."""
+    return interpolate(input, size, scale_factor, "bilinear", align_corners=True)
 
 
 def _for_each(name: str, value: Any, ndim: int) -> Any:

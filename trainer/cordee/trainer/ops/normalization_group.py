@@ -39,7 +39,7 @@ def _affine(xp: Any, a: Any, weight: Any, bias: Any) -> Any:
 
 
 def _group_norm(xp: Any, input: Any, weight: Any, bias: Any, *, groups: int, eps: float) -> Any:
-    if input.shape[1] % groups:
+    if 0 in input.shape[1:] or input.shape[1] % groups:
         raise ValueError("channels do not divide into groups")
     rows = _rows(input, groups)
     mean = row_sums(xp, rows) / rows.shape[1]
@@ -103,6 +103,8 @@ def _group_norm_grad(xp: Any, g: Any, input: Any, weight: Any, needs: Any, mean:
 
 def _group_norm_shape(input: Any, weight: Any, bias: Any, *, groups: int, eps: float) -> Shape:
     check_channels(input, weight, bias)
+    if 0 in input[1:]:
+        raise ShapeError(f"only the batch (dimension 0) may be empty, not all of {tuple(input)}")
     if input[1] % groups:
         raise ShapeError(f"{input[1]} channels (dimension 1) do not divide into {groups} groups")
     return tuple(input)

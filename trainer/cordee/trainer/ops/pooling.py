@@ -33,7 +33,11 @@ def blank(xp: Any, shape: Sizes, border: list[tuple[int, int]], like: Any) -> An
 
 def checked(a: Any, window: Window) -> tuple[Sizes, list[tuple[int, int]]]:
     """How many windows there are, and the border they need."""
-    if a.ndim != len(window.kernel) + 2 or any(2 * p > k for p, k in zip(window.padding, window.kernel, strict=True)):
+    if (
+        a.ndim != len(window.kernel) + 2
+        or 0 in a.shape[1:]
+        or any(2 * p > k for p, k in zip(window.padding, window.kernel, strict=True))
+    ):
         raise ValueError("the window does not fit")
     size = window.size(a.shape[2:])
     return size, window.border(a.shape[2:], size)
@@ -256,7 +260,10 @@ def _flat_places(xp: Any, a: Any, window: Window) -> Any:
 def take_planes(input: Tensor, indices: Tensor, ndim: int) -> Tensor:
     """The elements of each channel that indices into its flattened spatial dimensions name."""
     lead = input.shape[: input.ndim - ndim]
-    planes, places = input.reshape(*lead, math.prod(input.shape[-ndim:])), indices.data.reshape(*lead, -1)
+    planes, places = (
+        input.reshape(*lead, math.prod(input.shape[-ndim:])),
+        indices.data.reshape(*lead, math.prod(indices.shape[-ndim:])),
+    )
     return gather(planes, -1, wrap(places)).reshape(indices.shape)
 
 

@@ -68,6 +68,9 @@ def _shares(xp: Any, window: Window, sizes: Sizes, count_pad: bool, divisor: int
 
 def _avg_pool(xp: Any, a: Any, *, window: Window, count_pad: bool, divisor: int | None) -> Any:
     total = _sum_pool(xp, a, window=window)
+    if not is_float(a.dtype):  # whole numbers: rounded towards zero
+        shares = _shares(xp, window, a.shape[2:], count_pad, divisor, np.dtype("float64"))
+        return xp.trunc(total / xp.rint(1.0 / shares)).astype(a.dtype)
     return xp.multiply(total, _shares(xp, window, a.shape[2:], count_pad, divisor, a.dtype), out=total)
 
 
@@ -141,9 +144,10 @@ def _avg(
     if divisor_override == 0:
         raise ValueError(f"{record.name}: divisor_override must not be 0")
     sliding = make_window(record.name, ndim, kernel_size, stride, padding, 1, ceil_mode)
-    if not is_float(input.dtype):
-        raise TypeError(f"{record.name}: takes floating-point tensors, not {input.dtype.name}")
-    return pool(record, input, sliding, count_pad=count_include_pad, divisor=divisor_override)
+    params = {"count_pad": count_include_pad, "divisor": divisor_override}
+    if input.data.dtype.itemsize < 4 and is_float(input.data.dtype):  # added up in single precision
+        return pool(record, input.float(), sliding, **params).to(input.dtype)
+    return pool(record, input, sliding, **params)
 
 
 def avg_pool1d(

@@ -35,7 +35,7 @@ def _best(xp: Any, planes: Any, places: Any) -> Any:
     """
     n, c = planes.shape[:2]
     if places.ndim > 2 and places.shape[:2] == (n, c):
-        flat = places.reshape(n, c, -1)
+        flat = places.reshape(n, c, math.prod(places.shape[2:]))
         values = xp.take_along_axis(planes, flat, 2).reshape(places.shape)
     else:
         values = planes[:, :, places]
@@ -233,6 +233,8 @@ def _unpool(
     kernel = numbers(name, "kernel_size", kernel_size, ndim)
     steps = kernel if stride is None else numbers(name, "stride", stride, ndim)
     borders = numbers(name, "padding", padding, ndim)
+    if min(steps) < 1:
+        raise ValueError(f"{name}: stride must be at least 1, not {steps}")
     batch, places = batched(name, input, ndim), batched(name, indices, ndim)
     usual = tuple((n - 1) * s + k - 2 * p for n, s, k, p in zip(batch.shape[2:], steps, kernel, borders, strict=True))
     if output_size is None:

@@ -138,6 +138,8 @@ def pooled_shape(a: Any, *, window: Window, **_: Any) -> Shape:
     spatial = len(window.kernel)
     if len(a) != spatial + 2:
         raise ShapeError(f"needs {spatial + 1} or {spatial + 2} dimensions ((N,) C and {spatial} sizes), not {len(a)}")
+    if 0 in a[1:]:
+        raise ShapeError(f"only the batch (dimension 0) may be empty, not all of {tuple(a)}")
     for p, k in zip(window.padding, window.kernel, strict=True):
         if 2 * p > k:
             padding, kernel = _product_text(window.padding), _product_text(window.kernel)
