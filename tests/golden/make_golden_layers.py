@@ -7,6 +7,7 @@ parameters, in float64, and the names and shapes of the state. Making it needs P
 
 from __future__ import annotations
 
+import importlib
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -46,7 +47,7 @@ def signs(shape: tuple[int, ...], number: int) -> NDArray[np.float64]:
     return np.where(real(shape, number) > 0, 1.0, -1.0)
 
 
-def layer(name: str, *arrays: Any, args: tuple[Any, ...] = (), **kwargs: Any) -> Build:
+def layer(name: str, *arrays: Any, args: Any = (), **kwargs: Any) -> Build:
     """`nn.<name>(*args, **kwargs)` of these arrays; a tuple of arrays is a tuple of tensors, arrays in kwargs too."""
     tensor_options = {key: value for key, value in kwargs.items() if isinstance(value, np.ndarray)}
 
@@ -303,6 +304,11 @@ CASES: dict[str, Build] = {
              {"margin": 1.5}),
         )
     },
+    "adaptive-softmax": layer(
+        "AdaptiveLogSoftmaxWithLoss", real((6, 8), 0), np.array([0, 7, 3, 11, 4, 1]), args=(8, 12, [3, 7]),
+        div_value=2.0, head_bias=True,
+    ),
+    "adaptive-softmax-alone": layer("AdaptiveLogSoftmaxWithLoss", real((8,), 0), np.array(5), args=(8, 12, [4])),
     "multi-margin-alone": layer("MultiMarginLoss", real((5,), 0), np.array(2)),
     "kl-div-batchmean": layer("KLDivLoss", real(SHAPE, 0), unit(SHAPE, 1), reduction="batchmean"),
     "mse-weighted": call("mse_loss", real(SHAPE, 0), real(SHAPE, 1), weight=positive(SHAPE, 2)),
@@ -343,7 +349,9 @@ def evaluate(nn: Any, build: Build, tensor: Any) -> dict[str, NDArray[Any]]:
         places = {name: tuple(value.shape) for name, value in state.items()}
         found["state"] = np.array([f"{name} {list(shape)}" for name, shape in places.items()])
         made = {name: tensor(0.5 * real(shape, 10 + i)) for i, (name, shape) in enumerate(places.items())}
-        module.load_state_dict(state if "Loss" in type(module).__name__ else made)  # a loss has its weights already
+        module.load_state_dict(
+            state if type(module).__name__.endswith("Loss") and "Adaptive" not in type(module).__name__ else made
+        )  # a loss has its weights already
         named.update(module.named_parameters())
     for index, each in enumerate(_flat(inputs)):
         if each.is_floating_point() and not (index and type(module).__name__ in CONSTANT_TARGETS):
@@ -367,7 +375,7 @@ def _flat(value: Any) -> list[Any]:
 
 
 def main() -> None:
-    import torch  # type: ignore[import-not-found,unused-ignore]
+    torch: Any = importlib.import_module("torch")
 
     arrays: dict[str, NDArray[Any]] = {}
     for name, build in CASES.items():

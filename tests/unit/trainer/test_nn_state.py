@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
+import copy
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -128,6 +129,29 @@ def test_duplicates_are_listed_when_asked_for() -> None:
     assert [name for name, _ in net.named_buffers(remove_duplicate=False)] == ["mean", "twin"]
 
 
+def test_a_buffer_is_one_by_being_assigned() -> None:
+    module: Any = Module()
+    module.mean = nn.Buffer(ct.ones(2))
+    module.scratch = nn.Buffer(ct.ones(3), persistent=False)
+    assert [name for name, _ in module.named_buffers()] == ["mean", "scratch"]
+    assert list(module.state_dict()) == ["mean"]
+    twin = copy.deepcopy(module).double()
+    assert twin.mean.dtype == np.float64
+    assert list(twin.state_dict()) == ["mean"]
+    twin.load_state_dict({"mean": np.full(2, 5.0)})
+    assert (twin.mean.numpy() == 5.0).all()
+    assert (module.mean.numpy() == 1.0).all()
+
+
+def test_a_lazy_layer_becomes_a_usual_one_by_its_first_input() -> None:
+    layer: Any = Sequential(nn.LazyLinear(4, bias=False), nn.ReLU())
+    assert repr(layer[0]) == "LazyLinear(in_features=unknown, out_features=4, bias=False)"
+    assert list(layer.parameters()) == []
+    assert layer(ct.ones(2, 3)).shape == (2, 4)
+    assert type(layer[0]) is nn.Linear
+    assert [value.shape for value in layer.parameters()] == [(4, 3)]
+
+
 def test_a_deleted_buffer_is_gone() -> None:
     net = Net()
     del net.mean
@@ -149,7 +173,7 @@ def test_a_deleted_buffer_is_gone() -> None:
     ],
 )
 def test_conversions_reach_floating_parameters_and_buffers(convert: Any, dtype: str) -> None:
-    net = Net()
+    net: Any = Net()
     net.register_buffer("steps", ct.tensor(3))
     assert convert(net) is net
     assert {tensor.dtype.name for tensor in (*net.parameters(), net.mean)} == {dtype}
@@ -194,9 +218,9 @@ def test_a_failing_property_shows_its_own_error() -> None:
 
 
 def test_wrong_kinds_are_refused_by_name() -> None:
-    net = Net()
+    net, wrong = Net(), cast("Any", ct.zeros(1))
     with pytest.raises(TypeError, match="parameter 'p' must be a Parameter or None, not Tensor"):
-        net.register_parameter("p", ct.zeros(1))
+        net.register_parameter("p", wrong)
     with pytest.raises(TypeError, match="buffer 'b' must be a tensor or None, not int"):
         net.register_buffer("b", 3)  # type: ignore[arg-type]
     with pytest.raises(TypeError, match="'m' must be a module or None, not int"):

@@ -21,6 +21,7 @@ from cordee.trainer.nn import (
     vision,
 )
 from cordee.trainer.nn.activation import *
+from cordee.trainer.nn.adaptive import AdaptiveLogSoftmaxWithLoss
 from cordee.trainer.nn.attention import *
 from cordee.trainer.nn.container import *
 from cordee.trainer.nn.convolution import *
@@ -28,13 +29,13 @@ from cordee.trainer.nn.distance import CosineSimilarity, PairwiseDistance
 from cordee.trainer.nn.dropout import *
 from cordee.trainer.nn.embedding import *
 from cordee.trainer.nn.flatten import *
-from cordee.trainer.nn.linear import Bilinear, Identity, Linear
+from cordee.trainer.nn.linear import Bilinear, Identity, LazyLinear, Linear
 from cordee.trainer.nn.loss import *
 from cordee.trainer.nn.module import Module
 from cordee.trainer.nn.normalization import *
 from cordee.trainer.nn.normalization_batch import *
 from cordee.trainer.nn.padding import *
-from cordee.trainer.nn.parameter import Parameter
+from cordee.trainer.nn.parameter import Buffer, Parameter
 from cordee.trainer.nn.pooling import *
 from cordee.trainer.nn.recurrent import *
 from cordee.trainer.nn.summary import Summary, summary
@@ -42,9 +43,12 @@ from cordee.trainer.nn.transformer import *
 from cordee.trainer.nn.vision import *
 
 __all__ = [
+    "AdaptiveLogSoftmaxWithLoss",
     "Bilinear",
+    "Buffer",
     "CosineSimilarity",
     "Identity",
+    "LazyLinear",
     "Linear",
     "Module",
     "PairwiseDistance",

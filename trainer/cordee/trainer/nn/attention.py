@@ -11,7 +11,8 @@ from cordee.trainer.nn import functional, init
 from cordee.trainer.nn.linear import Linear
 from cordee.trainer.nn.module import Module
 from cordee.trainer.nn.parameter import Parameter, empty_parameter
-from cordee.trainer.ops import cat, linear, logical_or, where
+from cordee.trainer.ops import cat, linear, logical_or
+from cordee.trainer.ops.elementwise import where
 from cordee.trainer.tensors import Tensor, wrap
 
 __all__ = ["MultiheadAttention"]

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from cordee.trainer.nn.module import Module
-from cordee.trainer.ops import cosine_similarity, maximum, pairwise_distance
+from cordee.trainer.ops import cosine_similarity, pairwise_distance
+from cordee.trainer.ops.elementwise import maximum
 from cordee.trainer.tensors import Tensor
 
 __all__ = ["CosineSimilarity", "PairwiseDistance", "normalize"]

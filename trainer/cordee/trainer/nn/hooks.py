@@ -120,10 +120,12 @@ class _Passage(Function):
     """The identity on some tensors, whose gradients a function sees together, and may replace."""
 
     @staticmethod
-    def forward(ctx: Any, arrived: Callable[..., Any], *tensors: Tensor) -> Any:
+    def forward(*args: Any) -> Any:
+        ctx, arrived, *tensors = args
         ctx.arrived = arrived
-        through = tuple(tensor.detach() for tensor in tensors)
-        return through if len(through) > 1 else through[0]
+        ctx.set_materialize_grads(False)
+        through = [tensor.detach() for tensor in tensors]
+        return tuple(through) if len(through) > 1 else through[0]
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor | None) -> Any:

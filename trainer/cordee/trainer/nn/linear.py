@@ -12,7 +12,7 @@ from cordee.trainer.nn.parameter import Parameter, empty_parameter
 from cordee.trainer.ops import bilinear, linear
 from cordee.trainer.tensors import Tensor
 
-__all__ = ["Bilinear", "Identity", "Linear"]
+__all__ = ["Bilinear", "Identity", "LazyLinear", "Linear"]
 
 
 class Linear(Module):
@@ -44,6 +44,27 @@ class Linear(Module):
 
     def extra_repr(self) -> str:
         return f"in_features={self.in_features}, out_features={self.out_features}, bias={self.bias is not None}"
+
+
+class LazyLinear(Linear):
+    """A `Linear` that learns `in_features` from its first input; from then on it is one.
+
+    Its parameters are made, and drawn, then: call the model once before building the optimiser or loading a state.
+    """
+
+    def __init__(self, out_features: int, bias: bool = True, device: Any = None, dtype: DTypeLike = None) -> None:
+        self.in_features = 0
+        self.out_features = out_features
+        self._pending = {"bias": bias, "device": device, "dtype": dtype}
+
+    def forward(self, input: Tensor) -> Tensor:
+        pending = vars(self).pop("_pending")
+        self.__class__ = Linear  # type: ignore[assignment]
+        Linear.__init__(self, input.shape[-1], self.out_features, **pending)
+        return self.forward(input)
+
+    def extra_repr(self) -> str:
+        return f"in_features=unknown, out_features={self.out_features}, bias={self._pending['bias']}"
 
 
 class Bilinear(Module):

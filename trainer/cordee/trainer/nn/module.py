@@ -18,7 +18,7 @@ import numpy as np
 from cordee.trainer import array as arrays
 from cordee.trainer.nn import state as states
 from cordee.trainer.nn.hooks import Hooks, RemovableHandle, call_with_hooks, register
-from cordee.trainer.nn.parameter import Parameter, check_device
+from cordee.trainer.nn.parameter import Buffer, Parameter, check_device
 from cordee.trainer.nn.state import LoadReport
 from cordee.trainer.nn.trail import locate
 from cordee.trainer.tensors import Tensor
@@ -375,9 +375,13 @@ def _parameters_of(module: Module) -> Iterator[tuple[str, Parameter]]:
 
 def _buffers_of(module: Module) -> Iterator[tuple[str, Tensor]]:
     attributes = vars(module)
-    for name in attributes.get("_buffers", ()):
+    registered = attributes.get("_buffers", ())
+    for name in registered:
         value = attributes.get(name)
         if value is not None:
+            yield name, value
+    for name, value in attributes.items():
+        if isinstance(value, Buffer) and name not in registered:
             yield name, value
 
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from cordee.trainer.array import DTypeLike, default_dtype, default_module, device_name
+from cordee.trainer.array import DTypeLike, array_module, default_dtype, default_module, device_name
 from cordee.trainer.errors import DeviceError
 from cordee.trainer.tensors import Tensor
 
-__all__ = ["Parameter", "check_device", "empty_parameter"]
+__all__ = ["Buffer", "Parameter", "check_device", "empty_parameter"]
 
 
 class Parameter(Tensor):
@@ -24,6 +24,21 @@ class Parameter(Tensor):
 
     def __repr__(self) -> str:
         return f"Parameter containing:\n{super().__repr__()}"
+
+
+class Buffer(Tensor):
+    """A tensor that is part of a module's state without being trained: assigning it is `register_buffer`."""
+
+    __slots__ = ("persistent",)
+
+    def __init__(self, data: Any, *, persistent: bool = True) -> None:
+        super().__init__(data)
+        self.persistent = persistent
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Buffer:
+        twin = Buffer(array_module(self.data).array(self.data), persistent=self.persistent)
+        memo[id(self)] = twin
+        return twin
 
 
 def empty_parameter(shape: tuple[int, ...], dtype: DTypeLike = None, device: str | None = None) -> Parameter:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from cordee.trainer.array import as_array
 from cordee.trainer.autograd.mode import no_grad
-from cordee.trainer.nn.parameter import Parameter
+from cordee.trainer.nn.parameter import Buffer, Parameter
 from cordee.trainer.tensors import Tensor
 
 if TYPE_CHECKING:
@@ -36,6 +36,9 @@ def own_state(module: Module) -> Iterator[tuple[str, Tensor]]:
     for name, persistent in buffers.items():
         value = attributes.get(name)
         if persistent and value is not None and not isinstance(value, Parameter):
+            yield name, value
+    for name, value in attributes.items():
+        if isinstance(value, Buffer) and value.persistent and name not in buffers:
             yield name, value
 
 

@@ -13,7 +13,8 @@ from cordee.trainer.errors import ShapeError, TrainerIndexError
 from cordee.trainer.nn.distance import normalize
 from cordee.trainer.nn.module import Module
 from cordee.trainer.nn.utils.parametrize import register_parametrization
-from cordee.trainer.ops import cat, matmul, sqrt
+from cordee.trainer.ops import cat, matmul
+from cordee.trainer.ops.elementwise import sqrt
 from cordee.trainer.ops.linalg.products import matrix_exp
 from cordee.trainer.ops.linalg.solves import solve
 from cordee.trainer.tensors import Tensor, wrap
