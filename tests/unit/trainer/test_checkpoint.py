@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
+from cordee.trainer.array import bfloat16
 from cordee.trainer.checkpoint import CheckpointError, CheckpointWriter, load_latest
 from cordee.trainer.checkpoint.files import alone_in
 from cordee.trainer.checkpoint.layout import MANIFEST, STATE_FILE, step_directories
@@ -249,3 +250,12 @@ def test_a_stopped_writer_is_not_waited_for_for_ever(tmp_path: Path) -> None:
         assert (first, second) == (True, False)
     with alone_in(tmp_path, patience_seconds=0.0) as third:
         assert third
+
+
+def test_half_precision_survives_a_checkpoint(tmp_path: Path) -> None:
+    values = np.array([1.5, -0.0, 3e38], bfloat16)
+    path, _ = write_checkpoint(tmp_path, 3, {"model.w": values, "model.h": values.astype(np.float16)}, {})
+    arrays = load_checkpoint(path).arrays
+    assert arrays["model.w"].dtype == bfloat16
+    assert arrays["model.w"].tobytes() == values.tobytes()
+    assert arrays["model.h"].dtype == np.float16

@@ -32,8 +32,7 @@ class Loaded:
 
 def load_checkpoint(path: Path) -> Loaded:
     """Loads the checkpoint in the folder `path`. Raises `CheckpointError` when anything in it is not as written."""
-    from safetensors import SafetensorError
-    from safetensors.numpy import load_file
+    from cordee.trainer.interop.safetensors import read_safetensors
 
     try:
         manifest = json.loads((path / MANIFEST).read_text(encoding="utf-8"))
@@ -46,11 +45,11 @@ def load_checkpoint(path: Path) -> Loaded:
                 raise CheckpointError(f"{file}: {size} bytes, the manifest says {expected['bytes']}")
             if sha256_of(file) != expected["sha256"]:
                 raise CheckpointError(f"{file}: its SHA-256 is not the manifest's")
-        arrays = load_file(path / STATE_FILE)
+        arrays = read_safetensors(path / STATE_FILE)
         return Loaded(step=int(manifest["step"]), path=path, arrays=arrays, meta=dict(manifest["meta"]))
     except CheckpointError:
         raise
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, SafetensorError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise CheckpointError(f"{path}: cannot be read: {error!r}") from error
 
 

@@ -37,7 +37,7 @@ without a checkpoint, but not without that."""
 
 def write_checkpoint(directory: Path, step: int, arrays: Arrays, meta: Mapping[str, Any]) -> tuple[Path, int]:
     """Writes one checkpoint and returns its folder and size in bytes. Raises `OSError` when storage fails."""
-    from safetensors.numpy import save_file
+    from cordee.trainer.interop.safetensors import save_safetensors
 
     directory.mkdir(parents=True, exist_ok=True)
     needed = sum(array.nbytes for array in arrays.values())
@@ -51,8 +51,7 @@ def write_checkpoint(directory: Path, step: int, arrays: Arrays, meta: Mapping[s
     unfinished.mkdir()
     try:
         state = unfinished / STATE_FILE
-        save_file(dict(arrays), state)
-        fsync_file(state)
+        save_safetensors(arrays, state)
         size = state.stat().st_size
         manifest = {
             "format": FORMAT,

@@ -34,20 +34,13 @@ def write_weights(path: Path, arrays: Mapping[str, np.ndarray[Any, Any]], sha256
     Every worker of a finished job calls this, because any of them may be the only one to live to the end; they hold
     the same bits, so it does not matter who wins.
     """
-    from safetensors import SafetensorError, safe_open
-    from safetensors.numpy import save_file
-
-    from cordee.trainer.checkpoint.files import replace_atomically
+    from cordee.trainer.interop.safetensors import safetensors_metadata, save_safetensors
 
     if path.exists():
         try:
-            with safe_open(path, framework="numpy") as file:
-                if (file.metadata() or {}).get("weights_sha256") == sha256:
-                    return
-        except (SafetensorError, OSError):
+            if safetensors_metadata(path).get("weights_sha256") == sha256:
+                return
+        except (ValueError, OSError):
             pass  # a damaged file is written again
     path.parent.mkdir(parents=True, exist_ok=True)
-    # Not `ascontiguousarray`, which makes an array of one dimension of one that has none.
-    contiguous = {name: np.asarray(array, order="C") for name, array in arrays.items()}
-    with replace_atomically(path) as unfinished:
-        save_file(contiguous, unfinished, metadata={"weights_sha256": sha256})
+    save_safetensors(arrays, path, {"weights_sha256": sha256})

@@ -10,7 +10,6 @@ from __future__ import annotations
 import csv
 import io
 import math
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -18,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from cordee.trainer.array import Array
+from cordee.trainer.checkpoint.files import replace_atomically
 
 if TYPE_CHECKING:
     from cordee.trainer.elastic import Step
@@ -301,7 +301,9 @@ class CSVLogger(Callback):
         writer.writerow(["epoch", *columns])
         for row, number in enumerate([*history.epoch, epoch]):
             writer.writerow([number, *(values[row] for values in columns.values())])
-        write_whole(self.path, text.getvalue().encode())
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        with replace_atomically(self.path) as unfinished:
+            unfinished.write_text(text.getvalue(), encoding="utf-8")
 
 
 class TerminateOnNaN(Callback):
@@ -321,11 +323,3 @@ class LambdaCallback(Callback):
                 known = ", ".join(sorted(name for name in vars(Callback) if name.startswith("on_")))
                 raise TypeError(f"a callback has no {name!r}; it has {known}")
             setattr(self, name, function)
-
-
-def write_whole(path: Path, content: bytes) -> None:
-    """Write a file so that it is never seen half."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.{os.getpid()}")
-    part.write_bytes(content)
-    part.replace(path)

@@ -14,13 +14,11 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from cordee.trainer.array import Array, is_float, to_numpy
 from cordee.trainer.autograd.mode import no_grad
 from cordee.trainer.data import Batch, DataLoader
 from cordee.trainer.elastic.header import exact_sum
-from cordee.trainer.fit.callbacks import Callback, write_whole
+from cordee.trainer.fit.callbacks import Callback
 from cordee.trainer.fit.history import History
 from cordee.trainer.fit.inputs import as_loader, split_off
 from cordee.trainer.fit.metrics import LOSSES, OPTIMIZERS, Metric, by_name, named_metrics
@@ -282,11 +280,11 @@ class Model:
 
     def save(self, path: str | Path) -> Path:
         """Write the weights to a safetensors file, whole or not at all; returns its path."""
-        from safetensors.numpy import save
+        from cordee.trainer.interop import save_safetensors
 
         path = Path(path)
-        arrays = {name: np.ascontiguousarray(to_numpy(value.data)) for name, value in self.net.state_dict().items()}
-        write_whole(path, save(arrays))
+        path.parent.mkdir(parents=True, exist_ok=True)
+        save_safetensors(self.net.state_dict(), path)
         return path
 
     def load(self, path: str | Path) -> Model:

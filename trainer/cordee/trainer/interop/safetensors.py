@@ -125,16 +125,21 @@ def load_safetensors(path: str | os.PathLike[str]) -> dict[str, Tensor]:
     On the CPU they lie in the mapped file (private: writing into them does not change it); on CUDA they are copied.
     Raises `WeightsError` (a ValueError) when the file is not what the format demands.
     """
+    return {name: wrap(as_array(array)) for name, array in read_safetensors(path).items()}
+
+
+def read_safetensors(path: str | os.PathLike[str]) -> dict[str, np.ndarray[Any, Any]]:
+    """The same as arrays in host memory, where they lie in the mapped file."""
     file = Path(path)
     entries, start = _entries(file)
     if not any(np.prod(shape) for _, shape, _ in entries.values()):
-        return {name: wrap(as_array(np.empty(shape, dtype))) for name, (dtype, shape, _) in entries.items()}
+        return {name: np.empty(shape, dtype) for name, (dtype, shape, _) in entries.items()}
     mapped = np.memmap(file, dtype=np.uint8, mode="c")
-    tensors = {}
+    arrays = {}
     for name, (dtype, shape, begin) in entries.items():
-        array = np.ndarray(shape, dtype, buffer=mapped, offset=start + begin)
-        tensors[name] = wrap(as_array(array if array.flags.aligned else array.copy()))
-    return tensors
+        array: np.ndarray[Any, Any] = np.ndarray(shape, dtype, buffer=mapped, offset=start + begin)
+        arrays[name] = array if array.flags.aligned else array.copy()
+    return arrays
 
 
 def safetensors_metadata(path: str | os.PathLike[str]) -> dict[str, str]:
