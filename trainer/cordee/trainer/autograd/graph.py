@@ -228,6 +228,8 @@ def binary(op: Op) -> Callable[[Operand, Operand], Tensor]:
         if mixed or type(out) is not _ndarray or out.dtype in _TO_SETTLE:
             if out.dtype.kind == "c" and (turned := _complexified(op, (input, other))) is not None:
                 return call(*turned)
+            if out.dtype.char == "e" and not any(getattr(v, "dtype", out.dtype).kind == "f" for v in (x, y)):
+                out = forward(xp, *[v.astype(default_dtype()) for v in (x, y)])  # NumPy's functions of small integers
             out = _settle(op, out, [x, y])
         if left is None:
             if right is None or not MODE.enabled:
@@ -286,7 +288,7 @@ def _settle(op: Op, out: Any, arrays: list[Any]) -> Any:
 
 
 _NARROWING = frozenset(("promote", "float"))
-_TO_SETTLE = frozenset(map(np.dtype, ("float64", "complex64", "complex128")))
+_TO_SETTLE = frozenset(map(np.dtype, ("float16", "float64", "complex64", "complex128")))
 
 
 def _complexified(op: Op, inputs: tuple[Any, ...]) -> tuple[Any, ...] | None:

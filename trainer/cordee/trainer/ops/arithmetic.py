@@ -92,9 +92,9 @@ def div(input: Operand, other: Operand, *, rounding_mode: str | None = None) -> 
     """`input / other`; `rounding_mode="trunc"` rounds towards zero, `"floor"` down (and whole numbers stay whole)."""
     if rounding_mode is None:
         return plain_div(input, other)
-    from cordee.trainer.ops import rounding
+    from cordee.trainer.ops.rounding import rounded_division
 
-    return rounding.rounded_division(input, other, rounding_mode)
+    return rounded_division(input, other, rounding_mode)
 
 
 def as_mask(F: Any, condition: Any, like: Any) -> Any:
@@ -198,7 +198,7 @@ def pow(input: Operand, exponent: Operand) -> Tensor:
 
 def float_power(input: Operand, exponent: Operand) -> Tensor:
     """`pow` in float64, whatever the dtypes."""
-    base, power = (x.to(np.float64) if isinstance(x, Tensor) else float(x) for x in (input, exponent))  # type: ignore[arg-type]
+    base, power = [x.to(np.float64) if isinstance(x, Tensor) else x for x in (input, exponent)]
     return pow(base, power)
 
 
@@ -245,7 +245,7 @@ abs = unary(op(
 
 sign = unary(op(
     "sign", "-1, 0 or 1; its gradient is 0",
-    forward=lambda xp, a: xp.sign(a), vjps=(lambda F, g, out, a: g * 0.0,),
+    forward=lambda xp, a: a.copy() if a.dtype.kind == "b" else xp.sign(a), vjps=(lambda F, g, out, a: g * 0.0,),
     saves=("",), elementwise=True, expr="sign(a)", samples=corner_values, reference=np.sign, errors=NO_ERRORS,
 ))  # fmt: skip
 

@@ -80,7 +80,8 @@ def as_axis(dim: Any) -> Axis:
     """PyTorch's dim: a number, several (none of them: all dimensions), or None."""
     if dim is None or isinstance(dim, int):
         return dim
-    return tuple([int(d) for d in dim]) or None
+    axes = tuple([int(d) for d in dim])
+    return axes if len(axes) > 1 else axes[0] if axes else None
 
 
 # -- samples -----------------------------------------------------------------------------------------------------------

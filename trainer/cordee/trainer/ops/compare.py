@@ -140,6 +140,8 @@ def equal(input: Tensor, other: Tensor) -> bool:
 
 def isclose(input: Tensor, other: Tensor, rtol: float = 1e-5, atol: float = 1e-8, equal_nan: bool = False) -> Tensor:
     """Where |input - other| ≤ atol + rtol · |other|; infinities are close to themselves, NaN to itself if asked."""
+    if rtol < 0 or atol < 0:
+        raise ValueError(f"isclose: rtol ({rtol}) and atol ({atol}) must not be negative")
     a, b = input.data, other.data
     if a.dtype != b.dtype:
         raise TypeError(f"isclose: the tensors are {a.dtype.name} and {b.dtype.name}: convert one by .to(dtype)")

@@ -248,22 +248,22 @@ def arange(
     Raises:
         ValueError: step is 0, or leads away from end.
     """
-    if end is None:
-        start, end = 0, start
-    start, end, step = _number(start), _number(end), _number(step)
-    if step == 0 or (end - start) * step < 0:
-        raise ValueError(f"arange: a step of {step} does not lead from {start} to {end}")
+    first, last, step = (0, _number(start), _number(step)) if end is None else map(_number, (start, end, step))
+    if step == 0 or (last - first) * step < 0 or not math.isfinite(last - first):
+        raise ValueError(f"arange: a step of {step} does not lead from {first} to {last}")
     xp = default_module()
-    whole = all(isinstance(n, int) for n in (start, end, step))
+    whole = all(isinstance(n, int) for n in (first, last, step))
     wanted = np.dtype(dtype) if dtype is not None else np.dtype(np.int64) if whole else default_dtype()
     if whole:
-        return finish(xp.arange(start, end, step, dtype=np.int64).astype(wanted, copy=False), requires_grad, device)
-    places = xp.arange(math.ceil((end - start) / step), dtype=np.float64)
-    return finish((start + places * step).astype(wanted), requires_grad, device)
+        return finish(xp.arange(first, last, step, dtype=np.int64).astype(wanted, copy=False), requires_grad, device)
+    places = xp.arange(math.ceil((last - first) / step), dtype=np.float64)
+    return finish((first + places * step).astype(wanted), requires_grad, device)
 
 
-def _line(start: float, end: float, steps: int, name: str) -> Any:
+def _line(start: float, end: float, steps: int, dtype: np.dtype[Any], name: str) -> Any:
     start, end = _number(start), _number(end)
+    if dtype.kind in "iu":  # as PyTorch: the bounds first become whole
+        start, end = int(start), int(end)
     if steps < 0:
         raise ValueError(f"{name}: the number of steps must not be negative, as {steps} is")
     return default_module().linspace(start, end, steps, dtype=np.float64)
@@ -279,8 +279,8 @@ def linspace(
     requires_grad: bool = False,
 ) -> Tensor:
     """Numbers at equal distances from start to end, both included."""
-    line = _line(start, end, steps, "linspace")
-    return finish(line.astype(dtype or default_dtype(), copy=False), requires_grad, device)
+    wanted = np.dtype(dtype or default_dtype())
+    return finish(_line(start, end, steps, wanted, "linspace").astype(wanted, copy=False), requires_grad, device)
 
 
 def logspace(
@@ -294,8 +294,9 @@ def logspace(
     requires_grad: bool = False,
 ) -> Tensor:
     """Powers of the base, with exponents at equal distances from start to end, both included."""
-    line = base ** _line(start, end, steps, "logspace")
-    return finish(line.astype(dtype or default_dtype(), copy=False), requires_grad, device)
+    wanted = np.dtype(dtype or default_dtype())
+    powers = _number(base) ** _line(start, end, steps, wanted, "logspace")
+    return finish(powers.astype(wanted, copy=False), requires_grad, device)
 
 
 def eye(
@@ -332,7 +333,7 @@ def meshgrid(*tensors: Any, indexing: str = "ij") -> tuple[Tensor, ...]:
     Raises:
         ShapeError: an operand has more than one dimension.
     """
-    axes: Sequence[Tensor] = tensors[0] if len(tensors) == 1 and isinstance(tensors[0], (list, tuple)) else tensors
+    axes: list[Tensor] = list(tensors[0] if len(tensors) == 1 and isinstance(tensors[0], (list, tuple)) else tensors)
     if indexing not in ("ij", "xy"):
         raise ValueError(f"meshgrid: indexing is 'ij' or 'xy', not {indexing!r}")
     if any(t.ndim > 1 for t in axes):

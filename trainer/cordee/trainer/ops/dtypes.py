@@ -93,7 +93,7 @@ def finfo(dtype: DTypeLike = None) -> _FloatLimits:
     wanted = default_dtype() if dtype is None else np.dtype(dtype)
     if not (is_float(wanted) or is_complex(wanted)):
         raise TypeError(f"finfo is for floating dtypes, not {wanted.name}: use iinfo")
-    info: Any = ml_dtypes.finfo(wanted) if wanted == bfloat16 else np.finfo(wanted)
+    info: Any = ml_dtypes.finfo(wanted) if wanted == bfloat16 else np.finfo(wanted)  # type: ignore[no-untyped-call]
     tiny = float(info.smallest_normal)
     return _FloatLimits(
         info.bits, float(info.eps), float(info.max), float(info.min), tiny, tiny, float(info.resolution), wanted.name
@@ -109,7 +109,7 @@ def iinfo(dtype: DTypeLike) -> _IntLimits:
     wanted = np.dtype(dtype)
     if wanted.kind not in "iu":
         raise TypeError(f"iinfo is for whole-number dtypes, not {wanted.name}: use finfo")
-    info = np.iinfo(wanted)
+    info: Any = np.iinfo(wanted.name)
     return _IntLimits(info.bits, int(info.max), int(info.min), wanted.name)
 
 

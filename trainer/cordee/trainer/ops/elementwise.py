@@ -2,13 +2,18 @@
 
 from cordee.trainer.ops import arithmetic, choosing, exponential, rounding, trigonometry
 from cordee.trainer.ops.arithmetic import *
-from cordee.trainer.ops.arithmetic import CAST, POWER, as_mask, plain_add, plain_div, plain_sub
+from cordee.trainer.ops.arithmetic import CAST as CAST
+from cordee.trainer.ops.arithmetic import POWER as POWER
+from cordee.trainer.ops.arithmetic import as_mask as as_mask
+from cordee.trainer.ops.arithmetic import plain_add as plain_add
+from cordee.trainer.ops.arithmetic import plain_div as plain_div
+from cordee.trainer.ops.arithmetic import plain_sub as plain_sub
 from cordee.trainer.ops.choosing import *
 from cordee.trainer.ops.exponential import *
 from cordee.trainer.ops.rounding import *
 from cordee.trainer.ops.trigonometry import *
 
-__all__ = ["CAST", "POWER", "as_mask", "plain_add", "plain_div", "plain_sub"]
+__all__: list[str] = []
 __all__ += arithmetic.__all__
 __all__ += choosing.__all__
 __all__ += exponential.__all__

@@ -7,13 +7,14 @@ from typing import Any
 
 import numpy as np
 
+from cordee.trainer.array import default_dtype
 from cordee.trainer.autograd.graph import apply_one, binary, unary
 from cordee.trainer.autograd.record import NO_ERRORS, op
 from cordee.trainer.ops.arithmetic import as_mask
 from cordee.trainer.ops.cases import any_values, clash, pairs, positive_pairs, positive_values
 from cordee.trainer.tensors import Tensor
 
-__all__ = [
+__all__: list[str] = [
     "exp", "exp2", "expm1", "log", "log1p", "log2", "log10", "logaddexp", "logaddexp2", "logit", "xlog1py", "xlogy",
 ]  # fmt: skip
 
@@ -133,8 +134,10 @@ xlog1py = binary(op(
 
 
 def _logit(xp: Any, a: Any, *, eps: float | None) -> Any:
+    if a.dtype.kind in "iub":
+        a = a.astype(default_dtype())
     if eps is not None:
-        a = xp.minimum(xp.maximum(a, eps), 1.0 - eps)
+        a = xp.where(a < eps, eps, xp.where(a > 1.0 - eps, 1.0 - eps, a)).astype(a.dtype)
     return xp.log(a / (1.0 - a))
 
 

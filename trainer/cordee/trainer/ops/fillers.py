@@ -46,6 +46,8 @@ def normal(input: Tensor, mean: float = 0.0, std: float = 1.0) -> Tensor:
 def log_normal(input: Tensor, mean: float = 1.0, std: float = 2.0) -> Tensor:
     """Numbers whose logarithms are normal."""
     _require_float(input, "log_normal")
+    if std <= 0:
+        raise ValueError(f"log_normal_: std must be above 0, not {std}")
     return drawn(np.exp(_normal(input) * std + mean), input.dtype)
 
 
@@ -60,6 +62,8 @@ def exponential(input: Tensor, lambd: float = 1.0) -> Tensor:
 def cauchy(input: Tensor, median: float = 0.0, sigma: float = 1.0) -> Tensor:
     """Cauchy's distribution, of this median and scale."""
     _require_float(input, "cauchy")
+    if sigma <= 0:
+        raise ValueError(f"cauchy_: sigma must be above 0, not {sigma}")
     return drawn(median + sigma * generator().standard_cauchy(input.shape), input.dtype)
 
 
@@ -79,13 +83,12 @@ def bernoulli(input: Tensor, p: Tensor | float = 0.5) -> Tensor:
 
 def random(input: Tensor, from_: int | None = None, to: int | None = None) -> Tensor:
     """Whole numbers, uniform from from_ up to, without, to; by default all that the dtype can hold exactly."""
-    if to is None:
-        from_, to = 0, from_
-    if to is None:
+    low, high = (0, from_) if to is None else (from_ or 0, to)
+    if high is None:
         kind = input.dtype.kind
         if kind in "iu":
-            to = iinfo(input.dtype).max + 1
+            high = iinfo(input.dtype).max + 1
         else:
-            to = 2 if kind == "b" else int(2 / finfo(input.dtype).eps) + 1
-    drawn_in = np.uint64 if to > 2**63 else np.int64
-    return drawn(generator().integers(from_ or 0, to, input.shape, dtype=drawn_in), input.dtype)
+            high = 2 if kind == "b" else int(2 / finfo(input.dtype).eps) + 1
+    drawn_in: Any = np.uint64 if high > 2**63 else np.int64
+    return drawn(generator().integers(low, high, input.shape, dtype=drawn_in), input.dtype)

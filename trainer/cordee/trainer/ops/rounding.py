@@ -15,7 +15,7 @@ from cordee.trainer.autograd.record import NO_ERRORS, Sampler, op
 from cordee.trainer.ops.cases import clash, corner_values
 from cordee.trainer.tensors import Tensor
 
-__all__ = [
+__all__: list[str] = [
     "ceil", "fix", "floor", "floor_divide", "fmod", "frac", "remainder", "round", "trunc",
 ]  # fmt: skip
 

@@ -90,12 +90,14 @@ def randint(
         ValueError: there is no number between the bounds.
     """
     if high is None:
-        low, high = 0, low
-    elif not isinstance(high, (int, np.integer)):
-        low, high, size = 0, low, high
-    if low >= high:
-        raise ValueError(f"randint: there is no whole number from {low} up to, without, {high}")
-    return drawn(random.generator().integers(low, high, tuple(size)), dtype, requires_grad, device)
+        first, end, shape = 0, low, size
+    elif isinstance(high, (int, np.integer)):
+        first, end, shape = low, int(high), size
+    else:
+        first, end, shape = 0, low, high
+    if first >= end:
+        raise ValueError(f"randint: there is no whole number from {first} up to, without, {end}")
+    return drawn(random.generator().integers(first, end, tuple(shape)), dtype, requires_grad, device)
 
 
 def randint_like(input: Tensor, low: int, high: int | None = None, *, dtype: DTypeLike = None) -> Tensor:
@@ -165,6 +167,8 @@ def multinomial(input: Tensor, num_samples: int, replacement: bool = False) -> T
     """
     if input.ndim not in (1, 2):
         raise ShapeError(f"multinomial needs weights of shape (C,) or (N, C), not {input.shape}")
+    if not is_float(input.dtype):
+        raise TypeError(f"multinomial needs floating-point weights, not {input.dtype.name}")
     weights = np.atleast_2d(to_numpy(input.data).astype(np.float64))
     total = weights.sum(1, keepdims=True)
     if not np.isfinite(total).all() or (weights < 0).any() or (total <= 0).any():

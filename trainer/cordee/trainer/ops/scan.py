@@ -232,7 +232,7 @@ def diff(
     if n < 0 or not input.ndim:
         raise ValueError(f"diff needs n ≥ 0 (it is {n}) and a tensor of at least one dimension ({input.ndim})")
     parts = [part for part in (prepend, input, append) if part is not None]
-    if len(parts) > 1:
+    if n and len(parts) > 1:
         from cordee.trainer.ops.company import cat
 
         input = cat(parts, dim)

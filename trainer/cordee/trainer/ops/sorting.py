@@ -6,6 +6,7 @@ counts as larger than every number.
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -198,8 +199,8 @@ def searchsorted(
             "the last dimension"
         )
     else:
-        rows = line.reshape(-1, line.shape[-1])
-        wanted = values.reshape(len(rows), -1)
+        number = math.prod(line.shape[:-1])
+        rows, wanted = line.reshape(number, line.shape[-1]), values.reshape(number, values.shape[-1])
         places = [xp.searchsorted(row, value, side=where) for row, value in zip(rows, wanted, strict=True)]
         found = xp.stack(places).reshape(values.shape) if places else xp.zeros(values.shape, np.int64)
     return wrap(xp.asarray(found, np.int32 if out_int32 else np.int64))

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from cordee.trainer.array import array_module
+from cordee.trainer.array import array_module, default_dtype, is_complex, is_float, promote
 from cordee.trainer.autograd.graph import apply_one
 from cordee.trainer.errors import ShapeError
 from cordee.trainer.ops.axes import ValuesAndIndices, as_axis, count, in_one_dimension, require_float, same_shape
@@ -83,6 +83,12 @@ def cov(
     """
     if input.ndim > 2:
         raise ShapeError(f"cov needs at most 2 dimensions, not shape {input.shape}")
+    if not is_float(input.dtype) and not is_complex(input.dtype):
+        input = input.to(default_dtype())
+    if aweights is not None:
+        input = input.to(promote(input.dtype, aweights.dtype))
+    if fweights is not None and fweights.dtype.kind not in "iu":
+        raise TypeError(f"cov: fweights must be whole numbers, not {fweights.dtype.name}")
     rows = input.reshape(1, -1) if input.ndim < 2 else input
     n = rows.shape[1]
     weights: Tensor | None = None
@@ -102,7 +108,7 @@ def cov(
         else:
             less = (weights * aweights).sum() / total * correction
         result = (away * weights) @ away.t() / (total - less).clamp(min=0)
-    return result if input.ndim == 2 else result.reshape(())
+    return result if len(rows) != 1 else result.reshape(())
 
 
 def corrcoef(input: Tensor) -> Tensor:
@@ -158,7 +164,10 @@ def _quantile(
     if not ignore_nan:
         ranks = xp.where(missing.any(-1, keepdims=True), n - 1, ranks)
     order = line.gather(-1, argsort(line, -1))
-    out = _between_ranks(xp, order, ranks, interpolation)
+    exact = None
+    if isinstance(q, Tensor) and q.requires_grad:
+        exact = q.reshape(-1) * wrap(xp.asarray(xp.maximum(last, 0), q.dtype))
+    out = _between_ranks(xp, order, ranks, interpolation, exact)
     if dim is not None and ndim:
         out = out.movedim(-1, 0)
         if keepdim:
@@ -168,7 +177,8 @@ def _quantile(
     return out if wanted.ndim else out.squeeze(0)
 
 
-def _between_ranks(xp: Any, order: Tensor, ranks: Any, interpolation: str) -> Tensor:
+def _between_ranks(xp: Any, order: Tensor, ranks: Any, interpolation: str, exact: Tensor | None) -> Tensor:
+    """The elements at these ranks of what is in order; `exact`: the ranks again, if they want a gradient."""
     if interpolation == "nearest":
         return order.gather(-1, wrap(xp.rint(ranks).astype(np.int64)))
     low, high = xp.floor(ranks), xp.ceil(ranks)
@@ -178,6 +188,8 @@ def _between_ranks(xp: Any, order: Tensor, ranks: Any, interpolation: str) -> Te
     if interpolation == "higher":
         return upper
     lower = order.gather(-1, wrap(low.astype(np.int64)))
+    if exact is not None and interpolation == "linear":
+        return lower + (upper - lower) * (exact - wrap(xp.asarray(low, exact.dtype)))
     weight = wrap(xp.asarray(0.5 * (high > low) if interpolation == "midpoint" else ranks - low, order.dtype))
     return lower + (upper - lower) * weight
 
