@@ -25,6 +25,9 @@ if TYPE_CHECKING:
 
 __all__ = ["StateError", "TrainingState", "model_arrays"]
 
+ORDER_KIND = 2
+"""How a seed makes an order of samples; release 0.1.0 had the first kind. A state is not resumed in another kind."""
+
 
 class StateError(Exception):
     """A training state does not fit the model, optimiser and loader that are to take it."""
@@ -43,7 +46,8 @@ class TrainingState:
     def __init__(self, model: Module, optimizer: Optimizer, loader: DataLoader) -> None:
         self._model = model
         self._optimizer = optimizer
-        self._data = repr(loader)  # sizes, shards, order: workers that differ in them would train on other samples
+        # Sizes, shards, order: workers that differ in them would train on other samples.
+        self._data = f"{loader!r} (orders of kind {ORDER_KIND})"
         self._attached = Travelling(model, optimizer)
         self._parameter_names = {id(parameter): name for name, parameter in model.named_parameters()}
         for group in optimizer.groups:
