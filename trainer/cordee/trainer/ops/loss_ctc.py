@@ -87,6 +87,7 @@ def _ctc_vjp(
     betas = xp.full(emitted.shape, -math.inf, log_probs.dtype)
     later = xp.full((batch, num_labels + 2), -math.inf, log_probs.dtype)  # two columns behind that lead nowhere
     last = frames - 1
+    endings = set(to_numpy(last).tolist())
     for t in range(num_frames - 1, -1, -1):
         now = betas[t]
         if t + 1 < num_frames:
@@ -94,9 +95,8 @@ def _ctc_vjp(
             xp.logaddexp(later[:, :-2], later[:, 1:-1], out=now)
             later[:, :-2] += closed
             xp.logaddexp(now, later[:, 2:], out=now)
-        ending = last == t
-        if bool(ending.any()):
-            now[ending] = start[ending]
+        if t in endings:
+            now[...] = xp.where((last == t)[:, None], start, now)
     finite = xp.where(likelihood == -math.inf, 0.0, likelihood)
     betas += alphas
     betas -= finite[:, None]
