@@ -21,7 +21,15 @@ from cordee.trainer.ops import methods
 
 FILE = Path(__file__).resolve().parent.parent / "trainer" / "cordee" / "trainer" / "surface.pyi"
 
-COMPARISONS = ("__eq__", "__ne__")
+IGNORED = {
+    "__eq__": "override",
+    "__ne__": "override",
+    "__lt__": "misc",
+    "__le__": "misc",
+    "__gt__": "misc",
+    "__ge__": "misc",
+}
+"""What type checkers say of comparisons that return no bool."""
 OPERATORS: dict[str, str] = {
     "__getitem__": "def __getitem__(self, index: Any) -> Tensor: ...",
     "__setitem__": "def __setitem__(self, index: Any, value: Any) -> None: ...",
@@ -70,7 +78,7 @@ def declare(name: str, method: Any, used: set[tuple[str, str]]) -> str:
     if name.startswith("__i") and name not in ("__invert__", "__iter__"):
         return f"def {name}(self, other: Operand) -> Self: ..."
     if name.startswith("__"):
-        why = "  # type: ignore[override]" if name in COMPARISONS else ""
+        why = f"  # type: ignore[{IGNORED[name]}]" if name in IGNORED else ""
         return f"def {name}(self, other: Operand) -> Tensor: ...{why}"
     home = sys.modules[method.__module__] if not name.endswith("_") else None
     if name.endswith("_"):
@@ -148,7 +156,6 @@ def main() -> int:
         return 1
     FILE.write_text(wanted, encoding="utf-8")
     return 0
-
 
 
 if __name__ == "__main__":
