@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import re
+import tracemalloc
 import xml.etree.ElementTree as ET
 from pathlib import Path
 from typing import Any
@@ -297,6 +298,32 @@ def test_a_checkpoint_keeps_no_arrays_and_has_second_derivatives() -> None:
             assert not any(hasattr(value, "dtype") for value in (*node._saved, node._out))
         pending.extend(edge for edge in node.edges if edge is not None)
     assert len(seen) >= 4
+
+
+def test_backward_through_checkpoints_holds_one_of_them_at_a_time_without_help_of_the_garbage_collector() -> None:
+    weight = ct.ones(256, 256, requires_grad=True)
+
+    def peak(step: Any) -> int:
+        value = ct.ones(256, 256)
+        for _ in range(8):
+            value = step(value)
+        gc.collect()
+        gc.disable()
+        tracemalloc.start()
+        try:
+            value.backward(1.0)
+            return tracemalloc.get_traced_memory()[1]
+        finally:
+            tracemalloc.stop()
+            gc.enable()
+
+    def block(x: ct.Tensor) -> ct.Tensor:
+        for _ in range(4):
+            x = (x * weight).tanh()
+        return x
+
+    bytes_of_a_block = 8 * 256 * 256 * 4
+    assert peak(lambda x: autograd.checkpoint(block, x)) < 2.5 * bytes_of_a_block
 
 
 def test_a_checkpoint_whose_function_does_something_else_the_second_time_is_refused() -> None:

@@ -55,6 +55,7 @@ class _Recomputed:
                 "when it was computed again: it must do the same both times"
             )
         self._values = dict(enumerate(found))
+        found.clear()  # `keep` lives on in a class, and so until the garbage collector comes
 
 
 def checkpoint(
