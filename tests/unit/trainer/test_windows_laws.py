@@ -40,7 +40,8 @@ def test_tiles_of_any_size_give_the_same_convolution(
     g = _normal(*whole.shape, seed=2)
     back = CONV_TRANSPOSE[2].forward(np, g, w, None, sizes=(9, 5), window=window, groups=groups)
     by_weight = CONV_WEIGHT.forward(np, g, x, window=window, groups=groups)
-    monkeypatch.setattr(correlation, "_CACHE_BYTES", budget)
+    monkeypatch.setattr(correlation, "_WHOLE_BYTES", 0)
+    monkeypatch.setattr(correlation, "_TILE_BYTES", budget)
     tiled, columns = CONV[2].forward(np, x, w, None, window=window, groups=groups)
     assert columns is None, "several tiles keep no columns"
     np.testing.assert_allclose(tiled, whole, rtol=1e-12, atol=1e-12)

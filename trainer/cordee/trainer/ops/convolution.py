@@ -106,6 +106,8 @@ def _conv_vjp(
     *, needs: Any, aux: Any, window: Window, groups: int,
 ) -> Any:  # fmt: skip
     sizes = shape_of(input)[2:]
+    if F.raw:  # once, not for each gradient
+        g = F.xp.ascontiguousarray(g.swapaxes(0, 1)).swapaxes(0, 1)
     input_grad = weight_grad = None
     if needs[0]:
         transpose = getattr(F, f"conv_transpose{len(sizes)}d")

@@ -1,9 +1,10 @@
 """How convolutions are computed: three functions on arrays, each linear in its two arguments.
 
-The columns of many windows stand side by side (C · kernel × windows), so that a convolution is one large product. As a
-whole they would be many times larger than the image; so they are made for a tile of windows at a time, which stays in
-the processor's cache between being written and being read. Tiles depend on shapes alone, so the same call always adds
-up in the same order. Results are kept in memory as (O, N, …) and seen as (N, O, …): the next convolution reads them in
+The columns of many windows stand side by side (C · kernel × windows), so that a convolution is one large product. They
+are many times larger than the image. Where they fit into the last-level cache, they are made once and kept for the
+gradient; else for a tile of windows at a time, which stays in the second-level cache between being written and being
+read, and once more for the gradient. Tiles depend on shapes alone, so the same call always adds up in the same order.
+Results are kept in memory as (O, N, …) and seen as (N, O, …): the next convolution reads them in
 just that order.
 
 Depthwise convolutions go their own way (`depthwise.py`).
@@ -23,10 +24,12 @@ from cordee.trainer.ops.windows import Sizes, Window, bordered, channels_first, 
 
 __all__ = ["channel_sums", "correlate", "spread", "weigh"]
 
-_CACHE_BYTES = 1 << 20
-"""Columns of a tile on a CPU: they and their product fit into a second-level cache."""
+_WHOLE_BYTES = 1 << 24
+"""Columns that are made in one piece, and kept."""
+_TILE_BYTES = 1 << 20
+"""Columns of a tile, on a CPU: they and their product fit into a second-level cache."""
 _DEVICE_BYTES = 1 << 28
-"""On a GPU, where tiles only keep the columns from filling its memory."""
+"""On a GPU: both."""
 
 
 class _Tile(NamedTuple):
@@ -41,10 +44,14 @@ class _Tile(NamedTuple):
 
 
 def _tiles(xp: Any, num_samples: int, size: Sizes, bytes_per_window: int, window: Window) -> Iterator[_Tile]:
-    per_row = bytes_per_window * math.prod(size[1:])
-    num_rows = max(1, (_CACHE_BYTES if xp is np else _DEVICE_BYTES) // max(per_row, 1))
-    together = max(1, num_rows // size[0])
-    if together > 1 or num_rows >= size[0]:
+    if xp is np:
+        whole = bytes_per_window * num_samples * math.prod(size) <= _WHOLE_BYTES
+        limit = _WHOLE_BYTES if whole else _TILE_BYTES
+    else:
+        limit = _DEVICE_BYTES
+    num_rows = max(1, limit // max(bytes_per_window * math.prod(size[1:]), 1))
+    if num_rows >= size[0]:
+        together = num_rows // size[0]
         for start in range(0, num_samples, together):
             yield _Tile(slice(start, min(start + together, num_samples)), slice(None), size, slice(None))
         return
@@ -87,8 +94,8 @@ def channel_sums(xp: Any, g: Any) -> Any:
 
 
 def correlate(xp: Any, input: Any, weight: Any, window: Window, groups: int) -> Any:
-    """(N, C, …) with (O, C / groups, …): (N, O, …), and the columns if they were made in one piece (else None)."""
-    sizes, num_out, kernel = input.shape[2:], weight.shape[0], window.kernel
+    """(N, C, …) with (O, C / groups, …): (N, O, …), and the columns if they were made in one piece."""
+    sizes, num_out = input.shape[2:], weight.shape[0]
     size, num_samples = window.size(sizes), input.shape[0]
     dtype = input.dtype if input.dtype == weight.dtype else xp.result_type(input.dtype, weight.dtype)
     first = channels_first(input)
@@ -100,21 +107,24 @@ def correlate(xp: Any, input: Any, weight: Any, window: Window, groups: int) -> 
     if _is_depthwise(input.shape[1], weight.shape, groups):
         return channels_first(depthwise.correlate(xp, image, weight, window, size, dtype)), None
     num_rows = input.shape[1] * len(window.places)
-    matrix = _by_group(weight, groups, num_out)
-    out = columns = None
-    for tile in _tiles(xp, num_samples, size, num_rows * input.dtype.itemsize, window):
-        seen = image[:, tile.samples, tile.seen]
-        columns = xp.empty((input.shape[1], *kernel, seen.shape[1], *tile.size), input.dtype)
-        columns = _by_group(gather(columns, seen, window, tile.size), groups, num_rows)
-        part = (matrix @ columns).reshape(num_out, seen.shape[1], *tile.size)
+    matrix, num_bytes = _by_group(weight, groups, num_out), num_rows * input.dtype.itemsize
+    out = xp.empty((num_out, num_samples, *size), dtype) if not num_samples else None
+    for tile in _tiles(xp, num_samples, size, num_bytes, window):
+        columns = _columns(xp, image, tile, window, groups)
+        part = (matrix @ columns).reshape(num_out, -1, *tile.size)
         if part.shape[1:] == (num_samples, *size):
             return channels_first(part), columns
         if out is None:
             out = xp.empty((num_out, num_samples, *size), dtype)
         out[:, tile.samples, tile.rows] = part
-    if out is None:  # no samples
-        out = xp.empty((num_out, num_samples, *size), dtype)
     return channels_first(out), None
+
+
+def _columns(xp: Any, image: Any, tile: _Tile, window: Window, groups: int) -> Any:
+    """What the windows of a tile see of a bordered image (C, N, …), as columns."""
+    seen = image[:, tile.samples, tile.seen]
+    columns = xp.empty((seen.shape[0], *window.kernel, seen.shape[1], *tile.size), image.dtype)
+    return _by_group(gather(columns, seen, window, tile.size), groups, seen.shape[0] * len(window.places))
 
 
 # -- the gradient by the input -----------------------------------------------------------------------------------------
@@ -152,7 +162,7 @@ def _with_border(sizes: Sizes, border: list[tuple[int, int]]) -> Sizes:
 
 
 def weigh(xp: Any, g: Any, input: Any, window: Window, groups: int, columns: Any = None) -> Any:
-    """(N, O, …) with (N, C, …): the gradient of `correlate` by its weight. `columns`: as `correlate` left them."""
+    """(N, O, …) with (N, C, …): the gradient of `correlate` by its weight. `columns`: as it left them."""
     num_out, channels, sizes, size = g.shape[1], input.shape[1], input.shape[2:], g.shape[2:]
     shape = (num_out, channels // groups, *window.kernel)
     first = channels_first(g)
@@ -165,12 +175,10 @@ def weigh(xp: Any, g: Any, input: Any, window: Window, groups: int, columns: Any
     image = bordered(xp, channels_first(input), window.border(sizes, size))
     if _is_depthwise(channels, shape, groups):
         return depthwise.weigh(xp, first, image, window).reshape(shape)
-    num_rows = channels * len(window.places)
     total = None
-    for tile in _tiles(xp, g.shape[0], size, num_rows * input.dtype.itemsize, window):
-        seen = image[:, tile.samples, tile.seen]
-        columns = xp.empty((channels, *window.kernel, seen.shape[1], *tile.size), input.dtype)
-        columns = _by_group(gather(columns, seen, window, tile.size), groups, num_rows)
+    num_bytes = channels * len(window.places) * input.dtype.itemsize
+    for tile in _tiles(xp, g.shape[0], size, num_bytes, window):
+        columns = _columns(xp, image, tile, window, groups)
         part = _by_group(first[:, tile.samples, tile.rows], groups, num_out) @ columns.swapaxes(-1, -2)
         total = part if total is None else xp.add(total, part, out=total)
     return xp.zeros(shape, g.dtype) if total is None else total.reshape(shape)
