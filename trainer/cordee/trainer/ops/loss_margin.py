@@ -125,7 +125,12 @@ def _triplet(
 
 
 def _rows(name: str, input: Tensor, target: Tensor, target_ndim: int) -> tuple[Tensor, Any]:
-    """Input and target with a batch in front."""
+    """Input and target with a batch in front. One class without dimensions is allowed, as in PyTorch."""
+    if input.ndim == 0:
+        input = input.reshape(1)
+        target = target.reshape(1) if target_ndim and target.ndim == 0 else target
+    if target_ndim == 0 and input.ndim == 1 and target.shape == (1,):
+        target = target.reshape(())
     expected = input.shape[: input.ndim - 1] if target_ndim == 0 else input.shape
     if input.ndim not in (1, 2) or target.shape != expected:
         raise ShapeError(
