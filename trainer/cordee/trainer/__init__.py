@@ -10,8 +10,8 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 from cordee.trainer import autograd, errors, ops, random
-from cordee.trainer.array import boolean as bool
 from cordee.trainer.array import (
+    bfloat16,
     complex64,
     complex128,
     device_name,
@@ -27,7 +27,11 @@ from cordee.trainer.array import (
     set_device,
     set_num_threads,
     uint8,
+    uint16,
+    uint32,
+    uint64,
 )
+from cordee.trainer.array import boolean as bool
 from cordee.trainer.array import default_dtype as get_default_dtype
 from cordee.trainer.autograd import enable_grad, inference_mode, is_grad_enabled, no_grad, set_grad_enabled
 from cordee.trainer.errors import DeviceError, GraphError, LinAlgError, ShapeError, TrainerError, TrainerIndexError
@@ -47,6 +51,7 @@ cfloat = complex64
 cdouble = complex128
 int = int32
 long = int64
+short = int16
 
 __all__ = [
     "DeviceError",
@@ -58,6 +63,7 @@ __all__ = [
     "TrainerIndexError",
     "array_api",
     "autograd",
+    "bfloat16",
     "bool",
     "cdouble",
     "cfloat",
@@ -106,8 +112,12 @@ __all__ = [
     "set_grad_enabled",
     "set_num_threads",
     "set_printoptions",
+    "short",
     "signal",
     "uint8",
+    "uint16",
+    "uint32",
+    "uint64",
 ]
 __all__ += ops.__all__
 

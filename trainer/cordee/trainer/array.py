@@ -134,6 +134,8 @@ def promote(*dtypes: Any) -> np.dtype[Any]:
     found = [dtype for dtype in dtypes if isinstance(dtype, np.dtype)]
     highest = max((_category(dtype) for dtype in found), default=-1)
     deciding = [dtype for dtype in found if _category(dtype) == highest]
+    if bfloat16 in deciding and any(dtype != bfloat16 for dtype in deciding):  # NumPy knows no wider one of both
+        deciding = [float32 if dtype == bfloat16 else dtype for dtype in deciding]
     result = np.result_type(*deciding) if deciding else boolean
     number = max((_NUMBER_CATEGORY[kind] for kind in dtypes if kind in _NUMBER_CATEGORY), default=-1)
     if number <= highest:

@@ -17,7 +17,6 @@ from cordee.trainer.ops import (
     distances,
     dropping,
     dtypes,
-    elementwise,
     embeddings,
     exponential,
     fft,
@@ -58,8 +57,10 @@ from cordee.trainer.ops import (
     trigonometry,
 )
 from cordee.trainer.ops.activation import *
+from cordee.trainer.ops.arithmetic import *
 from cordee.trainer.ops.arranging import *
 from cordee.trainer.ops.attention import *
+from cordee.trainer.ops.choosing import *
 from cordee.trainer.ops.company import *
 from cordee.trainer.ops.compare import *
 from cordee.trainer.ops.complex_numbers import *
@@ -69,8 +70,8 @@ from cordee.trainer.ops.creation import *
 from cordee.trainer.ops.distances import *
 from cordee.trainer.ops.dropping import *
 from cordee.trainer.ops.dtypes import *
-from cordee.trainer.ops.elementwise import *
 from cordee.trainer.ops.embeddings import *
+from cordee.trainer.ops.exponential import *
 from cordee.trainer.ops.folding import *
 from cordee.trainer.ops.grid import *
 from cordee.trainer.ops.indexing import *
@@ -91,6 +92,7 @@ from cordee.trainer.ops.pooling_places import *
 from cordee.trainer.ops.products import *
 from cordee.trainer.ops.rectifiers import *
 from cordee.trainer.ops.reduction import *
+from cordee.trainer.ops.rounding import *
 from cordee.trainer.ops.sampling import *
 from cordee.trainer.ops.scan import *
 from cordee.trainer.ops.scattering import *
@@ -101,6 +103,7 @@ from cordee.trainer.ops.sorting import *
 from cordee.trainer.ops.special_functions import *
 from cordee.trainer.ops.statistics import *
 from cordee.trainer.ops.strided import *
+from cordee.trainer.ops.trigonometry import *
 
 __all__: list[str] = []
 __all__ += activation.__all__
@@ -115,7 +118,11 @@ __all__ += creation.__all__
 __all__ += distances.__all__
 __all__ += dropping.__all__
 __all__ += dtypes.__all__
-__all__ += elementwise.__all__
+__all__ += arithmetic.__all__
+__all__ += choosing.__all__
+__all__ += exponential.__all__
+__all__ += rounding.__all__
+__all__ += trigonometry.__all__
 __all__ += embeddings.__all__
 __all__ += folding.__all__
 __all__ += grid.__all__
@@ -150,7 +157,7 @@ __all__ += strided.__all__
 
 FAMILIES: list[ModuleType] = [
     arranging, company, contraction, distances, embeddings, padding, scattering, strided,
-    activation, attention, compare, complex_numbers, convolution, creation, elementwise, fft, indexing, inplace,
+    activation, attention, compare, complex_numbers, convolution, creation, fft, indexing, inplace,
     linalg.aliases, loss, normalization, pooling, products, reduction, shape, short_time,
     arithmetic, choosing, dtypes, exponential, fillers, rectifiers, rounding, sampling, scan,
     softmaxes, sorting, special_functions, statistics, trigonometry,

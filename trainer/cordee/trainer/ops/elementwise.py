@@ -1,6 +1,5 @@
 """All elementwise operations in one place, for the families that are made of them."""
 
-from cordee.trainer.ops import arithmetic, choosing, exponential, rounding, trigonometry
 from cordee.trainer.ops.arithmetic import *
 from cordee.trainer.ops.arithmetic import CAST as CAST
 from cordee.trainer.ops.arithmetic import POWER as POWER
@@ -12,10 +11,3 @@ from cordee.trainer.ops.choosing import *
 from cordee.trainer.ops.exponential import *
 from cordee.trainer.ops.rounding import *
 from cordee.trainer.ops.trigonometry import *
-
-__all__: list[str] = []
-__all__ += arithmetic.__all__
-__all__ += choosing.__all__
-__all__ += exponential.__all__
-__all__ += rounding.__all__
-__all__ += trigonometry.__all__

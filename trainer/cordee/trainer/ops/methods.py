@@ -107,7 +107,7 @@ def _iterate(self: Tensor) -> Any:
 
 def where(self: Tensor, condition: Operand, other: Operand) -> Tensor:
     """These values where the condition holds, `other` elsewhere."""
-    return elementwise.where(condition, self, other)
+    return elementwise.where(condition, self, other)  # type: ignore[no-any-return]
 
 
 def contiguous(self: Tensor) -> Tensor:
