@@ -33,7 +33,7 @@ class _Box:
 
 
 def _names(names: Names | None) -> dict[int, str]:
-    items = names.items() if isinstance(names, Mapping) else names or ()
+    items: Any = names.items() if isinstance(names, Mapping) else names or ()
     return {id(tensor._node): name for name, tensor in items if tensor._node is not None}
 
 

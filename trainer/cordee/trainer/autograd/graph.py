@@ -122,7 +122,7 @@ def apply(op: Op, *inputs: Any, **params: Any) -> Any:
     keep = op.keep[mask]
     saved = [x if k else None if x is None else getattr(x, "shape", None) for x, k in zip(arrays, keep, strict=False)]
     node = Node(op, tuple(edges), tuple(saved), out if keep[-1] else None, params)
-    return pick(out, node) if op.many else wrap(out, node)
+    return pick(out, node) if isinstance(out, tuple) else wrap(out, node)
 
 
 def apply_one(op: Op, input: Tensor, **params: Any) -> Tensor:

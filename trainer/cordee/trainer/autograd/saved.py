@@ -71,7 +71,7 @@ def _packing(pack: Callable[[Tensor], Any], unpack: Callable[[Any], Tensor]) -> 
         __slots__ = ("_out", "_params", "_saved")
 
         @property
-        def saved(self) -> Any:
+        def saved(self) -> Any:  # pyright: ignore
             return unpacked(self._saved)
 
         @saved.setter
@@ -79,7 +79,7 @@ def _packing(pack: Callable[[Tensor], Any], unpack: Callable[[Any], Tensor]) -> 
             self._saved = packed(values) if values is None or any(hasattr(v, "dtype") for v in values) else values
 
         @property
-        def out(self) -> Any:
+        def out(self) -> Any:  # pyright: ignore[reportIncompatibleVariableOverride]
             return unpacked(self._out)
 
         @out.setter
