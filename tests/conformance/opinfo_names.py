@@ -98,7 +98,7 @@ _WRAPPED: dict[str, Callable[[], Callable[..., Any] | None]] = {
     "nn.functional.embedding_bag": _reordered(
         "nn.functional.embedding_bag", lambda f, weight, index, **kwargs: f(index, weight, **kwargs)
     ),
-    "normal/number_mean": _reordered("normal", lambda f, std, mean, **kwargs: f(mean, std, **kwargs)),
+    "normal/number_mean": _reordered("normal", lambda f, std, mean, *args, **kwargs: f(mean, std, *args, **kwargs)),
     "svd_lowrank": _reordered("svd_lowrank", lambda f, a, b, **kwargs: f(a @ b.mT, **kwargs)),
     "pca_lowrank": _reordered("pca_lowrank", lambda f, a, b, **kwargs: f(a @ b.mT, **kwargs)),
     "linalg.lstsq/grad_oriented": _reordered("linalg.lstsq", lambda f, a, b, driver: f(a, b, driver=driver)[0]),
