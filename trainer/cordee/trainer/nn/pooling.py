@@ -126,6 +126,7 @@ class MaxUnpool3d(_MaxUnpool):
 
 class _FractionalMaxPool(_Pool):
     fields = ("kernel_size", "output_size", "output_ratio", "return_indices")
+    _random_samples: Tensor | None
 
     def __init__(
         self,

@@ -115,7 +115,9 @@ def _is_special(xp: Any, best: Any) -> bool:
     """
     if xp is not np:
         return True
-    return best.size > 0 and not (best.max() >= best.min() > _lowest(best.dtype))  # NaN is not >= anything
+    if is_float(best.dtype):  # one pass; what else is not finite is looked for in vain
+        return not math.isfinite(best.sum())
+    return best.size > 0 and bool(best.min() == _lowest(best.dtype))
 
 
 def _special_winners(xp: Any, a: Any, window: Window, size: Sizes, kind: Any) -> Any:
