@@ -71,11 +71,11 @@ def _packing(pack: Callable[[Tensor], Any], unpack: Callable[[Any], Tensor]) -> 
         __slots__ = ("_out", "_params", "_saved")
 
         @property
-        def saved(self) -> Any:  # pyright: ignore
+        def saved(self) -> Any:
             return unpacked(self._saved)
 
         @saved.setter
-        def saved(self, values: Any) -> None:
+        def saved(self, values: Any) -> None:  # pyright: ignore[reportIncompatibleVariableOverride]
             self._saved = packed(values) if values is None or any(hasattr(v, "dtype") for v in values) else values
 
         @property

@@ -53,7 +53,7 @@ def _assigned_reference(a: Any, value: Any, index: Any) -> Any:
 def _assigned_shape(a: Any, value: Any, *, index: Any) -> Any:
     place: tuple[int, ...] = index_shape(a, index=index)
     given: tuple[int, ...] = tuple(value or ())
-    while len(given) > len(place) and given[0] == 1:
+    while len(given) > len(place) and given[:1] == (1,):
         given = given[1:]
     if len(given) > len(place) or any(n not in (1, m) for n, m in zip(given[::-1], place[::-1], strict=False)):
         raise ShapeError(f"values of shape {value} do not fit the place of shape {place}")
