@@ -41,7 +41,21 @@ from cordee.trainer.random import initial_seed, manual_seed, seed
 from cordee.trainer.tensors import Tensor
 
 if TYPE_CHECKING:
-    from cordee.trainer import array_api, checkpoint, data, elastic, fft, fit, func, interop, linalg, nn, optim, signal
+    from cordee.trainer import (
+        array_api,
+        checkpoint,
+        data,
+        elastic,
+        fft,
+        fit,
+        func,
+        interop,
+        linalg,
+        nn,
+        optim,
+        signal,
+        special,
+    )
     from cordee.trainer.interop import from_dlpack, load, save
 
 float = float32
@@ -114,6 +128,7 @@ __all__ = [
     "set_printoptions",
     "short",
     "signal",
+    "special",
     "uint8",
     "uint16",
     "uint32",
@@ -122,7 +137,21 @@ __all__ = [
 __all__ += ops.__all__
 
 _LAZY = frozenset(
-    ("array_api", "checkpoint", "data", "elastic", "fft", "fit", "func", "interop", "linalg", "nn", "optim", "signal")
+    (
+        "array_api",
+        "checkpoint",
+        "data",
+        "elastic",
+        "fft",
+        "fit",
+        "func",
+        "interop",
+        "linalg",
+        "nn",
+        "optim",
+        "signal",
+        "special",
+    )
 )
 _LAZY_FUNCTIONS = frozenset(("from_dlpack", "load", "save"))  # of interop, whose formats need not be loaded before
 
