@@ -117,7 +117,7 @@ def test_values_and_both_gradients_are_pytorchs(name: str, dtype: Any) -> None:
     expected = call.call(torch.nn.functional, *theirs, *fixed)
     out, inputs = _run(name, dtype)
     assert out.dtype == expected.detach().numpy().dtype
-    tolerance = {"rtol": 1e-8, "atol": 1e-10} if dtype == np.float64 else {"rtol": 5e-4, "atol": 5e-5}
+    tolerance: Any = {"rtol": 1e-8, "atol": 1e-10} if dtype == np.float64 else {"rtol": 5e-4, "atol": 5e-5}
     np.testing.assert_allclose(to_numpy(out.data), expected.detach().numpy(), **tolerance)
 
     twice = call.twice and dtype == np.float64

@@ -22,6 +22,9 @@ from cordee.trainer.ops.resampling import Taps
 from cordee.trainer.ops.windows import Window
 
 
+WRONG: Any = "wrap"
+
+
 def _normal(*shape: int, seed: int = 0) -> Any:
     return np.random.default_rng(seed).standard_normal(shape)
 
@@ -143,7 +146,7 @@ def test_what_does_not_fit_is_refused_with_what_would(call: Any, words: list[str
         lambda x: F.instance_norm(x[:, :, :1, :1]),
         lambda x: F.dropout(x, 1.5),
         lambda x: F.scaled_dot_product_attention(x, x, x, ct.ones(6, 6), is_causal=True),
-        lambda x: nn.Conv2d(3, 4, 3, padding_mode="wrap"),
+        lambda x: nn.Conv2d(3, 4, 3, padding_mode=WRONG),
         lambda x: nn.Conv2d(3, 4, 3, groups=2),
         lambda x: nn.GroupNorm(2, 3),
         lambda x: nn.ReflectionPad2d((1, 2)),
@@ -235,10 +238,10 @@ def test_a_table_transposed_twice_is_the_table() -> None:
 
 
 def test_pixels_without_weight_do_not_spread_nan() -> None:
-    x = np.zeros((1, 1, 1, 8))
-    x[..., 5] = np.nan
+    image = np.zeros((1, 1, 1, 8))
+    image[..., 5] = np.nan
     for mode in ("nearest", "bilinear", "area"):
-        out = F.interpolate(ct.tensor(x), size=(1, 4), mode=mode).numpy()
+        out = F.interpolate(ct.tensor(image), size=(1, 4), mode=mode).numpy()
         assert not np.isnan(out[0, 0, 0, [0, 1, 3]]).any()
     x = ct.zeros(1, 1, 8, requires_grad=True)
     out = F.interpolate(x, 2, mode="linear")
