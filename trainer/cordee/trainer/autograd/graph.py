@@ -109,7 +109,7 @@ def apply(op: Op, *inputs: Any, **params: Any) -> Any:
         out, aux = out
     if op.many:
         out = tuple([_settle(op, part, arrays) for part in out])
-    elif type(out) is not _ndarray or out.dtype in _TO_SETTLE or getattr(arrays[0], "dtype", None) is bfloat16:
+    elif type(out) is not _ndarray or out.dtype in _TO_SETTLE or _has_bfloat16(arrays, op.broadcasts):
         if mask and out.dtype.kind == "c" and (turned := _complexified(op, inputs)) is not None:
             return apply(op, *turned, **params)
         out = _settle(op, out, arrays)
@@ -289,6 +289,13 @@ def _settle(op: Op, out: Any, arrays: list[Any]) -> Any:
 
 _NARROWING = frozenset(("promote", "float"))
 _TO_SETTLE = frozenset(map(np.dtype, ("float16", "float64", "complex64", "complex128")))
+
+
+def _has_bfloat16(arrays: list[Any], all_of_them: bool) -> bool:
+    """Whether the first array, or any that is broadcast with it, is bfloat16: NumPy's result may be float32 then."""
+    if getattr(arrays[0], "dtype", None) is bfloat16:
+        return True
+    return all_of_them and len(arrays) > 1 and any(getattr(x, "dtype", None) is bfloat16 for x in arrays)
 
 
 def _complexified(op: Op, inputs: tuple[Any, ...]) -> tuple[Any, ...] | None:
