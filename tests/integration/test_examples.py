@@ -15,7 +15,15 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(240)]
 
 ROOT = Path(__file__).resolve().parents[2]
 EXAMPLES = sorted(ROOT.glob("examples/*.py"))
-SETTINGS: dict[str, tuple[str, ...]] = {"digits.py": ("--epochs", "2", "--width", "32")}
+SETTINGS: dict[str, tuple[str, ...]] = {
+    "char_transformer.py": (
+        *("--layers", "1", "--heads", "2", "--width", "32", "--context", "32", "--dropout", "0.1"),
+        *("--steps", "20", "--every", "10", "--write", "20"),
+    ),
+    "digits.py": ("--epochs", "2", "--width", "32"),
+    "fit_digits.py": ("--epochs", "4", "--patience", "1"),
+    "lenet_digits.py": ("--epochs", "2"),
+}
 """Arguments that make an example short; one without an entry runs as it is."""
 
 _PYTHON = re.compile(r"^```python\n(.*?)^```", re.MULTILINE | re.DOTALL)

@@ -1,0 +1,74 @@
+"""Cordee and PyTorch as two child processes that take turns: neither disturbs the other's threads or memory.
+
+A benchmark starts itself again, once per library, with `--child LIBRARY`; the child then answers questions, one per
+line of its standard input, each with a line of JSON.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from typing import Any
+
+__all__ = ["LIBRARIES", "Peer", "import_library", "installed", "serve"]
+
+LIBRARIES = {"cordee": "cordee.trainer", "torch": "torch"}
+
+
+def installed() -> list[str]:
+    """The libraries that are here; Cordee is the first."""
+    return [name for name in LIBRARIES if importlib.util.find_spec(name) is not None]
+
+
+def import_library(name: str, threads: int) -> Any:
+    """The library, told how many threads to use. What a script here needs is called the same in both."""
+    library = importlib.import_module(LIBRARIES[name])
+    library.set_num_threads(threads)
+    return library
+
+
+def serve(answer: Callable[[str], Any]) -> None:
+    """Answers questions until there are no more."""
+    for line in sys.stdin:
+        print(json.dumps(answer(line.strip())), flush=True)
+
+
+class Peer:
+    """A child process of `script` that uses one library, on the CPU, with so many threads."""
+
+    def __init__(self, script: str, library: str, threads: int, *arguments: str) -> None:
+        variables = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "CORDEE_THREADS")
+        environment = dict(os.environ, CORDEE_DEVICE="cpu", **dict.fromkeys(variables, str(threads)))
+        command = [sys.executable, script, "--child", library, "--threads", str(threads), *arguments]
+        self.library = library
+        self.process = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
+        )
+
+    def ask(self, question: object) -> Any:
+        """Its answer.
+
+        Raises:
+            RuntimeError: it has ended; why is on standard error.
+        """
+        assert self.process.stdin is not None
+        assert self.process.stdout is not None
+        try:
+            print(question, file=self.process.stdin, flush=True)
+            line = self.process.stdout.readline()
+        except BrokenPipeError:
+            line = ""
+        if not line:
+            raise RuntimeError(f"the child process of {self.library} ended without an answer; its error is above")
+        return json.loads(line)
+
+    def close(self) -> None:
+        """Ends it."""
+        assert self.process.stdin is not None
+        self.process.stdin.close()
+        self.process.wait()
