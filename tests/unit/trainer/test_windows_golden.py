@@ -128,7 +128,7 @@ def test_values_and_both_gradients_are_pytorchs(name: str, dtype: Any) -> None:
         np.testing.assert_allclose(to_numpy(a.data), b.detach().numpy(), **tolerance)
     if not twice:
         return
-    total = sum((b * b * torch.tensor(_weights(b))).sum() for b in first)
+    total: Any = sum((b * b * torch.tensor(_weights(b))).sum() for b in first)
     if not total.requires_grad:
         return
     second = torch.autograd.grad(total, theirs, allow_unused=True)
@@ -140,7 +140,8 @@ def test_values_and_both_gradients_are_pytorchs(name: str, dtype: Any) -> None:
         return
     for a, b in zip(grad(again, inputs, allow_unused=True), second, strict=True):
         left, right = 0.0 if a is None else to_numpy(a.data), 0.0 if b is None else b.numpy()
-        np.testing.assert_allclose(*np.broadcast_arrays(left, right), rtol=1e-7, atol=1e-9)
+        left, right = np.broadcast_arrays(left, right)
+        np.testing.assert_allclose(left, right, rtol=1e-7, atol=1e-9)
 
 
 # -- layers ------------------------------------------------------------------------------------------------------------
