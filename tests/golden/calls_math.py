@@ -125,6 +125,13 @@ CALLS: dict[str, Call] = {
     "polygamma": Call(lambda L, F, a: L.polygamma(1, a) + a.polygamma(2), "p", rtol=1e-6),
     "mvlgamma": Call(lambda L, F, a: L.mvlgamma(a, 2), "l"),
     "i0": Call(lambda L, F, a: L.i0(a), "n"),
+    "erfcx": Call(lambda L, F, a: L.special.erfcx(a), "n"),
+    "bessel functions": Call(lambda L, F, a: L.special.i1(a) + L.special.i0e(a) * L.special.i1e(a), "d"),
+    "bessel functions, edges": Call(lambda L, F, a: L.special.i1(a) + L.special.i1e(a), "E", twice=False),
+    "normal distribution": Call(lambda L, F, a: L.special.ndtr(a) + L.special.log_ndtr(a * 3), "s"),
+    "ndtri": Call(lambda L, F, a: L.special.ndtri(a), "h"),
+    "entr": Call(lambda L, F, a: L.special.entr(a), "p"),
+    "xlog1py": Call(lambda L, F, a, b: L.special.xlog1py(a, b) + L.special.xlog1py(a, 0.5), "nq"),
     # activations
     "relu, edges": Call(lambda L, F, a: F.relu(a) + F.relu6(a), "E", twice=False),
     "leaky_relu, edges": Call(lambda L, F, a: F.leaky_relu(a, 0.2), "E", twice=False),

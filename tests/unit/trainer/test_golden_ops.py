@@ -34,6 +34,20 @@ ELSEWHERE = (
     "cordee.trainer.ops.pooling",
     "cordee.trainer.ops.resampling",
     "cordee.trainer.ops.windows",
+    "cordee.trainer.ops.activation",
+    "cordee.trainer.ops.arithmetic",
+    "cordee.trainer.ops.axes",
+    "cordee.trainer.ops.choosing",
+    "cordee.trainer.ops.exponential",
+    "cordee.trainer.ops.rectifiers",
+    "cordee.trainer.ops.reduction",
+    "cordee.trainer.ops.rounding",
+    "cordee.trainer.ops.scan",
+    "cordee.trainer.ops.softmaxes",
+    "cordee.trainer.ops.sorting",
+    "cordee.trainer.ops.special",
+    "cordee.trainer.ops.statistics",
+    "cordee.trainer.ops.trigonometry",
 )
 """Families with a golden file of their own: see `test_linalg_golden.py`, `test_windows_golden.py`."""
 

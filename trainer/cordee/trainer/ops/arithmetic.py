@@ -14,6 +14,7 @@ import numpy as np
 
 from cordee.trainer.array import default_dtype, is_float
 from cordee.trainer.autograd.graph import Operand, apply_one, binary, unary
+from cordee.trainer.autograd.out import into
 from cordee.trainer.autograd.record import NO_ERRORS, op
 from cordee.trainer.ops.cases import (
     any_values,
@@ -73,13 +74,17 @@ plain_div = binary(op(
 ))  # fmt: skip
 
 
-def add(input: Operand, other: Operand, *, alpha: float = 1) -> Tensor:
+def add(input: Operand, other: Operand, *, alpha: float = 1, out: Tensor | None = None) -> Tensor:
     """`input + alpha * other`."""
+    if out is not None:
+        return into(out, add(input, other, alpha=alpha))
     return plain_add(input, other if alpha == 1 else mul(other, alpha))
 
 
-def sub(input: Operand, other: Operand, *, alpha: float = 1) -> Tensor:
+def sub(input: Operand, other: Operand, *, alpha: float = 1, out: Tensor | None = None) -> Tensor:
     """`input - alpha * other`."""
+    if out is not None:
+        return into(out, sub(input, other, alpha=alpha))
     return plain_sub(input, other if alpha == 1 else mul(other, alpha))
 
 
@@ -88,8 +93,10 @@ def rsub(input: Operand, other: Operand, *, alpha: float = 1) -> Tensor:
     return sub(other, input, alpha=alpha)
 
 
-def div(input: Operand, other: Operand, *, rounding_mode: str | None = None) -> Tensor:
+def div(input: Operand, other: Operand, *, rounding_mode: str | None = None, out: Tensor | None = None) -> Tensor:
     """`input / other`; `rounding_mode="trunc"` rounds towards zero, `"floor"` down (and whole numbers stay whole)."""
+    if out is not None:
+        return into(out, div(input, other, rounding_mode=rounding_mode))
     if rounding_mode is None:
         return plain_div(input, other)
     from cordee.trainer.ops.rounding import rounded_division

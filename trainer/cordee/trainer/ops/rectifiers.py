@@ -158,12 +158,14 @@ def hardtanh(input: Tensor, min_val: float = -1.0, max_val: float = 1.0) -> Tens
     """
     if min_val > max_val:
         raise ValueError(f"hardtanh: min_val ({min_val}) must not be above max_val ({max_val})")
+    if input.dtype.kind in "iu":  # whole numbers stay so
+        min_val, max_val = int(min_val), int(max_val)
     return input.clamp(min_val, max_val)
 
 
 def relu6(input: Tensor) -> Tensor:
     """`input`, held between 0 and 6."""
-    return input.clamp(0.0, 6.0)
+    return input.clamp(0, 6)
 
 
 THRESHOLD = op(

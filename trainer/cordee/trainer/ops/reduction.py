@@ -10,6 +10,7 @@ import numpy as np
 
 from cordee.trainer.array import DTypeLike
 from cordee.trainer.autograd.graph import apply_one
+from cordee.trainer.autograd.out import into
 from cordee.trainer.autograd.record import NO_ERRORS, Sampler, Shape, op
 from cordee.trainer.errors import ShapeError
 from cordee.trainer.ops.arithmetic import as_mask
@@ -169,15 +170,23 @@ SUM_TO = op(
 )  # fmt: skip
 
 
-def sum(input: Tensor, dim: Any = None, keepdim: bool = False, *, dtype: DTypeLike = None) -> Tensor:
+def sum(
+    input: Tensor, dim: Any = None, keepdim: bool = False, *, dtype: DTypeLike = None, out: Tensor | None = None
+) -> Tensor:
     """The sum over all dimensions, one, or several; of whole numbers and bools, in int64."""
+    if out is not None:
+        return into(out, sum(input, dim, keepdim, dtype=dtype))
     if dtype is not None:
         input = input.to(dtype)
     return apply_one(SUM, input, axis=as_axis(dim), keepdims=keepdim)
 
 
-def mean(input: Tensor, dim: Any = None, keepdim: bool = False, *, dtype: DTypeLike = None) -> Tensor:
+def mean(
+    input: Tensor, dim: Any = None, keepdim: bool = False, *, dtype: DTypeLike = None, out: Tensor | None = None
+) -> Tensor:
     """The mean over all dimensions, one, or several; NaN of no elements."""
+    if out is not None:
+        return into(out, mean(input, dim, keepdim, dtype=dtype))
     if dtype is not None:
         input = input.to(dtype)
     require_float(input, "mean")
@@ -462,8 +471,12 @@ LOGSUMEXP = op(
 )  # fmt: skip
 
 
-def prod(input: Tensor, dim: Any = None, keepdim: bool = False, *, dtype: DTypeLike = None) -> Tensor:
+def prod(
+    input: Tensor, dim: Any = None, keepdim: bool = False, *, dtype: DTypeLike = None, out: Tensor | None = None
+) -> Tensor:
     """The product over all dimensions, or some; of whole numbers and bools, in int64."""
+    if out is not None:
+        return into(out, prod(input, dim, keepdim, dtype=dtype))
     if dtype is not None:
         input = input.to(dtype)
     return apply_one(PROD, input, axis=as_axis(dim), keepdims=keepdim)

@@ -9,6 +9,7 @@ import numpy as np
 
 from cordee.trainer.array import DTypeLike, array_module
 from cordee.trainer.autograd.graph import apply_one
+from cordee.trainer.autograd.out import into
 from cordee.trainer.autograd.record import Sampler, op
 from cordee.trainer.ops.arithmetic import as_mask
 from cordee.trainer.ops.axes import ValuesAndIndices, in_one_dimension, same_shape, wide_sum_dtype
@@ -168,13 +169,17 @@ LOGCUMSUMEXP = op(
 )  # fmt: skip
 
 
-def cumsum(input: Tensor, dim: int, *, dtype: DTypeLike = None) -> Tensor:
+def cumsum(input: Tensor, dim: int, *, dtype: DTypeLike = None, out: Tensor | None = None) -> Tensor:
     """Running sums along a dimension; of whole numbers and bools, in int64."""
+    if out is not None:
+        return into(out, cumsum(input, dim, dtype=dtype))
     return apply_one(CUMSUM, input if dtype is None else input.to(dtype), axis=dim, reverse=False)
 
 
-def cumprod(input: Tensor, dim: int, *, dtype: DTypeLike = None) -> Tensor:
+def cumprod(input: Tensor, dim: int, *, dtype: DTypeLike = None, out: Tensor | None = None) -> Tensor:
     """Running products along a dimension; of whole numbers and bools, in int64."""
+    if out is not None:
+        return into(out, cumprod(input, dim, dtype=dtype))
     return apply_one(CUMPROD, input if dtype is None else input.to(dtype), axis=dim, reverse=False)
 
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["erf", "erfc", "erfinv", "in_double", "polynomial"]
+__all__ = ["erf", "erfc", "erfcx", "erfinv", "in_double", "polynomial"]
 
 # erf(x) ≈ x · P(x²) / Q(x²) on [-4, 4], in single precision
 _P32 = (
@@ -149,6 +149,27 @@ def _erfc64(x: Any) -> Any:
 
 
 erfc = in_double(_erfc64, "erfc")
+
+
+def _erfcx64(x: Any) -> Any:
+    out = np.empty_like(x)
+    small = x < 1.25
+    s = x[small]
+    out[small] = np.exp(s * s) * _erfc64(s)
+    s = x[~small]
+    inverse = 1.0 / (s * s)
+    first, last = s < 1 / 0.35, s > 25.0
+    exponent = np.where(
+        first,
+        polynomial(inverse, _RA) / polynomial(inverse, _SA),
+        polynomial(inverse, _RB) / polynomial(inverse, _SB),
+    )
+    far = 1.0 - inverse * (0.5 - inverse * (0.75 - inverse * 1.875))  # the asymptotic series
+    out[~small] = np.where(last, far / math.sqrt(math.pi), np.exp(exponent - 0.5625)) / s
+    return out
+
+
+erfcx = in_double(_erfcx64, "erfcx")
 
 
 def _erfinv64(y: Any) -> Any:

@@ -10,11 +10,12 @@ import numpy as np
 from cordee.trainer.autograd.graph import apply_one, unary
 from cordee.trainer.autograd.record import NO_ERRORS, Sampler, op
 from cordee.trainer.ops import gamma, special
+from cordee.trainer.ops.arithmetic import as_mask
 from cordee.trainer.ops.cases import any_values, positive_values, unit_values
 from cordee.trainer.tensors import Tensor
 
 __all__ = [
-    "digamma", "erf", "erfc", "erfinv", "i0", "i1", "lgamma", "mvlgamma", "polygamma",
+    "digamma", "erf", "erfc", "erfinv", "i0", "lgamma", "mvlgamma", "polygamma",
 ]  # fmt: skip
 
 METHODS = "digamma erf erfc erfinv i0 lgamma mvlgamma polygamma"
@@ -39,6 +40,14 @@ erfc = unary(op(
     forward=special.erfc, vjps=(lambda F, g, out, a: g * (F.exp(-(a * a)) * (-2.0 / math.sqrt(math.pi))),),
     saves=("a",), elementwise=True, expr="erfc(a)", dtype="float", samples=any_values,
     reference=_each(math.erfc, otypes=[float]), errors=NO_ERRORS,
+))  # fmt: skip
+
+
+erfcx = unary(op(
+    "erfcx", "exp(a²) · erfc(a), which does not vanish",
+    forward=special.erfcx, vjps=(lambda F, g, out, a: g * (a * out * 2.0 - 2.0 / math.sqrt(math.pi)),),
+    saves=("a out",), elementwise=True, expr="erfcx(a)", dtype="float", samples=any_values,
+    reference=lambda a: np.exp(np.asarray(a) ** 2) * _each(math.erfc, otypes=[float])(a), errors=NO_ERRORS,
 ))  # fmt: skip
 
 
@@ -153,9 +162,32 @@ i0 = unary(op(
     reference=_bessel_reference(0), errors=NO_ERRORS,
 ))  # fmt: skip
 
+
+def _over(F: Any, out: Any, a: Any) -> Any:
+    """I₁(a) / a, which is 1/2 at 0."""
+    zero = as_mask(F, a == 0, a)
+    return (out + zero * 0.5) / (a + zero)
+
+
 i1 = unary(op(
     "i1", "the modified Bessel function of the first kind, of order 1",
-    forward=lambda xp, a: gamma.bessel_i(xp, a, 1), vjps=(lambda F, g, out, a: g * (F.i0(a) - out / a),),
+    forward=lambda xp, a: gamma.bessel_i(xp, a, 1), vjps=(lambda F, g, out, a: g * (F.i0(a) - _over(F, out, a)),),
     saves=("a out",), elementwise=True, expr="i1(a)", dtype="float", samples=positive_values,
     reference=_bessel_reference(1), errors=NO_ERRORS,
+))  # fmt: skip
+
+i0e = unary(op(
+    "i0e", "i0, times exp(-|a|)",
+    forward=lambda xp, a: gamma.bessel_i(xp, a, 0, True),
+    vjps=(lambda F, g, out, a: g * (F.i1e(a) - F.sign(a) * out),),
+    saves=("a out",), elementwise=True, expr="i0e(a)", dtype="float", samples=positive_values,
+    reference=lambda a: _bessel_reference(0)(a) * np.exp(-np.abs(a)), errors=NO_ERRORS,
+))  # fmt: skip
+
+i1e = unary(op(
+    "i1e", "i1, times exp(-|a|)",
+    forward=lambda xp, a: gamma.bessel_i(xp, a, 1, True),
+    vjps=(lambda F, g, out, a: g * (F.i0e(a) - out * F.sign(a) - _over(F, out, a)),),
+    saves=("a out",), elementwise=True, expr="i1e(a)", dtype="float", samples=positive_values,
+    reference=lambda a: _bessel_reference(1)(a) * np.exp(-np.abs(a)), errors=NO_ERRORS,
 ))  # fmt: skip
