@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,9 @@ from hypothesis import strategies as st
 
 import cordee.trainer as ct
 from cordee.trainer import ops
+from cordee.trainer.array import as_array, to_numpy
 from cordee.trainer.autograd import grad
+from cordee.trainer.autograd.record import REGISTRY, Sampler
 from cordee.trainer.ops import methods
 
 
@@ -236,3 +239,55 @@ def test_programs_of_writes_have_the_right_gradient_or_are_refused(program: Any)
         return
     assert found is not None
     np.testing.assert_allclose(found.numpy(), expected.numpy(), rtol=1e-10, atol=1e-10)
+
+
+# -- out= --------------------------------------------------------------------------------------------------------------
+
+
+def _taking_out() -> list[str]:
+    found = []
+    for name in ct.__all__:
+        function = getattr(ct, name)
+        if name in REGISTRY and callable(function) and "out" in inspect.signature(function).parameters:
+            found.append(name)
+    return found
+
+
+@pytest.mark.parametrize("name", _taking_out())
+def test_a_result_can_be_written_into_a_tensor_that_is_there(name: str) -> None:
+    record = REGISTRY[name]
+    for sample in record.samples(Sampler(3)):
+        if sample.params or not all(isinstance(value, np.ndarray) for value in sample.inputs):
+            continue
+        tensors = [ct.Tensor(as_array(value)) for value in sample.inputs]
+        expected = getattr(ct, name)(*tensors)
+        there = ct.zeros_like(expected)
+        memory = there.data
+        assert getattr(ct, name)(*tensors, out=there) is there
+        assert there.data is memory
+        assert there.dtype == expected.dtype
+        np.testing.assert_array_equal(to_numpy(there.data), to_numpy(expected.data))
+
+
+def test_most_functions_of_one_or_two_operands_take_out() -> None:
+    assert {"add", "mul", "exp", "matmul", "sqrt", "maximum"} <= set(_taking_out())
+
+
+def test_out_is_outside_of_the_graph_and_of_the_results_shape_and_kind() -> None:
+    x, there = _leaf(3), ct.zeros(3, dtype=ct.float64)
+    with pytest.raises(ct.GraphError, match="outside of the graph"):
+        ct.exp(x, out=there)
+    with ct.no_grad():
+        assert ct.exp(x, out=there) is there
+    with pytest.raises(ct.ShapeError, match=r"out has shape \(2,\), the result \(3,\)"):
+        ct.add(ct.ones(3), ct.ones(3), out=ct.zeros(2))
+    with pytest.raises(TypeError, match="out is int64, which cannot hold a result of float32"):
+        ct.sum(ct.ones(3), out=ct.tensor(0))
+    for call in (
+        lambda out: ct.cat([ct.ones(1), ct.ones(2)], out=out),
+        lambda out: ct.cumsum(ct.ones(3), 0, out=out),
+        lambda out: ct.mean(ct.ones(2, 3), 0, out=out),
+    ):
+        held = ct.zeros(3)
+        assert call(held) is held
+        assert held.sum().item() >= 3

@@ -12,8 +12,7 @@ recording is the design constraint. A failure is explained after the fact, by th
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
-from typing import Any, TypeAlias
+from typing import Any, Protocol, TypeAlias
 
 import numpy as np
 
@@ -21,12 +20,26 @@ from cordee.trainer.array import Array, array_module, as_array, bfloat16, defaul
 from cordee.trainer.autograd.explain import refuse
 from cordee.trainer.autograd.location import HERE, Location
 from cordee.trainer.autograd.mode import MODE
+from cordee.trainer.autograd.out import into
 from cordee.trainer.autograd.record import REGISTRY, Op
 from cordee.trainer.tensors import Leaf, Tensor, next_number, wrap
 
 __all__ = ["PICK", "Node", "Operand", "apply", "apply_one", "binary", "unary"]
 
 Operand: TypeAlias = "Tensor | Array | float | int | bool"
+
+
+class Unary(Protocol):
+    """A function of one operand."""
+
+    def __call__(self, input: Operand, *, out: Tensor | None = None) -> Tensor: ...
+
+
+class Binary(Protocol):
+    """A function of two operands."""
+
+    def __call__(self, input: Operand, other: Operand, *, out: Tensor | None = None) -> Tensor: ...
+
 
 _ndarray, _float64 = np.ndarray, np.dtype("float64")
 _NO_PARAMS: dict[str, Any] = {}
@@ -173,39 +186,41 @@ PICK = Op(  # not in the registry: it is no operation, but the place of one outp
 )
 
 
-def unary(op: Op) -> Callable[[Operand], Tensor]:
+def unary(op: Op) -> Unary:
     """The function of an elementwise op of one input and no params: `apply` with everything known beforehand."""
     forward = op.forward
     keep_input, keep_out = op.keep[1]
 
-    def call(input: Operand) -> Tensor:
+    def call(input: Operand, *, out: Tensor | None = None) -> Tensor:
+        if out is not None:
+            return into(out, call(input))
         if not isinstance(input, Tensor):
             input = Tensor(input)
         x, edge = input.data, input._node
         try:
-            out = forward(np if type(x) is _ndarray else array_module(x), x)
+            y = forward(np if type(x) is _ndarray else array_module(x), x)
         except (ValueError, TypeError) as error:
             refuse(op, [x], _NO_PARAMS, error)
-        if type(out) is not _ndarray or out.dtype is not x.dtype:
-            if (
-                out.dtype.char == "e" and x.dtype.kind in "iub"
-            ):  # NumPy's functions of small integers
-                out = forward(array_module(x), x.astype(default_dtype()))
-            out = _settle(op, out, [x])
+        if type(y) is not _ndarray or y.dtype is not x.dtype:
+            if y.dtype.char == "e" and x.dtype.kind in "iub":  # NumPy's functions of small integers
+                y = forward(array_module(x), x.astype(default_dtype()))
+            y = _settle(op, y, [x])
         if edge is None or not MODE.enabled:
-            return wrap(out, None)
-        return wrap(out, Node(op, (edge,), (x if keep_input else x.shape,), out if keep_out else None, _NO_PARAMS))
+            return wrap(y, None)
+        return wrap(y, Node(op, (edge,), (x if keep_input else x.shape,), y if keep_out else None, _NO_PARAMS))
 
     call.__name__ = call.__qualname__ = op.name
     call.__doc__ = op.doc
     return call
 
 
-def binary(op: Op) -> Callable[[Operand, Operand], Tensor]:
+def binary(op: Op) -> Binary:
     """The function of an elementwise op of two inputs and no params: `apply` with everything known beforehand."""
     forward, keep = op.forward, op.keep
 
-    def call(input: Operand, other: Operand) -> Tensor:
+    def call(input: Operand, other: Operand, *, out: Tensor | None = None) -> Tensor:
+        if out is not None:
+            return into(out, call(input, other))
         mixed = False
         if isinstance(input, Tensor):
             x, left = input.data, input._node
@@ -222,29 +237,29 @@ def binary(op: Op) -> Callable[[Operand, Operand], Tensor]:
                 y, right = _constant(other, input), None
         xp = np if type(x) is _ndarray else array_module(x, y)
         try:
-            out = forward(xp, x, y)
+            z = forward(xp, x, y)
         except (ValueError, TypeError) as error:
             refuse(op, [x, y], _NO_PARAMS, error)
-        if mixed or type(out) is not _ndarray or out.dtype in _TO_SETTLE:
-            if out.dtype.kind == "c" and (turned := _complexified(op, (input, other))) is not None:
+        if mixed or type(z) is not _ndarray or z.dtype in _TO_SETTLE:
+            if z.dtype.kind == "c" and (turned := _complexified(op, (input, other))) is not None:
                 return call(*turned)
-            if out.dtype.char == "e" and not any(getattr(v, "dtype", out.dtype).kind == "f" for v in (x, y)):
-                out = forward(xp, *[v.astype(default_dtype()) for v in (x, y)])  # NumPy's functions of small integers
-            out = _settle(op, out, [x, y])
+            if z.dtype.char == "e" and not any(getattr(v, "dtype", z.dtype).kind == "f" for v in (x, y)):
+                z = forward(xp, *[v.astype(default_dtype()) for v in (x, y)])  # NumPy's functions of small integers
+            z = _settle(op, z, [x, y])
         if left is None:
             if right is None or not MODE.enabled:
-                return wrap(out, None)
+                return wrap(z, None)
             keep_x, keep_y, keep_out = keep[2]
             saved = (x if keep_x else None, y if keep_y else y.shape)
         elif not MODE.enabled:
-            return wrap(out, None)
+            return wrap(z, None)
         elif right is None:
             keep_x, keep_y, keep_out = keep[1]
             saved = (x if keep_x else x.shape, y if keep_y else None)
         else:
             keep_x, keep_y, keep_out = keep[3]
             saved = (x if keep_x else x.shape, y if keep_y else y.shape)
-        return wrap(out, Node(op, (left, right), saved, out if keep_out else None, _NO_PARAMS))
+        return wrap(z, Node(op, (left, right), saved, z if keep_out else None, _NO_PARAMS))
 
     call.__name__ = call.__qualname__ = op.name
     call.__doc__ = op.doc

@@ -10,6 +10,7 @@ import numpy as np
 
 from cordee.trainer.array import array_module
 from cordee.trainer.autograd.graph import apply
+from cordee.trainer.autograd.out import into
 from cordee.trainer.autograd.record import Sampler, Shape, op
 from cordee.trainer.errors import ShapeError, TrainerIndexError
 from cordee.trainer.ops.indexing import getitem
@@ -78,12 +79,14 @@ CAT = op(
 )  # fmt: skip
 
 
-def cat(tensors: Sequence[Tensor], dim: int = 0) -> Tensor:
+def cat(tensors: Sequence[Tensor], dim: int = 0, *, out: Tensor | None = None) -> Tensor:
     """Tensors one after the other along a dimension; empty vectors among them are left out.
 
     Raises:
         ShapeError: their other sizes differ.
     """
+    if out is not None:
+        return into(out, cat(tensors, dim))
     if not tensors:
         raise ShapeError("cat: needs at least one tensor")
     try:
@@ -141,12 +144,14 @@ STACK = op(
 )  # fmt: skip
 
 
-def stack(tensors: Sequence[Tensor], dim: int = 0) -> Tensor:
+def stack(tensors: Sequence[Tensor], dim: int = 0, *, out: Tensor | None = None) -> Tensor:
     """Tensors of one shape side by side along a new dimension.
 
     Raises:
         ShapeError: their shapes differ.
     """
+    if out is not None:
+        return into(out, stack(tensors, dim))
     if not tensors:
         raise ShapeError("stack: needs at least one tensor")
     return apply(STACK, *tensors, axis=dim)  # type: ignore[no-any-return]

@@ -12,6 +12,7 @@ import numpy as np
 
 from cordee.trainer.array import is_float
 from cordee.trainer.autograd.graph import apply
+from cordee.trainer.autograd.out import into
 from cordee.trainer.autograd.record import NO_ERRORS, Shape, broadcast_shape, op, shape_of
 from cordee.trainer.errors import ShapeError
 from cordee.trainer.ops.shape import reshape, unsqueeze
@@ -88,12 +89,14 @@ MATMUL = op(
 )  # fmt: skip
 
 
-def matmul(input: Tensor, other: Tensor) -> Tensor:
+def matmul(input: Tensor, other: Tensor, *, out: Tensor | None = None) -> Tensor:
     """The matrix product `input @ other`; a 1-dimensional operand is a row on the left, a column on the right.
 
     Raises:
         ShapeError: the columns of the left do not match the rows of the right; it says how many there are of each.
     """
+    if out is not None:
+        return into(out, matmul(input, other))
     left, right = input.ndim, other.ndim
     if left >= 2 and right >= 2:
         return apply(MATMUL, input, other)  # type: ignore[no-any-return]
@@ -119,15 +122,19 @@ def _require_ndim(name: str, **tensors: tuple[Tensor, int]) -> None:
             raise ShapeError(f"{name}: {argument} must be {kinds[ndim]}, not of shape {tensor.shape}")
 
 
-def mm(input: Tensor, mat2: Tensor) -> Tensor:
+def mm(input: Tensor, mat2: Tensor, *, out: Tensor | None = None) -> Tensor:
     """The product of two matrices."""
+    if out is not None:
+        return into(out, mm(input, mat2))
     if input.data.ndim != 2 or mat2.data.ndim != 2:
         _require_ndim("mm", input=(input, 2), mat2=(mat2, 2))
     return apply(MATMUL, input, mat2)  # type: ignore[no-any-return]
 
 
-def bmm(input: Tensor, mat2: Tensor) -> Tensor:
+def bmm(input: Tensor, mat2: Tensor, *, out: Tensor | None = None) -> Tensor:
     """The products of two batches of matrices, of the same size: `(B, n, k)` and `(B, k, m)`."""
+    if out is not None:
+        return into(out, bmm(input, mat2))
     _require_ndim("bmm", input=(input, 3), mat2=(mat2, 3))
     if input.shape[0] != mat2.shape[0]:
         raise ShapeError(
