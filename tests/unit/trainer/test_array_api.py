@@ -136,3 +136,9 @@ def test_gradients_flow_through_the_namespace() -> None:
     expected = np.linalg.inv(array).T + 2 * (product + product.T) @ array  # of log|det X| and of ‖X Xᵀ‖²
     assert x.grad is not None
     np.testing.assert_allclose(x.grad.numpy(), expected, rtol=1e-5)
+
+
+def test_tensors_without_dimensions_count_in_promotion_unlike_in_pytorch() -> None:
+    assert xp.add(xp.asarray(1, dtype=xp.uint16), xp.asarray([1], dtype=xp.uint8)).dtype == xp.uint16
+    assert xp.where(xp.asarray([True]), xp.asarray(1.0, dtype=xp.float64), xp.asarray([1.0])).dtype == xp.float64
+    assert xp.add(xp.asarray([1], dtype=xp.uint8), 1).dtype == xp.uint8

@@ -74,6 +74,15 @@ def result_type(*arrays_and_dtypes: Any) -> np.dtype[Any]:
     return np.result_type(*things)
 
 
+def promoted(*operands: Any) -> tuple[Any, ...]:
+    """Tensors in their common dtype (numbers as they are): also those without dimensions, unlike in PyTorch."""
+    dtypes = {operand.dtype for operand in operands if isinstance(operand, Tensor)}
+    if len(dtypes) < 2:
+        return operands
+    dtype = np.result_type(*dtypes)
+    return tuple(operand.to(dtype) if isinstance(operand, Tensor) else operand for operand in operands)
+
+
 @dataclass(frozen=True)
 class FloatLimits:
     """What `finfo` tells."""

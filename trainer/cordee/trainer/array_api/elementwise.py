@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import Any
 
 import cordee.trainer as ct
+from cordee.trainer.array_api.dtypes import promoted
 from cordee.trainer.tensors import Tensor
 
 __all__ = [
@@ -110,7 +111,7 @@ def _binary(name: str, ours: str = "") -> Callable[[Any, Any], Tensor]:
     function = getattr(ct, ours or name)
 
     def call(x1: Any, x2: Any, /) -> Tensor:
-        return function(x1, x2)  # type: ignore[no-any-return]
+        return function(*promoted(x1, x2))  # type: ignore[no-any-return]
 
     return _named(call, name, function)
 

@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from typing import Any
 
 import cordee.trainer as ct
+from cordee.trainer.array_api.dtypes import promoted
+from cordee.trainer.array_api.manipulation import broadcast_arrays
 from cordee.trainer.tensors import Tensor
 
 __all__ = [
@@ -18,14 +20,7 @@ __all__ = [
 
 def matmul(x1: Tensor, x2: Tensor, /) -> Tensor:
     """The matrix product."""
-    return ct.matmul(*_promoted(x1, x2))  # type: ignore[no-any-return]
-
-
-def _promoted(*tensors: Tensor) -> list[Tensor]:
-    from cordee.trainer.array_api.dtypes import result_type
-
-    dtype = result_type(*tensors)
-    return [tensor.to(dtype) for tensor in tensors]
+    return ct.matmul(*promoted(x1, x2))  # type: ignore[no-any-return]
 
 
 def matrix_transpose(x: Tensor, /) -> Tensor:
@@ -35,14 +30,14 @@ def matrix_transpose(x: Tensor, /) -> Tensor:
 
 def tensordot(x1: Tensor, x2: Tensor, /, *, axes: int | tuple[Sequence[int], Sequence[int]] = 2) -> Tensor:
     """The product summed over several dimensions: the last and first ones, or those given."""
-    return ct.tensordot(*_promoted(x1, x2), axes)  # type: ignore[no-any-return]
+    return ct.tensordot(*promoted(x1, x2), axes)  # type: ignore[no-any-return]
 
 
 def vecdot(x1: Tensor, x2: Tensor, /, *, axis: int = -1) -> Tensor:
     """The inner product along an axis, of which the first operand is conjugated."""
-    left, right = _promoted(x1, x2)
+    left, right = promoted(x1, x2)
     left = ct.conj(left) if left.is_complex() else left
-    return (left * right).sum(axis).to(left.dtype)
+    return (left * right).sum(axis).to(left.dtype)  # type: ignore[no-any-return]
 
 
 def cholesky(x: Tensor, /, *, upper: bool = False) -> Tensor:
@@ -53,7 +48,7 @@ def cholesky(x: Tensor, /, *, upper: bool = False) -> Tensor:
 
 def cross(x1: Tensor, x2: Tensor, /, *, axis: int = -1) -> Tensor:
     """The vector product in three dimensions."""
-    return ct.linalg.cross(*_promoted(x1, x2), dim=axis)
+    return ct.linalg.cross(*broadcast_arrays(*promoted(x1, x2)), dim=axis)
 
 
 def det(x: Tensor, /) -> Tensor:
@@ -98,7 +93,7 @@ def matrix_rank(x: Tensor, /, *, rtol: Any = None) -> Tensor:
 
 def outer(x1: Tensor, x2: Tensor, /) -> Tensor:
     """All products of the elements of two vectors."""
-    return ct.outer(*_promoted(x1, x2))  # type: ignore[no-any-return]
+    return ct.outer(*promoted(x1, x2))  # type: ignore[no-any-return]
 
 
 def pinv(x: Tensor, /, *, rtol: Any = None) -> Tensor:
@@ -118,7 +113,7 @@ def slogdet(x: Tensor, /) -> Any:
 
 def solve(x1: Tensor, x2: Tensor, /) -> Tensor:
     """The solution of linear equations; a vector is only what has one dimension."""
-    left, right = _promoted(x1, x2)
+    left, right = promoted(x1, x2)
     if right.ndim == 1:
         return ct.linalg.solve(left, right.unsqueeze(-1)).squeeze(-1)
     shape = left.shape[:-2]

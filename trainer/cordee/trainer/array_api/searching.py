@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 import cordee.trainer as ct
 from cordee.trainer.array import array_module
+from cordee.trainer.array_api.dtypes import promoted
 from cordee.trainer.tensors import Tensor, wrap
 
 __all__ = [
@@ -70,7 +71,7 @@ def searchsorted(x1: Tensor, x2: Tensor, /, *, side: str = "left", sorter: Tenso
 
 def where(condition: Tensor, x1: Any, x2: Any, /) -> Tensor:
     """Elements of `x1` where the condition holds, else of `x2`."""
-    return ct.where(condition, x1, x2)  # type: ignore[no-any-return]
+    return ct.where(condition, *promoted(x1, x2))  # type: ignore[no-any-return]
 
 
 def sort(x: Tensor, /, *, axis: int = -1, descending: bool = False, stable: bool = True) -> Tensor:
