@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import functools
 import itertools
-from collections.abc import Iterator
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -81,13 +81,22 @@ class Window:
             for n, m, k, s, p, d in zip(sizes, size, self.kernel, self.stride, self.padding, self.dilation, strict=True)
         ]
 
-    def views(self, size: Sizes) -> Iterator[tuple[Sizes, tuple[slice, ...]]]:
+    def views(self, size: Sizes) -> Sequence[tuple[Sizes, tuple[slice, ...]]]:
         """Per place in the window: the place, and what it sees of the bordered image in this many windows."""
-        along = [
-            [slice(i * d, i * d + (m - 1) * s + 1, s) for i in range(k)]
-            for m, k, s, d in zip(size, self.kernel, self.stride, self.dilation, strict=True)
-        ]
-        return zip(self.places, itertools.product(*along), strict=True)
+        known = self._views.get(size)
+        if known is None:
+            along = [
+                [slice(i * d, i * d + (m - 1) * s + 1, s) for i in range(k)]
+                for m, k, s, d in zip(size, self.kernel, self.stride, self.dilation, strict=True)
+            ]
+            known = tuple(zip(self.places, itertools.product(*along), strict=True))
+            if len(self._views) < 64:
+                self._views[size] = known
+        return known
+
+    @functools.cached_property
+    def _views(self) -> dict[Sizes, Sequence[tuple[Sizes, tuple[slice, ...]]]]:
+        return {}
 
     def _dilation_text(self) -> str:
         return "" if set(self.dilation) == {1} else f" (dilation {_product_text(self.dilation)})"
