@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import sys
+from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -17,15 +19,19 @@ settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "default"))
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--device",
-        choices=["cpu", "cuda"],
+        choices=["cpu", "cuda", "stand-in"],
         default="cpu",
-        help="where the engine's tensors live; cuda needs CuPy and a device",
+        help="where the engine's tensors live; cuda needs CuPy and a device; stand-in: CuPy's rules, on the host",
     )
 
 
 def pytest_configure(config: pytest.Config) -> None:
     # Before anything imports the engine: it reads its device and its thread count from the environment once.
-    os.environ["CORDEE_DEVICE"] = config.getoption("--device")
+    device = config.getoption("--device")
+    os.environ["CORDEE_DEVICE"] = "cpu" if device == "cpu" else "cuda"
+    if device == "stand-in":
+        sys.path.insert(0, str(Path(__file__).parent / "conformance" / "cupy_stand_in"))
+        os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, (sys.path[0], os.environ.get("PYTHONPATH"))))
 
 
 def pytest_report_header(config: pytest.Config) -> str:

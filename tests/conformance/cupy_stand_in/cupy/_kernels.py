@@ -1,0 +1,100 @@
+"""The stand-in's `ElementwiseKernel`: the CUDA text compiled as a C++ loop, where there is a compiler."""
+
+from __future__ import annotations
+
+import ctypes
+import re
+import shutil
+import subprocess
+import tempfile
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from cupy._array import ndarray, wrapped
+
+__all__ = ["ElementwiseKernel", "RawKernel"]
+
+_C = {
+    "float32": "float", "float64": "double", "float16": "_Float16", "bfloat16": "__bf16", "bool": "bool",
+    "int8": "int8_t", "int16": "int16_t", "int32": "int32_t", "int64": "int64_t",
+    "uint8": "uint8_t", "uint16": "uint16_t", "uint32": "uint32_t", "uint64": "uint64_t",
+    "complex64": "std::complex<float>", "complex128": "std::complex<double>",
+}  # fmt: skip
+
+
+class ElementwiseKernel:
+    """`raw` arguments are indexed by the text, the others by the element; all must be whole blocks of memory."""
+
+    def __init__(self, in_params: str, out_params: str, operation: str, name: str = "kernel", **_: Any) -> None:
+        self.inputs = [p.split() for p in in_params.split(",") if p.strip()]
+        self.outputs = [p.split() for p in out_params.split(",") if p.strip()]
+        self.operation = operation
+
+    def __call__(self, *args: Any, size: int | None = None, **_: Any) -> Any:
+        types: dict[str, str] = {}
+        params = [*self.inputs, *self.outputs]
+        if len(args) < len(params):
+            raise NotImplementedError("the stand-in's kernels need their outputs given")
+        given = list(zip(params, args, strict=True))
+        for (*raw, kind, _name), value in given:
+            if isinstance(value, np.ndarray):
+                raise TypeError("Unsupported type <class 'numpy.ndarray'>")
+            if len(kind) == 1:
+                actual = _C[value.dtype.name if isinstance(value, ndarray) else np.asarray(value).dtype.name]
+                if types.setdefault(kind, actual) != actual:
+                    raise TypeError(f"type {kind} of the kernel is both {types[kind]} and {actual}")
+            elif isinstance(value, ndarray) and value.dtype.name != kind:
+                raise TypeError(f"{kind} is wanted, not {value.dtype.name}") if raw else None
+        shapes = [v.shape for (*raw, _, _), v in given if not raw and isinstance(v, ndarray)]
+        shape = np.broadcast_shapes(*shapes) if shapes else (size or 0,)
+        held, text, heads = [], [], []
+        for (*raw, kind, name), value in given:
+            c = types.get(kind, _C.get(kind, kind))
+            if isinstance(value, ndarray):
+                array = value._held if raw or (*raw, kind, name) in self.outputs else np.broadcast_to(value._held, shape)
+                is_out = [*raw, kind, name] in self.outputs
+                if is_out and not array.flags.c_contiguous:
+                    raise NotImplementedError("the stand-in's kernels write into contiguous memory only")
+                array = array if is_out else np.ascontiguousarray(array, None if len(kind) == 1 else kind)
+            else:
+                array = np.broadcast_to(np.asarray(value).astype(kind if len(kind) > 1 else np.asarray(value).dtype), shape)
+                array = np.ascontiguousarray(array)
+                is_out = False
+            held.append(array)
+            heads.append(f"{c}* _{name}")
+            text.append(f"{c}* {name} = _{name};" if raw else f"{c}& {name} = _{name}[i];")
+        body = "".join(f"typedef {c} {k};\n" for k, c in types.items())
+        code = (
+            "#include <complex>\n#include <cmath>\n#include <cstdint>\n#include <algorithm>\nusing namespace std;\n"
+            "#define __device__\n" + body + f'extern "C" void run(long long n, {", ".join(heads)}) {{\n'
+            "for (long long i = 0; i < n; ++i) {\n" + "\n".join(text) + "\n{" + self.operation + "}\n}}\n"
+        )
+        _compiled(code)(ctypes.c_longlong(int(np.prod(shape))), *[ctypes.c_void_p(a.ctypes.data) for a in held])
+        outs = args[len(self.inputs) :]
+        return outs[0] if len(outs) == 1 else outs
+
+
+@cache
+def _compiled(code: str) -> Any:
+    compiler = shutil.which("g++") or shutil.which("clang++")
+    if compiler is None:
+        raise NotImplementedError("the stand-in's kernels need a C++ compiler")
+    folder = Path(tempfile.mkdtemp())
+    source, library = folder / "kernel.cpp", folder / "kernel.so"
+    source.write_text(code)
+    done = subprocess.run([compiler, "-O1", "-shared", "-fPIC", "-w", str(source), "-o", str(library)], capture_output=True)
+    if done.returncode:
+        raise RuntimeError(f"the kernel does not compile: {done.stderr.decode()}\n{code}")
+    return ctypes.CDLL(str(library)).run
+
+
+class RawKernel:
+    """CUDA threads are beyond the stand-in."""
+
+    def __init__(self, *_: Any, **__: Any) -> None:
+        raise NotImplementedError("the stand-in has no RawKernel")
+
+
+_ = re, wrapped

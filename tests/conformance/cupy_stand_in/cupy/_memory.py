@@ -1,0 +1,71 @@
+"""`cupy.cuda` of the stand-in: one device, whose memory is the host's."""
+
+from __future__ import annotations
+
+from typing import Any
+
+__all__ = ["Stream", "alloc_pinned_memory", "get_current_stream", "runtime"]
+
+
+class Stream:
+    """Everything has happened by the time a call returns."""
+
+    ptr = 0
+    null: Any
+
+    def __init__(self, null: bool = False, non_blocking: bool = False, ptds: bool = False, priority: Any = None) -> None:
+        pass
+
+    def synchronize(self) -> None:
+        pass
+
+    def __enter__(self) -> Stream:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+
+Stream.null = Stream()
+
+
+def get_current_stream() -> Stream:
+    return Stream.null  # type: ignore[no-any-return]
+
+
+def alloc_pinned_memory(size: int) -> bytearray:
+    return bytearray(size)
+
+
+class Device:
+    """The only one."""
+
+    def __init__(self, id: int = 0) -> None:
+        self.id = id
+
+    def synchronize(self) -> None:
+        pass
+
+    def __enter__(self) -> Device:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+
+class CUDARuntimeError(RuntimeError):
+    """Never raised here."""
+
+
+class runtime:  # noqa: N801
+    """`cupy.cuda.runtime`."""
+
+    CUDARuntimeError = CUDARuntimeError
+
+    @staticmethod
+    def getDeviceCount() -> int:
+        return 1
+
+    @staticmethod
+    def deviceSynchronize() -> None:
+        pass
