@@ -86,6 +86,14 @@ def test_figures_do_not_depend_on_the_number_of_shards_samples_fall_into() -> No
     assert model.history["loss"][0] == pytest.approx(first["loss"], rel=1e-6)
 
 
+def test_the_historys_columns_are_in_the_order_in_which_metrics_were_given() -> None:
+    x, y = _points()
+    metrics = {name: lambda output, target: 1.0 for name in "zyxwvutsrq"}
+    model = fit.Model(_net()).compile("sgd", "cross_entropy", metrics)
+    history = model.fit(x, y, epochs=1, validation_split=0.2, verbose=0)
+    assert list(history.history) == ["loss", *metrics, "val_loss", *(f"val_{name}" for name in metrics)]
+
+
 def test_fit_called_again_goes_on() -> None:
     x, y = _points()
     once, twice = _model(), _model()

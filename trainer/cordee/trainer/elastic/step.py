@@ -174,8 +174,8 @@ class Step:
             offset += count
             group.fill_untouched()
             partials.fold(shard, group.grad, last=shard == self._range[1] - 1)
-        for name in self._shard_measures.keys() - self._measured.keys():
-            self._measured[name] = [math.nan] * len(self._losses)
+        for name in self._shard_measures:  # in the order of measuring, which is that of the history's columns
+            self._measured.setdefault(name, [math.nan] * len(self._losses))
         for name, values in self._measured.items():
             values.append(self._shard_measures.get(name, math.nan))
         self._losses.append(self._shard_loss)
