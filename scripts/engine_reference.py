@@ -17,8 +17,9 @@ from types import ModuleType
 from typing import Any
 
 from cordee import trainer
-from cordee.trainer import data, nn, optim
+from cordee.trainer import autograd, data, fft, fit, func, interop, linalg, nn, optim
 from cordee.trainer.autograd.record import REGISTRY, Op
+from cordee.trainer.optim import lr_scheduler, swa_utils
 
 PAGE = Path(__file__).resolve().parent.parent / "docs" / "reference" / "engine.md"
 
@@ -40,12 +41,9 @@ def code(names: Iterable[str]) -> str:
 
 
 def describe_op(op: Op) -> tuple[str, ...]:
-    code_object = op.forward.__code__
-    first = 1 + len(op.inputs)
-    params = code_object.co_varnames[first : code_object.co_argcount + code_object.co_kwonlyargcount]
-    differentiable = op.vjp is not None or any(rule is not None for rule in op.vjps)
-    inputs = "any number of tensors" if op.variadic else code(op.inputs)
-    return f"`{op.name}`", op.doc, inputs, code(params), "yes" if differentiable else "no"
+    dtype = op.dtype if isinstance(op.dtype, str) else "of its own"
+    outputs = "" if not op.many else f" ({code(op.outputs)})"
+    return f"`{op.signature}`", op.doc + outputs, dtype, "yes" if op.differentiable else "no"
 
 
 def ops() -> str:
@@ -53,7 +51,7 @@ def ops() -> str:
     families: dict[str, list[Op]] = {}
     for op in REGISTRY.values():
         families.setdefault(op.forward.__module__.rpartition(".")[2], []).append(op)
-    head = ("op", "result", "inputs", "parameters", "gradient")
+    head = ("op", "result", "dtype", "gradient")
     return "\n\n".join(
         f"### {family}\n\n{table(head, map(describe_op, members))}" for family, members in sorted(families.items())
     )
@@ -101,8 +99,14 @@ SECTIONS: dict[str, Callable[[], str]] = {
     "ops": ops,
     "nn": lambda: listed(nn),
     "functional": lambda: code(sorted(nn.functional.__all__)),
-    "optim": lambda: listed(optim),
+    "optim": lambda: listed(optim, lr_scheduler, swa_utils),
     "data": lambda: listed(data, data.datasets),
+    "fit": lambda: listed(fit),
+    "autograd": lambda: listed(autograd, autograd.functional),
+    "func": lambda: listed(func),
+    "linalg": lambda: code(sorted(linalg.__all__)),
+    "fft": lambda: code(sorted(fft.__all__)),
+    "interop": lambda: listed(interop),
 }
 
 

@@ -291,3 +291,22 @@ def test_out_is_outside_of_the_graph_and_of_the_results_shape_and_kind() -> None
         held = ct.zeros(3)
         assert call(held) is held
         assert held.sum().item() >= 3
+
+
+def test_a_tensor_takes_another_shape_in_place() -> None:
+    x = _leaf(2, 3)
+    y = x * 2.0
+    assert y.t_() is y
+    assert y.unsqueeze_(0).transpose_(0, 2).shape == (2, 3, 1)
+    assert y.squeeze_().shape == (2, 3)
+    (y * ct.Tensor(np.arange(6.0).reshape(2, 3))).sum().backward()
+    assert x.grad is not None
+    assert x.grad.shape == (2, 3)
+    assert x.grad.numpy().sum() == 30.0
+    with pytest.raises(ct.GraphError, match="requires a gradient"):
+        x.t_()
+
+
+def test_an_operation_on_numbers_alone_is_refused() -> None:
+    with pytest.raises(TypeError, match="add: needs a tensor, not 2 and 3"):
+        ct.add(2, 3)

@@ -233,8 +233,10 @@ def binary(op: Op) -> Binary:
             x, left = _constant(input, other), None
             if isinstance(other, Tensor):
                 y, right = other.data, other._node
+            elif hasattr(x, "dtype") or hasattr(other, "dtype"):
+                y, right = _constant(other), None
             else:
-                y, right = _constant(other, input), None
+                raise TypeError(f"{op.name}: needs a tensor, not {input!r} and {other!r}")
         xp = np if type(x) is _ndarray else array_module(x, y)
         try:
             z = forward(xp, x, y)
@@ -293,7 +295,8 @@ def _settle(op: Op, out: Any, arrays: list[Any]) -> Any:
     kind = out.dtype.kind
     if kind in "bc" or op.dtype not in _NARROWING:
         return out
-    if out.dtype is _float64 or kind in "iu" or any(getattr(x, "dtype", None) is not out.dtype for x in arrays):
+    dtype = out.dtype
+    if any(getattr(x, "dtype", dtype) is not dtype for x in arrays):
         wanted = op.result_dtype(*_deciding(arrays))
         if wanted.kind in "iub" and kind not in "iu":  # what is floating of integers has the default dtype
             wanted = default_dtype()

@@ -142,6 +142,23 @@ def in_place(function: Callable[..., Tensor], name: str) -> Callable[..., Tensor
     return call
 
 
+def becoming(function: Callable[..., Tensor], name: str) -> Callable[..., Tensor]:
+    """The in-place twin of an operation that gives the same elements another shape: nothing is written, the tensor
+    itself becomes the result."""
+
+    def call(self: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        if MODE.enabled:
+            _refuse_leaf(self, name)
+        result = function(self, *args, **kwargs)
+        self.data, self._node = result.data, result._node
+        return self
+
+    call.__name__ = call.__qualname__ = name
+    call.__doc__ = f"`{function.__name__}`, of this tensor itself."
+    call.__wrapped__ = function  # type: ignore[attr-defined]
+    return call
+
+
 def _note(tensor: Tensor, what: str) -> Write:
     write = BOOK.note(tensor.data, what)
     if isinstance(tensor._node, Leaf):

@@ -202,6 +202,7 @@ OPERATORS: dict[str, Any] = {
     "__iter__": _iterate,
     "copy_": inplace.copy_,
 }
+_RESHAPING = ("squeeze", "unsqueeze", "t", "transpose", "swapaxes", "swapdims")
 _AUGMENTED = ("add", "sub", "mul", "truediv", "pow", "floordiv", "mod", "and", "or", "xor", "lshift", "rshift")
 
 
@@ -216,6 +217,8 @@ def collect(families: list[ModuleType]) -> dict[str, Any]:
             methods[name] = getattr(family, name)
         for name in getattr(family, "INPLACE", "").split():
             methods[name + "_"] = inplace.in_place(getattr(family, name), name + "_")
+    for name in _RESHAPING:
+        methods[name + "_"] = inplace.becoming(getattr(shape, name), name + "_")
     for name in _AUGMENTED:
         methods[f"__i{name}__"] = inplace.in_place(OPERATORS[f"__{name}__"], f"`{name}=`")
     return methods
