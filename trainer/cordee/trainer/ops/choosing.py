@@ -27,7 +27,7 @@ INPLACE = "clamp clamp_max clamp_min clip copysign heaviside nan_to_num"
 
 _BITS = {2: np.uint16, 4: np.uint32, 8: np.uint64}
 _SMALL = 2048
-_ndarray, _bool = np.ndarray, np.dtype("bool")
+_ndarray, _bool, _float64 = np.ndarray, np.dtype("bool"), np.dtype("float64")
 
 
 def choose(xp: Any, condition: Any, a: Any, b: Any) -> Any:
@@ -35,18 +35,19 @@ def choose(xp: Any, condition: Any, a: Any, b: Any) -> Any:
 
     a and b may be numbers, and a condition may be of any dtype: what is not 0 holds.
     """
-    if xp is np and type(condition) is _ndarray and condition.size > _SMALL and condition.dtype is _bool:
+    if getattr(condition, "size", 0) > _SMALL and xp is np and condition.dtype is _bool:
         if type(a) is not _ndarray and type(b) is _ndarray:
             condition, a, b = ~condition, b, a
         if type(a) is _ndarray and a.dtype.itemsize in _BITS and a.size > _SMALL:
             chosen = _choose_bits(condition, a, b)
             if chosen is not None:
                 return chosen
-    if getattr(a, "dtype", None) is not None and a.dtype.kind == "V" and not hasattr(b, "dtype"):
-        b = a.dtype.type(b)
-    elif getattr(b, "dtype", None) is not None and b.dtype.kind == "V" and not hasattr(a, "dtype"):
-        a = b.dtype.type(a)
-    return xp.where(condition, a, b)
+    out = xp.where(condition, a, b)
+    if out.dtype is _float64:  # of bfloat16 and a number, whose package knows no weak numbers
+        for array in (a, b):
+            if getattr(array, "dtype", out.dtype).kind == "V":
+                return out.astype(array.dtype)
+    return out
 
 
 def _choose_bits(condition: Any, a: Any, b: Any) -> Any:
