@@ -29,6 +29,9 @@ TAKEN_FOR_GRANTED = {
         "import itertools; import numpy as np; read = None; from cordee.trainer import data; "
         "dataset = data.TensorDataset(np.zeros((200, 3), np.float32), np.zeros(200, np.int64))"
     ),
+    "docs/how-to/load-weights.md": (
+        f"import shutil; shutil.copy({str(ROOT / 'tests' / 'golden' / 'torch' / 'everything.pt')!r}, 'training.pt')"
+    ),
     "docs/reference/checkpoint-format.md": (
         "import numpy as np; from safetensors.numpy import save_file; "
         "save_file({'w': np.zeros(1)}, 'model.safetensors')"
