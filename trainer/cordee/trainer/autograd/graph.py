@@ -41,7 +41,7 @@ class Binary(Protocol):
     def __call__(self, input: Operand, other: Operand, *, out: Tensor | None = None) -> Tensor: ...
 
 
-_ndarray, _float64 = np.ndarray, np.dtype("float64")
+_ndarray = np.ndarray
 _NO_PARAMS: dict[str, Any] = {}
 _frame = sys._getframe
 
