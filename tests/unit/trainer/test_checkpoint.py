@@ -14,11 +14,11 @@ from safetensors.numpy import load_file
 
 from cordee.trainer.array import bfloat16
 from cordee.trainer.checkpoint import CheckpointError, CheckpointWriter, load_latest
-from cordee.trainer.checkpoint.files import alone_in
 from cordee.trainer.checkpoint.layout import MANIFEST, STATE_FILE, step_directories
 from cordee.trainer.checkpoint.reader import load_checkpoint
 from cordee.trainer.checkpoint.writer import write_checkpoint
 from cordee.trainer.elastic.weights import weights_sha256, write_weights
+from cordee.trainer.files import alone_in
 
 
 def arrays(step: int) -> dict[str, np.ndarray]:

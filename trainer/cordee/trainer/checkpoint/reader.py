@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from cordee.trainer.checkpoint.files import sha256_of
 from cordee.trainer.checkpoint.layout import FORMAT, MANIFEST, STATE_FILE, step_directories
+from cordee.trainer.files import sha256_of
 
 __all__ = ["CheckpointError", "Loaded", "load_checkpoint", "load_latest"]
 

@@ -16,7 +16,6 @@ from typing import Any
 
 import numpy as np
 
-from cordee.trainer.checkpoint.files import alone_in, fsync_directory, fsync_file, sha256_of
 from cordee.trainer.checkpoint.layout import (
     FORMAT,
     MANIFEST,
@@ -25,6 +24,7 @@ from cordee.trainer.checkpoint.layout import (
     step_directory,
     unfinished_directories,
 )
+from cordee.trainer.files import alone_in, fsync_directory, fsync_file, sha256_of
 
 __all__ = ["CheckpointWriter", "write_checkpoint"]
 

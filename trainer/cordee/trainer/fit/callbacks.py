@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from cordee.trainer.array import Array
-from cordee.trainer.checkpoint.files import replace_atomically
+from cordee.trainer.files import replace_atomically
 
 if TYPE_CHECKING:
     from cordee.trainer.elastic import Step

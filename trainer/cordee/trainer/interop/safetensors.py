@@ -20,7 +20,7 @@ import ml_dtypes
 import numpy as np
 
 from cordee.trainer.array import as_array, to_numpy
-from cordee.trainer.checkpoint.files import replace_atomically
+from cordee.trainer.files import replace_atomically
 from cordee.trainer.tensors import Tensor, wrap
 
 __all__ = ["WeightsError", "load_safetensors", "safetensors_metadata", "save_safetensors"]
