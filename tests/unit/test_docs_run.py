@@ -29,7 +29,7 @@ TAKEN_FOR_GRANTED = {
         "import itertools; import numpy as np; read = None; from cordee.trainer import data; "
         "dataset = data.TensorDataset(np.zeros((200, 3), np.float32), np.zeros(200, np.int64))"
     ),
-    "docs/how-to/load-weights.md": (
+    "docs/how-to/exchange-with-other-libraries.md": (
         f"import shutil; shutil.copy({str(ROOT / 'tests' / 'golden' / 'torch' / 'everything.pt')!r}, 'training.pt')"
     ),
     "docs/reference/checkpoint-format.md": (

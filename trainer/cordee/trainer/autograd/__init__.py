@@ -1,5 +1,6 @@
 """Automatic differentiation: the op record, the tape, the backward walk, and what a user calls of it."""
 
+from cordee.trainer.autograd import functional
 from cordee.trainer.autograd.anomaly import AnomalyError, detect_anomaly, is_anomaly_enabled, set_detect_anomaly
 from cordee.trainer.autograd.backward import backward, grad
 from cordee.trainer.autograd.draw import draw_graph, graph_svg, graph_text
@@ -22,6 +23,7 @@ __all__ = [
     "detect_anomaly",
     "draw_graph",
     "enable_grad",
+    "functional",
     "grad",
     "gradcheck",
     "gradgradcheck",
