@@ -158,16 +158,18 @@ def _erfcx64(x: Any) -> Any:
     out[small] = np.exp(s * s) * _erfc64(s)
     s = x[~small]
     inverse = 1.0 / (s * s)
-    first, last = s < 1 / 0.35, s > 25.0
+    first, last = s < 1 / 0.35, s > 26.0
     exponent = np.where(
         first,
         polynomial(inverse, _RA) / polynomial(inverse, _SA),
         polynomial(inverse, _RB) / polynomial(inverse, _SB),
     )
-    far = 1.0 - inverse * (0.5 - inverse * (0.75 - inverse * 1.875))  # the asymptotic series
+    far = polynomial(inverse, _ERFCX_FAR)
     out[~small] = np.where(last, far / math.sqrt(math.pi), np.exp(exponent - 0.5625)) / s
     return out
 
+
+_ERFCX_FAR = (1.0, -0.5, 0.75, -1.875, 6.5625, -29.53125, 162.421875, -1055.7421875)  # (-1)^k (2k - 1)!! / 2^k
 
 erfcx = in_double(_erfcx64, "erfcx")
 
