@@ -129,8 +129,8 @@ def lenet(nn: Any) -> Any:
 
 def digits_training(lib: Any, seed: int) -> Training:
     """A step is a batch of 64; `evaluate` gives the accuracy on a fifth that is held out, the same for all seeds."""
-    images, labels = digits()
-    images = images[:, None] / 16
+    pixels, labels = digits()
+    images = pixels[:, None] / np.float32(16)
     order = np.random.default_rng(0).permutation(len(images))
     train_set, held_out = order[:1437], order[1437:]
     model = lenet(lib.nn)

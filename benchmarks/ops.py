@@ -167,10 +167,9 @@ def print_means(results: list[Result]) -> None:
         ratios = [ratio for ratio in (result.ratio(column) for result in chosen) if not math.isnan(ratio)]
         return f"{statistics.geometric_mean(ratios):.2f}" if ratios else "–"
 
-    rows = []
-    for family in dict.fromkeys(case.family for case in CASES):
-        if members := [result for result in results if result.case.family == family]:
-            rows.append([family, str(len(members)), mean(members, 0), mean(members, 1)])
+    families = dict.fromkeys(result.case.family for result in sorted(results, key=lambda r: CASES.index(r.case)))
+    members = {family: [result for result in results if result.case.family == family] for family in families}
+    rows = [[family, str(len(chosen)), mean(chosen, 0), mean(chosen, 1)] for family, chosen in members.items()]
     rows.append(["all", str(len(results)), mean(results, 0), mean(results, 1)])
     print_rows(["geometric mean of ratios", "operations", "forward", "with backward"], rows)
 
