@@ -31,8 +31,9 @@ SHOWN = {
     str(page.relative_to(ROOT)): body
     for page in sorted([ROOT / "README.md", *ROOT.glob("docs/**/*.md")])
     for body in _PYTHON.findall(page.read_text(encoding="utf-8"))
-    if "elastic.Run(" in body
+    if body.startswith('"""') and "elastic.Run(" in body
 }
+"""Whole programs in the docs, by page. (That every other block runs is tested in tests/unit/test_docs_run.py.)"""
 
 
 def run(command: list[str], environment: dict[str, str], folder: Path) -> subprocess.CompletedProcess[str]:
@@ -59,13 +60,19 @@ def test_every_example_ends_the_same_alone_and_with_two_workers(
 
 
 @pytest.mark.parametrize("page", SHOWN)
-def test_every_training_script_in_the_docs_runs(page: str, environment: dict[str, str], tmp_path: Path) -> None:
+def test_every_program_in_the_docs_ends_the_same_alone_and_with_two_workers(
+    page: str, environment: dict[str, str], tmp_path: Path
+) -> None:
     script = tmp_path / "train.py"
     script.write_text(SHOWN[page], encoding="utf-8")
-    ended = run([sys.executable, "-W", "error", str(script)], environment, tmp_path)
-    assert ended.returncode == 0, ended.stderr
+    alone = run([sys.executable, "-W", "error", str(script)], environment, tmp_path)
+    assert alone.returncode == 0, alone.stderr
+    cordee = [sys.executable, "-m", "cordee.coordinator.cli"]
+    job = run([*cordee, "run", str(script), "--workers", "2", "-o", "json"], environment, tmp_path)
+    assert job.returncode == 0, job.stderr
+    assert json.loads(job.stdout)["weights_sha256"] == alone.stdout.split()[-1]
 
 
 def test_the_settings_are_of_examples_that_exist() -> None:
     assert SETTINGS.keys() <= {script.name for script in EXAMPLES}
-    assert {"README.md", "docs/how-to/write-an-elastic-script.md"} <= SHOWN.keys()
+    assert {"docs/tutorial/first-model.md", "docs/how-to/write-an-elastic-script.md"} <= SHOWN.keys()
