@@ -7,7 +7,10 @@ The names are PyTorch's where PyTorch has one. Importing this package costs NumP
 from __future__ import annotations
 
 import importlib
+import math
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from cordee.trainer import autograd, errors, ops, random
 from cordee.trainer.array import (
@@ -34,10 +37,13 @@ from cordee.trainer.array import (
 from cordee.trainer.array import boolean as bool
 from cordee.trainer.array import default_dtype as get_default_dtype
 from cordee.trainer.autograd import enable_grad, inference_mode, is_grad_enabled, no_grad, set_grad_enabled
+from cordee.trainer.devices import device
 from cordee.trainer.errors import DeviceError, GraphError, LinAlgError, ShapeError, TrainerError, TrainerIndexError
 from cordee.trainer.ops import *  # noqa: F403
 from cordee.trainer.printing import get_printoptions, set_printoptions
+from cordee.trainer.random import get_state as get_rng_state
 from cordee.trainer.random import initial_seed, manual_seed, seed
+from cordee.trainer.random import set_state as set_rng_state
 from cordee.trainer.tensors import Tensor
 
 if TYPE_CHECKING:
@@ -56,6 +62,8 @@ if TYPE_CHECKING:
         signal,
         special,
     )
+    from cordee.trainer import devices as cuda
+    from cordee.trainer.func import vmap
     from cordee.trainer.interop import from_dlpack, load, save
 
 float = float32
@@ -67,11 +75,16 @@ int = int32
 long = int64
 short = int16
 
+Size: type[tuple[Any, ...]] = tuple
+dtype = np.dtype
+e, inf, nan, newaxis, pi = math.e, math.inf, math.nan, None, math.pi
+
 __all__ = [
     "DeviceError",
     "GraphError",
     "LinAlgError",
     "ShapeError",
+    "Size",
     "Tensor",
     "TrainerError",
     "TrainerIndexError",
@@ -84,9 +97,13 @@ __all__ = [
     "checkpoint",
     "complex64",
     "complex128",
+    "cuda",
     "data",
+    "device",
     "device_name",
     "double",
+    "dtype",
+    "e",
     "elastic",
     "enable_grad",
     "errors",
@@ -101,7 +118,9 @@ __all__ = [
     "get_default_dtype",
     "get_num_threads",
     "get_printoptions",
+    "get_rng_state",
     "half",
+    "inf",
     "inference_mode",
     "initial_seed",
     "int",
@@ -115,9 +134,12 @@ __all__ = [
     "load",
     "long",
     "manual_seed",
+    "nan",
+    "newaxis",
     "nn",
     "no_grad",
     "optim",
+    "pi",
     "random",
     "save",
     "seed",
@@ -126,6 +148,7 @@ __all__ = [
     "set_grad_enabled",
     "set_num_threads",
     "set_printoptions",
+    "set_rng_state",
     "short",
     "signal",
     "special",
@@ -133,6 +156,7 @@ __all__ = [
     "uint16",
     "uint32",
     "uint64",
+    "vmap",
 ]
 __all__ += ops.__all__
 
@@ -153,12 +177,22 @@ _LAZY = frozenset(
         "special",
     )
 )
-_LAZY_FUNCTIONS = frozenset(("from_dlpack", "load", "save"))  # of interop, whose formats need not be loaded before
+_ELSEWHERE = {"cuda": ("devices", None), "from_dlpack": ("interop", "from_dlpack"), "load": ("interop", "load"),
+              "save": ("interop", "save"), "vmap": ("func", "vmap")}  # fmt: skip
+"""What other modules are asked for when it is first named: formats of files need not be loaded before."""
 
 
 def __getattr__(name: str) -> Any:
     if name in _LAZY:
         return importlib.import_module(f"cordee.trainer.{name}")
-    if name in _LAZY_FUNCTIONS:
-        return getattr(importlib.import_module("cordee.trainer.interop"), name)
-    raise AttributeError(f"module 'cordee.trainer' has no attribute {name!r}")
+    if name in _ELSEWHERE:
+        module, attribute = _ELSEWHERE[name]
+        found = importlib.import_module(f"cordee.trainer.{module}")
+        return found if attribute is None else getattr(found, attribute)
+    if name == "__version__":
+        return importlib.import_module("importlib.metadata").version("cordee")
+    raise AttributeError(importlib.import_module("cordee.trainer.absent").refusal(name))
+
+
+def __dir__() -> list[str]:
+    return sorted({*__all__, "__all__", "__doc__", "__file__", "__name__", "__path__", "__version__"})

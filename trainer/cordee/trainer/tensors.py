@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from cordee.trainer.array import Array, DTypeLike, array_module, as_array, device_name, is_complex, is_float, to_numpy
+from cordee.trainer.devices import device
 from cordee.trainer.errors import GraphError, ShapeError
 from cordee.trainer.surface import Surface
 
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Leaf", "Tensor", "next_number", "wrap"]
 
+
+_CPU = device("cpu")
 
 next_number = itertools.count(1).__next__
 """Numbers what happens to tensors, in time: the recording of an operation, and every write into a leaf."""
@@ -59,12 +62,17 @@ class Tensor(Surface):
     _base: Tensor
     """Of a view: the tensor whose memory it shares. Unset otherwise, so that it costs other tensors nothing."""
 
-    def __init__(self, data: Any, requires_grad: bool = False) -> None:
+    def __init__(self, data: Any, requires_grad: bool = False, *more: int) -> None:
         self.data = data.data if isinstance(data, Tensor) else as_array(data)
         self._node = None
         self._grad = None
         self._sink = None
         if requires_grad:
+            if requires_grad is not True or more:
+                raise TypeError(
+                    f"Tensor({data!r}, {requires_grad!r}, …): memory of some sizes is ct.empty(2, 3) here, values are "
+                    "ct.tensor([2, 3])"
+                )
             self.requires_grad = True
 
     # -- what it is ------------------------------------------------------------------------------------------------
@@ -82,8 +90,12 @@ class Tensor(Surface):
         return self.data.dtype
 
     @property
-    def device(self) -> str:
-        return device_name(self.data)
+    def device(self) -> device:
+        return _CPU if isinstance(self.data, np.ndarray) else device(device_name(self.data))
+
+    @property
+    def is_cuda(self) -> bool:
+        return not isinstance(self.data, np.ndarray)
 
     @property
     def itemsize(self) -> int:
@@ -102,6 +114,17 @@ class Tensor(Surface):
 
     def numel(self) -> int:
         return self.data.size
+
+    nelement, ndimension = numel, dim
+
+    def element_size(self) -> int:
+        """The bytes of one element."""
+        return self.data.itemsize
+
+    def stride(self, dim: int | None = None) -> Any:
+        """By how many elements an index of a dimension moves; of one dimension, or of all."""
+        steps = tuple(step // self.data.itemsize for step in self.data.strides)
+        return steps if dim is None else steps[dim]
 
     def is_floating_point(self) -> bool:
         return is_float(self.data.dtype)

@@ -68,9 +68,31 @@ def grad(
     grad_outputs: Tensor | Sequence[Tensor | None] | None = None,
     retain_graph: bool | None = None,
     create_graph: bool = False,
-    allow_unused: bool = False,
+    only_inputs: bool = True,
+    allow_unused: bool | None = None,
+    is_grads_batched: bool = False,
+    materialize_grads: bool = False,
 ) -> tuple[Tensor | None, ...]:
-    """The gradients of the outputs' sum with respect to the inputs, returned rather than added to `.grad`."""
+    """The gradients of the outputs' sum with respect to the inputs, returned rather than added to `.grad`.
+
+    Args:
+        only_inputs: PyTorch's, where it has no effect any more either.
+        allow_unused: None for inputs that the outputs do not depend on, rather than an error.
+        is_grads_batched: `grad_outputs` have a first dimension more: one backward for each entry, and the results
+            have that dimension, too.
+        materialize_grads: zeros rather than None for inputs that the outputs do not depend on.
+
+    Raises:
+        GraphError: an output or an input requires no gradient, or an input is not used and may not be.
+    """
+    del only_inputs
+    if is_grads_batched:
+        options = (create_graph, True, allow_unused, False, materialize_grads)
+        return _grads_of_batch(outputs, inputs, grad_outputs, retain_graph, options)
+    if allow_unused is None:
+        allow_unused = materialize_grads
+    elif materialize_grads and not allow_unused:
+        raise ValueError("grad(): materialize_grads=True is for unused inputs, which allow_unused=False refuses")
     outputs = (outputs,) if isinstance(outputs, Tensor) else tuple(outputs)
     inputs = (inputs,) if isinstance(inputs, Tensor) else tuple(inputs)
     if grad_outputs is None or isinstance(grad_outputs, Tensor):
@@ -96,10 +118,35 @@ def grad(
                 f"grad(): the outputs do not depend on input {i} (of shape {tensor.shape}); "
                 "pass allow_unused=True to get None for it"
             )
+        if value is None and materialize_grads:
+            value = array_module(tensor.data).zeros_like(tensor.data)
         results.append(
             value if value is None or isinstance(value, Tensor) else wrap(array_module(tensor.data).asarray(value))
         )
     return tuple(results)
+
+
+def _grads_of_batch(
+    outputs: Tensor | Sequence[Tensor],
+    inputs: Tensor | Sequence[Tensor],
+    grad_outputs: Any,
+    retain_graph: bool | None,
+    options: tuple[Any, ...],
+) -> tuple[Tensor | None, ...]:
+    """`grad` for every entry of the first dimension of `grad_outputs`, stacked."""
+    from cordee.trainer.ops import stack
+
+    batched = (grad_outputs,) if isinstance(grad_outputs, Tensor) else tuple(grad_outputs or ())
+    if not batched or any(value is None or not value.ndim for value in batched):
+        raise ValueError("grad(): is_grads_batched=True needs grad_outputs with a first dimension of their own")
+    last = len(batched[0]) - 1
+    create_graph, *_ = options
+    retain = create_graph if retain_graph is None else retain_graph
+    rows = [
+        grad(outputs, inputs, [value[i] for value in batched], bool(retain or i < last), *options)
+        for i in range(last + 1)
+    ]
+    return tuple(None if column[0] is None else stack(column) for column in zip(*rows, strict=True))
 
 
 def _seed(tensor: Tensor, gradient: Tensor | float | None, create_graph: bool) -> Any:

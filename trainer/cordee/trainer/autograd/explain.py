@@ -11,7 +11,13 @@ from typing import Any, NoReturn
 from cordee.trainer.autograd.record import Op, broadcast_shape
 from cordee.trainer.errors import ShapeError, TrainerError, TrainerIndexError
 
-__all__ = ["explain_broadcast", "refuse"]
+__all__ = ["TENSOR_IN_DATA", "explain_broadcast", "refuse"]
+
+
+TENSOR_IN_DATA = (
+    "an input's .data was set to a tensor, and it is an array: write p.data = other.data, or p.copy_(other) under "
+    "no_grad()"
+)
 
 
 def refuse(op: Op, arrays: list[Any], params: dict[str, Any], error: Exception) -> NoReturn:
@@ -24,6 +30,8 @@ def refuse(op: Op, arrays: list[Any], params: dict[str, Any], error: Exception) 
     """
     if isinstance(error, TrainerError):
         raise error
+    if any(hasattr(x, "grad_fn") for x in arrays):
+        raise TypeError(f"{op.name}: {TENSOR_IN_DATA}") from error
     shapes = [_shape(x) for x in arrays]
     names = op.inputs or tuple(f"input {i}" for i in range(len(shapes)))
     listed = ", ".join(

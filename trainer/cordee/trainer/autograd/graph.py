@@ -17,7 +17,7 @@ from typing import Any, Protocol, TypeAlias
 import numpy as np
 
 from cordee.trainer.array import Array, array_module, as_array, bfloat16, default_dtype
-from cordee.trainer.autograd.explain import refuse
+from cordee.trainer.autograd.explain import TENSOR_IN_DATA, refuse
 from cordee.trainer.autograd.location import HERE, Location
 from cordee.trainer.autograd.mode import MODE
 from cordee.trainer.autograd.out import into
@@ -292,6 +292,8 @@ def _settle(op: Op, out: Any, arrays: list[Any]) -> Any:
     """
     if isinstance(out, np.generic):
         out = np.asarray(out)
+    elif isinstance(out, Tensor):
+        raise TypeError(f"{op.name}: {TENSOR_IN_DATA}")
     kind = out.dtype.kind
     if kind in "bc" or op.dtype not in _NARROWING:
         return out

@@ -152,6 +152,11 @@ def cross_entropy(
     if target.dtype.kind not in "iu" and is_float(target.dtype):
         if ignore_index >= 0:
             raise ValueError("cross_entropy: ignore_index is for class numbers; these targets are probabilities")
+        if target.ndim != input.ndim:
+            raise TypeError(
+                f"cross_entropy: target of shape {target.shape} holds {target.dtype.name}: class numbers are integers, "
+                f"target.long(); probabilities have the shape of input, {input.shape}"
+            )
         return _soft_cross_entropy(input, target, weight, reduction, label_smoothing)
     rows, flat, shape = _rows_and_classes("cross_entropy", input, target)
     plain = weight is None and label_smoothing == 0.0

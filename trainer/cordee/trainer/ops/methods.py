@@ -40,11 +40,20 @@ def _left_product(self: Tensor, other: Any) -> Tensor:
 # -- dtypes and devices ------------------------------------------------------------------------------------------------
 
 
-def to(self: Tensor, *args: Any, dtype: DTypeLike = None, device: str | None = None, copy: bool = False) -> Tensor:
+def to(
+    self: Tensor,
+    *args: Any,
+    dtype: DTypeLike = None,
+    device: str | None = None,
+    copy: bool = False,
+    non_blocking: bool = False,
+) -> Tensor:
     """The same values in another dtype: `to(dtype)`, `to(device)`, `to(device, dtype)` or `to(other)`.
 
-    All tensors of a process are on one device: its name is accepted, another's is refused.
+    All tensors of a process are on one device: its name is accepted, another's is refused. `non_blocking` is for
+    PyTorch's sake: nothing is moved.
     """
+    del non_blocking
     for arg in args:
         if isinstance(arg, Tensor):
             dtype = arg.dtype
@@ -77,6 +86,11 @@ def cuda(self: Tensor) -> Tensor:
 def type_as(self: Tensor, other: Tensor) -> Tensor:
     """The same values in the dtype of `other`."""
     return to(self, other.dtype)
+
+
+def type(self: Tensor, dtype: DTypeLike = None) -> Any:
+    """The same values in another dtype; without one, the name of this one's."""
+    return self.dtype.name if dtype is None else to(self, dtype)
 
 
 def _caster(name: str, dtype: Any) -> Any:
@@ -151,7 +165,7 @@ def _adjoint(self: Tensor) -> Tensor:
     return turned.conj() if is_complex(self.dtype) else turned
 
 
-METHODS = "to cpu cuda type_as where contiguous view_as reshape_as expand_as detach_"
+METHODS = "to cpu cuda type type_as where contiguous view_as reshape_as expand_as detach_"
 INPLACE = "fill zero"
 
 OPERATORS: dict[str, Any] = {

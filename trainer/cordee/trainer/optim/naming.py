@@ -20,6 +20,8 @@ class Named:
         """`offset`: the number of the first parameter that comes without a name."""
         if isinstance(params, Tensor):
             params = [params]
+        if hasattr(params, "named_parameters"):
+            raise TypeError(f"params is a {type(params).__name__}: give its parameters, model.parameters()")
         named = getattr(params, "named", None)  # what `Module.parameters()` returns knows the names
         self.entries: list[Any] = list(params if named is None else named)
         self._offset = offset
