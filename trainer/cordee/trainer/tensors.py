@@ -13,7 +13,7 @@ import copy
 import itertools
 import weakref
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
@@ -39,9 +39,11 @@ class Leaf:
     """Where the graph ends: a tensor of the user's, referred to weakly.
 
     `written` is the number of the last write into it: a graph recorded before has saved values that are no longer.
+    `newest` is that of the last write into any leaf: what is recorded since needs no look at each.
     """
 
     __slots__ = ("__weakref__", "ref", "written")
+    newest: ClassVar[int] = 0
     edges: tuple[()] = ()
 
     def __init__(self, tensor: Tensor) -> None:

@@ -70,9 +70,13 @@ class Node:
         self.params = params
         self.number = next_number()
         frame: Any = _frame(2)
-        while frame.f_code.co_filename.startswith(HERE) and frame.f_back is not None:
-            frame = frame.f_back
-        self.code = frame.f_code
+        code = frame.f_code
+        while code.co_filename.startswith(HERE):
+            back = frame.f_back
+            if back is None:
+                break
+            frame, code = back, back.f_code
+        self.code = code
         self.lasti = frame.f_lasti
 
     @property

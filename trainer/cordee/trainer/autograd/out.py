@@ -27,7 +27,7 @@ def into(out: Tensor, result: Tensor) -> Tensor:
         raise TypeError(f"out is {out.dtype.name}, which cannot hold a result of {result.dtype.name}")
     write = BOOK.note(out.data, "out=")
     if isinstance(out._node, Leaf):
-        out._node.written = write.number
+        out._node.written = Leaf.newest = write.number
     out.data[...] = result.data
     return out
 

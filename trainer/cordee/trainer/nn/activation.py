@@ -52,7 +52,8 @@ class _Activation(Module):
     options: ClassVar[tuple[str, ...]] = ()
 
     def forward(self, input: Tensor) -> Tensor:
-        return getattr(functional, self.function)(input, *[getattr(self, name) for name in self.options])  # type: ignore[no-any-return]
+        function, options = getattr(functional, self.function), self.options
+        return function(input, *[getattr(self, name) for name in options]) if options else function(input)  # type: ignore[no-any-return]
 
     def extra_repr(self) -> str:
         return ", ".join(f"{name}={getattr(self, name)!r}" for name in self.options)

@@ -162,7 +162,7 @@ def becoming(function: Callable[..., Tensor], name: str) -> Callable[..., Tensor
 def _note(tensor: Tensor, what: str) -> Write:
     write = BOOK.note(tensor.data, what)
     if isinstance(tensor._node, Leaf):
-        tensor._node.written = write.number
+        tensor._node.written = Leaf.newest = write.number
     return write
 
 

@@ -155,7 +155,7 @@ class FlatGroup:
 
     def mark_written(self) -> None:
         """Tells the graphs that have read them that the parameters with a gradient are about to change."""
-        number = next_number()
+        number = Leaf.newest = next_number()
         for parameter in self.parameters:
             if parameter._grad is not None and isinstance(parameter._node, Leaf):
                 parameter._node.written = number
