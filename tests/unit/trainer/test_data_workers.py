@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import hashlib
 import importlib
@@ -66,7 +67,12 @@ def fingerprint(batches: Any) -> str:
 
 
 def data_workers() -> list[psutil.Process]:
-    return [child for child in psutil.Process().children() if "trainer.data.worker" in " ".join(child.cmdline())]
+    found = []
+    for child in psutil.Process().children():
+        with contextlib.suppress(psutil.Error):  # one that has ended meanwhile
+            if "trainer.data.worker" in " ".join(child.cmdline()):
+                found.append(child)
+    return found
 
 
 def leaves_no_worker() -> bool:
