@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import pickle
 from collections.abc import Callable
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -119,8 +120,8 @@ def test_a_tensor_written_into_data_is_named_where_it_is_met() -> None:
 
 
 MISTAKES: dict[str, tuple[Callable[[], object], type[Exception], str]] = {
-    "sizes": (lambda: ct.Tensor(2, *[3]), TypeError, r"memory of some sizes is ct\.empty\(2, 3\)"),
-    "three sizes": (lambda: ct.Tensor(2, *[3, 4]), TypeError, r"memory of some sizes is ct\.empty\(2, 3\)"),
+    "sizes": (lambda: cast("Any", ct.Tensor)(2, 3), TypeError, r"memory of some sizes is ct\.empty\(2, 3\)"),
+    "three sizes": (lambda: cast("Any", ct.Tensor)(2, 3, 4), TypeError, r"memory of some sizes is ct\.empty\(2, 3\)"),
     "cat of two": (lambda: ct.cat(ct.zeros(2), ct.zeros(2)), TypeError, r"in a sequence: cat\(\[a, b\]\)"),
     "a model, not its parameters": (lambda: optim.Adam(nn.Linear(2, 3)), TypeError, r"model\.parameters\(\)"),
     "floating class numbers": (

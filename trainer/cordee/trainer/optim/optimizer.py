@@ -17,6 +17,7 @@ from cordee.trainer.autograd import enable_grad
 from cordee.trainer.optim.block import Block
 from cordee.trainer.optim.flat import FlatGroup, Segment
 from cordee.trainer.optim.naming import Named
+from cordee.trainer.optim.own import OwnState, stepping
 from cordee.trainer.optim.plain import from_json, number, to_json
 from cordee.trainer.optim.saved import LoadReport, load_state, options_of, restore_options, state_of
 from cordee.trainer.tensors import Tensor
@@ -55,6 +56,16 @@ class Optimizer:
     _num_scratch: ClassVar[int] = 1
     _numbers: ClassVar[Mapping[str, float]] = {}
     """What every parameter has one number of, and the number it starts with."""
+    _own: OwnState | None = None
+    """The state of a class that defines `step` itself, as PyTorch's are written."""
+    _steps_itself: ClassVar[bool] = False
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        updates = ("_step", "_update", "_update_group", "_update_segment")
+        if "step" in vars(cls) and all(getattr(cls, name) is getattr(Optimizer, name) for name in updates):
+            cls.step = stepping(cls.step)  # type: ignore[method-assign]
+            cls._steps_itself = True
 
     def __init__(self, params: Any, defaults: dict[str, Any]) -> None:
         self.defaults = {key: number(value) for key, value in defaults.items()}
@@ -68,6 +79,8 @@ class Optimizer:
         """Who updates the parameters instead of the script's `step()`, as a sentence; None: nobody does."""
         self.stepped = False
         """Whether there has been an update: schedules warn when they go first."""
+        if self._steps_itself:
+            self._own = OwnState(self)
         self._scratch: dict[Any, list[Any]] = {}
         self._whole: dict[int, tuple[tuple[str, ...], Block]] = {}
         self._pre_hooks: dict[int, Callable[..., Any]] = {}
@@ -198,7 +211,12 @@ class Optimizer:
 
     @property
     def state(self) -> dict[Tensor, dict[str, Any]]:
-        """The state by parameter: its number of updates under "step", numbers, and tensors that share the storage."""
+        """The state by parameter: its number of updates under "step", numbers, and tensors that share the storage.
+
+        A class that defines `step` itself keeps there what it likes, in a dictionary per parameter.
+        """
+        if self._own is not None:
+            return self._own.entries()
         saved = state_of(self)["state"]
         return {
             parameter: saved[name]
@@ -269,6 +287,8 @@ class Optimizer:
 
     def allocate(self, group: FlatGroup, options: Mapping[str, Any], extra: Mapping[str, Any]) -> None:
         """Sees to it that the group has the arrays that these options and this `extra` need."""
+        if self._own is not None:
+            self._own.allocate(group, extra)
         for name in self._needed_state(options, extra):
             if name not in group.state:
                 buffer = group.new_twin()
@@ -282,6 +302,8 @@ class Optimizer:
         self, options: Mapping[str, Any], extra: Mapping[str, Any], group: FlatGroup, index: int
     ) -> dict[str, tuple[int, ...]]:
         """The names and shapes of the state arrays that a parameter has under these options and this `extra`."""
+        if self._own is not None:
+            return self._own.shapes(extra, group.names[index])
         shape: tuple[int, ...] = group.parameters[index].data.shape
         return {name: shape for name in self._needed_state(options, extra)}  # noqa: C420
 
@@ -312,7 +334,7 @@ class Optimizer:
 
     def _update(self, block: Block) -> None:
         """Updates one block in place."""
-        raise NotImplementedError(f"{type(self).__name__} defines _update or _update_group")
+        raise NotImplementedError(f"{type(self).__name__} does not say how it updates: define step, or _update")
 
     # Blocks.
 
