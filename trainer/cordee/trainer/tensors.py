@@ -12,7 +12,7 @@ from __future__ import annotations
 import copy
 import itertools
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
@@ -282,6 +282,8 @@ class Tensor(Surface):
 
     @grad.setter
     def grad(self, value: Tensor | None) -> None:
+        if value is not None and not isinstance(value, Tensor):
+            raise TypeError(f"a gradient is a tensor or None, not {type(value).__name__}")
         if value is not None and value.shape != self.shape:
             raise ShapeError(f"a gradient of shape {value.shape} does not fit a tensor of shape {self.shape}")
         self._grad = value
@@ -295,15 +297,16 @@ class Tensor(Surface):
         gradient: Tensor | float | None = None,
         retain_graph: bool | None = None,
         create_graph: bool = False,
+        inputs: Tensor | Sequence[Tensor] | None = None,
     ) -> None:
-        """Add the gradient of this tensor to `.grad` of every leaf it was computed from.
+        """Add the gradient of this tensor to `.grad` of every leaf it was computed from, or only of `inputs`.
 
         `gradient` is the gradient of this tensor itself; a number stands for that number everywhere, and without it the
         tensor must hold one element, and 1 is taken.
         """
         from cordee.trainer.autograd.backward import backward
 
-        backward(self, gradient, retain_graph, create_graph)
+        backward(self, gradient, retain_graph, create_graph, inputs)
 
     def register_hook(self, hook: Callable[[Tensor], Tensor | None]) -> Handle:
         """Call `hook(gradient)` whenever this tensor's gradient has been computed; what it returns replaces it.

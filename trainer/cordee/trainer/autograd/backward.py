@@ -6,11 +6,12 @@ gradient can be differentiated again. Saved arrays are dropped as the walk passe
 
 from __future__ import annotations
 
+import math
 import operator
 from collections.abc import Sequence
 from typing import Any, TypeAlias
 
-from cordee.trainer.array import array_module
+from cordee.trainer.array import array_module, is_float
 from cordee.trainer.autograd.anomaly import inspect_gradient, is_anomaly_enabled
 from cordee.trainer.autograd.graph import PICK, Node, apply, pick
 from cordee.trainer.autograd.hooks import HOOKS
@@ -46,20 +47,62 @@ TENSOR_VOCABULARY = _TensorVocabulary()
 
 
 def backward(
-    tensor: Tensor, gradient: Tensor | float | None, retain_graph: bool | None = None, create_graph: bool = False
+    tensors: Tensor | Sequence[Tensor],
+    grad_tensors: Tensor | float | Sequence[Tensor | float | None] | None = None,
+    retain_graph: bool | None = None,
+    create_graph: bool = False,
+    inputs: Tensor | Sequence[Tensor] | None = None,
 ) -> None:
-    """`Tensor.backward`."""
-    root = tensor._node
-    if root is None:
-        raise GraphError(
-            "backward() on a tensor that does not require a gradient: nothing it came from does, "
-            "or it was computed under no_grad()"
-        )
-    seed = _seed(tensor, gradient, create_graph)
-    if isinstance(root, Leaf):
-        _to_leaf(root, seed, create_graph)
-        return
-    _Walk({root: seed}, bool(create_graph if retain_graph is None else retain_graph), create_graph).run()
+    """Add the gradient of the tensors' sum to `.grad` of every leaf that they were computed from.
+
+    Args:
+        grad_tensors: the gradients of the tensors themselves; not needed for those of one element.
+        inputs: add to these leaves only.
+
+    Raises:
+        GraphError: a tensor requires no gradient, or an input is no leaf that does.
+    """
+    seeds = _seeds("backward()", "tensor", tensors, grad_tensors, create_graph)
+    targets = None
+    if inputs is not None:
+        targets = frozenset([_leaf(tensor) for tensor in ((inputs,) if isinstance(inputs, Tensor) else inputs)])
+        if not targets:
+            raise ValueError("backward(): inputs names no tensor; leave it out to reach all leaves")
+    found = _Walk(seeds, bool(create_graph if retain_graph is None else retain_graph), create_graph, targets).run()
+    for leaf in targets or ():
+        if leaf in found:
+            (_add_tensor if create_graph else _add_array)(leaf, found[leaf])
+            if HOOKS and leaf in HOOKS:
+                HOOKS.accumulated(leaf)
+
+
+def _leaf(tensor: Tensor) -> Leaf:
+    if not isinstance(tensor._node, Leaf):
+        raise GraphError("backward(): inputs must be leaves that require a gradient; grad() returns any tensor's")
+    return tensor._node
+
+
+def _seeds(name: str, what: str, tensors: Any, gradients: Any, create_graph: bool) -> dict[Edge, Any]:
+    """Where to start, and with which gradients."""
+    tensors = (tensors,) if isinstance(tensors, Tensor) else tuple(tensors)
+    if gradients is None or not isinstance(gradients, (tuple, list)):
+        gradients = (gradients,) * len(tensors)
+    if len(gradients) != len(tensors):
+        raise ValueError(f"{name}: there are {len(gradients)} gradients for {len(tensors)} {what}s: one for each")
+    seeds: dict[Edge, Any] = {}
+    for i, (tensor, gradient) in enumerate(zip(tensors, gradients, strict=True)):
+        node = tensor._node
+        if node is None:
+            which = "a tensor" if len(tensors) == 1 else f"{what} {i}, which"
+            raise GraphError(
+                f"{name} on {which} that does not require a gradient: nothing it came from does, or it was computed "
+                "under no_grad()"
+            )
+        if BOOK:
+            BOOK.check_view(node, math.inf, name)
+        seed, known = _seed(tensor, gradient, create_graph), seeds.get(node)
+        seeds[node] = seed if known is None else known + seed
+    return seeds
 
 
 def grad(
@@ -93,21 +136,13 @@ def grad(
         allow_unused = materialize_grads
     elif materialize_grads and not allow_unused:
         raise ValueError("grad(): materialize_grads=True is for unused inputs, which allow_unused=False refuses")
-    outputs = (outputs,) if isinstance(outputs, Tensor) else tuple(outputs)
     inputs = (inputs,) if isinstance(inputs, Tensor) else tuple(inputs)
-    if grad_outputs is None or isinstance(grad_outputs, Tensor):
-        grad_outputs = (grad_outputs,) * len(outputs)
     targets: list[Edge] = []
     for i, tensor in enumerate(inputs):
         if tensor._node is None:
             raise GraphError(f"grad(): input {i} does not require a gradient")
         targets.append(tensor._node)
-    seeds: dict[Edge, Any] = {}
-    for i, (tensor, gradient) in enumerate(zip(outputs, grad_outputs, strict=True)):
-        if tensor._node is None:
-            raise GraphError(f"grad(): output {i} does not require a gradient")
-        seed, known = _seed(tensor, gradient, create_graph), seeds.get(tensor._node)
-        seeds[tensor._node] = seed if known is None else known + seed
+    seeds = _seeds("grad()", "output", outputs, grad_outputs, create_graph)
     retain = bool(create_graph if retain_graph is None else retain_graph)
     found = _Walk(seeds, retain, create_graph, frozenset(targets)).run()
     results: list[Tensor | None] = []
@@ -120,9 +155,7 @@ def grad(
             )
         if value is None and materialize_grads:
             value = array_module(tensor.data).zeros_like(tensor.data)
-        results.append(
-            value if value is None or isinstance(value, Tensor) else wrap(array_module(tensor.data).asarray(value))
-        )
+        results.append(None if value is None else _as_gradient(value, tensor))
     return tuple(results)
 
 
@@ -164,12 +197,32 @@ def _seed(tensor: Tensor, gradient: Tensor | float | None, create_graph: bool) -
                 "take abs(), real or imag of it, or pass gradient="
             )
         gradient = 1.0
-    if isinstance(gradient, Tensor):
+    if isinstance(gradient, Tensor) or hasattr(gradient, "shape"):
         if gradient.shape != data.shape:
             raise ShapeError(f"the gradient has shape {gradient.shape}, the tensor {data.shape}: they must be the same")
-        return gradient if create_graph else gradient.data
+        given = gradient if isinstance(gradient, Tensor) else wrap(array_module(data).asarray(gradient))
+        if given.data.dtype.kind == "c" and data.dtype.kind != "c":
+            raise GraphError(f"the gradient of a tensor of {data.dtype.name} is real, not {given.data.dtype.name}")
+        return _cast(given, data.dtype) if create_graph else given.data.astype(data.dtype, copy=False)
     seed = array_module(data).full(data.shape, gradient, data.dtype)
     return wrap(seed) if create_graph else seed
+
+
+def _cast(gradient: Tensor, dtype: Any) -> Tensor:
+    """A gradient in a dtype, still in its graph."""
+    return (
+        gradient
+        if gradient.data.dtype == dtype
+        else apply(REGISTRY["cast"], gradient, dtype=dtype, source=gradient.data.dtype)
+    )
+
+
+def _as_gradient(value: Any, tensor: Tensor) -> Tensor:
+    """What was found for a tensor, as a tensor of its dtype (operations of mixed dtypes compute in the widest)."""
+    dtype = tensor.data.dtype
+    if isinstance(value, Tensor):
+        return _cast(value, dtype) if is_float(dtype) else value
+    return wrap(array_module(tensor.data).asarray(value, dtype if is_float(dtype) else None))
 
 
 class _Walk:
@@ -252,7 +305,7 @@ class _Walk:
                     "first, or compute anew"
                 )
         if self.create_graph:
-            inputs, out = _attached(node, saved)
+            inputs, out = _attached(node, saved, out)
         joint = None
         conjugated = False
         if op.many:
@@ -337,14 +390,14 @@ def _leading_to(targets: frozenset[Edge], order: list[Node]) -> set[Any]:
     return useful
 
 
-def _attached(node: Node, saved: tuple[Any, ...]) -> tuple[tuple[Any, ...], Any]:
+def _attached(node: Node, saved: tuple[Any, ...], out: Any) -> tuple[tuple[Any, ...], Any]:
     """What the rule reads, as tensors in their places in the graph. Made anew, so that no node refers to itself."""
     inputs = tuple(
         wrap(value, edge) if hasattr(value, "dtype") else value for value, edge in zip(saved, node.edges, strict=True)
     )
-    if node.out is None:
+    if out is None:
         return inputs, None
-    return inputs, pick(node.out, node) if node.op.many else wrap(node.out, node)
+    return inputs, pick(out, node) if node.op.many else wrap(out, node)
 
 
 def _write(
@@ -381,7 +434,7 @@ def _add_array(leaf: Leaf, g: Any) -> None:
         if known._node is None:
             known.data += g
         else:
-            tensor._grad = wrap(known.data + g)
+            tensor._grad = wrap(array_module(known.data).asarray(known.data + g))
         return
     sink = tensor._sink
     if sink is None:
@@ -394,5 +447,8 @@ def _add_array(leaf: Leaf, g: Any) -> None:
 def _add_tensor(leaf: Leaf, g: Tensor) -> None:
     """Add a tensor to a leaf's gradient, keeping the graph."""
     tensor = leaf.ref()
-    if tensor is not None:
-        tensor._grad = g if tensor._grad is None else tensor._grad + g
+    if tensor is None:
+        return
+    g = _as_gradient(g, tensor)
+    # As in PyTorch a copy: what arrives may be another leaf's gradient, too, and is not to be added to through this one.
+    tensor._grad = apply(REGISTRY["clone"], g) if tensor._grad is None else tensor._grad + g

@@ -12,6 +12,7 @@ recording is the design constraint. A failure is explained after the fact, by th
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from typing import Any, Protocol, TypeAlias
 
 import numpy as np
@@ -78,6 +79,11 @@ class Node:
             frame, code = back, back.f_code
         self.code = code
         self.lasti = frame.f_lasti
+
+    def keep_apart(self, apart: Callable[[Any], Any]) -> None:
+        """Let a function put copies in the place of what is about to be overwritten."""
+        assert self.saved is not None
+        self.saved = tuple([apart(value) for value in self.saved])
 
     @property
     def where(self) -> Location:

@@ -11,6 +11,7 @@ import weakref
 from collections.abc import Callable
 from typing import Any
 
+from cordee.trainer.array import array_module
 from cordee.trainer.errors import GraphError, ShapeError
 from cordee.trainer.tensors import Leaf, Tensor, wrap
 
@@ -72,7 +73,7 @@ class _Hooks:
             ShapeError: a hook returned a gradient of another shape.
         """
         recorded = isinstance(g, Tensor)
-        value: Tensor = g if recorded else wrap(g)
+        value: Tensor = g if recorded else wrap(g if hasattr(g, "flags") and g.ndim else array_module(g).asarray(g))
         for hook in list(self._before.get(edge, {}).values()):
             result = hook(value)
             if result is None:
@@ -126,7 +127,10 @@ def retain_grad(tensor: Tensor) -> None:
     def keep(g: Tensor) -> None:
         kept = reference()
         if kept is not None:
-            kept._grad = g if kept._grad is None else kept._grad + g
+            if kept._grad is not None:
+                kept._grad = kept._grad + g
+            else:  # as in PyTorch a copy: others may hold what passes here
+                kept._grad = g + 0.0 if g._node is not None else wrap(array_module(g.data).array(g.data))
 
     hooks = HOOKS.of(edge)
     if not any(getattr(hook, "__name__", "") == "keep" for hook in hooks.values()):

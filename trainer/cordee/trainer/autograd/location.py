@@ -7,6 +7,7 @@ somebody asks.
 from __future__ import annotations
 
 import linecache
+import os
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +15,7 @@ from types import CodeType, FrameType
 
 __all__ = ["HERE", "Location", "here"]
 
-HERE = str(Path(__file__).parent.parent)
+HERE = str(Path(__file__).parent.parent) + os.sep
 """The engine's own folder: frames in it are not the user's."""
 
 

@@ -15,8 +15,9 @@ from typing import Any, TypeVar
 from cordee.trainer import random
 from cordee.trainer.autograd.mode import enable_grad
 from cordee.trainer.autograd.saved import saved_tensors_hooks
+from cordee.trainer.autograd.writes import BOOK
 from cordee.trainer.errors import GraphError
-from cordee.trainer.tensors import Tensor
+from cordee.trainer.tensors import Tensor, next_number
 
 __all__ = ["checkpoint", "checkpoint_sequential"]
 
@@ -42,9 +43,11 @@ class _Recomputed:
 
     def _compute(self) -> None:
         found: list[Tensor] = []
+        since: list[int] = []
 
         def keep(tensor: Tensor) -> Tensor:
             found.append(tensor)
+            since.append(next_number())
             return tensor
 
         with enable_grad(), saved_tensors_hooks(keep, lambda tensor: tensor):
@@ -54,6 +57,10 @@ class _Recomputed:
                 f"checkpoint: the function kept {self._count} values for backward when it ran first, and {len(found)} "
                 "when it was computed again: it must do the same both times"
             )
+        if BOOK:  # what was written to only before it was kept is right, although later than the first run
+            for tensor, number in zip(found, since, strict=True):
+                if BOOK.last(tensor.data, 0) is not None and BOOK.last(tensor.data, number) is None:
+                    tensor.data = tensor.data.copy()
         self._values = dict(enumerate(found))
         found.clear()  # `keep` lives on in a class, and so until the garbage collector comes
 

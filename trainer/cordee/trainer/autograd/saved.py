@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import shutil
 import tempfile
+import threading
 import weakref
 from collections.abc import Callable
 from pathlib import Path
@@ -29,20 +30,45 @@ __all__ = ["save_on_disk", "saved_tensors_hooks"]
 class saved_tensors_hooks:  # noqa: N801 (PyTorch's name)
     """While this block runs, `pack(tensor)` stands for what is kept, and `unpack` makes a tensor of it again.
 
-    `unpack(pack(x))` must give the values of x. Blocks nest: the innermost counts. For the whole process, not for one
-    thread.
+    `unpack(pack(x))` must give the values of x. Blocks nest: the innermost counts. Each thread has its own.
     """
 
     def __init__(self, pack_hook: Callable[[Tensor], Any], unpack_hook: Callable[[Any], Tensor]) -> None:
         self._kind = _packing(pack_hook, unpack_hook)
-        self._outer: list[Any] = []
 
     def __enter__(self) -> None:
-        self._outer.append(graph.Node)
-        graph.Node = self._kind  # type: ignore[misc]
+        _HERE.kinds.append(self._kind)
+        _count(1)
 
     def __exit__(self, *_: object) -> None:
-        graph.Node = self._outer.pop()  # type: ignore[misc]
+        _HERE.kinds.pop()
+        _count(-1)
+
+
+class _Here(threading.local):
+    """The kinds of nodes of the blocks that this thread is in."""
+
+    def __init__(self) -> None:
+        self.kinds: list[type[Node]] = []
+
+
+_HERE = _Here()
+_LOCK = threading.Lock()
+_blocks = 0
+
+
+def _count(more: int) -> None:
+    """Blocks entered or left: while there are any, in whatever thread, nodes are made by `_chosen`."""
+    global _blocks
+    with _LOCK:
+        _blocks += more
+        graph.Node = _chosen if _blocks else Node  # type: ignore[misc, assignment]
+
+
+def _chosen(*fields: Any) -> Node:
+    """A node of the kind that counts in this thread."""
+    kinds = _HERE.kinds
+    return (kinds[-1] if kinds else Node)(*fields)
 
 
 class _Packed:
@@ -77,6 +103,11 @@ def _packing(pack: Callable[[Tensor], Any], unpack: Callable[[Any], Tensor]) -> 
         @saved.setter
         def saved(self, values: Any) -> None:  # pyright: ignore[reportIncompatibleVariableOverride]
             self._saved = packed(values) if values is None or any(hasattr(v, "dtype") for v in values) else values
+
+        def keep_apart(self, apart: Callable[[Any], Any]) -> None:
+            for value in self._saved or ():
+                if isinstance(value, _Packed) and isinstance(value.content, Tensor):  # kept as it is
+                    value.content.data = apart(value.content.data)
 
         @property
         def out(self) -> Any:  # pyright: ignore[reportIncompatibleVariableOverride]

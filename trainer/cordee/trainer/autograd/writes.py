@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import functools
 import weakref
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -41,7 +42,7 @@ class Write:
 def owner_of(array: Any) -> Any:
     """The array that holds the memory which this one views (itself, when it is its own)."""
     base = array.base
-    while base is not None and type(base) is type(array):
+    while base is not None and (type(base) is type(array) or isinstance(base, np.ndarray)):
         array, base = base, base.base
     return array
 
@@ -69,6 +70,7 @@ class Book:
         self._writes: dict[int, dict[tuple[Any, ...], Write]] = {}
         self._owners: dict[int, weakref.ref[Any]] = {}
         self._left: weakref.WeakKeyDictionary[Any, Write] = weakref.WeakKeyDictionary()
+        self.newest = 0
 
     def __bool__(self) -> bool:
         return bool(self._writes)
@@ -79,7 +81,7 @@ class Book:
         write = Write(
             next_number(), what, here(), address(array) - address(owner), array.shape, array.strides, array.dtype
         )
-        key = id(owner)
+        key, self.newest = id(owner), write.number
         if key not in self._owners or self._owners[key]() is not owner:
             self._writes[key] = {}
             self._owners[key] = weakref.ref(owner, functools.partial(self._forget, key))
@@ -94,7 +96,7 @@ class Book:
     def last(self, array: Any, since: int) -> Write | None:
         """A write, after a certain moment, into memory of this array."""
         owner = owner_of(array)
-        for write in self._writes.get(id(owner), {}).values():
+        for write in list(self._writes.get(id(owner), {}).values()):
             if write.number > since and overlap(owner, write, array):
                 return write
         return None
@@ -105,29 +107,47 @@ class Book:
         Raises:
             GraphError: it names the operation, where it was recorded, and where its value was written to.
         """
-        for value in (*saved, *(out if isinstance(out, tuple) else (out,))):
-            write = self.last(value, node.number) if hasattr(value, "strides") else None
-            if write is not None:
-                raise GraphError(
-                    f"{node.op.name}, recorded at {node.where}, has to read a tensor of shape {value.shape} again for "
-                    f"its gradient, but {write.what} at {write.where} has overwritten it: use the operation that makes "
-                    "a new tensor there, or clone() before writing"
-                )
-        for edge in node.edges:
-            view = edge
-            while view is not None and getattr(getattr(view, "op", None), "view", False):
-                view = view.edges[0]
-                write = self._left.get(view) if view is not None else None
-                if write is not None and write.number < node.number and edge.number < write.number:
+        if node.number < self.newest:
+            for value in _arrays((saved, out, *node.params.values())):
+                write = self.last(value, node.number)
+                if write is not None:
                     raise GraphError(
-                        f"{node.op.name}, recorded at {node.where}, uses a view (made by {edge.op.name} at "
-                        f"{edge.where}) of a tensor that {write.what} at {write.where} has written to since: take the "
-                        "view anew after the write, or clone() it before"
+                        f"{node.op.name}, recorded at {node.where}, has to read a tensor of shape {value.shape} again "
+                        f"for its gradient, but {write.what} at {write.where} has overwritten it: use the operation "
+                        "that makes a new tensor there, or clone() before writing"
                     )
+        if self._left:
+            for edge in node.edges:
+                self.check_view(edge, node.number, f"{node.op.name}, recorded at {node.where},")
+
+    def check_view(self, edge: Any, used: float, user: str) -> None:
+        """Refuse the place of a view in the graph when what it views was written to before it was used.
+
+        Raises:
+            GraphError: it names the view, and where that was written to.
+        """
+        view = edge
+        while view is not None and getattr(getattr(view, "op", None), "view", False):
+            view = view.edges[0]
+            write = self._left.get(view) if view is not None else None
+            if write is not None and write.number < used and edge.number < write.number:
+                raise GraphError(
+                    f"{user} uses a view (made by {edge.op.name} at {edge.where}) of a tensor that {write.what} at "
+                    f"{write.where} has written to since: take the view anew after the write, or clone() it before"
+                )
 
     def _forget(self, key: int, _: Any) -> None:
         self._writes.pop(key, None)
         self._owners.pop(key, None)
+
+
+def _arrays(value: Any) -> Iterator[Any]:
+    """The arrays among what a node keeps: inputs, results, and params such as indices and masks."""
+    if isinstance(value, (tuple, list)):
+        for part in value:
+            yield from _arrays(part)
+    elif hasattr(value, "strides") and hasattr(value, "dtype"):
+        yield value
 
 
 BOOK = Book()

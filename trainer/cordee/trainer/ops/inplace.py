@@ -9,18 +9,21 @@ A write into a view (`y = x[0]; y += 1`) is recorded as a write into the tensor 
 
 from __future__ import annotations
 
+import gc
+import sys
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 
-from cordee.trainer.array import Array, array_module, as_array, is_float
+from cordee.trainer.array import Array, array_module, as_array, is_complex, is_float
+from cordee.trainer.autograd.explain import refuse
 from cordee.trainer.autograd.graph import Node, Operand, apply
 from cordee.trainer.autograd.mode import MODE
 from cordee.trainer.autograd.record import Op, op
 from cordee.trainer.autograd.writes import BOOK, Write, address, owner_of
 from cordee.trainer.errors import GraphError, ShapeError
-from cordee.trainer.ops.places import assign_at, index_shape, last_at, plain_index
+from cordee.trainer.ops.places import assign_at, check_inside, index_shape, last_at, plain_index
 from cordee.trainer.tensors import Leaf, Tensor
 
 __all__ = ["assign", "setitem"]
@@ -30,6 +33,7 @@ __all__ = ["assign", "setitem"]
 
 
 def _assigned(xp: Any, a: Any, value: Any, *, index: Any) -> Any:
+    check_inside(xp, a.shape, index)
     out = a.copy()
     assign_at(xp, out, index, value)
     return out
@@ -98,13 +102,22 @@ def _refuse_leaf(tensor: Tensor, what: str) -> None:
 def _check_fit(input: Tensor, result: Any, what: str) -> None:
     if result.shape != input.shape:
         raise ShapeError(f"{what}: the result has shape {result.shape} and does not fit in place into {input.shape}")
-    if is_float(result.dtype) and input.dtype.kind in "iub":
+    if result.dtype is not input.dtype and _rank(result.dtype) > _rank(input.dtype):
         raise TypeError(f"{what}: {result.dtype.name} numbers do not fit in place into {input.dtype.name}")
+    _check_place(input, what)
+
+
+def _check_place(input: Tensor, what: str) -> None:
     if input.data.size and (not _is_writeable(input.data) or 0 in _strides(input.data)):
         raise ShapeError(
             f"{what}: the tensor of shape {input.shape} is repeated (expand, broadcast_to) or read-only memory: one "
             "write would change several elements; clone() it first"
         )
+
+
+def _rank(dtype: Any) -> int:
+    """Which kinds of numbers hold which others."""
+    return 3 if is_complex(dtype) else 2 if is_float(dtype) else int(dtype.kind != "b")
 
 
 def _is_writeable(array: Array) -> bool:
@@ -131,9 +144,10 @@ def in_place(function: Callable[..., Tensor], name: str) -> Callable[..., Tensor
         node = result._node
         if isinstance(node, Node):
             _keep_old_values(node, self.data)
+        ways = _ways(self, node)
         write = _note(self, name)
         self.data[...] = result.data
-        _move(self, node, write)
+        _move(self, node, write, ways)
         return self
 
     call.__name__ = call.__qualname__ = name
@@ -173,41 +187,76 @@ def _keep_old_values(node: Node, old: Array) -> None:
         shares = hasattr(value, "strides") and owner_of(value) is owner_of(old)
         return value.copy() if shares else value
 
-    assert node.saved is not None
-    node.saved = tuple(kept(value) for value in node.saved)
+    node.keep_apart(kept)
 
 
-def _move(tensor: Tensor, node: Any, write: Write) -> None:
-    """The tensor now stands for the value of `node`; and so does, at its places, the tensor it is a view of."""
-    old = tensor._node
-    if old is node and node is None:
-        return
+Ways: TypeAlias = "list[tuple[Tensor, Array]]"
+"""The views to move on with a write, the one written to first, with their places in the root."""
+
+
+def _ways(tensor: Tensor, node: Any) -> Ways:
+    """What has to move on with a tensor to a new node: found out, and refused if need be, before anything is written."""
     views = [tensor]
     while hasattr(views[-1], "_base"):
         views.append(views[-1]._base)
     root = views.pop()  # the whole tensor; `views` are views of it, one of the next
-    places = _places(tensor, root) if views else None
-    if places is None:  # no view, or one that has no memory in common with what it came from
-        if not views and node is not None and old is None and tensor.data.base is not None:
+    if not views:
+        if node is not None and tensor._node is None and tensor.data.base is not None:
             _refuse_shared(tensor)
+        return []
+    if node is None and root._node is None and tensor._node is None:
+        return []
+    found = [(view, _places(view, root)) for view in views]
+    return [] if found[0][1] is None else [(view, places) for view, places in found if places is not None]
+
+
+def _move(tensor: Tensor, node: Any, write: Write, ways: Ways) -> None:
+    """The tensor now stands for the value of `node`; and so does, at its places, the tensor it is a view of."""
+    old = tensor._node
+    if not ways:  # no view, or one that has no memory in common with what it came from
+        if old is node and node is None:
+            return
         tensor._node = node
         BOOK.leave(old, write)
+        if old is None:
+            _follow(tensor, [])
         return
-    if node is None and root._node is None:
-        return
+    root = tensor
+    while hasattr(root, "_base"):
+        root = root._base
     whole = root._node
-    root._node = Node(_ASSIGN_PLACES, (whole, node), (root.shape, tensor.shape), None, {"places": places})
+    root._node = Node(_ASSIGN_PLACES, (whole, node), (root.shape, tensor.shape), None, {"places": ways[0][1]})
     BOOK.leave(whole, write)
-    for view in views:
-        at = _places(view, root)
+    for view, places in ways:
         BOOK.leave(view._node, write)
-        view._node = Node(_VIEW_PLACES, (root._node,), (root.shape,), None, {"places": at})
+        view._node = Node(_VIEW_PLACES, (root._node,), (root.shape,), None, {"places": places})
+    if whole is None:
+        _follow(root, [view for view, _ in ways])
+
+
+def _follow(root: Tensor, moved: list[Tensor]) -> None:
+    """A tensor had no history, and has one now: so have the views of it that are there already.
+
+    They are looked for only here, where something else than `moved` does refer to the memory: that is rare.
+    """
+    if sys.getrefcount(root.data) <= 2 + len(moved) and root.data.base is None:
+        return
+    known = {id(view) for view in moved}
+    pending = [root]
+    while pending:
+        base = pending.pop()
+        for view in gc.get_referrers(base):
+            if not isinstance(view, Tensor) or getattr(view, "_base", None) is not base:
+                continue
+            pending.append(view)
+            if id(view) not in known and view._node is None and view.data.dtype == root.data.dtype:
+                places = _places(view, root)
+                if places is not None:
+                    view._node = Node(_VIEW_PLACES, (root._node,), (root.shape,), None, {"places": places})
 
 
 def _refuse_shared(tensor: Tensor) -> None:
     """A tensor without history that shares memory: with whom is not known, so their history cannot follow."""
-    import sys
-
     if sys.getrefcount(tensor.data.base) > 2:
         raise GraphError(
             "writing recorded values into memory that another tensor or array may share, whose history would not "
@@ -220,16 +269,31 @@ def _places(view: Tensor, base: Tensor) -> Array | None:
     xp = array_module(base.data)
     if not base.data.size or not np.may_share_memory(view.data, base.data) if xp is np else False:
         return None
-    if not base.data.flags.c_contiguous or view.dtype != base.dtype:
-        raise GraphError("a write into a view of a tensor that is not contiguous cannot be recorded: clone() it first")
+    if view.dtype != base.dtype:
+        raise GraphError(
+            f"a write into a view of {view.dtype.name} of a tensor of {base.dtype.name} cannot be recorded: clone() it "
+            "first"
+        )
     size = base.data.itemsize
     start = address(view.data) - address(base.data)
-    if start % size or not 0 <= start < base.data.nbytes:
+    if base.data.flags.c_contiguous:
+        if start % size or not 0 <= start < base.data.nbytes:
+            return None
+        return xp.asarray(_steps(view.data, start) // size)  # type: ignore[no-any-return]
+    there, wanted = _steps(base.data, 0).ravel(), _steps(view.data, start)
+    order = np.argsort(there, kind="stable")
+    found = np.minimum(np.searchsorted(there[order], wanted), there.size - 1)
+    if not np.array_equal(there[order][found], wanted):
         return None
-    places = np.full(view.shape, start // size, np.int64)
-    for dim, (n, stride) in enumerate(zip(view.shape, view.data.strides, strict=True)):
-        places += (np.arange(n) * (stride // size)).reshape(-1, *(1,) * (view.ndim - dim - 1))
-    return xp.asarray(places)  # type: ignore[no-any-return]
+    return xp.asarray(order[found])  # type: ignore[no-any-return]
+
+
+def _steps(array: Array, start: int) -> Array:
+    """Of each element, how many bytes from a place in memory it lies."""
+    steps = np.full(array.shape, start, np.int64)
+    for dim, (n, stride) in enumerate(zip(array.shape, array.strides, strict=True)):
+        steps += (np.arange(n) * stride).reshape(-1, *(1,) * (array.ndim - dim - 1))
+    return steps
 
 
 def _not_run(xp: Any, a: Any, value: Any = None, *, places: Any) -> Any:
@@ -262,6 +326,8 @@ _VIEW_PLACES = Op(
 def setitem(input: Tensor, index: Any, value: Operand) -> None:
     """`input[index] = value`. Recorded: the gradient of what was overwritten is zero, that of `value` what arrives
     there."""
+    if isinstance(value, Tensor) and _is_there(input, index, value):
+        return  # x[i] += y has written already, and comes here with the view
     index = plain_index(index, input.shape)[0]
     source = value._node if isinstance(value, Tensor) else None
     data: Any = value.data if isinstance(value, Tensor) else value
@@ -274,16 +340,43 @@ def setitem(input: Tensor, index: Any, value: Operand) -> None:
         raise TypeError(
             f"an assignment to an index: {data.dtype.name} numbers lose their gradient in {input.dtype.name}"
         )
+    ways: Ways = []
+    node = None
+    if recording:
+        shape = data.shape if hasattr(data, "shape") else None
+        node = Node(
+            ASSIGN, (input._node, source), (input.shape, shape), None, {"index": index}
+        )  # reads before it writes
+        ways = _ways(input, node)
     write = _note(input, "an assignment to an index")
     try:
         assign_at(array_module(input.data), input.data, index, data)
     except (ValueError, IndexError, TypeError) as error:
-        from cordee.trainer.autograd.explain import refuse
-
         refuse(ASSIGN, [input.data, data], {"index": index}, error)
     if recording:
-        shape = data.shape if hasattr(data, "shape") else None
-        _move(input, Node(ASSIGN, (input._node, source), (input.shape, shape), None, {"index": index}), write)
+        _move(input, node, write, ways)
+
+
+def _is_there(input: Tensor, index: Any, value: Tensor) -> bool:
+    """Whether a value is the view of just those elements that it is to be assigned to, and has their history."""
+    if getattr(value, "_base", None) is not input or (value._node is None and input._node is not None):
+        return False
+    index, advanced = plain_index(index, input.shape)
+    if advanced:
+        return False
+    try:
+        place = input.data[index]
+    except IndexError:
+        return False
+    mine = value.data
+    if isinstance(place, np.generic):  # of one element: NumPy gives a number
+        place = input.data[(*index, ...) if isinstance(index, tuple) else (index, ...)]
+    return (
+        place.shape == mine.shape
+        and place.strides == mine.strides
+        and place.dtype == mine.dtype
+        and address(place) == address(mine)
+    )
 
 
 def copy_(self: Tensor, source: Any) -> Tensor:
@@ -294,6 +387,7 @@ def copy_(self: Tensor, source: Any) -> Tensor:
         array = source.data
         if self._node is not None and MODE.enabled:
             _refuse_leaf(self, "copy_")
+        _check_place(self, "copy_")
         _note(self, "copy_")
         self.data[...] = array.astype(self.data.dtype, copy=False)
         return self
