@@ -53,7 +53,9 @@ def program(text: str) -> tuple[str, list[Block]]:
     """A page as a program whose lines have the page's numbers, and its blocks."""
     code: list[str] = []
     blocks: list[Block] = []
-    language, indent, told, just_ended = None, 0, None, False
+    language: str | None = None
+    told: list[str] | None = None
+    indent, just_ended = 0, False
     for number, line in enumerate(text.splitlines(), 1):
         fence = _FENCE.match(line)
         out = ""
