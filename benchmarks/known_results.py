@@ -127,7 +127,7 @@ def lenet(nn: Any) -> Any:
     )  # fmt: skip
 
 
-def digits_training(lib: Any, seed: int) -> Training:
+def digits_training(lib: Any, seed: int, num_steps: int) -> Training:
     """A step is a batch of 64; `evaluate` gives the accuracy on a fifth that is held out, the same for all seeds."""
     pixels, labels = digits()
     images = pixels[:, None] / np.float32(16)
@@ -136,6 +136,7 @@ def digits_training(lib: Any, seed: int) -> Training:
     model = lenet(lib.nn)
     take_weights(lib, model, lambda shape: math.sqrt(2 / math.prod(shape[1:])), seed)
     optimizer = lib.optim.SGD(model.parameters(), lr=0.02, momentum=0.9, **fused(lib))
+    schedule = lib.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=num_steps)
     rng = np.random.default_rng(seed)
 
     def train(steps: int) -> None:
@@ -145,6 +146,7 @@ def digits_training(lib: Any, seed: int) -> Training:
             output = model(lib.tensor(images[chosen]))
             lib.nn.functional.cross_entropy(output, lib.tensor(labels[chosen])).backward()
             optimizer.step()
+            schedule.step()
 
     def evaluate() -> float:
         with lib.no_grad():
@@ -167,7 +169,7 @@ def child(library: str, arguments: argparse.Namespace) -> None:
         if what == "text":
             trainings.append(text_training(lib, arguments.text, arguments.steps))
         elif what == "digits":
-            trainings.append(digits_training(lib, int(number[0])))
+            trainings.append(digits_training(lib, int(number[0]), arguments.digit_steps))
         elif what == "evaluate":
             return trainings[-1].evaluate()
         else:
@@ -243,8 +245,9 @@ def main() -> None:
         return
     print_machine("numpy", "torch")
     print(f"# threads {arguments.threads}\n")
-    text = ["--text", arguments.text, "--steps", str(arguments.steps)] if arguments.text else []
-    peers = [Peer(__file__, library, arguments.threads, *text) for library in installed()]
+    options = ["--steps", str(arguments.steps), "--digit-steps", str(arguments.digit_steps)]
+    options += ["--text", arguments.text] if arguments.text else []
+    peers = [Peer(__file__, library, arguments.threads, *options) for library in installed()]
     print_digits(peers, arguments.digit_steps, arguments.seeds)
     if arguments.text:
         print()
