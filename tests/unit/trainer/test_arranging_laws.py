@@ -388,7 +388,7 @@ def test_rows_that_are_too_long_are_shortened_in_the_table() -> None:
 def test_the_padding_row_gets_no_gradient_also_in_an_optimisers_buffer() -> None:
     tokens = ct.tensor([[1, 0, 2], [1, 1, 0]])
     table = ct.ones(3, 2, requires_grad=True)
-    table._sink = np.full((3, 2), 7.0, np.float32)
+    table._sink = as_array(np.full((3, 2), 7.0, np.float32))
     ct.embedding(tokens, table, padding_idx=-2, scale_grad_by_freq=True).backward(1.0)
     assert table.grad is not None
     assert table.grad.tolist() == [[1.0, 1.0], [0.0, 0.0], [1.0, 1.0]]

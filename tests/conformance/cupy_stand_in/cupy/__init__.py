@@ -15,6 +15,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as _np
+
 from cupy import _memory as cuda
 from cupy import fft, lib, linalg
 from cupy._array import NOTES, SURFACE, ndarray
@@ -24,10 +25,38 @@ from cupy._kernels import ElementwiseKernel, RawKernel
 __version__ = SURFACE["version"]
 __all__ = ["NOTES", "ElementwiseKernel", "RawKernel", "cuda", "fft", "lib", "linalg", "ndarray", "ufunc"]
 
-_SCALARS = (
-    "bool_ int8 int16 int32 int64 uint8 uint16 uint32 uint64 intp uintp float16 float32 float64 complex64 complex128 "
-    "integer floating complexfloating inexact number generic dtype finfo iinfo newaxis inf nan pi e"
-).split()
+_SCALARS = [
+    "bool_",
+    "int8",
+    "int16",
+    "int32",
+    "int64",
+    "uint8",
+    "uint16",
+    "uint32",
+    "uint64",
+    "intp",
+    "uintp",
+    "float16",
+    "float32",
+    "float64",
+    "complex64",
+    "complex128",
+    "integer",
+    "floating",
+    "complexfloating",
+    "inexact",
+    "number",
+    "generic",
+    "dtype",
+    "finfo",
+    "iinfo",
+    "newaxis",
+    "inf",
+    "nan",
+    "pi",
+    "e",
+]
 
 
 def __getattr__(name: str) -> Any:

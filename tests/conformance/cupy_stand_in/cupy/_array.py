@@ -33,7 +33,7 @@ def note(what: str) -> None:
 @cache
 def signature(arguments: str) -> inspect.Signature:
     """The signature that the list has for a function or method."""
-    return inspect.signature(eval(f"lambda {arguments}: 0"))  # noqa: S307
+    return inspect.signature(eval(f"lambda {arguments}: 0"))
 
 
 def wrapped(value: Any, base: Any = None) -> Any:
@@ -79,7 +79,7 @@ class _Flags:
         self.owndata, self.forc = owns, held.flags.forc
 
 
-class ndarray:  # noqa: N801, PLW1641
+class ndarray:
     """Host memory in a device array's clothes."""
 
     __slots__ = ("__weakref__", "_held", "base")
@@ -88,7 +88,9 @@ class ndarray:  # noqa: N801, PLW1641
     _held: Any
     base: Any
 
-    def __init__(self, shape: Any, dtype: Any = float, memptr: Any = None, strides: Any = None, order: Any = "C") -> None:
+    def __init__(
+        self, shape: Any, dtype: Any = float, memptr: Any = None, strides: Any = None, order: Any = "C"
+    ) -> None:
         if memptr is not None or strides is not None:
             raise NotImplementedError("the stand-in makes no arrays from pointers")
         self._held, self.base = np.empty(shape, dtype, order=order), None
@@ -106,7 +108,7 @@ class ndarray:  # noqa: N801, PLW1641
     flags = property(lambda self: _Flags(self._held, self.base is None))
     device = property(lambda self: sys.modules["cupy"].cuda.Device(0))
     T = property(lambda self: self._view(self._held.T))
-    mT = property(lambda self: self._view(self._held.mT))  # noqa: N815
+    mT = property(lambda self: self._view(self._held.mT))
     real = property(lambda self: self._view(self._held.real), lambda self, v: self._held.real.__setitem__(..., host(v)))
     imag = property(lambda self: self._view(self._held.imag), lambda self, v: self._held.imag.__setitem__(..., host(v)))
 
@@ -208,11 +210,19 @@ class ndarray:  # noqa: N801, PLW1641
 
     def __getitem__(self, key: Any) -> Any:
         key = self._key(key)
-        return self._view(self._held[key])
+        found = self._held[key]
+        if isinstance(found, np.generic):  # an element, which shares memory here
+            found = self._held[(*key, ...) if isinstance(key, tuple) else (key, ...)]
+        return self._view(found)
 
     def __setitem__(self, key: Any, value: Any) -> None:
         if isinstance(value, np.ndarray):
-            if isinstance(key, slice) and key == slice(None) and value.dtype == self.dtype and value.shape == self.shape:
+            if (
+                isinstance(key, slice)
+                and key == slice(None)
+                and value.dtype == self.dtype
+                and value.shape == self.shape
+            ):
                 note("set")
                 self._held[...] = value
                 return
@@ -245,7 +255,7 @@ class ndarray:  # noqa: N801, PLW1641
                     note("mask")
                     axis += index.ndim - 1
                 elif axis < self.ndim and self.shape[axis] and index.dtype.kind in "iu":
-                    index = index % self.shape[axis]
+                    index = index.astype(np.int64) % self.shape[axis]
                 elif index.dtype.kind not in "iub":
                     raise IndexError("arrays used as indices must be of integer or boolean type")
                 parts[i] = index
@@ -277,7 +287,11 @@ def _method(name: str, arguments: str) -> Any:
             keywords["kind"] = "stable"
         if name in ("take", "put"):
             keywords.setdefault("mode", "wrap")
-        if name in ("cumsum", "cumprod") and self.dtype.kind in "fcV" and (keywords.get("axis", args[:1]) in (None, ())):
+        if (
+            name in ("cumsum", "cumprod")
+            and self.dtype.kind in "fcV"
+            and (keywords.get("axis", args[:1]) in (None, ()))
+        ):
             raise RuntimeError(f"{name} over all elements adds in no fixed order on a device")
         if name == "astype" and isinstance(keywords.get("copy"), ndarray):
             raise TypeError("copy must be a bool")
@@ -292,7 +306,7 @@ def _method(name: str, arguments: str) -> Any:
     return call
 
 
-_AS_FLOAT = frozenset("sum mean prod max min var std argmax argmin cumsum cumprod".split())
+_AS_FLOAT = frozenset(["sum", "mean", "prod", "max", "min", "var", "std", "argmax", "argmin", "cumsum", "cumprod"])
 
 
 def _hosts(keywords: dict[str, Any]) -> dict[str, Any]:

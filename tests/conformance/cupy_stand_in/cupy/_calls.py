@@ -9,14 +9,28 @@ from typing import Any
 
 import ml_dtypes
 import numpy as np
+
 from cupy._array import SURFACE, host, ndarray, note, signature, wrapped
 
 __all__ = ["function", "ufunc"]
 
 COPYING = frozenset(
-    "array asarray asanyarray ascontiguousarray asfortranarray asnumpy from_dlpack can_cast result_type isscalar".split()
+    [
+        "array",
+        "asarray",
+        "asanyarray",
+        "ascontiguousarray",
+        "asfortranarray",
+        "asnumpy",
+        "from_dlpack",
+        "can_cast",
+        "result_type",
+        "isscalar",
+    ]
 )
-WAITING = frozenset("nonzero flatnonzero argwhere unique extract compress array_equal allclose isin".split())
+WAITING = frozenset(
+    ["nonzero", "flatnonzero", "argwhere", "unique", "extract", "compress", "array_equal", "allclose", "isin"]
+)
 CONSTANTS = frozenset(("ogrid", "mgrid", "r_", "c_", "s_", "index_exp"))
 
 
@@ -127,7 +141,14 @@ def _asarray(data: Any, dtype: Any = None, order: Any = None, *, copy: Any = Non
 
 
 def _array(
-    obj: Any, dtype: Any = None, copy: Any = True, order: Any = "K", subok: Any = False, ndmin: int = 0, *, blocking: Any = 0
+    obj: Any,
+    dtype: Any = None,
+    copy: Any = True,
+    order: Any = "K",
+    subok: Any = False,
+    ndmin: int = 0,
+    *,
+    blocking: Any = 0,
 ) -> Any:
     return _asarray(np.array(_moved(obj), dtype, ndmin=ndmin), copy=True)
 
@@ -148,7 +169,7 @@ def _dtype(code: str) -> np.dtype[Any]:
     return BFLOAT16 if code == "E" else np.dtype(code)
 
 
-class ufunc:  # noqa: N801
+class ufunc:
     """CuPy's: its loops, three keywords, and no `where`."""
 
     def __init__(self, name: str) -> None:

@@ -12,12 +12,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+
 from cupy._array import ndarray, wrapped
 
 __all__ = ["ElementwiseKernel", "RawKernel"]
 
 _C = {
-    "float32": "float", "float64": "double", "float16": "_Float16", "bfloat16": "__bf16", "bool": "bool",
+    "float32": "float", "float64": "double", "float16": "_Float16", "bfloat16": "float", "bool": "bool",
     "int8": "int8_t", "int16": "int16_t", "int32": "int32_t", "int64": "int64_t",
     "uint8": "uint8_t", "uint16": "uint16_t", "uint32": "uint32_t", "uint64": "uint64_t",
     "complex64": "std::complex<float>", "complex128": "std::complex<double>",
@@ -49,19 +50,25 @@ class ElementwiseKernel:
                 raise TypeError(f"{kind} is wanted, not {value.dtype.name}") if raw else None
         shapes = [v.shape for (*raw, _, _), v in given if not raw and isinstance(v, ndarray)]
         shape = np.broadcast_shapes(*shapes) if shapes else (size or 0,)
+        narrow: list[Any] = []
         held, text, heads = [], [], []
         for (*raw, kind, name), value in given:
             c = types.get(kind, _C.get(kind, kind))
             if isinstance(value, ndarray):
-                array = value._held if raw or (*raw, kind, name) in self.outputs else np.broadcast_to(value._held, shape)
                 is_out = [*raw, kind, name] in self.outputs
+                array = value._held if raw or is_out else np.broadcast_to(value._held, shape)
                 if is_out and not array.flags.c_contiguous:
                     raise NotImplementedError("the stand-in's kernels write into contiguous memory only")
                 array = array if is_out else np.ascontiguousarray(array, None if len(kind) == 1 else kind)
             else:
-                array = np.broadcast_to(np.asarray(value).astype(kind if len(kind) > 1 else np.asarray(value).dtype), shape)
+                array = np.broadcast_to(
+                    np.asarray(value).astype(kind if len(kind) > 1 else np.asarray(value).dtype), shape
+                )
                 array = np.ascontiguousarray(array)
                 is_out = False
+            if array.dtype.name == "bfloat16":  # no compiler's: computed in float, rounded at the end
+                narrow.append((array, array.astype(np.float32)) if is_out else (None, None))
+                array = narrow[-1][1] if is_out else array.astype(np.float32)
             held.append(array)
             heads.append(f"{c}* _{name}")
             text.append(f"{c}* {name} = _{name};" if raw else f"{c}& {name} = _{name}[i];")
@@ -72,6 +79,9 @@ class ElementwiseKernel:
             "for (long long i = 0; i < n; ++i) {\n" + "\n".join(text) + "\n{" + self.operation + "}\n}}\n"
         )
         _compiled(code)(ctypes.c_longlong(int(np.prod(shape))), *[ctypes.c_void_p(a.ctypes.data) for a in held])
+        for target, wide in narrow:
+            if target is not None:
+                target[...] = wide
         outs = args[len(self.inputs) :]
         return outs[0] if len(outs) == 1 else outs
 
@@ -84,7 +94,9 @@ def _compiled(code: str) -> Any:
     folder = Path(tempfile.mkdtemp())
     source, library = folder / "kernel.cpp", folder / "kernel.so"
     source.write_text(code)
-    done = subprocess.run([compiler, "-O1", "-shared", "-fPIC", "-w", str(source), "-o", str(library)], capture_output=True)
+    done = subprocess.run(
+        [compiler, "-O1", "-shared", "-fPIC", "-w", str(source), "-o", str(library)], capture_output=True
+    )
     if done.returncode:
         raise RuntimeError(f"the kernel does not compile: {done.stderr.decode()}\n{code}")
     return ctypes.CDLL(str(library)).run

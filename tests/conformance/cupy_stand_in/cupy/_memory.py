@@ -13,7 +13,9 @@ class Stream:
     ptr = 0
     null: Any
 
-    def __init__(self, null: bool = False, non_blocking: bool = False, ptds: bool = False, priority: Any = None) -> None:
+    def __init__(
+        self, null: bool = False, non_blocking: bool = False, ptds: bool = False, priority: Any = None
+    ) -> None:
         pass
 
     def synchronize(self) -> None:
@@ -57,7 +59,7 @@ class CUDARuntimeError(RuntimeError):
     """Never raised here."""
 
 
-class runtime:  # noqa: N801
+class runtime:
     """`cupy.cuda.runtime`."""
 
     CUDARuntimeError = CUDARuntimeError

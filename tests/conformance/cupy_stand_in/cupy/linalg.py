@@ -2,8 +2,9 @@
 
 from typing import Any
 
-from cupy._calls import function
 from numpy.linalg import LinAlgError
+
+from cupy._calls import function
 
 __all__ = ["LinAlgError"]
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from cordee.trainer.array import default_dtype
+from cordee.trainer.array import as_array, default_dtype
 from cordee.trainer.autograd.graph import Operand, apply, apply_one, binary
 from cordee.trainer.autograd.record import NO_ERRORS, op
 from cordee.trainer.ops.arithmetic import as_mask
@@ -95,7 +95,7 @@ def where(condition: Operand, input: Operand | None = None, other: Operand | Non
     if input is None or other is None:
         from cordee.trainer.tensors import wrap
 
-        found = condition.data if isinstance(condition, Tensor) else np.asarray(condition)
+        found = condition.data if isinstance(condition, Tensor) else as_array(condition)
         return tuple(wrap(indices) for indices in found.nonzero())
     return apply(WHERE, condition, input, other)
 

@@ -20,7 +20,7 @@ from cordee.trainer.autograd.record import Sampler, Shape, op
 from cordee.trainer.errors import ShapeError, TrainerIndexError
 from cordee.trainer.ops.elementwise import where
 from cordee.trainer.ops.inplace import assign
-from cordee.trainer.ops.places import add_at, check_range, index_shape, plain_index
+from cordee.trainer.ops.places import add_at, check_inside, check_range, index_shape, plain_index
 from cordee.trainer.ops.shape import broadcast_tensors, dimension, ravel, reshape
 from cordee.trainer.tensors import Tensor, wrap
 
@@ -45,6 +45,11 @@ def _getitem(xp: Any, a: Any, *, index: Any) -> Any:
     if isinstance(out, np.generic):  # NumPy gives a number, which shares no memory
         out = a[(*index, ...) if type(index) is tuple else (index, ...)]
     return out
+
+
+def _take_at(xp: Any, a: Any, *, index: Any) -> Any:
+    check_inside(xp, a.shape, index)
+    return a[index]
 
 
 def _put(xp: Any, a: Any, *, index: Any, shape: tuple[int, ...]) -> Any:
@@ -122,7 +127,7 @@ GETITEM = op(
 
 TAKE_AT = op(
     "take_at", "the elements that an index with arrays or masks names: a copy",
-    **_RULES, samples=_array_cases,
+    **(_RULES | {"forward": _take_at}), samples=_array_cases,
     errors=lambda s: [
         s.case(s.normal(3), index=np.array([0, 3])),
         s.case(s.normal(3, 4), index=(slice(None), np.array([-5]))),
@@ -146,6 +151,7 @@ PUT = op(
 
 
 def _index_add(xp: Any, a: Any, values: Any, *, index: Any) -> Any:
+    check_inside(xp, a.shape, index)
     out = a.copy()
     place = xp.broadcast_to(xp.empty((), bool), a.shape)[index].shape
     add_at(xp, out, index, xp.broadcast_to(xp.asarray(values, a.dtype), place))

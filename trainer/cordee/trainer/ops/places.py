@@ -17,7 +17,10 @@ from cordee.trainer.array import default_module, is_float, to_numpy
 from cordee.trainer.errors import ShapeError, TrainerIndexError
 from cordee.trainer.tensors import Tensor
 
-__all__ = ["add_at", "add_rows", "assign_at", "check_range", "index_shape", "last_named", "plain_index", "positions"]
+__all__ = [
+    "add_at", "add_rows", "assign_at", "check_inside", "check_range", "index_shape", "last_named", "plain_index",
+    "positions",
+]  # fmt: skip
 
 
 # -- what users write --------------------------------------------------------------------------------------------------
@@ -150,6 +153,27 @@ def check_range(index: Any, dim: int, size: int) -> None:
     raise IndexError(str(out_of_range(low if low < 0 else high, dim, size, negative=False)))
 
 
+def check_inside(xp: Any, shape: tuple[int, ...], index: Any) -> None:
+    """Refuse an index whose integer arrays lead outside: NumPy does so itself, CuPy would wrap them around.
+
+    Raises:
+        IndexError: some do; `index_shape` says which.
+    """
+    if xp is np:
+        return
+    parts = index if type(index) is tuple else (index,)
+    dim, used = 0, sum(_consumes(part) for part in parts)
+    for part in parts:
+        if part is Ellipsis:
+            dim += len(shape) - used
+            continue
+        if getattr(part, "size", 0) and part.dtype.kind in "iu" and dim < len(shape):
+            n = shape[dim]
+            if int(part.max()) >= n or int(part.min()) < -n:
+                raise IndexError("the index leads outside")
+        dim += _consumes(part)
+
+
 def index_shape(a: tuple[int, ...], *, index: Any, **_: Any) -> tuple[int, ...]:
     """The shape of what an index names in a tensor of shape `a`.
 
@@ -216,7 +240,7 @@ def add_at(xp: Any, out: Any, index: Any, a: Any) -> None:
         out[index] += a
     elif xp is np and a.size <= 8:
         np.add.at(out, index, a)
-    elif len(arrays) == 1 and not _has_masks(index) and not _by_element(xp, out, index, a):
+    elif len(arrays) == 1 and _stays(index) and not _has_masks(index) and not _by_element(xp, out, index, a):
         view, rows, moved = _one_array(out, index, arrays[0], a)
         add_rows(xp, view, rows, moved)
     else:
@@ -232,6 +256,11 @@ def add_at(xp: Any, out: Any, index: Any, a: Any) -> None:
 def _by_element(xp: Any, out: Any, index: Any, a: Any) -> bool:
     """Whether it pays to spell out the place of every element: where slices come first, rows lie apart in memory."""
     return xp is np and type(index) is tuple and out.flags.c_contiguous and 4 * a.size > out.size and not _is_half(a)
+
+
+def _stays(index: Any) -> bool:
+    """Whether the dimensions that arrays and numbers name stay where they are, and do not come first."""
+    return type(index) is not tuple or _adjacent(index)
 
 
 def _has_masks(index: Any) -> bool:

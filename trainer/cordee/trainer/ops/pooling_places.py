@@ -18,6 +18,7 @@ from cordee.trainer.autograd.graph import apply_one
 from cordee.trainer.autograd.record import Shape, op
 from cordee.trainer.errors import ShapeError, TrainerIndexError
 from cordee.trainer.ops.interpolation import adaptive_sizes, segments
+from cordee.trainer.ops.places import assign_at
 from cordee.trainer.ops.pooling import batched, max_pool1d, max_pool2d, max_pool3d, take_planes
 from cordee.trainer.ops.windows import Sizes, numbers
 from cordee.trainer.tensors import Tensor, wrap
@@ -175,14 +176,13 @@ def fractional_max_pool3d(
 def _max_unpool(xp: Any, a: Any, *, indices: Any, sizes: Sizes) -> Any:
     if indices.shape != a.shape:
         raise ValueError("there must be an index for each value")
-    if indices.size and int(indices.min()) < 0:
-        raise IndexError("a negative index")
+    if indices.size and not 0 <= int(indices.min()) <= int(indices.max()) < math.prod(sizes):
+        raise IndexError("an index is outside")  # NumPy would count a negative one from the end, CuPy wrap all around
     n, c = a.shape[:2]
     out = xp.zeros((n * c, math.prod(sizes)), a.dtype)
     rows = xp.arange(n * c)[:, None]
-    out[rows, indices.reshape(n * c, -1) if a.size else indices.reshape(n * c, 0)] = (
-        a.reshape(n * c, -1) if a.size else 0
-    )
+    if a.size:
+        assign_at(xp, out, (rows, indices.reshape(n * c, -1)), a.reshape(n * c, -1))
     return out.reshape(n, c, *sizes)
 
 

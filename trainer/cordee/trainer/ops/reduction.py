@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from cordee.trainer.array import DTypeLike
+from cordee.trainer.array import DTypeLike, array_module
 from cordee.trainer.autograd.graph import apply_one
 from cordee.trainer.autograd.out import into
 from cordee.trainer.autograd.record import NO_ERRORS, Sampler, Shape, op
@@ -430,7 +430,8 @@ def _product_of_others(F: Any, a: Any, axis: Axis, kept: tuple[int, ...]) -> Any
     order = (*(i for i in range(len(kept)) if i not in reduced), *reduced)
     n = math.prod(a.shape[i] for i in reduced)
     lines = F.reshape(F.permute(a, axes=order), shape=(-1, 1, n))
-    others = F.prod(F.where(np.eye(n, dtype=bool), 1.0, lines), axis=-1, keepdims=False)
+    own = array_module(lines if F.raw else lines.data).eye(n, dtype=bool)
+    others = F.prod(F.where(own, 1.0, lines), axis=-1, keepdims=False)
     back = F.reshape(others, shape=tuple(a.shape[i] for i in order))
     return F.permute(back, axes=tuple(order.index(i) for i in range(len(order))))
 
@@ -450,7 +451,7 @@ PROD = op(
 
 
 def _logsumexp(xp: Any, a: Any, *, axis: Axis, keepdims: bool) -> Any:
-    top = a.max(axis=axis, keepdims=True) if a.size else a.max(axis=axis, keepdims=True, initial=-math.inf)
+    top = a.max(axis=axis, keepdims=True) if a.size else xp.full(kept_shape(a.shape, axis), -math.inf, a.dtype)
     top = xp.where(xp.isfinite(top), top, top.dtype.type(0))
     out = xp.log(wide_sum(xp.exp(a - top), axis, True)) + top
     return out if keepdims else out.reshape(reduced_shape(a.shape, axis=axis))

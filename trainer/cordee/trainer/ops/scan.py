@@ -106,9 +106,10 @@ def _cumprod_of_others(F: Any, g: Any, a: Any, axis: int, reverse: bool) -> Any:
     order = (*(i for i in range(ndim) if i != axis % ndim), axis % ndim)
     lines = F.permute(a, axes=order)
     shape = lines.shape
-    rows = F.where(np.eye(n, dtype=bool), 1.0, F.reshape(lines, shape=(*shape[:-1], 1, n)))
+    xp = array_module(lines if F.raw else lines.data)
+    rows = F.where(xp.eye(n, dtype=bool), 1.0, F.reshape(lines, shape=(*shape[:-1], 1, n)))
     products = F.cumprod(rows, axis=-1, reverse=reverse)
-    counted = np.tri(n).T if not reverse else np.tri(n)
+    counted = xp.tri(n).T if not reverse else xp.tri(n)
     weights = F.reshape(F.permute(g, axes=order), shape=(*shape[:-1], 1, n))
     total = F.sum(products * weights * counted.astype(a.dtype), axis=-1, keepdims=False)
     return F.permute(total, axes=tuple(order.index(i) for i in range(ndim)))
