@@ -16,12 +16,14 @@ import weakref
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
+from cordee.trainer.array import array_module
 from cordee.trainer.autograd import functional
 from cordee.trainer.autograd.backward import grad as _grad
 from cordee.trainer.autograd.mode import enable_grad
 from cordee.trainer.errors import ShapeError
 from cordee.trainer.ops import movedim, stack
-from cordee.trainer.tensors import Leaf, Tensor
+from cordee.trainer.ops.shape import dimension
+from cordee.trainer.tensors import Leaf, Tensor, wrap
 
 if TYPE_CHECKING:
     from cordee.trainer.nn import Module
@@ -56,6 +58,11 @@ def _unflat(tree: Any, values: list[Any]) -> Any:
 
 
 # -- derivatives -------------------------------------------------------------------------------------------------------
+
+
+def _zeros(leaf: Tensor) -> Tensor:
+    """The gradient for what has no effect."""
+    return wrap(array_module(leaf.data).zeros_like(leaf.data))
 
 
 def _chosen(args: tuple[Any, ...], argnums: ArgNums) -> Any:
@@ -129,7 +136,7 @@ def grad_and_value(func: Callable[..., Any], argnums: ArgNums = 0, has_aux: bool
                 grads: list[Any] = [None] * len(leaves)
                 if out.requires_grad:
                     grads = list(_grad(out.reshape(()), leaves, create_graph=True, allow_unused=True))
-            values = [leaf.detach() * 0.0 if g is None else _settled(g) for leaf, g in zip(leaves, grads, strict=True)]
+            values = [_zeros(leaf) if g is None else _settled(g) for leaf, g in zip(leaves, grads, strict=True)]
             value = _settled(out)
         finally:
             _DEPTH.now -= 1
@@ -163,7 +170,7 @@ def vjp(func: Callable[..., Any], *primals: Any, has_aux: bool = False) -> Any:
         outs, weights = _flat(out), _flat(given)
         with enable_grad():
             found = _grad(outs, leaves, weights, retain_graph, create_graph, allow_unused=True)
-        values = [leaf.detach() * 0.0 if g is None else g for leaf, g in zip(leaves, found, strict=True)]
+        values = [_zeros(leaf) if g is None else g for leaf, g in zip(leaves, found, strict=True)]
         return _unflat(inputs, values)
 
     return (out, pull, aux) if has_aux else (out, pull)
@@ -234,7 +241,7 @@ def vmap(
         if len(dims) != len(args):
             raise ShapeError(f"vmap: in_dims names {len(dims)} arguments, but {len(args)} were given")
         placed = [_pairs(arg, dim) for arg, dim in zip(args, dims, strict=True)]
-        sizes = {leaf.shape[dim] for leaf, dim in _leaves(placed) if dim is not None}
+        sizes = {_size(leaf, dim) for leaf, dim in _leaves(placed) if dim is not None}
         if len(sizes) != 1:
             raise ShapeError(
                 f"vmap: the batches of the arguments have sizes {sorted(sizes)}; they must be equal"
@@ -275,6 +282,12 @@ def _leaves(tree: Any) -> list[Any]:
         return [tree]
     parts = tree.values() if isinstance(tree, dict) else tree
     return [leaf for part in parts for leaf in _leaves(part)]
+
+
+def _size(leaf: Any, dim: int) -> int:
+    if not isinstance(leaf, Tensor):
+        raise TypeError(f"vmap: in_dims is {dim} for a {type(leaf).__name__}, which has no dimensions: give it None")
+    return leaf.shape[dimension("vmap", leaf, dim)]
 
 
 def _take(tree: Any, i: int) -> Any:

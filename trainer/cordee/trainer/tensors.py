@@ -42,7 +42,7 @@ class Leaf:
     `newest` is that of the last write into any leaf: what is recorded since needs no look at each.
     """
 
-    __slots__ = ("__weakref__", "ref", "written")
+    __slots__ = ("__weakref__", "hooks", "ref", "written")
     newest: ClassVar[int] = 0
     edges: tuple[()] = ()
 
@@ -286,6 +286,8 @@ class Tensor(Surface):
             raise TypeError(f"a gradient is a tensor or None, not {type(value).__name__}")
         if value is not None and value.shape != self.shape:
             raise ShapeError(f"a gradient of shape {value.shape} does not fit a tensor of shape {self.shape}")
+        if value is not None and value.dtype != self.dtype:
+            raise TypeError(f"the gradient of a {self.dtype.name} tensor is not {value.dtype.name}: use .to(dtype)")
         self._grad = value
 
     @property

@@ -182,7 +182,7 @@ def _grads_of_batch(
     return tuple(None if column[0] is None else stack(column) for column in zip(*rows, strict=True))
 
 
-def _seed(tensor: Tensor, gradient: Tensor | float | None, create_graph: bool) -> Any:
+def _seed(tensor: Tensor, gradient: Any, create_graph: bool) -> Any:
     """The gradient to start from: an array, or a tensor when a graph is wanted."""
     data = tensor.data
     if gradient is None:
@@ -450,5 +450,5 @@ def _add_tensor(leaf: Leaf, g: Tensor) -> None:
     if tensor is None:
         return
     g = _as_gradient(g, tensor)
-    # As in PyTorch a copy: what arrives may be another leaf's gradient, too, and is not to be added to through this one.
+    # As in PyTorch a copy: what arrives may be another leaf's gradient, too, and is not to be added to through this.
     tensor._grad = apply(REGISTRY["clone"], g) if tensor._grad is None else tensor._grad + g

@@ -11,12 +11,15 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from cordee.trainer.array import array_module
 from cordee.trainer.autograd.graph import Node, pick
 from cordee.trainer.autograd.mode import MODE, no_grad
 from cordee.trainer.autograd.record import Op
+from cordee.trainer.autograd.writes import BOOK
 from cordee.trainer.errors import GraphError
-from cordee.trainer.tensors import Tensor, wrap
+from cordee.trainer.tensors import Leaf, Tensor, wrap
 
 __all__ = ["Context", "Function", "once_differentiable"]
 
@@ -37,11 +40,17 @@ class Context:
         self._kept: tuple[Any, ...] = ()
         self._constant: tuple[Tensor, ...] = ()
         self._materialize = True
+        self._dirty: tuple[Tensor, ...] = ()
         self._outputs: Any = None  # only while backward runs, so that nothing refers to itself
+        self._number: int | None = None  # that of its node
 
     def save_for_backward(self, *tensors: Tensor | None) -> None:
         """Keep tensors (inputs, outputs, or others) for backward."""
         self._kept = tensors
+
+    def mark_dirty(self, *tensors: Tensor) -> None:
+        """These inputs were written to by `forward`, which returns them."""
+        self._dirty = tensors
 
     def mark_non_differentiable(self, *outputs: Tensor) -> None:
         """These outputs have no gradient."""
@@ -53,8 +62,27 @@ class Context:
 
     @property
     def saved_tensors(self) -> tuple[Tensor | None, ...]:
-        """What was kept, in the same order."""
+        """What was kept, in the same order.
+
+        Raises:
+            GraphError: in backward, when something of it was written to since.
+        """
+        if self._number is not None:
+            for kept in self._kept:
+                if isinstance(kept, Tensor):
+                    _check_unwritten(kept, self._number)
         return tuple(self._outputs[kept.index] if isinstance(kept, _Output) else kept for kept in self._kept)
+
+
+def _check_unwritten(kept: Tensor, since: int) -> None:
+    write = BOOK.last(kept.data, since) if BOOK else None
+    if write is None and (type(kept._node) is not Leaf or kept._node.written <= since):
+        return
+    how = f"{write.what} at {write.where}" if write is not None else "an optimiser's step, or a write under no_grad(),"
+    raise GraphError(
+        f"a tensor of shape {kept.shape}, kept by save_for_backward, is not what it was: {how} has overwritten it; "
+        "call backward() first, or clone() it before writing"
+    )
 
 
 class Function:
@@ -65,11 +93,11 @@ class Function:
     """
 
     @staticmethod
-    def forward(*args: Any) -> Any:  # noqa: ARG004
+    def forward(*args: Any, **kwargs: Any) -> Any:  # noqa: ARG004 (so typed that every signature is a right one)
         raise TypeError("a Function needs a static method forward(ctx, *args)")
 
     @staticmethod
-    def backward(ctx: Context, *grad_outputs: Any) -> Any:  # noqa: ARG004
+    def backward(*args: Any, **kwargs: Any) -> Any:  # noqa: ARG004
         raise TypeError("a Function needs a static method backward(ctx, *grad_outputs)")
 
     @staticmethod
@@ -78,7 +106,12 @@ class Function:
 
     @classmethod
     def apply(cls, *args: Any) -> Any:
-        """Run `forward`, and record it if a gradient may be wanted."""
+        """Run `forward`, and record it if a gradient may be wanted.
+
+        Raises:
+            TypeError: `forward` returned something else than tensors.
+            GraphError: a leaf was written to, or something that is not returned was marked as written to.
+        """
         ctx = Context()
         edges = tuple(arg._node if isinstance(arg, Tensor) else None for arg in args)
         ctx.needs_input_grad = tuple(edge is not None for edge in edges)
@@ -94,25 +127,62 @@ class Function:
                 raise TypeError(f"{cls.__name__}.forward must return tensors, not {type(out).__name__}")
         if not MODE.enabled or not any(ctx.needs_input_grad):
             return result
+        _check_dirty(cls.__name__, ctx, args, outputs)
         places = {id(out): _Output(i) for i, out in enumerate(outputs)}
         constant = {id(out) for out in ctx._constant}
         kept_out = any(id(kept) in places for kept in ctx._kept)
-        ctx._kept = tuple(places.get(id(kept), kept) for kept in ctx._kept)
-        ctx._constant = ()
+        ctx._kept = tuple(
+            # other tensors as they are now, whatever is written to them and their place in the graph later
+            places[id(kept)] if id(kept) in places else wrap(kept.data, kept._node) if kept is not None else None
+            for kept in ctx._kept
+        )
+        dirty = {id(tensor) for tensor in ctx._dirty}
+        ctx._constant = ctx._dirty = ()
         saved = tuple(getattr(arg, "shape", None) for arg in args)
         arrays = tuple(out.data for out in outputs)
         single = not isinstance(result, tuple)
         node = Node(
-            _operation(None if single else len(outputs)),
+            _operation(
+                None if single else len(outputs),
+                any(id(out) not in dirty and _viewed(out, args[:1]) is not None for out in outputs),
+            ),
             edges,
             saved,
             (arrays[0] if single else arrays) if kept_out else None,
             {"function": cls, "ctx": ctx, "likes": tuple((a.shape, a.dtype) for a in arrays)},
         )
-        if single:
-            return result if id(result) in constant else wrap(result.data, node)
-        attached = pick(arrays, node)
-        return tuple(old if id(old) in constant else new for old, new in zip(outputs, attached, strict=True))
+        ctx._number = node.number
+        attached = (wrap(result.data, node),) if single else pick(arrays, node)
+        found = []
+        for old, new in zip(outputs, attached, strict=True):
+            if id(old) in constant or old.data.dtype.kind in "iub":
+                found.append(old)
+            elif id(old) in dirty:
+                from cordee.trainer.ops.inplace import rewritten
+
+                rewritten(old, new._node, f"{cls.__name__}.forward")
+                found.append(old)
+            else:
+                if (base := _viewed(old, args)) is not None:
+                    new._base = base
+                found.append(new)
+        return found[0] if single else tuple(found)
+
+
+def _viewed(output: Tensor, args: tuple[Any, ...]) -> Tensor | None:
+    """The argument whose memory an output shares."""
+    for arg in args:
+        if isinstance(arg, Tensor) and isinstance(arg.data, np.ndarray) and np.may_share_memory(arg.data, output.data):
+            return arg
+    return None
+
+
+def _check_dirty(name: str, ctx: Context, args: tuple[Any, ...], outputs: tuple[Any, ...]) -> None:
+    for tensor in ctx._dirty:
+        if not any(tensor is arg for arg in args) or not any(tensor is out for out in outputs):
+            raise GraphError(f"{name}: what mark_dirty names must be an input that forward() returns")
+        if isinstance(tensor._node, Leaf):
+            raise GraphError(f"{name} writes to a leaf that requires a gradient, which would falsify it: clone() it")
 
 
 def once_differentiable(backward: Callable[..., Any]) -> Callable[..., Any]:
@@ -148,6 +218,10 @@ def _function_rule(
     if len(grads) != len(shapes):
         raise GraphError(f"{function.__name__}.backward returned {len(grads)} gradients for {len(shapes)} inputs")
     for i, (value, shape) in enumerate(zip(grads, shapes, strict=True)):
+        if value is not None and not isinstance(value, Tensor):
+            raise GraphError(
+                f"{function.__name__}.backward: gradient {i} is {type(value).__name__}; it must be a tensor, or None"
+            )
         if needs[i] and value is not None and value.shape != shape:
             raise GraphError(f"{function.__name__}.backward: gradient {i} has shape {value.shape}, its input {shape}")
     return tuple(value if value is None or not F.raw else value.data for value in grads)
@@ -158,7 +232,7 @@ def _no_forward(xp: Any, *inputs: Any) -> Any:  # noqa: ARG001
 
 
 @functools.cache
-def _operation(num_outputs: int | None) -> Op:
+def _operation(num_outputs: int | None, view: bool) -> Op:
     """Not in the registry: it is no operation, but the place of the user's own."""
     return Op(
         name="function",
@@ -168,6 +242,7 @@ def _operation(num_outputs: int | None) -> Op:
         samples=lambda _: (),
         reference=_no_forward,
         vjp=_function_rule,
+        view=view,
         aux=True,  # the context: freed by backward like everything that is kept
         outputs=("out",) if num_outputs is None else tuple(f"out{i}" for i in range(num_outputs)),
     )

@@ -166,7 +166,7 @@ def _forward_jacobian(func: Function, inputs: Tensors, create_graph: bool) -> An
 
     leaves = _tuple(inputs)
     columns: list[list[list[Tensor]]] = []  # per input, per element, per output
-    result: Any = None
+    result: Any = None if any(leaf.numel() for leaf in leaves) else _run(func, leaves)
     for i, leaf in enumerate(leaves):
         columns.append([])
         for index in np.ndindex(leaf.shape):
@@ -178,6 +178,8 @@ def _forward_jacobian(func: Function, inputs: Tensors, create_graph: bool) -> An
     for k, out in enumerate(_tuple(result)):
         blocks = [
             ops.stack([column[k] for column in columns[i]], -1).reshape((*out.shape, *leaf.shape))
+            if columns[i]
+            else wrap(array_module(leaf.data).zeros((*out.shape, *leaf.shape), out.dtype))
             for i, leaf in enumerate(leaves)
         ]
         rows.append(_like(inputs, blocks))

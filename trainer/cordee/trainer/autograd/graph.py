@@ -54,7 +54,7 @@ class Node:
     reads it (a tuple where the op has several). `code` and `lasti` say where in the user's program it was recorded.
     """
 
-    __slots__ = ("__weakref__", "code", "edges", "lasti", "number", "op", "out", "params", "saved")
+    __slots__ = ("__weakref__", "code", "edges", "hooks", "lasti", "number", "op", "out", "params", "saved")
 
     def __init__(
         self,

@@ -1,6 +1,7 @@
 """Hooks on gradients: functions of the user's that see, and may replace, the gradient of a tensor as it passes.
 
-They hang on the tensor's place in the graph, in one weak table beside it: a graph without hooks pays nothing for them.
+They hang on the tensor's place in the graph, and one weak set knows which places have some: a graph without hooks pays
+nothing for them. A hook that refers to its own tensor is a cycle, which the garbage collector finds.
 A hook runs once per backward, on the sum of all that arrives.
 """
 
@@ -49,22 +50,27 @@ class _Hooks:
     """What hangs on the nodes and leaves of all graphs."""
 
     def __init__(self) -> None:
-        self._before: weakref.WeakKeyDictionary[Any, dict[int, Hook]] = weakref.WeakKeyDictionary()
-        self._after: weakref.WeakKeyDictionary[Any, dict[int, Callable[[Tensor], Any]]] = weakref.WeakKeyDictionary()
+        self._places: weakref.WeakSet[Any] = weakref.WeakSet()
 
     def __bool__(self) -> bool:
-        return bool(self._before) or bool(self._after)
+        return len(self._places) > 0
 
     def __contains__(self, edge: Any) -> bool:
-        return edge in self._before or edge in self._after
+        return edge in self._places
 
     def of(self, edge: Any) -> dict[int, Hook]:
         """The hooks of a node or leaf, to be added to."""
-        return self._before.setdefault(edge, {})
+        return self._tables(edge)[0]
 
     def after(self, leaf: Leaf) -> dict[int, Callable[[Tensor], Any]]:
         """What runs when a leaf's `.grad` has been added to."""
-        return self._after.setdefault(leaf, {})
+        return self._tables(leaf)[1]
+
+    def _tables(self, edge: Any) -> tuple[dict[int, Any], dict[int, Any]]:
+        if edge not in self._places:
+            edge.hooks = ({}, {})
+            self._places.add(edge)
+        return edge.hooks  # type: ignore[no-any-return]
 
     def run(self, edge: Any, g: Any) -> Any:
         """Let the hooks see a gradient (an array, or a tensor of a recorded backward); what they make of it.
@@ -74,7 +80,7 @@ class _Hooks:
         """
         recorded = isinstance(g, Tensor)
         value: Tensor = g if recorded else wrap(g if hasattr(g, "flags") and g.ndim else array_module(g).asarray(g))
-        for hook in list(self._before.get(edge, {}).values()):
+        for hook in list(edge.hooks[0].values()):
             result = hook(value)
             if result is None:
                 continue
@@ -87,10 +93,10 @@ class _Hooks:
             value = result
         return value if recorded else value.data
 
-    def accumulated(self, leaf: Leaf) -> None:
+    def accumulated(self, leaf: Any) -> None:
         """A leaf's `.grad` has been added to."""
         tensor = leaf.ref()
-        for hook in list(self._after.get(leaf, {}).values()):
+        for hook in list(leaf.hooks[1].values()):
             if tensor is not None:
                 hook(tensor)
 

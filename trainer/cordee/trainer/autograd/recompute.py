@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 from cordee.trainer import random
 from cordee.trainer.autograd.mode import enable_grad
 from cordee.trainer.autograd.saved import saved_tensors_hooks
-from cordee.trainer.autograd.writes import BOOK
+from cordee.trainer.autograd.writes import BOOK, Write
 from cordee.trainer.errors import GraphError
 from cordee.trainer.tensors import Tensor, next_number
 
@@ -31,6 +31,7 @@ class _Recomputed:
         self._run = run
         self._count = 0
         self._values: dict[int, Tensor] = {}
+        self._overwritten: dict[int, Write] = {}
 
     def pack(self, tensor: Tensor) -> int:  # noqa: ARG002
         self._count += 1
@@ -39,7 +40,14 @@ class _Recomputed:
     def unpack(self, number: int) -> Tensor:
         if number not in self._values:
             self._compute()
-        return self._values.pop(number)
+        value, write = self._values.pop(number), self._overwritten.get(number)
+        if write is not None:
+            raise GraphError(
+                f"checkpoint: a gradient has to read a tensor of shape {value.shape} again, but {write.what} at "
+                f"{write.where} has overwritten it: use the operation that makes a new tensor there, or clone() before "
+                "writing"
+            )
+        return value
 
     def _compute(self) -> None:
         found: list[Tensor] = []
@@ -57,10 +65,13 @@ class _Recomputed:
                 f"checkpoint: the function kept {self._count} values for backward when it ran first, and {len(found)} "
                 "when it was computed again: it must do the same both times"
             )
-        if BOOK:  # what was written to only before it was kept is right, although later than the first run
-            for tensor, number in zip(found, since, strict=True):
-                if BOOK.last(tensor.data, 0) is not None and BOOK.last(tensor.data, number) is None:
-                    tensor.data = tensor.data.copy()
+        self._overwritten = {}
+        for i, (tensor, number) in enumerate(zip(found, since, strict=True) if BOOK else ()):
+            write = BOOK.last(tensor.data, number)
+            if write is not None:
+                self._overwritten[i] = write
+            elif BOOK.last(tensor.data, 0) is not None:  # before it was kept: not to be taken for a write since
+                tensor.data = tensor.data.copy()
         self._values = dict(enumerate(found))
         found.clear()  # `keep` lives on in a class, and so until the garbage collector comes
 

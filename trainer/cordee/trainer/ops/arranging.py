@@ -40,7 +40,7 @@ def _flip_shape(a: tuple[int, ...], *, axis: tuple[int, ...]) -> Shape:
 
 FLIP = op(
     "flip", "the elements in reverse order along dimensions",
-    forward=lambda xp, a, *, axis: xp.flip(a, axis), vjps=(lambda F, g, out, a, *, axis: F.flip(g, axis=axis),),
+    forward=lambda xp, a, *, axis: xp.flip(a, axis).copy(), vjps=(lambda F, g, out, a, *, axis: F.flip(g, axis=axis),),
     saves=("",), reference=np.flip, shape=_flip_shape, dtype="first",
     samples=lambda s: [
         s.case(s.normal(2, 3), axis=(0,)),

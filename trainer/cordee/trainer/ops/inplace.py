@@ -195,7 +195,7 @@ Ways: TypeAlias = "list[tuple[Tensor, Array]]"
 
 
 def _ways(tensor: Tensor, node: Any) -> Ways:
-    """What has to move on with a tensor to a new node: found out, and refused if need be, before anything is written."""
+    """What has to move on with a tensor to a new node: found out (and refused, if need be) before a byte is written."""
     views = [tensor]
     while hasattr(views[-1], "_base"):
         views.append(views[-1]._base)
@@ -232,6 +232,12 @@ def _move(tensor: Tensor, node: Any, write: Write, ways: Ways) -> None:
         view._node = Node(_VIEW_PLACES, (root._node,), (root.shape,), None, {"places": places})
     if whole is None:
         _follow(root, [view for view, _ in ways])
+
+
+def rewritten(tensor: Tensor, node: Any, what: str) -> None:
+    """A tensor that was written to already stands for the value of a node from now on."""
+    ways = _ways(tensor, node)
+    _move(tensor, node, _note(tensor, what), ways)
 
 
 def _follow(root: Tensor, moved: list[Tensor]) -> None:

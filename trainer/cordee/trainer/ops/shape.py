@@ -14,7 +14,8 @@ import numpy as np
 
 from cordee.trainer.array import array_module, to_numpy
 from cordee.trainer.autograd.graph import apply_one
-from cordee.trainer.autograd.record import Shape, op
+from cordee.trainer.autograd.record import REGISTRY, Shape, op
+from cordee.trainer.autograd.writes import owner_of
 from cordee.trainer.errors import ShapeError, TrainerIndexError
 from cordee.trainer.tensors import Tensor, wrap
 
@@ -351,9 +352,11 @@ def repeat(input: Tensor, *repeats: Any) -> Tensor:
         raise ShapeError(f"repeat: {times} is not one number for each dimension of shape {input.shape}")
     own = (1,) * lead + input.shape
     spaced = input.reshape([n for size in own for n in (1, size)])
-    return broadcast_to(spaced, [n for k, size in zip(times, own, strict=True) for n in (k, size)]).reshape(
-        [k * size for k, size in zip(times, own, strict=True)]
-    )
+    spread = broadcast_to(spaced, [n for k, size in zip(times, own, strict=True) for n in (k, size)])
+    result = spread.reshape([k * size for k, size in zip(times, own, strict=True)])
+    if owner_of(result.data) is owner_of(input.data):  # never a view, as in PyTorch
+        return apply_one(REGISTRY["clone"], result)
+    return result
 
 
 def tile(input: Tensor, dims: Any, *more: int) -> Tensor:
