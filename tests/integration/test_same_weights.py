@@ -21,7 +21,7 @@ def is_whole(size: int) -> Callable[[list[Any]], bool]:
     return lambda commits: any(commit.size == size for commit in commits)
 
 
-@pytest.mark.parametrize("model", ["mlp", "conv", "attention"])
+@pytest.mark.parametrize("model", ["mlp", "conv", "attention", "norm"])
 @pytest.mark.parametrize("workers", ["1", "3"])
 def test_any_number_of_workers_ends_with_plain_pythons_weights(
     model: str, workers: str, make_job: Callable[[], Any], undisturbed: Callable[..., str]
@@ -37,14 +37,15 @@ def test_any_number_of_workers_ends_with_plain_pythons_weights(
     assert result["recoveries"] == 0
 
 
-@pytest.mark.parametrize("kill_seed", range(3))
+@pytest.mark.parametrize(("kill_seed", "model"), [(0, "mlp"), (1, "mlp"), (2, "norm")])
 def test_kills_cost_no_bit_and_no_survivor(
-    kill_seed: int, make_job: Callable[[], Any], undisturbed: Callable[..., str]
+    kill_seed: int, model: str, make_job: Callable[[], Any], undisturbed: Callable[..., str]
 ) -> None:
+    arguments = ("--model", model, *LONG)
     chooser = random.Random(kill_seed)
     job = make_job()
     job.slow_down()
-    job.start("--workers", "1:3", arguments=LONG)
+    job.start("--workers", "1:3", arguments=arguments)
     kills = 0
     for at in (3, 15, 30):
         job.wait_for(
@@ -69,7 +70,7 @@ def test_kills_cost_no_bit_and_no_survivor(
                 assert after.get(worker, pid) == pid, "a survivor was restarted"
     code, result, stderr = job.finish()
     assert code == 0, stderr
-    assert result["weights_sha256"] == undisturbed(*LONG)
+    assert result["weights_sha256"] == undisturbed(*arguments)
     assert result["samples"] == EPOCHS * 1797
     assert 1 <= result["recoveries"] <= kills
     assert_steps_agree(job.commits())

@@ -11,7 +11,7 @@ from cordee.trainer import data, elastic, nn, optim
 
 parser = argparse.ArgumentParser()
 parser.add_argument("--log", type=Path, required=True)
-parser.add_argument("--model", choices=["mlp", "conv", "attention"], default="mlp")
+parser.add_argument("--model", choices=["mlp", "conv", "attention", "norm"], default="mlp")
 parser.add_argument("--epochs", type=int, default=4)
 parser.add_argument("--raise-at", type=int, default=0, help="step at which the script raises")
 arguments = parser.parse_args()
@@ -38,6 +38,12 @@ class Attention(nn.Module):
 def make_model() -> nn.Module:
     if arguments.model == "attention":
         return Attention()
+    if arguments.model == "norm":  # whose running statistics every shard moves
+        return nn.Sequential(
+            nn.Conv2d(1, 8, 3, padding=1), nn.BatchNorm2d(8), nn.ReLU(), nn.MaxPool2d(2),
+            nn.Conv2d(8, 8, 3), nn.BatchNorm2d(8, momentum=None), nn.ReLU(), nn.Dropout(0.1), nn.Flatten(),
+            nn.Linear(32, 10),
+        )  # fmt: skip
     if arguments.model == "conv":
         return nn.Sequential(
             nn.Conv2d(1, 8, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2), nn.Dropout(0.1), nn.Flatten(), nn.Linear(128, 10)
@@ -47,7 +53,7 @@ def make_model() -> nn.Module:
 
 trainer.manual_seed(1)
 images, labels = data.datasets.digits()
-shape = {"mlp": (-1, 64), "conv": (-1, 1, 8, 8), "attention": (-1, 8, 8)}[arguments.model]
+shape = {"mlp": (-1, 64), "conv": (-1, 1, 8, 8), "norm": (-1, 1, 8, 8), "attention": (-1, 8, 8)}[arguments.model]
 images = images.reshape(shape) / 16
 model = make_model()
 optimizer = optim.AdamW(model.parameters(), lr=3e-3)

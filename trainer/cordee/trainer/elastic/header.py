@@ -33,6 +33,8 @@ class StepHeader:
     """Which parameters have a gradient from any of its shards, over all groups in order."""
     measures: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
     """What the script measured, by name: the weighted value of each shard, like the losses."""
+    buffers: bytes = b""
+    """What the shards made of the model's buffers (see `elastic.buffers`)."""
 
     def pack(self) -> bytes:
         return b"".join(
@@ -49,6 +51,7 @@ class StepHeader:
                         struct.pack(f"<{len(self.losses)}d", *values),
                     )
                 ),
+                self.buffers,
             )
         )
 
@@ -72,7 +75,7 @@ class StepHeader:
                 at += length + doubles.size
         except (struct.error, ValueError) as error:
             raise ValueError(f"a step header of {len(data)} bytes cannot be read: {error}") from error
-        return StepHeader(step, bool(pending), losses, touched, measures)
+        return StepHeader(step, bool(pending), losses, touched, measures, bytes(data[at:]))
 
 
 def exact_sum(values: Iterable[float]) -> float:

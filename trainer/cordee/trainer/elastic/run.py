@@ -162,6 +162,7 @@ class Run:
                 loader=self.loader,
                 optimizer=self.optimizer,
                 partials=self._partials,
+                buffers=self.model.buffers(),
                 change_pending=self._membership.change_pending,
                 on_committed=self._step_committed,
                 on_lost=self._step_lost,

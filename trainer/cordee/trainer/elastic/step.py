@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from cordee.trainer import random
+from cordee.trainer.elastic.buffers import ShardBuffers
 from cordee.trainer.elastic.header import StepHeader, exact_sum
 from cordee.trainer.elastic.protocols import PeerLostError
 from cordee.trainer.elastic.tree import deal
@@ -52,6 +53,7 @@ class Step:
         loader: DataLoader,
         optimizer: Optimizer,
         partials: Sequence[PartialSums],
+        buffers: Iterable[Tensor] = (),
         change_pending: Callable[[], bool],
         on_committed: Callable[[Step, bool], None],
         on_lost: Callable[[PeerLostError], None],
@@ -71,6 +73,7 @@ class Step:
         self._loader = loader
         self._optimizer = optimizer
         self._partials = partials
+        self._buffers = ShardBuffers(buffers)
         self._change_pending = change_pending
         self._on_committed = on_committed
         self._on_lost = on_lost
@@ -148,7 +151,9 @@ class Step:
                 f"{self._range[1] - self._range[0]} shards were not gone through"
             )
         measured = {name: tuple(values) for name, values in self._measured.items()}
-        header = StepHeader(self.number, self._change_pending(), tuple(self._losses), self._touched, measured).pack()
+        header = StepHeader(
+            self.number, self._change_pending(), tuple(self._losses), self._touched, measured, self._buffers.pack()
+        ).pack()
         try:
             headers = self._exchange(header)
         except PeerLostError as error:
@@ -174,6 +179,7 @@ class Step:
             offset += count
             group.fill_untouched()
             partials.fold(shard, group.grad, last=shard == self._range[1] - 1)
+        self._buffers.fold(shard, self._samples_in_shard)
         for name in self._shard_measures:  # in the order of measuring, which is that of the history's columns
             self._measured.setdefault(name, [math.nan] * len(self._losses))
         for name, values in self._measured.items():
@@ -210,6 +216,7 @@ class Step:
         held_by, optimizer.held_by = optimizer.held_by, None
         optimizer.step()
         optimizer.held_by = held_by
+        self._buffers.apply([header.buffers for header in headers], self.num_samples)
         # Ranks hold ascending ranges, so this is shard order; fsum's result does not depend on the order anyway.
         self.loss = self._total([header.losses for header in headers])
         names = {name: None for header in headers for name in header.measures}
