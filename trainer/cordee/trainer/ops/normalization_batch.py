@@ -185,7 +185,7 @@ def batch_norm(
     if given, move towards them by the factor `momentum` (the variance without bias). Else the running ones are used.
 
     In an elastic run a call sees the samples of one shard, so that the normalisation does not depend on the number of
-    workers; the running statistics, however, are those of the shards that *this* worker has seen.
+    workers; the running statistics are averaged over a step's shards (see `elastic.buffers`).
 
     Raises:
         ShapeError: the statistics or parameters do not hold one number per channel.
