@@ -126,10 +126,8 @@ def test_vjp_and_jvp_are_transposes() -> None:
         (pulled.detach().numpy() * t.numpy()).sum(), (push.detach().numpy() * v.numpy()).sum(), rtol=1e-12
     )
     for jacobian in (func.jacrev, func.jacfwd):
-        np.testing.assert_allclose(jacobian(cubes)(x).detach().numpy(), np.diag(3 * x.numpy() ** 2), rtol=1e-12)
-    np.testing.assert_allclose(
-        func.hessian(lambda x: cubes(x).sum())(x).detach().numpy(), np.diag(6 * x.numpy()), rtol=1e-12
-    )
+        np.testing.assert_allclose(jacobian(cubes)(x).numpy(), np.diag(3 * x.numpy() ** 2), rtol=1e-12)
+    np.testing.assert_allclose(func.hessian(lambda x: cubes(x).sum())(x).numpy(), np.diag(6 * x.numpy()), rtol=1e-12)
 
 
 def test_vmap_of_grad_gives_per_sample_gradients() -> None:

@@ -190,7 +190,11 @@ def _over(derivative: Callable[..., Any], func: Callable[..., Any], argnums: Arg
             chosen = dict(zip((i % len(args) for i in places), inputs, strict=True))
             return func(*(chosen.get(i, arg) for i, arg in enumerate(args)))
 
-        return derivative(some, _chosen(args, argnums))
+        _DEPTH.now += 1
+        try:
+            return _map(_settled, derivative(some, _attached(_chosen(args, argnums))))
+        finally:
+            _DEPTH.now -= 1
 
     return wrapped
 

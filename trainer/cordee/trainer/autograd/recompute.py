@@ -9,7 +9,7 @@ across a checkpoint: `grad`, second derivatives, several backwards.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, TypeVar
 
 from cordee.trainer import random
@@ -103,7 +103,7 @@ def checkpoint(
         return function(*args, **kwargs)
 
 
-def checkpoint_sequential(functions: Sequence[Callable[..., Any]], segments: int, input: Any, **options: Any) -> Any:
+def checkpoint_sequential(functions: Iterable[Callable[..., Any]], segments: int, input: Any, **options: Any) -> Any:
     """The functions (or a Sequential's modules) one after the other, checkpointed in `segments` parts."""
     steps = list(functions)
     if not 1 <= segments <= len(steps):

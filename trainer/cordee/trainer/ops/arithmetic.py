@@ -78,14 +78,14 @@ def add(input: Operand, other: Operand, *, alpha: float = 1, out: Tensor | None 
     """`input + alpha * other`."""
     if out is not None:
         return into(out, add(input, other, alpha=alpha))
-    return plain_add(input, other if alpha == 1 else mul(other, alpha))
+    return plain_add(input, other if alpha == 1 else other * alpha)
 
 
 def sub(input: Operand, other: Operand, *, alpha: float = 1, out: Tensor | None = None) -> Tensor:
     """`input - alpha * other`."""
     if out is not None:
         return into(out, sub(input, other, alpha=alpha))
-    return plain_sub(input, other if alpha == 1 else mul(other, alpha))
+    return plain_sub(input, other if alpha == 1 else other * alpha)
 
 
 def rsub(input: Operand, other: Operand, *, alpha: float = 1) -> Tensor:

@@ -156,8 +156,13 @@ class Optimizer:
         if self._pre_hooks:
             for hook in tuple(self._pre_hooks.values()):
                 changed = hook(self, (closure,), {})
-                if changed is not None:
+                if isinstance(changed, tuple) and len(changed) == 2:
                     (closure,), _ = changed
+                elif changed is not None:
+                    raise TypeError(
+                        f"a step pre-hook returns None, or another (args, kwargs), not {type(changed).__name__}: "
+                        "write it as a function without a return value"
+                    )
         loss = self._step(closure)
         self.stepped = True
         if self._post_hooks:
