@@ -12,31 +12,38 @@ node are written down as well.
 from __future__ import annotations
 
 import functools
+import sys
 import weakref
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from cordee.trainer.autograd.location import Location, here
+from cordee.trainer.autograd.location import HERE, Location
 from cordee.trainer.errors import GraphError
 from cordee.trainer.tensors import next_number
 
 __all__ = ["BOOK", "Book", "Write", "overlap", "owner_of"]
 
 
-@dataclass(frozen=True)
 class Write:
     """One write: when, by what, where in the program, and which part of the owner's memory."""
 
-    number: int
-    what: str
-    where: Location
-    offset: int
-    shape: tuple[int, ...]
-    strides: tuple[int, ...]
-    dtype: Any
+    __slots__ = ("code", "dtype", "lasti", "number", "offset", "shape", "strides", "what")
+
+    def __init__(self, what: str, array: Any, offset: int) -> None:
+        self.number = next_number()
+        self.what = what
+        self.offset, self.shape, self.strides, self.dtype = offset, array.shape, array.strides, array.dtype
+        frame: Any = sys._getframe(2)
+        while frame.f_code.co_filename.startswith(HERE) and frame.f_back is not None:
+            frame = frame.f_back
+        self.code, self.lasti = frame.f_code, frame.f_lasti
+
+    @property
+    def where(self) -> Location:
+        """Where in the user's program it happened."""
+        return Location(self.code, self.lasti)
 
 
 def owner_of(array: Any) -> Any:
@@ -78,9 +85,7 @@ class Book:
     def note(self, array: Any, what: str) -> Write:
         """Write down that this array's memory is written to now."""
         owner = owner_of(array)
-        write = Write(
-            next_number(), what, here(), address(array) - address(owner), array.shape, array.strides, array.dtype
-        )
+        write = Write(what, array, 0 if owner is array else address(array) - address(owner))
         key, self.newest = id(owner), write.number
         if key not in self._owners or self._owners[key]() is not owner:
             self._writes[key] = {}

@@ -108,7 +108,10 @@ def _check_fit(input: Tensor, result: Any, what: str) -> None:
 
 
 def _check_place(input: Tensor, what: str) -> None:
-    if input.data.size and (not _is_writeable(input.data) or 0 in _strides(input.data)):
+    flags = input.data.flags
+    if flags.c_contiguous and getattr(flags, "writeable", True):  # CuPy's arrays always are
+        return
+    if input.data.size and (not getattr(flags, "writeable", True) or 0 in _strides(input.data)):
         raise ShapeError(
             f"{what}: the tensor of shape {input.shape} is repeated (expand, broadcast_to) or read-only memory: one "
             "write would change several elements; clone() it first"
@@ -118,10 +121,6 @@ def _check_place(input: Tensor, what: str) -> None:
 def _rank(dtype: Any) -> int:
     """Which kinds of numbers hold which others."""
     return 3 if is_complex(dtype) else 2 if is_float(dtype) else int(dtype.kind != "b")
-
-
-def _is_writeable(array: Array) -> bool:
-    return getattr(array.flags, "writeable", True)  # CuPy's arrays always are
 
 
 def _strides(array: Array) -> list[int]:
