@@ -3,9 +3,10 @@
     python benchmarks/ops.py [--threads 2] [--only conv,softmax] [--sort] [--quick]
 
 The ratio is Cordee's time by PyTorch's: below 1, Cordee needs less. Forward is without recording; backward starts from
-a gradient of ones and ends in every floating operand. A figure is the median over bursts of calls; the two libraries
-are in processes of their own and take turns, burst by burst. `--sort` puts the worst ratios first; `--only` takes the
-operations in whose family or name one of these words is; `--quick` shows that everything runs, its figures are nothing.
+a gradient of ones and ends in every floating operand. The two libraries are in processes of their own and take turns,
+burst by burst; of a burst the fastest stretch counts, and the median over bursts is the figure. `--sort` puts the worst
+ratios first; `--only` takes the operations in whose family or name one of these words is; `--quick` shows that
+everything runs, its figures are nothing.
 
 Before an operation is timed, both libraries' results are compared: "differs" behind a row says that they are not the
 same, so neither are the times. Without PyTorch the figures are Cordee's alone.
@@ -25,7 +26,7 @@ from machine import print_machine, print_rows
 from op_cases import CASES, Case
 from peers import LIBRARIES, Peer, import_library, installed, serve
 
-NUM_BURSTS, BURST_SECONDS = 9, 0.02
+NUM_BURSTS, BURST_SECONDS, STRETCHES = 9, 0.02, 10
 
 
 # -- one child ---------------------------------------------------------------------------------------------------------
@@ -86,29 +87,31 @@ def seconds_per_call(call: Callable[[], Any], num_calls: int) -> float:
     return (time.perf_counter() - start) / num_calls
 
 
-def num_calls_for(call: Callable[[], Any], seconds: float) -> int:
-    """As many calls as take so long; the first ones are not representative."""
-    call()
-    once = min(seconds_per_call(call, 3), seconds_per_call(call, 3))
-    return max(int(seconds / once), 1)
+def burst(call: Callable[[], Any], seconds: float) -> float:
+    """Seconds per call of the fastest of a number of stretches, which last so long together. (There are fewer where a
+    call takes longer than a stretch, but never one alone, unless `seconds` is 0.)"""
+    once = seconds_per_call(call, 1)
+    num_calls = max(int(seconds / STRETCHES / once), 1)
+    num_stretches = min(max(int(seconds / (num_calls * once)), 2 if seconds else 1), STRETCHES)
+    return min(seconds_per_call(call, num_calls) for _ in range(num_stretches))
 
 
 def child(library: str, threads: int) -> None:
-    """Answers "prepare CASE SECONDS" with what came out, and "burst" with seconds per call."""
+    """Answers "prepare CASE" with what came out, and "burst SECONDS" with seconds per call."""
     lib = import_library(library, threads)
-    timed: list[tuple[Callable[[], Any], int]] = []
+    timed: list[Callable[[], Any]] = []
 
     def answer(question: str) -> Any:
-        what, *words = question.split()
+        what, number = question.split()
         if what == "burst":
-            return [seconds_per_call(call, num_calls) for call, num_calls in timed]
-        calls = prepare(lib, CASES[int(words[0])])
+            return [burst(call, float(number)) for call in timed]
+        calls = prepare(lib, CASES[int(number)])
         sizes = [size(calls.forward())]
-        timed[:] = [(calls.forward, num_calls_for(calls.forward, float(words[1])))]
+        timed[:] = [calls.forward]
         if calls.both is not None:
             calls.both()
             sizes += [size(gradient) for gradient in calls.gradients()]
-            timed.append((calls.both, num_calls_for(calls.both, float(words[1]))))
+            timed.append(calls.both)
         return sizes
 
     serve(answer)
@@ -137,11 +140,11 @@ class Result(NamedTuple):
 
 def measure(peers: list[Peer], index: int, num_bursts: int, burst_seconds: float) -> Result:
     case = CASES[index]
-    sizes = [peer.ask(f"prepare {index} {burst_seconds}") for peer in peers]
+    sizes = [peer.ask(f"prepare {index}") for peer in peers]
     bursts: list[list[list[float]]] = [[] for _ in peers]
     for _ in range(num_bursts):
         for peer, times in zip(peers, bursts, strict=True):
-            times.append(peer.ask("burst"))
+            times.append(peer.ask(f"burst {burst_seconds}"))
     seconds = [[statistics.median(column) for column in zip(*times, strict=True)] for times in bursts]
     same = case.random or all(
         len(each) == len(sizes[0]) and np.allclose(each, sizes[0], rtol=1e-3, atol=1e-2) for each in sizes
