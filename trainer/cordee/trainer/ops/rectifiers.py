@@ -30,13 +30,20 @@ def _corner_values(s: Sampler) -> list[Any]:
     return [s.case(s.distinct(2, 3)), s.case(s.distinct(5)), s.case(s.distinct()), s.case(s.distinct(0, 2))]
 
 
+def _leaky_relu(xp: Any, a: Any, *, slope: float) -> Any:
+    if 0 < slope <= 1:  # then the product is the larger one below 0, and the smaller one above
+        return xp.maximum(a, a * slope)
+    return xp.maximum(a, 0) + xp.minimum(a, 0) * slope
+
+
 LEAKY_RELU = op(
     "leaky_relu", "a above 0, slope · a below",
-    forward=lambda xp, a, *, slope: xp.maximum(a, 0) + xp.minimum(a, 0) * slope,
+    forward=_leaky_relu,
     vjps=(lambda F, g, out, a, *, slope: g * (as_mask(F, a > 0, g) * (1.0 - slope) + slope),),
     saves=("a",), elementwise=True, expr="a > 0 ? a : a * slope",
     reference=lambda a, slope: np.where(a > 0, a, slope * a), errors=NO_ERRORS,
-    samples=lambda s: [s.case(s.distinct(2, 3), slope=0.1), s.case(s.distinct(0, 2), slope=0.1)],
+    samples=lambda s: [s.case(s.distinct(2, 3), slope=each) for each in (0.1, 0.0, -0.5, 1.5)]
+    + [s.case(s.distinct(0, 2), slope=0.1)],
 )  # fmt: skip
 
 
