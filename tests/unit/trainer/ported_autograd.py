@@ -226,7 +226,7 @@ def actor_critic(names: Names, steps: int) -> list[float]:
 
 
 def maml(names: Names, steps: int) -> list[float]:
-    """Learning to learn sines: inner steps by `grad(create_graph=True)`, `functional_call`, the outer one through them."""
+    """Learning to learn sines: inner steps by `grad(create_graph=True)`, `functional_call`; the outer through all."""
     torch, nn, F, optim, func = names.torch, names.nn, names.F, names.optim, names.func
     rng = np.random.default_rng(0)
     net = seeded(names, nn.Sequential(nn.Linear(1, 16), nn.Tanh(), nn.Linear(16, 16), nn.Tanh(), nn.Linear(16, 1)))

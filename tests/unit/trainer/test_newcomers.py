@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 import cordee.trainer as ct
-from cordee.trainer import absent, nn, optim
+from cordee.trainer import absent, data, nn, optim
 
 on_cpu = pytest.mark.skipif(ct.device_name() != "cpu", reason="the names of the CPU")
 
@@ -137,3 +137,11 @@ def test_a_mistake_is_told_in_a_sentence(case: str) -> None:
     mistake, kind, sentence = MISTAKES[case]
     with pytest.raises(kind, match=sentence):
         mistake()
+
+
+def test_data_and_schedules_say_what_they_are() -> None:
+    dataset = data.TensorDataset(np.zeros((5, 2), dtype=np.float32), np.arange(5))
+    assert repr(dataset) == "TensorDataset(5 samples: float32[2], int64[])"
+    assert repr(data.Subset(dataset, [0, 1])) == "Subset(2 of the 5 samples of TensorDataset)"
+    schedule = optim.lr_scheduler.StepLR(optim.SGD(nn.Linear(2, 3).parameters(), lr=0.1), 3)
+    assert repr(schedule) == "StepLR(of SGD, step 0, lr 0.1)"

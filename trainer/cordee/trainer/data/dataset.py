@@ -98,6 +98,10 @@ class TensorDataset(Dataset[tuple[Tensor, ...]]):
                 f"the arrays of a TensorDataset must have equally many samples, got {', '.join(map(str, lengths))}"
             )
 
+    def __repr__(self) -> str:
+        arrays = ", ".join(f"{array.dtype.name}{list(array.shape[1:])}" for array in self.arrays)
+        return f"TensorDataset({len(self)} samples: {arrays})"
+
     @property
     def tensors(self) -> tuple[Tensor, ...]:
         """The arrays as tensors."""
@@ -127,6 +131,9 @@ class Subset(Dataset[Any]):
         if wrong.size:
             raise IndexError(f"index {wrong[0]} is out of range for a dataset of {size} samples")
         self.indices[self.indices < 0] += size
+
+    def __repr__(self) -> str:
+        return f"Subset({len(self)} of the {len(self.dataset)} samples of {type(self.dataset).__name__})"
 
     @property
     def fetches(self) -> bool:

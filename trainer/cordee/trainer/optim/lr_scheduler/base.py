@@ -142,6 +142,10 @@ class LRScheduler:
 
     # State.
 
+    def __repr__(self) -> str:
+        rates = ", ".join(f"{rate:g}" for rate in values_of(self.optimizer, "lr"))
+        return f"{type(self).__name__}(of {type(self.optimizer).__name__}, step {self.last_epoch}, lr {rates})"
+
     def state_dict(self) -> dict[str, Any]:
         """All attributes but the optimiser; of functions nothing, of other callables their attributes."""
         return {key: _without_code(value) for key, value in vars(self).items() if key != "optimizer"}
