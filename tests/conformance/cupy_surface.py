@@ -1,11 +1,11 @@
 """What of CuPy the engine uses, held against what CuPy has: without a GPU, and without CuPy.
 
-`cupy_surface.json` lists the functions, ufuncs (with their loops) and array methods of a CuPy release, with the names of
-their arguments. From it comes the stand-in of `cupy_stand_in`, and this check, which walks the engine's sources: every
-`xp.<name>(…)` outside a branch for NumPy must be listed, with the keywords it is called with.
+`cupy_surface.json` lists the functions, ufuncs (with their loops) and array methods of a CuPy release, with the names
+of their arguments. From it comes the stand-in of `cupy_stand_in`, and this check, which walks the engine's sources:
+every `xp.<name>(…)` outside a branch for NumPy must be listed, with the keywords it is called with.
 
     python tests/conformance/cupy_surface.py             # the engine against the list
-    python tests/conformance/cupy_surface.py --compare   # the list against the CuPy that is installed (no device needed)
+    python tests/conformance/cupy_surface.py --compare   # the list against the installed CuPy (without a device)
     python tests/conformance/cupy_surface.py --write     # the list anew, from the CuPy that is installed
 """
 
@@ -96,7 +96,7 @@ def _documented(method: Any) -> str | None:
     if found is None:
         return "*args, **keywords"
     arguments = re.sub(r"=[^,)]+", "=0", found[1])
-    return re.sub(r"\b(?:int|Py_ssize_t|_ndarray_base) (?=\w)", "", arguments)
+    return re.sub(r"\b(?:int|tuple|Py_ssize_t|_ndarray_base) (?=\w)", "", arguments)
 
 
 def differences(listed: dict[str, Any], found: dict[str, Any]) -> list[str]:
@@ -128,7 +128,7 @@ class _Uses(ast.NodeVisitor):
                 for each in part:
                     self.visit(each)
 
-    visit_IfExp = visit_If  # noqa: N815
+    visit_IfExp = visit_If
 
     def visit_Call(self, node: ast.Call) -> None:
         path = _path(node.func)
@@ -187,7 +187,7 @@ def _judge(listed: dict[str, Any], path: str, keywords: tuple[str, ...]) -> str 
     if path == "__name__" or path in ("linalg", "fft"):
         return None
     if path in listed["functions"]:
-        known = inspect.signature(eval(f"lambda {listed['functions'][path]}: 0")).parameters  # noqa: S307
+        known = inspect.signature(eval(f"lambda {listed['functions'][path]}: 0")).parameters
         if any(p.kind is p.VAR_KEYWORD for p in known.values()):
             return None
         missing = [k for k in keywords if k not in known]

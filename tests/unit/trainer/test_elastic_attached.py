@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 
 from cordee import trainer
 from cordee.trainer import data, elastic, nn, optim
+from cordee.trainer.array import to_numpy
 from cordee.trainer.elastic.protocols import PeerLostError
 from cordee.trainer.elastic.solo import SoloCommunicator
 from cordee.trainer.elastic.state import StateError, TrainingState
@@ -87,7 +88,7 @@ fingerprints: list[tuple[str, ...]] = []
 
 def fingerprint(run: Any) -> tuple[str, ...]:
     """What must not depend on the world's history: the weights, the average, the learning rate and the schedule."""
-    average = elastic.weights_sha256({name: np.asarray(array) for name, array in run.ema.arrays().items()})
+    average = elastic.weights_sha256({name: to_numpy(array) for name, array in run.ema.arrays().items()})
     return run.weights_sha256(), average, json.dumps([run.schedule.scalars(), run.optimizer.scalars()])
 
 

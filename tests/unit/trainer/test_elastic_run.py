@@ -21,6 +21,7 @@ from hypothesis import strategies as st
 
 from cordee import trainer
 from cordee.trainer import data, elastic, nn, optim
+from cordee.trainer.array import as_array, to_numpy
 from cordee.trainer.elastic import runtime
 from cordee.trainer.elastic.protocols import CheckpointPolicy, PeerLostError, ProgressReport, RunResult, World
 from cordee.trainer.elastic.solo import SoloCommunicator, SoloMembership
@@ -202,7 +203,11 @@ class Simulation:
         """All have handed in: sum, and let the history strike."""
         headers = [exchange.handed[rank][1] for rank in range(exchange.size)]
         step = int.from_bytes(headers[0][:8], "little")
-        held = {span: np.array(buffer) for partials, _ in exchange.handed.values() for span, buffer in partials.items()}
+        held = {
+            span: to_numpy(buffer).copy()
+            for partials, _ in exchange.handed.values()
+            for span, buffer in partials.items()
+        }
         for rank in range(exchange.size):
             assert set(exchange.handed[rank][0]) == set(cover(*deal(SHARDS, exchange.size)[rank], SHARDS))
         for left, right in combine_order(SHARDS, exchange.size):
@@ -261,13 +266,13 @@ class SimulatedCommunicator:
             self.simulation.wait(lambda: exchange.outcome is None or exchange.broken)
         if isinstance(outcome, type):
             raise outcome("gone")
-        out[...] = outcome[0]
+        out[...] = as_array(outcome[0])
         assert num_shards == SHARDS
         assert root(num_shards) is not None
         return list(outcome[1])
 
     def send_state(self, rank: int, meta: bytes, buffers: Sequence[Any]) -> None:
-        self.links[self.rank, rank] = (meta, [memoryview(np.array(buffer)).cast("B") for buffer in buffers])
+        self.links[self.rank, rank] = (meta, [memoryview(to_numpy(buffer).copy()).cast("B") for buffer in buffers])
         self.simulation.turn.notify_all()
 
     def recv_state(self, rank: int) -> tuple[bytes, list[memoryview]]:
@@ -423,7 +428,7 @@ def test_a_state_of_other_data_is_refused() -> None:
     run = make_run()
     state = TrainingState(run.model, run.optimizer, run.loader)
     other = data.DataLoader(run.loader.dataset, batch_size=BATCH, shuffle=True, shards=SHARDS, seed=3)
-    arrays = {name: np.array(view) for name, view in state.views().items()}
+    arrays = {name: to_numpy(view).copy() for name, view in state.views().items()}
     with pytest.raises(StateError, match=r"the data is .*seed=3.* there, .*seed=2.* here"):
         state.restore(arrays, TrainingState(run.model, run.optimizer, other).scalars())
 
@@ -665,7 +670,7 @@ def test_a_state_with_buffers_that_an_option_asked_for_in_mid_run_is_taken() -> 
     assert any("momentum_buffer" in name for name in arrays)
     ours.restore(arrays, theirs.scalars())
     for name, array in ours.views().items():
-        np.testing.assert_array_equal(array, arrays[name])
+        np.testing.assert_array_equal(to_numpy(array), arrays[name])
 
 
 def test_an_optimiser_of_another_model_is_refused() -> None:

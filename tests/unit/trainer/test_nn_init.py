@@ -10,11 +10,13 @@ import pytest
 
 import cordee.trainer as ct
 from cordee.trainer import nn
+from cordee.trainer.array import to_numpy
 from cordee.trainer.nn import init
 
 
 def assert_uniform(values: Any, bound: float) -> None:
     """Within the bounds, and mean and variance within five standard errors of a uniform distribution's."""
+    values = to_numpy(values)
     assert np.abs(values).max() <= bound
     count = values.size
     assert abs(values.mean()) < 5 * bound / math.sqrt(3 * count)
@@ -48,7 +50,9 @@ def test_a_norm_starts_as_nothing() -> None:
 def test_the_seed_decides_the_weights() -> None:
     def weights(seed: int) -> list[Any]:
         ct.manual_seed(seed)
-        return [parameter.data for parameter in nn.Sequential(nn.Linear(3, 4), nn.Conv2d(1, 2, 3)).parameters()]
+        return [
+            to_numpy(parameter.data) for parameter in nn.Sequential(nn.Linear(3, 4), nn.Conv2d(1, 2, 3)).parameters()
+        ]
 
     assert all(np.array_equal(a, b) for a, b in zip(weights(5), weights(5), strict=True))
     assert not any(np.array_equal(a, b) for a, b in zip(weights(5), weights(6), strict=True))

@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cordee.trainer import nn, optim
-from cordee.trainer.array import bfloat16
+from cordee.trainer.array import array_module, bfloat16, to_numpy
 from cordee.trainer.elastic.state import TrainingState
 from cordee.trainer.nn import Parameter
 from cordee.trainer.tensors import Tensor
@@ -45,17 +45,17 @@ def make(case: str, dtype: Any = np.float32) -> tuple[optim.Optimizer, dict[str,
 def run(optimizer: optim.Optimizer, parameters: dict[str, Parameter], steps: range) -> None:
     for step in steps:
         for name, parameter in parameters.items():
-            value = golden.gradient(name, parameter.data.real.astype(np.float64), step)
+            value = golden.gradient(name, to_numpy(parameter.data).real.astype(np.float64), step)
             parameter.grad = None if value is None else Tensor(value.astype(parameter.dtype))
         optimizer.step()
 
 
 def values(parameters: dict[str, Parameter]) -> list[Any]:
-    return [parameter.data.copy() for parameter in parameters.values()]
+    return [to_numpy(parameter.data).copy() for parameter in parameters.values()]
 
 
 def same(first: list[Any], second: list[Any]) -> bool:
-    return all(np.array_equal(a, b) for a, b in zip(first, second, strict=True))
+    return all(np.array_equal(to_numpy(a), to_numpy(b)) for a, b in zip(first, second, strict=True))
 
 
 @settings(max_examples=120, deadline=None)
@@ -99,10 +99,10 @@ def test_parameters_without_gradient_keep_value_and_state(case: str) -> None:
     run(optimizer, parameters, range(1, 3))
     before, state = parameters["bias"].data.copy(), copy.deepcopy(optimizer.state_dict()["state"]["bias"])
     run(optimizer, parameters, range(3, 4))  # the bias has no gradient at the third step
-    assert np.array_equal(parameters["bias"].data, before)
+    assert np.array_equal(to_numpy(parameters["bias"].data), to_numpy(before))
     after = optimizer.state_dict()["state"]["bias"]
     for key, value in state.items():
-        ours = [each.data if isinstance(each, Tensor) else each for each in (value, after[key])]
+        ours = [to_numpy(each.data) if isinstance(each, Tensor) else each for each in (value, after[key])]
         assert np.array_equal(*ours)
 
 
@@ -136,7 +136,7 @@ def test_sixteen_bits_are_updated_in_thirty_two_and_rounded_once(case: str, dtyp
     single, singles = make(case, np.float32)
     for name, parameter in parameters.items():
         singles[name].data[...] = parameter.data
-        gradient = golden.gradient(name, parameter.data.astype(np.float64), 1).astype(dtype)
+        gradient = golden.gradient(name, to_numpy(parameter.data).astype(np.float64), 1).astype(dtype)
         parameter.grad, singles[name].grad = Tensor(gradient), Tensor(gradient.astype(np.float32))
     if case == "adafactor":  # whose least mean square is the precision of the dtype
         for each in (optimizer, single):
@@ -145,7 +145,7 @@ def test_sixteen_bits_are_updated_in_thirty_two_and_rounded_once(case: str, dtyp
     single.step()
     for name, parameter in parameters.items():
         assert parameter.dtype == dtype
-        assert np.array_equal(parameter.data, singles[name].data.astype(dtype))
+        assert np.array_equal(to_numpy(parameter.data), to_numpy(singles[name].data).astype(dtype))
     for entry in optimizer.state_dict()["state"].values():
         assert all(value.dtype == dtype for value in entry.values() if isinstance(value, Tensor))
 
@@ -162,7 +162,7 @@ def test_complex_parameters_are_pairs_of_reals(case: str) -> None:
             is_complex = parameter.dtype.kind == "c"
             parameter.grad = Tensor(slope.view(np.complex128)[:, 0] if is_complex else slope)
             optimizer.step()
-    assert np.array_equal(complex_one.data.view(np.float64).reshape(4, 2), real_one.data)
+    assert np.array_equal(to_numpy(complex_one.data).view(np.float64).reshape(4, 2), to_numpy(real_one.data))
 
 
 # The two that PyTorch does not have, beside their papers' formulas.
@@ -184,7 +184,7 @@ def test_lion_is_the_papers(case: str) -> None:
             found[name] = (value - lr * (update + decay * value), beta2 * mean + (1 - beta2) * gradient)
     run(optimizer, parameters, range(1, 60))
     for name, (value, _) in found.items():
-        np.testing.assert_allclose(parameters[name].data, value, rtol=1e-10, atol=1e-12)
+        np.testing.assert_allclose(to_numpy(parameters[name].data), value, rtol=1e-10, atol=1e-12)
 
 
 @pytest.mark.parametrize("case", ["lamb", "lamb-all"])
@@ -206,7 +206,7 @@ def test_lamb_is_the_papers(case: str) -> None:
             found[name] = (value - options["lr"] * trust * direction, mean, square, count + 1)
     run(optimizer, parameters, range(1, 60))
     for name, (value, *_) in found.items():
-        np.testing.assert_allclose(parameters[name].data, value, rtol=1e-10, atol=1e-12)
+        np.testing.assert_allclose(to_numpy(parameters[name].data), value, rtol=1e-10, atol=1e-12)
 
 
 def test_lamb_moves_a_parameter_of_zeros() -> None:
@@ -214,10 +214,10 @@ def test_lamb_moves_a_parameter_of_zeros() -> None:
     optimizer = optim.LAMB([parameter], lr=0.5, weight_decay=0.0)
     parameter.grad = Tensor(np.ones(3))
     optimizer.step()
-    np.testing.assert_allclose(parameter.data, -0.5, rtol=1e-5)
+    np.testing.assert_allclose(to_numpy(parameter.data), -0.5, rtol=1e-5)
     parameter.grad = Tensor(np.zeros(3))
     optim.LAMB([parameter], weight_decay=0.0).step()  # no direction: nothing to divide by
-    np.testing.assert_allclose(parameter.data, -0.5, rtol=1e-5)
+    np.testing.assert_allclose(to_numpy(parameter.data), -0.5, rtol=1e-5)
 
 
 # Closures, hooks, options.
@@ -245,7 +245,7 @@ def test_lbfgs_finds_the_minimum_of_a_model() -> None:
     rng = np.random.default_rng(0)
     x, weight = Tensor(rng.standard_normal((20, 3))), rng.standard_normal((3, 1))
     model = nn.Linear(3, 1).double()
-    target = Tensor(x.data @ weight + 0.5)
+    target = Tensor(to_numpy(x.data) @ weight + 0.5)
     optimizer = optim.LBFGS(model.parameters(), tolerance_change=1e-15, line_search_fn="strong_wolfe")
 
     def closure() -> Tensor:
@@ -256,8 +256,8 @@ def test_lbfgs_finds_the_minimum_of_a_model() -> None:
 
     for _ in range(5):
         optimizer.step(closure)
-    np.testing.assert_allclose(model.weight.data, weight.T, atol=1e-5)
-    np.testing.assert_allclose(model.bias.data, [0.5], atol=1e-5)
+    np.testing.assert_allclose(to_numpy(model.weight.data), weight.T, atol=1e-5)
+    np.testing.assert_allclose(to_numpy(model.bias.data), [0.5], atol=1e-5)
 
 
 @settings(max_examples=30, deadline=None)
@@ -278,7 +278,7 @@ def test_a_restored_lbfgs_goes_on_with_the_same_bits(case: str, before: int, way
     def step(model: nn.Module, optimizer: optim.Optimizer, count: int) -> None:
         def closure() -> float:
             sign = -1.0 if options.get("maximize") else 1.0
-            loss, gradients = golden.valley({name: p.data for name, p in model.named_parameters()}, sign)
+            loss, gradients = golden.valley({name: to_numpy(p.data) for name, p in model.named_parameters()}, sign)
             for name, parameter in model.named_parameters():
                 parameter.grad = Tensor(gradients[name])
             return float(loss)
@@ -358,7 +358,9 @@ def test_the_state_by_parameter_is_live() -> None:
     entry = optimizer.state[parameters["weight"]]
     assert entry["step"] == 3
     assert 0 < entry["mu_product"] < 1
-    assert np.shares_memory(entry["exp_avg"].data, optimizer.groups[0].state["exp_avg"])
+    assert array_module(entry["exp_avg"].data).shares_memory(
+        entry["exp_avg"].data, optimizer.groups[0].state["exp_avg"]
+    )
 
 
 def test_a_state_can_be_taken_in_part() -> None:
@@ -374,7 +376,7 @@ def test_a_state_can_be_taken_in_part() -> None:
     assert report.missing_keys == ["bias", "weight.exp_avg_sq"]
     assert report.unexpected_keys == ["stranger"]
     entry = other.state_dict()["state"]["weight"]
-    assert np.array_equal(entry["exp_avg"].data, state["state"]["weight"]["exp_avg"].data)
+    assert np.array_equal(to_numpy(entry["exp_avg"].data), to_numpy(state["state"]["weight"]["exp_avg"].data))
     assert entry["step"] == 3
     state["state"]["weight"]["exp_avg"] = Tensor(np.ones((4, 3), np.float32))
     with pytest.raises(ValueError, match=r"weight\.exp_avg: shape \(4, 3\) instead of \(3, 4\)"):
@@ -407,7 +409,7 @@ def test_pytorchs_state_is_gone_on_from(case: str) -> None:
         run(optimizer, parameters, range(12, 16))
         close = {"rtol": 2e-2, "atol": 2e-2} if class_name == "Muon" else {"rtol": 1e-10}
         for name, parameter in parameters.items():
-            np.testing.assert_allclose(parameter.data, theirs[name].detach().numpy(), **close)
+            np.testing.assert_allclose(to_numpy(parameter.data), theirs[name].detach().numpy(), **close)
     finally:
         torch.set_default_dtype(torch.float32)
 

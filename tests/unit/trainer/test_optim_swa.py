@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from cordee.trainer import nn, optim
+from cordee.trainer.array import array_module, as_array, to_numpy
 from cordee.trainer.nn import Module, Parameter
 from cordee.trainer.optim import swa_utils
 from cordee.trainer.optim.swa_utils import AveragedModel
@@ -30,7 +31,7 @@ class Model(Module):
 def change(model: Model, seed: int) -> None:
     rng = np.random.default_rng(seed)
     for parameter in model.parameters():
-        parameter.data[...] = rng.standard_normal(parameter.shape).astype(parameter.dtype)
+        parameter.data[...] = as_array(rng.standard_normal(parameter.shape).astype(parameter.dtype))
     model.seen.data[...] = seed
 
 
@@ -64,13 +65,13 @@ def test_the_average_is_what_it_is_by_hand(way: str, flat: bool, use_buffers: bo
         change(model, seed)
         average.update_parameters(model)
         for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
-            seen.setdefault(name, []).append(tensor.data.copy())
+            seen.setdefault(name, []).append(to_numpy(tensor.data).copy())
     assert int(average.n_averaged.data) == 7
     for name, parameter in average.module.named_parameters():
-        np.testing.assert_allclose(parameter.data, by_hand(way, seen[name]), rtol=1e-12)
+        np.testing.assert_allclose(to_numpy(parameter.data), by_hand(way, seen[name]), rtol=1e-12)
     expected = by_hand(way, seen["seen"]) if use_buffers else seen["seen"][-1]
-    np.testing.assert_allclose(average.module.seen.data, expected, rtol=1e-6)
-    assert optimizer is None or np.shares_memory(model.p0.data, optimizer.groups[0].data)
+    np.testing.assert_allclose(to_numpy(average.module.seen.data), expected, rtol=1e-6)
+    assert optimizer is None or array_module(model.p0.data).shares_memory(model.p0.data, optimizer.groups[0].data)
 
 
 @pytest.mark.torch
@@ -114,7 +115,7 @@ def test_whole_buffers_stand_for_the_parameters_in_them_with_the_same_bits() -> 
             average.update_parameters(model)
         assert average._plan is not None
         assert [len(average._plan.whole), len(average._plan.single)] == ([1, 0] if optimizer else [0, 4])
-        results.append([parameter.data.copy() for parameter in average.module.parameters()])
+        results.append([to_numpy(parameter.data).copy() for parameter in average.module.parameters()])
     assert all(np.array_equal(a, b) for a, b in zip(*results, strict=True))
 
 
@@ -127,8 +128,8 @@ def test_an_optimiser_that_is_made_later_or_takes_parameters_away_is_noticed() -
         optimizers.append(optim.SGD(model.parameters()) if seed % 2 else None)
         change(model, seed)
         average.update_parameters(model)
-        seen.append(model.p0.data.copy())
-    np.testing.assert_allclose(average.module.p0.data, np.mean(seen, axis=0), rtol=1e-12)
+        seen.append(to_numpy(model.p0.data).copy())
+    np.testing.assert_allclose(to_numpy(average.module.p0.data), np.mean(seen, axis=0), rtol=1e-12)
 
 
 def test_a_function_of_ones_own_sees_parameters() -> None:
@@ -137,7 +138,7 @@ def test_a_function_of_ones_own_sees_parameters() -> None:
     def keep_the_largest(averaged: Any, current: Any, number: Any) -> None:
         shapes.append([each.shape for each in averaged])
         for ours, theirs in zip(averaged, current, strict=True):
-            ours.data[...] = np.maximum(ours.data, theirs.data)
+            ours.data[...] = array_module(ours.data).maximum(ours.data, theirs.data)
 
     model = Model()
     optimizer = optim.SGD(model.parameters())
@@ -166,14 +167,14 @@ def test_the_average_computes_what_its_module_does_and_is_restored_by_its_state(
     average = AveragedModel(model)
     average.update_parameters(model)
     x = Tensor(np.ones((3, 4), np.float32))
-    assert np.array_equal(average(x).data, model(x).data)
+    assert np.array_equal(to_numpy(average(x).data), to_numpy(model(x).data))
     other = AveragedModel(nn.Linear(4, 2))
     other.load_state_dict(average.state_dict())
     assert int(other.n_averaged.data) == 1
-    assert np.array_equal(other(x).data, model(x).data)
+    assert np.array_equal(to_numpy(other(x).data), to_numpy(model(x).data))
     twin = copy.deepcopy(average)
     twin.module.weight.data[...] = 0
-    assert np.array_equal(average(x).data, model(x).data)
+    assert np.array_equal(to_numpy(average(x).data), to_numpy(model(x).data))
 
 
 def test_statistics_are_computed_anew() -> None:
@@ -213,8 +214,10 @@ def test_the_statistics_of_a_batch_normalisation_become_the_means_over_the_batch
     model = nn.Sequential(norm)
     model(Tensor(np.full((3, 2), 100.0, np.float32)))  # to be forgotten
     swa_utils.update_bn([Tensor(batch) for batch in batches], model)
-    np.testing.assert_allclose(norm.running_mean.data, np.mean([b.mean(0) for b in batches], 0), rtol=1e-5)
-    np.testing.assert_allclose(norm.running_var.data, np.mean([b.var(0, ddof=1) for b in batches], 0), rtol=1e-4)
+    np.testing.assert_allclose(to_numpy(norm.running_mean.data), np.mean([b.mean(0) for b in batches], 0), rtol=1e-5)
+    np.testing.assert_allclose(
+        to_numpy(norm.running_var.data), np.mean([b.var(0, ddof=1) for b in batches], 0), rtol=1e-4
+    )
     assert norm.momentum == 0.1
 
 

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from cordee.trainer import optim
+from cordee.trainer.array import to_numpy
 from cordee.trainer.nn import Parameter
 from cordee.trainer.tensors import Tensor
 
@@ -24,8 +25,8 @@ _SPEC.loader.exec_module(golden)
 def run(optimizer: optim.Optimizer, parameters: dict[str, Parameter], steps: range) -> None:
     for step in steps:
         for name, parameter in parameters.items():
-            value = golden.gradient(name, parameter.data, step)
-            parameter.grad = None if value is None else Tensor(value)
+            value = golden.gradient(name, to_numpy(parameter.data), step)
+            parameter.grad = None if value is None else Tensor(value.astype(parameter.dtype))
         optimizer.step()
 
 
@@ -42,7 +43,9 @@ def test_the_trajectory_is_pytorchs(case: str) -> None:
             for name, parameter in parameters.items():
                 # Muon's polynomial magnifies the last digit's rounding from step to step.
                 rtol = 1e-6 if class_name == "Muon" else 1e-10
-                np.testing.assert_allclose(parameter.data, expected[f"{case}/{step}/{name}"], rtol=rtol, atol=1e-11)
+                np.testing.assert_allclose(
+                    to_numpy(parameter.data), expected[f"{case}/{step}/{name}"], rtol=rtol, atol=1e-11
+                )
 
 
 @pytest.mark.torch
@@ -56,7 +59,7 @@ def test_the_state_is_pytorchs(case: str) -> None:
     torch_optimizer = getattr(torch.optim, class_name)(theirs.values(), **options)
     for step in range(1, 21):
         for name, parameter in ours.items():
-            value = golden.gradient(name, parameter.data, step)
+            value = golden.gradient(name, to_numpy(parameter.data), step)
             value = None if value is None else value.astype(np.float32)
             parameter.grad = None if value is None else Tensor(value)
             theirs[name].grad = None if value is None else torch.tensor(value)
@@ -66,7 +69,7 @@ def test_the_state_is_pytorchs(case: str) -> None:
     # PyTorch's Muon computes its direction in bfloat16: two digits per step.
     close = {"rtol": 2e-2, "atol": 2e-2} if class_name == "Muon" else {"rtol": 2e-5, "atol": 2e-6}
     for index, (name, state) in enumerate(optimizer.state_dict()["state"].items()):
-        np.testing.assert_allclose(ours[name].data, theirs[name].detach().numpy(), **close)
+        np.testing.assert_allclose(to_numpy(ours[name].data), theirs[name].detach().numpy(), **close)
         their_state = {key: value for key, value in torch_state.get(index, {}).items() if value is not None}
         assert state.keys() - {"step"} == their_state.keys() - {"step"}
         for key, value in state.items():
@@ -85,7 +88,7 @@ def test_lbfgs_goes_where_pytorchs_goes(case: str) -> None:
     sign = -1.0 if options.get("maximize") else 1.0
 
     def closure() -> float:
-        loss, gradients = golden.valley({name: p.data for name, p in parameters.items()}, sign)
+        loss, gradients = golden.valley({name: to_numpy(p.data) for name, p in parameters.items()}, sign)
         for name, parameter in parameters.items():
             parameter.grad = Tensor(gradients[name])
         return loss
@@ -95,7 +98,9 @@ def test_lbfgs_goes_where_pytorchs_goes(case: str) -> None:
             loss = optimizer.step(closure)
             np.testing.assert_allclose(loss, expected[f"{case}/{step}/loss"], rtol=1e-8, atol=1e-12)
             for name, parameter in parameters.items():
-                np.testing.assert_allclose(parameter.data, expected[f"{case}/{step}/{name}"], rtol=1e-7, atol=1e-9)
+                np.testing.assert_allclose(
+                    to_numpy(parameter.data), expected[f"{case}/{step}/{name}"], rtol=1e-7, atol=1e-9
+                )
 
 
 def test_a_large_buffer_is_updated_like_its_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -106,5 +111,5 @@ def test_a_large_buffer_is_updated_like_its_blocks(monkeypatch: pytest.MonkeyPat
         parameters = {name: Parameter(value.astype(np.float32)) for name, value in golden.start().items()}
         optimizer = optim.AdamW(parameters.items(), lr=0.1)
         run(optimizer, parameters, range(1, 8))
-        results.append([parameter.data.copy() for parameter in parameters.values()])
+        results.append([to_numpy(parameter.data).copy() for parameter in parameters.values()])
     assert all(np.array_equal(a, b) for a, b in zip(*results, strict=True))

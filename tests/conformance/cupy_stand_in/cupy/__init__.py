@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as _np
+import numpy as np
 
 from cupy import _memory as cuda
 from cupy import fft, lib, linalg
@@ -25,43 +25,16 @@ from cupy._kernels import ElementwiseKernel, RawKernel
 __version__ = SURFACE["version"]
 __all__ = ["NOTES", "ElementwiseKernel", "RawKernel", "cuda", "fft", "lib", "linalg", "ndarray", "ufunc"]
 
-_SCALARS = [
-    "bool_",
-    "int8",
-    "int16",
-    "int32",
-    "int64",
-    "uint8",
-    "uint16",
-    "uint32",
-    "uint64",
-    "intp",
-    "uintp",
-    "float16",
-    "float32",
-    "float64",
-    "complex64",
-    "complex128",
-    "integer",
-    "floating",
-    "complexfloating",
-    "inexact",
-    "number",
-    "generic",
-    "dtype",
-    "finfo",
-    "iinfo",
-    "newaxis",
-    "inf",
-    "nan",
-    "pi",
-    "e",
-]
+_OF_NUMPY = frozenset((
+    "bool_", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64", "intp", "uintp", "float16",
+    "float32", "float64", "complex64", "complex128", "integer", "floating", "complexfloating", "inexact", "number",
+    "generic", "dtype", "finfo", "iinfo", "newaxis", "inf", "nan", "pi", "e",
+))  # fmt: skip
 
 
 def __getattr__(name: str) -> Any:
-    if name in _SCALARS:
-        return getattr(_np, name)
+    if name in _OF_NUMPY:
+        return getattr(np, name)
     if name in SURFACE["ufuncs"]:
         made: Any = ufunc(name)
     elif name in SURFACE["functions"]:
@@ -70,3 +43,19 @@ def __getattr__(name: str) -> Any:
         raise AttributeError(f"module 'cupy' has no attribute {name!r}")
     globals()[name] = made
     return made
+
+
+class _Pool:
+    """The host has no pool of memory."""
+
+    def free_all_blocks(self) -> None:
+        pass
+
+    def used_bytes(self) -> int:
+        return 0
+
+    total_bytes = used_bytes
+
+
+def get_default_memory_pool() -> _Pool:
+    return _Pool()

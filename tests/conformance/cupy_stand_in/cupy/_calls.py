@@ -14,23 +14,8 @@ from cupy._array import SURFACE, host, ndarray, note, signature, wrapped
 
 __all__ = ["function", "ufunc"]
 
-COPYING = frozenset(
-    [
-        "array",
-        "asarray",
-        "asanyarray",
-        "ascontiguousarray",
-        "asfortranarray",
-        "asnumpy",
-        "from_dlpack",
-        "can_cast",
-        "result_type",
-        "isscalar",
-    ]
-)
-WAITING = frozenset(
-    ["nonzero", "flatnonzero", "argwhere", "unique", "extract", "compress", "array_equal", "allclose", "isin"]
-)
+COPYING = frozenset(("ascontiguousarray", "asfortranarray", "from_dlpack", "can_cast", "result_type", "isscalar"))
+WAITING = frozenset(("nonzero", "flatnonzero", "argwhere", "unique", "extract", "compress", "array_equal", "isin"))
 CONSTANTS = frozenset(("ogrid", "mgrid", "r_", "c_", "s_", "index_exp"))
 
 
@@ -153,7 +138,18 @@ def _array(
     return _asarray(np.array(_moved(obj), dtype, ndmin=ndmin), copy=True)
 
 
+def _aligned(shape: Any, dtype: Any = float, order: Any = "C") -> Any:
+    """CuPy's allocator aligns memory to 512 bytes."""
+    kind = np.dtype(dtype)
+    sizes = (int(shape),) if np.ndim(shape) == 0 else tuple(int(n) for n in shape)
+    size = int(np.prod(sizes, dtype=int)) * kind.itemsize
+    raw = np.zeros(size + 512, np.uint8)
+    start = -raw.__array_interface__["data"][0] % 512
+    return wrapped(raw[start : start + size].view(kind).reshape(sizes, order=order))
+
+
 _SPECIAL: dict[str, Any] = {
+    "zeros": _aligned,
     "copyto": _copyto, "shares_memory": _shares, "may_share_memory": _shares, "get_array_module": _array_module,
     "asarray": _asarray, "array": _array,
 }  # fmt: skip

@@ -1,4 +1,4 @@
-"""`cupy.linalg` of the stand-in. As CuPy's, it refuses singular matrices only inside `cupyx.errstate(linalg="raise")`."""
+"""`cupy.linalg` of the stand-in: outside `cupyx.errstate(linalg="raise")`, CuPy would not tell of singular matrices."""
 
 from typing import Any
 

@@ -70,7 +70,9 @@ def _part(part: Any) -> Any:
             ) from None
     if dtype.kind not in "iub":
         raise TrainerIndexError(f"an index must hold integers or booleans, not {dtype.name}")
-    return part.item() if part.ndim == 0 else part
+    if part.ndim == 0:
+        return part.item()
+    return part if default_module() is np else default_module().asarray(part)
 
 
 def _unwrapped(data: Any) -> Any:
@@ -304,7 +306,7 @@ def add_rows(xp: Any, out: Any, rows: Any, a: Any) -> None:
     if xp is np and not _is_half(a) and (out.ndim == 1 or out.flags.c_contiguous):
         _add_elements(out, rows, a)
         return
-    rows[rows < 0] += out.shape[0]
+    rows += (rows < 0) * out.shape[0]  # not by a mask: a device would have to wait for it
     order = stable_order(xp, rows)
     rows = rows[order]
     starts = xp.concatenate((xp.zeros(1, np.intp), xp.flatnonzero(rows[1:] != rows[:-1]) + 1))

@@ -460,8 +460,10 @@ def _logsumexp(xp: Any, a: Any, *, axis: Axis, keepdims: bool) -> Any:
 def _logsumexp_vjp(F: Any, g: Any, out: Any, a: Any, *, axis: Axis, keepdims: bool) -> Any:
     kept = kept_shape(a.shape, axis)
     out = F.reshape(out, shape=kept)
-    if F.raw and (nothing := out == -math.inf).any():
-        out = F.where(nothing, 0.0, out)
+    if F.raw:
+        nothing = out == -math.inf
+        if F.xp is not np or nothing.any():  # a device would have to be waited for
+            out = F.where(nothing, 0.0, out)
     return F.exp(a - out) * F.reshape(g, shape=kept)
 
 

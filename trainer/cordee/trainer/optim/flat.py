@@ -140,7 +140,7 @@ class FlatGroup:
                 f"parameter {name!r} was {view.dtype}{list(view.shape)} when the optimiser was built and is now "
                 f"{data.dtype}{list(data.shape)}; build the optimiser after changing parameters"
             )
-        view[...] = data
+        view[...] = array_module(view).asarray(data)  # on a device, also of a host array
         parameter.data = view
 
     def touched(self) -> NDArray[np.bool_]:
