@@ -17,9 +17,9 @@ from typing import Any, Protocol, TypeAlias
 
 import numpy as np
 
-from cordee.trainer.array import Array, array_module, as_array, bfloat16, default_dtype
+from cordee.trainer.array import Array, array_module, as_array, bfloat16, default_dtype, default_module
 from cordee.trainer.autograd.explain import TENSOR_IN_DATA, refuse
-from cordee.trainer.autograd.location import HERE, Location
+from cordee.trainer.autograd.location import OURS, Location
 from cordee.trainer.autograd.mode import MODE
 from cordee.trainer.autograd.out import into
 from cordee.trainer.autograd.record import REGISTRY, Op
@@ -72,7 +72,7 @@ class Node:
         self.number = next_number()
         frame: Any = _frame(2)
         code = frame.f_code
-        while code.co_filename.startswith(HERE):
+        while code.co_filename in OURS:
             back = frame.f_back
             if back is None:
                 break
@@ -278,7 +278,7 @@ def binary(op: Op) -> Binary:
     return call
 
 
-_PLAIN = frozenset((float, int, bool, type(None), np.ndarray))
+_PLAIN = frozenset((float, int, bool, type(None)))
 
 
 def _constant(value: Any, beside: Any = None) -> Any:
@@ -287,6 +287,8 @@ def _constant(value: Any, beside: Any = None) -> Any:
     if type(value) not in _PLAIN:
         if isinstance(value, np.generic):
             value = value.item()
+        elif isinstance(value, np.ndarray):
+            return value if default_module() is np else as_array(value)
         else:
             return as_array(value) if isinstance(value, (list, tuple)) else value
     if isinstance(beside, Tensor) and beside.data.dtype is bfloat16 and isinstance(value, (float, int)):

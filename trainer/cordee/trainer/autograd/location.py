@@ -19,6 +19,10 @@ HERE = str(Path(__file__).parent.parent) + os.sep
 """The engine's own folder: frames in it are not the user's."""
 
 
+OURS = frozenset(str(path) for path in Path(HERE).rglob("*.py"))
+"""Its files: to look a name up is several times faster than to compare its beginning."""
+
+
 @dataclass(frozen=True, slots=True)
 class Location:
     """A place in a program; its text is `file:line in function`."""
@@ -53,7 +57,7 @@ def here() -> Location:
     found = frame
     while frame is not None:
         found = frame
-        if not frame.f_code.co_filename.startswith(HERE):
+        if frame.f_code.co_filename not in OURS:
             break
         frame = frame.f_back
     assert found is not None
