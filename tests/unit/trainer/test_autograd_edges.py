@@ -535,3 +535,41 @@ def test_a_module_with_a_backward_hook_may_be_followed_by_a_write() -> None:
     y[0, 0] = 0.0
     expected = layer.weight.detach().numpy()[1] + np.array([0.0, 1.0])
     np.testing.assert_allclose(_grad(y.sum(), x)[0], expected, rtol=1e-6)
+
+
+# -- found by random programs ------------------------------------------------------------------------------------------
+
+
+def test_an_old_view_is_refused_also_when_the_memory_is_gone() -> None:
+    def program(x: ct.Tensor) -> ct.Tensor:
+        y = x * 1.0
+        view = y.diagonal()
+        y.add_(y)
+        return view.sum() + y.sum()
+
+    with pytest.raises(ct.GraphError, match="take the view anew"):
+        program(ct.ones(2, 2).requires_grad_()).backward()
+
+
+def test_a_checkpoint_is_not_computed_again_on_an_overwritten_input() -> None:
+    x = _leaf(1, 2)
+    for overwrite in (lambda t: t.mul_(2.0), lambda t: t.detach().zero_()):
+        y = x * 1.0
+        z = autograd.checkpoint(lambda t: t.exp() * t, y)
+        overwrite(y)
+        with pytest.raises(ct.GraphError, match="cannot be computed again on an input"):
+            z.sum().backward()
+
+
+def test_an_assignment_to_a_tensor_without_dimensions_has_a_gradient() -> None:
+    x = ct.tensor(2.0, requires_grad=True)
+    y = x * 1.0
+    y[...] = y * y
+    assert _grad(y + y * 3.0, x) == 16
+
+
+def test_a_value_with_more_leading_dimensions_than_its_place_has_a_gradient() -> None:
+    x = ct.ones(2, 3).requires_grad_()
+    y = ct.zeros(2, 3)
+    y[...] = x.unsqueeze(0) * 3.0
+    assert _grad(y.sum(), x) == [[3, 3, 3], [3, 3, 3]]

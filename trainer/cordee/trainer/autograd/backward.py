@@ -11,6 +11,8 @@ import operator
 from collections.abc import Sequence
 from typing import Any, TypeAlias
 
+import numpy as np
+
 from cordee.trainer.array import array_module, is_float
 from cordee.trainer.autograd.anomaly import inspect_gradient, is_anomaly_enabled
 from cordee.trainer.autograd.graph import PICK, Node, apply, pick
@@ -25,6 +27,7 @@ from cordee.trainer.tensors import Leaf, Tensor, wrap
 __all__ = ["backward", "grad"]
 
 Edge: TypeAlias = "Node | Leaf"
+_ndarray = np.ndarray
 _by_number = operator.attrgetter("number")
 
 
@@ -262,6 +265,8 @@ class _Walk:
                 g = grads.pop(node, None)
                 if g is None:
                     continue
+                if type(g) is not _ndarray and isinstance(g, np.generic):
+                    g = np.asarray(g)  # of no dimensions: NumPy's sums and products are numbers, which no rule expects
                 if self.hooked and node in HOOKS:
                     g = HOOKS.run(node, g)
                 if targets is not None and node in targets:

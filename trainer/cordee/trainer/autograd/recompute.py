@@ -9,7 +9,7 @@ across a checkpoint: `grad`, second derivatives, several backwards.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, TypeVar
 
 from cordee.trainer import random
@@ -17,7 +17,7 @@ from cordee.trainer.autograd.mode import enable_grad
 from cordee.trainer.autograd.saved import saved_tensors_hooks
 from cordee.trainer.autograd.writes import BOOK, Write
 from cordee.trainer.errors import GraphError
-from cordee.trainer.tensors import Tensor, next_number
+from cordee.trainer.tensors import Leaf, Tensor, next_number
 
 __all__ = ["checkpoint", "checkpoint_sequential"]
 
@@ -27,8 +27,10 @@ R = TypeVar("R")
 class _Recomputed:
     """What one call kept, by the order of keeping; computed when it is first asked for."""
 
-    def __init__(self, run: Callable[[], Any]) -> None:
+    def __init__(self, run: Callable[[], Any], inputs: Any) -> None:
         self._run = run
+        self._inputs = tuple(_tensors(inputs))
+        self._number = next_number()
         self._count = 0
         self._values: dict[int, Tensor] = {}
         self._overwritten: dict[int, Write] = {}
@@ -50,6 +52,14 @@ class _Recomputed:
         return value
 
     def _compute(self) -> None:
+        for tensor in self._inputs:
+            write = BOOK.last(tensor.data, self._number) if BOOK else None
+            if write is not None or (isinstance(tensor._node, Leaf) and tensor._node.written > self._number):
+                how = f"{write.what} at {write.where}" if write is not None else "an optimiser's step, or a raw write,"
+                raise GraphError(
+                    f"checkpoint: the function cannot be computed again on an input of shape {tensor.shape}: {how} has "
+                    "overwritten it; call backward() first, or clone() it before writing"
+                )
         found: list[Tensor] = []
         since: list[int] = []
 
@@ -76,6 +86,15 @@ class _Recomputed:
         found.clear()  # `keep` lives on in a class, and so until the garbage collector comes
 
 
+def _tensors(tree: Any) -> Iterator[Tensor]:
+    """The tensors among arguments."""
+    if isinstance(tree, Tensor):
+        yield tree
+    elif isinstance(tree, (tuple, list, dict)):
+        for part in tree.values() if isinstance(tree, dict) else tree:
+            yield from _tensors(part)
+
+
 def checkpoint(
     function: Callable[..., R],
     *args: Any,
@@ -98,7 +117,7 @@ def checkpoint(
         with random.replay(place) if preserve_rng_state else contextlib.nullcontext():
             return function(*args, **kwargs)
 
-    kept = _Recomputed(again)
+    kept = _Recomputed(again, (args, kwargs))
     with saved_tensors_hooks(kept.pack, kept.unpack):
         return function(*args, **kwargs)
 

@@ -80,7 +80,7 @@ class Book:
         self.newest = 0
 
     def __bool__(self) -> bool:
-        return bool(self._writes)
+        return bool(self._writes) or len(self._left) > 0
 
     def note(self, array: Any, what: str) -> Write:
         """Write down that this array's memory is written to now."""

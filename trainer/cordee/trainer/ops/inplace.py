@@ -45,7 +45,9 @@ def _assigned_vjp(F: Any, g: Any, out: Any, a: Any, value: Any, *, needs: Any, i
         return rest, None
     arrived = F.getitem(g, index=index)
     last = last_at(array_module(g if F.raw else g.data), a, index)  # a value that another one replaced has no effect
-    return rest, F.sum_to(arrived if last is None else arrived * last.astype(g.dtype), shape=value)
+    extra = max(len(value) - arrived.ndim, 0)  # leading sizes of 1 that the place does not have
+    summed = F.sum_to(arrived if last is None else arrived * last.astype(g.dtype), shape=value[extra:])
+    return rest, F.reshape(summed, shape=value) if extra else summed
 
 
 def _assigned_reference(a: Any, value: Any, index: Any) -> Any:
@@ -70,6 +72,7 @@ ASSIGN = op(
     reference=_assigned_reference,
     samples=lambda s: [
         s.case(s.normal(3, 4), s.normal(4), index=1),
+        s.case(s.normal(3, 4), s.normal(1, 1, 4), index=1),
         s.case(s.normal(3, 4), s.normal(3, 1), index=(slice(None), slice(1, 3))),
         s.case(s.normal(3, 4), 2.0, index=np.array([True, False, True])),
         s.case(s.normal(5), s.normal(2), index=np.array([3, 0])),
