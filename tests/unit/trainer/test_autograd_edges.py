@@ -553,7 +553,8 @@ def test_an_old_view_is_refused_also_when_the_memory_is_gone() -> None:
 
 def test_a_checkpoint_is_not_computed_again_on_an_overwritten_input() -> None:
     x = _leaf(1, 2)
-    for overwrite in (lambda t: t.mul_(2.0), lambda t: t.detach().zero_()):
+    writes: list[Any] = [lambda t: t.mul_(2.0), lambda t: t.detach().zero_()]
+    for overwrite in writes:
         y = x * 1.0
         z = autograd.checkpoint(lambda t: t.exp() * t, y)
         overwrite(y)
@@ -564,8 +565,8 @@ def test_a_checkpoint_is_not_computed_again_on_an_overwritten_input() -> None:
 def test_an_assignment_to_a_tensor_without_dimensions_has_a_gradient() -> None:
     x = ct.tensor(2.0, requires_grad=True)
     y = x * 1.0
-    y[...] = y * y
-    assert _grad(y + y * 3.0, x) == 16
+    y[...] = y + y
+    assert _grad(y + y * 3.0, x) == 8
 
 
 def test_a_value_with_more_leading_dimensions_than_its_place_has_a_gradient() -> None:
