@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 import cordee.trainer as ct
-from cordee.trainer import interop, nn
+from cordee.trainer import interop, nn, optim
 from cordee.trainer.array import to_numpy
 from cordee.trainer.interop.pickle_reader import PickleRefusedError, read_pickle
 from cordee.trainer.interop.safetensors import WeightsError
@@ -116,10 +116,69 @@ def test_a_file_that_is_no_file_of_weights_is_refused(tmp_path: Path) -> None:
 
 def test_what_is_no_tensor_is_not_saved(tmp_path: Path) -> None:
     with pytest.raises(TypeError, match="'epoch' is a int"):
-        ct.save({"epoch": 3}, tmp_path / "w")
-    with pytest.raises(TypeError, match="state_dict"):
-        ct.save(ct.ones(2), tmp_path / "w")  # type: ignore[arg-type]
+        interop.save_safetensors({"epoch": 3}, tmp_path / "w")
+    for thing, sentence in (
+        (nn.Linear(2, 3), r"this is a Linear: save its state_dict\(\) instead: save\(x.state_dict\(\), f\)"),
+        ({"a": [1, nn.Linear(2, 3)]}, r"\['a'\]\['1'\] is a Linear: save its state_dict"),
+        ({"when": {1, 2}}, r"\['when'\] is a set: files hold tensors, numbers, texts"),
+        ({(1, 2): 3}, "a key of this is a tuple"),
+    ):
+        with pytest.raises(TypeError, match=sentence):
+            ct.save(thing, tmp_path / "w")
     assert not list(tmp_path.iterdir())
+
+
+def test_a_checkpoint_as_pytorchs_scripts_write_them_comes_back(tmp_path: Path) -> None:
+    def build() -> tuple[nn.Module, optim.Optimizer, optim.lr_scheduler.LRScheduler]:
+        net = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.Linear(4, 1))
+        optimizer = optim.AdamW(net.parameters(), lr=0.1, betas=(0.8, 0.9))
+        return net, optimizer, optim.lr_scheduler.StepLR(optimizer, 2)
+
+    def train(net: nn.Module, optimizer: optim.Optimizer, scheduler: optim.lr_scheduler.LRScheduler) -> list[float]:
+        losses = []
+        for _ in range(3):
+            optimizer.zero_grad()
+            loss = net(ct.arange(12.0).view(4, 3)).square().mean()
+            loss.backward()
+            optimizer.step()
+            scheduler.step()
+            losses.append(loss.item())
+        return losses
+
+    first = build()
+    train(*first)
+    states = dict(zip(("model", "optimizer", "scheduler"), (thing.state_dict() for thing in first), strict=True))
+    ct.save({"epoch": 3, "best": float("inf"), "args": {"sizes": (1, 2), 7: None}, **states}, tmp_path / "c.pt")
+    rest = train(*first)
+    found = ct.load(tmp_path / "c.pt", map_location="cpu", weights_only=True)
+    assert (found["epoch"], found["best"], found["args"]) == (3, float("inf"), {"sizes": (1, 2), 7: None})
+    again = build()
+    for name, thing in zip(("model", "optimizer", "scheduler"), again, strict=True):
+        thing.load_state_dict(found[name])
+    assert train(*again) == rest
+    assert "model/0.weight" in interop.load_safetensors(tmp_path / "c.pt")  # for other readers
+    with pytest.raises(ValueError, match="would run the file's code"):
+        ct.load(tmp_path / "c.pt", weights_only=False)
+
+
+def test_what_is_one_tensor_is_one_again(tmp_path: Path) -> None:
+    a = ct.arange(3.0)
+    ct.save([a, {"again": a, "x/y": ct.ones(1)}, {"x": {"y": ct.zeros(1)}}, np.float32(2.5)], tmp_path / "f")
+    first, second, third, number = ct.load(tmp_path / "f")
+    assert first is second["again"]
+    assert (first.tolist(), second["x/y"].tolist(), third["x"]["y"].tolist(), number) == ([0, 1, 2], [1], [0], 2.5)
+    ct.save({"a": {"b": ct.ones(1)}, "a/b": ct.zeros(1)}, tmp_path / "f")
+    found = ct.load(tmp_path / "f")
+    assert (found["a"]["b"].item(), found["a/b"].item()) == (1, 0)
+    ct.save(a, tmp_path / "f")
+    assert ct.load(tmp_path / "f").tolist() == [0, 1, 2]
+
+
+@pytest.mark.parametrize("structure", ["{", '{"tensor": "b"}', '{"what": []}', '{"dict": 3}', '{"float": "x"}', "{}"])
+def test_a_damaged_structure_is_refused(tmp_path: Path, structure: str) -> None:
+    interop.save_safetensors({"a": ct.ones(1)}, tmp_path / "f", {"cordee.structure": structure})
+    with pytest.raises(WeightsError, match="what the file says of its structure is damaged"):
+        ct.load(tmp_path / "f")
 
 
 # -- .pt files ---------------------------------------------------------------------------------------------------------

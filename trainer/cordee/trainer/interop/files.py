@@ -3,32 +3,50 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from cordee.trainer.interop.safetensors import load_safetensors, save_safetensors
+from cordee.trainer.interop.nested import METADATA, flattened, is_plain, rebuilt
+from cordee.trainer.interop.safetensors import load_safetensors, safetensors_metadata, save_safetensors
 from cordee.trainer.interop.torch_archive import is_torch_file, load_torch
 
 __all__ = ["load", "save"]
 
 
-def load(f: str | os.PathLike[str]) -> Any:
-    """What a file of weights holds: a `.safetensors` file, or a `.pt` or `.pth` file that PyTorch has written.
+def load(f: str | os.PathLike[str], map_location: Any = None, *, weights_only: bool = True) -> Any:
+    """What a file holds that `save` wrote; a `.safetensors` file, or a `.pt` or `.pth` file that PyTorch has written.
 
-    No code of the file is run (PyTorch's `weights_only=True`, and stricter). Raises `WeightsError` (a ValueError) when
-    the file is damaged or holds more than tensors and plain containers.
+    No code of the file is run (PyTorch's `weights_only=True`, and stricter).
+
+    Args:
+        map_location: taken for PyTorch's sake: tensors come to the one device that this process computes on.
+        weights_only: there is no other way.
+
+    Raises:
+        WeightsError: (a ValueError) the file is damaged, or holds more than tensors and plain containers.
+        ValueError: `weights_only=False`.
     """
-    return load_torch(f) if is_torch_file(Path(f)) else load_safetensors(f)
+    del map_location
+    if not weights_only:
+        raise ValueError("load: weights_only=False would run the file's code, which is never done here: leave it out")
+    if is_torch_file(Path(f)):
+        return load_torch(f)
+    tensors = load_safetensors(f)
+    structure = safetensors_metadata(f).get(METADATA)
+    return tensors if structure is None else rebuilt(tensors, structure)
 
 
-def save(obj: Mapping[str, Any], f: str | os.PathLike[str]) -> None:
-    """Write a `state_dict()`, or any dictionary of tensors by name, as safetensors (never as a pickle).
+def save(obj: Any, f: str | os.PathLike[str]) -> None:
+    """Write a `state_dict()`, or any nest of dictionaries, lists and tuples of tensors, numbers and texts.
 
-    Raises `TypeError` when there is something else in it; for a whole training run there are checkpoints.
+    It is a safetensors file (never a pickle), whole or absent. A dictionary of tensors by name is that and nothing
+    else; around others there is JSON in the file's metadata, and `load` gives back what was there.
+
+    Raises:
+        TypeError: there is something else in it; says what, and where.
     """
-    if not isinstance(obj, Mapping):
-        raise TypeError(
-            f"save: a dictionary of tensors is needed, such as model.state_dict(), not a {type(obj).__name__}"
-        )
-    save_safetensors(obj, f)
+    if is_plain(obj):
+        save_safetensors(obj, f)
+    else:
+        tensors, structure = flattened(obj)
+        save_safetensors(tensors, f, {METADATA: structure})
