@@ -133,7 +133,7 @@ class _Uses(ast.NodeVisitor):
     def visit_Call(self, node: ast.Call) -> None:
         path = _path(node.func)
         if path is not None:
-            self.found.append((node.lineno, path, tuple(k.arg for k in node.keywords if k.arg is not None)))
+            self.found.append((node.lineno, path, _keywords(node)))
         else:
             self.visit(node.func)
         for each in (*node.args, *node.keywords):
@@ -145,6 +145,11 @@ class _Uses(ast.NodeVisitor):
             self.found.append((node.lineno, path, ()))
         else:
             self.generic_visit(node)
+
+
+def _keywords(call: ast.Call) -> tuple[str, ...]:
+    """The keywords of a call, and `2nd` for a second argument (of `bincount`: the weights)."""
+    return (*("2nd" for _ in call.args[1:2]), *(k.arg for k in call.keywords if k.arg is not None))
 
 
 def _path(node: ast.expr) -> str | None:
@@ -182,10 +187,11 @@ def wrong(listed: dict[str, Any], root: Path = ENGINE) -> list[str]:
 
 
 def _judge(listed: dict[str, Any], path: str, keywords: tuple[str, ...]) -> str | None:
-    if path in UNORDERED or (path == "bincount" and "weights" in keywords):
+    if path in UNORDERED or (path == "bincount" and {"weights", "2nd"} & {*keywords}):
         return "adds in no fixed order on a device"
     if path == "__name__" or path in ("linalg", "fft"):
         return None
+    keywords = tuple(k for k in keywords if k != "2nd")
     if path in listed["functions"]:
         known = inspect.signature(eval(f"lambda {listed['functions'][path]}: 0")).parameters
         if any(p.kind is p.VAR_KEYWORD for p in known.values()):

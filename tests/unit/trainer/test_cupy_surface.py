@@ -28,7 +28,7 @@ def test_what_cupy_lacks_is_noticed(tmp_path: Path) -> None:
         "def f(xp, a):\n"
         "    if xp is np:\n        return xp.nothing(a)\n"
         "    xp.nothing(a); xp.maximum.reduce(a); xp.add(a, a, where=a); xp.add.at(a, 0, 1)\n"
-        "    xp.take(a, 0, mode='clip'); xp.exp(a, out=a); xp.linalg.solve(a, a)\n"
+        "    xp.take(a, 0, mode='clip'); xp.bincount(a, a); xp.exp(a, out=a); xp.linalg.solve(a, a)\n"
     )
     told = SURFACE["wrong"](SURFACE["load"](), tmp_path)
     assert [line.split(": ", 2)[1:] for line in told] == [
@@ -37,6 +37,7 @@ def test_what_cupy_lacks_is_noticed(tmp_path: Path) -> None:
         ["xp.add", "CuPy's has no argument where"],
         ["xp.add.at", "adds in no fixed order on a device"],
         ["xp.take", "CuPy's has no argument mode"],
+        ["xp.bincount", "adds in no fixed order on a device"],
     ]
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from cordee.trainer.array import array_module, promote
+from cordee.trainer.array import array_module, as_array, default_module, promote
 from cordee.trainer.autograd.explain import explain_broadcast
 from cordee.trainer.autograd.graph import Operand
 from cordee.trainer.errors import ShapeError
@@ -35,6 +35,8 @@ INPLACE = (
 def _raw(value: Any) -> Any:
     if isinstance(value, Tensor):
         return value.data
+    if isinstance(value, np.ndarray) and default_module() is not np:
+        return as_array(value)
     return value.item() if isinstance(value, np.generic) else value
 
 

@@ -78,7 +78,13 @@ def _lgamma64(x: Any) -> Any:
     return np.where(np.isneginf(x), np.inf, np.where(x == 0, np.inf, out))
 
 
-lgamma = in_double(_lgamma64, "gammaln")
+_lgamma = in_double(_lgamma64, "gammaln")
+
+
+def lgamma(xp: Any, a: Any) -> Any:
+    """log |Γ|; infinite at both ends (CuPy's is SciPy's, which is -inf at the lower)."""
+    out = _lgamma(xp, a)
+    return out if xp is np else xp.where(a == -math.inf, math.inf, out)
 
 
 def _digamma_positive(x: Any) -> Any:

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from cordee.trainer.array import array_module
+from cordee.trainer.array import array_module, as_array
 from cordee.trainer.autograd.graph import Operand
 from cordee.trainer.autograd.record import op
 from cordee.trainer.errors import ShapeError
@@ -159,7 +159,7 @@ def unique_consecutive(
 
 def isin(elements: Operand, test_elements: Operand, *, assume_unique: bool = False, invert: bool = False) -> Tensor:
     """Where the elements are among the test elements (`invert`: are not)."""
-    among, tests = (x.data if isinstance(x, Tensor) else np.asarray(x) for x in (elements, test_elements))
+    among, tests = (x.data if isinstance(x, Tensor) else as_array(x) for x in (elements, test_elements))
     xp = array_module(among, tests)
     return wrap(xp.asarray(xp.isin(among, tests, assume_unique=assume_unique, invert=invert)))
 

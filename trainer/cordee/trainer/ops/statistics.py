@@ -11,6 +11,7 @@ from cordee.trainer.array import array_module, default_dtype, is_complex, is_flo
 from cordee.trainer.autograd.graph import apply_one
 from cordee.trainer.errors import ShapeError
 from cordee.trainer.ops.axes import ValuesAndIndices, as_axis, count, in_one_dimension, require_float, same_shape
+from cordee.trainer.ops.places import add_rows
 from cordee.trainer.ops.reduction import LENGTH, MEAN, SUM
 from cordee.trainer.ops.sorting import argsort
 from cordee.trainer.tensors import Tensor, wrap
@@ -274,8 +275,14 @@ def bincount(input: Tensor, weights: Tensor | None = None, minlength: int = 0) -
     if weights is not None and weights.shape != input.shape:
         raise ShapeError(f"bincount: input of shape {input.shape} and weights of shape {weights.shape} must be alike")
     xp = array_module(data)
-    counts = xp.bincount(data, None if weights is None else weights.data, minlength)
-    if weights is not None and weights.dtype == np.float32:
+    if weights is None:
+        return wrap(xp.bincount(data, minlength=minlength))
+    if xp is np:
+        counts = np.bincount(data, weights.data, minlength)
+    else:  # CuPy's adds in the order in which threads arrive
+        counts = xp.zeros(max(minlength, int(data.max()) + 1 if data.size else 0), np.float64)
+        add_rows(xp, counts, data, weights.data.astype(np.float64))
+    if weights.dtype == np.float32:
         counts = counts.astype(np.float32)
     return wrap(counts)
 

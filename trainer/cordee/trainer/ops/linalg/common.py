@@ -7,6 +7,7 @@ do so too, through `adjoint`.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 from typing import Any
 
@@ -125,14 +126,21 @@ def guarded(xp: Any, name: str, what: str, call: Callable[..., Any], a: Any, *mo
     try:
         if xp is np:
             return call(a, *more, **options)
-        import cupyx  # pyright: ignore[reportMissingImports]
-
-        with cupyx.errstate(linalg="raise"):
+        with _failing(xp):
             return call(a, *more, **options)
     except np.linalg.LinAlgError as error:
         if a.ndim < 2 or (a.shape[-1] != a.shape[-2] and "square" in str(error)):
             raise  # a matter of shapes, which the record explains
         raise LinAlgError(f"{name}: {what}{_culprit(call, a, more, options)}") from error
+
+
+def _failing(xp: Any) -> contextlib.AbstractContextManager[None]:
+    """Where CuPy tells of matrices that are singular or not definite, as NumPy always does."""
+    if xp is np:
+        return contextlib.nullcontext()
+    import cupyx  # pyright: ignore[reportMissingImports]
+
+    return cupyx.errstate(linalg="raise")  # type: ignore[no-any-return]
 
 
 def refuse_half(a: Any) -> None:
@@ -153,9 +161,11 @@ def _culprit(call: Callable[..., Any], a: Any, more: tuple[Any, ...], options: d
     """Which matrix of a batch fails: found by trying each alone."""
     if a.ndim == 2:
         return f" (of shape {a.shape})"
+    xp = array_module(a)
     for index in np.ndindex(a.shape[:-2]):
         try:
-            call(a[index], *[array_module(a).eye(a.shape[-1]) for _ in more], **options)
+            with _failing(xp):
+                call(a[index], *[xp.eye(a.shape[-1]) for _ in more], **options)
         except np.linalg.LinAlgError:
             place = index[0] if len(index) == 1 else index
             return f" (batch element {place} of shape {a.shape})"
