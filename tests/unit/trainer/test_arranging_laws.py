@@ -141,6 +141,7 @@ def test_a_number_taken_out_is_a_view() -> None:
 SENTENCES: list[tuple[Any, str]] = [
     (lambda x: x[:, 7], "index 7 is outside dimension 1, which has size 4 (valid: -4 to 3)"),
     (lambda x: x[..., ct.tensor([0, -5])], "index -5 is outside dimension 1, which has size 4 (valid: -4 to 3)"),
+    (lambda x: x.clone().__setitem__(ct.tensor([5]), 1.0), "index 5 is outside dimension 0, which has size 3"),
     (lambda x: x[0, 0, 0], "3 indices for a tensor of 2 dimensions"),
     (lambda x: x[ct.tensor([True, False])], "a mask of shape (2,) has size 2 where dimension 0 has size 3"),
     (lambda x: x[ct.tensor([0, 1]), ct.tensor([0, 1, 2])], "of shapes (2,) and (3,), do not broadcast"),

@@ -16,7 +16,14 @@ ROOT = Path(__file__).resolve().parents[3]
 SURFACE: dict[str, Any] = runpy.run_path(str(ROOT / "tests" / "conformance" / "cupy_surface.py"))
 
 SAMPLE = "index or put or scatter or unembed or logsumexp or prod or pool or linear or softmax or norm or where"
-FILES = ("test_tensor.py", "test_optim_swa.py", "test_nn_models.py", "test_nn_module.py", "test_ops_laws.py")
+FILES = (
+    "test_tensor.py",
+    "test_optim_swa.py",
+    "test_nn_models.py",
+    "test_nn_module.py",
+    "test_ops_laws.py",
+    "test_inplace.py",
+)
 
 
 def test_every_function_that_is_called_is_cupys_with_its_arguments() -> None:

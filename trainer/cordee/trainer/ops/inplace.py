@@ -358,7 +358,9 @@ def setitem(input: Tensor, index: Any, value: Operand) -> None:
         ways = _ways(input, node)
     write = _note(input, "an assignment to an index")
     try:
-        assign_at(array_module(input.data), input.data, index, data)
+        xp = array_module(input.data)
+        check_inside(xp, input.shape, index)
+        assign_at(xp, input.data, index, data)
     except (ValueError, IndexError, TypeError) as error:
         refuse(ASSIGN, [input.data, data], {"index": index}, error)
     if recording:
