@@ -153,8 +153,9 @@ def test_a_checkpoint_as_pytorchs_scripts_write_them_comes_back(tmp_path: Path) 
     found = ct.load(tmp_path / "c.pt", map_location="cpu", weights_only=True)
     assert (found["epoch"], found["best"], found["args"]) == (3, float("inf"), {"sizes": (1, 2), 7: None})
     again = build()
-    for name, thing in zip(("model", "optimizer", "scheduler"), again, strict=True):
-        thing.load_state_dict(found[name])
+    again[0].load_state_dict(found["model"])
+    again[1].load_state_dict(found["optimizer"])
+    again[2].load_state_dict(found["scheduler"])
     assert train(*again) == rest
     assert "model/0.weight" in interop.load_safetensors(tmp_path / "c.pt")  # for other readers
     with pytest.raises(ValueError, match="would run the file's code"):
