@@ -158,7 +158,7 @@ __all__ += strided.__all__
 FAMILIES: list[ModuleType] = [
     arranging, company, contraction, distances, embeddings, padding, scattering, strided,
     activation, attention, compare, complex_numbers, convolution, creation, fft, indexing, inplace,
-    linalg.aliases, loss, normalization, pooling, products, reduction, shape, short_time,
+    linalg.aliases, loss, normalization, pooling, products, recurrent, reduction, shape, short_time,
     arithmetic, choosing, dtypes, exponential, fillers, rectifiers, rounding, sampling, scan,
     softmaxes, sorting, special_functions, statistics, trigonometry,
 ]  # fmt: skip
