@@ -87,8 +87,9 @@ def cat(tensors: Sequence[Tensor], dim: int = 0, *, out: Tensor | None = None) -
     """
     if out is not None:
         return into(out, cat(tensors, dim))
-    if isinstance(tensors, Tensor) and isinstance(dim, Tensor):
-        raise TypeError("cat: takes its tensors in a sequence: cat([a, b])")  # type: ignore[unreachable]
+    second: Any = dim
+    if isinstance(second, Tensor):  # cat(a, b)
+        raise TypeError("cat: takes its tensors in a sequence: cat([a, b])")
     if not len(tensors):
         raise ShapeError("cat: needs at least one tensor")
     try:
