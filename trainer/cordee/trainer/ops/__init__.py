@@ -78,6 +78,7 @@ from cordee.trainer.ops.indexing import *
 from cordee.trainer.ops.inplace import *
 from cordee.trainer.ops.interpolation import *
 from cordee.trainer.ops.linalg import *
+from cordee.trainer.ops.linalg import aliases as linalg_aliases
 from cordee.trainer.ops.loss import *
 from cordee.trainer.ops.loss_ctc import *
 from cordee.trainer.ops.loss_margin import *
@@ -158,7 +159,7 @@ __all__ += strided.__all__
 FAMILIES: list[ModuleType] = [
     arranging, company, contraction, distances, embeddings, padding, scattering, strided,
     activation, attention, compare, complex_numbers, convolution, creation, fft, indexing, inplace,
-    linalg.aliases, loss, normalization, pooling, products, recurrent, reduction, shape, short_time,
+    linalg_aliases, loss, normalization, pooling, products, recurrent, reduction, shape, short_time,
     arithmetic, choosing, dtypes, exponential, fillers, rectifiers, rounding, sampling, scan,
     softmaxes, sorting, special_functions, statistics, trigonometry,
 ]  # fmt: skip

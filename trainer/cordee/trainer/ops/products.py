@@ -108,11 +108,11 @@ def matmul(input: Tensor, other: Tensor, *, out: Tensor | None = None) -> Tensor
             f"shape {other.shape} has {other.shape[-2 if right > 1 else 0]} in its "
             f"{'second-last' if right > 1 else 'only'} dimension: they must be equal"
         )
-    out = apply(MATMUL, unsqueeze(input, 0) if left == 1 else input, unsqueeze(other, 1) if right == 1 else other)
-    shape = out.shape
+    result = apply(MATMUL, unsqueeze(input, 0) if left == 1 else input, unsqueeze(other, 1) if right == 1 else other)
+    shape = result.shape
     if left == 1:
         shape = (*shape[:-2], shape[-1])
-    return reshape(out, shape[:-1] if right == 1 else shape)
+    return reshape(result, shape[:-1] if right == 1 else shape)
 
 
 def _require_ndim(name: str, **tensors: tuple[Tensor, int]) -> None:
