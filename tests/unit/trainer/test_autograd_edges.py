@@ -574,3 +574,56 @@ def test_a_value_with_more_leading_dimensions_than_its_place_has_a_gradient() ->
     y = ct.zeros(2, 3)
     y[...] = x.unsqueeze(0) * 3.0
     assert _grad(y.sum(), x) == [[3, 3, 3], [3, 3, 3]]
+
+
+# -- anomaly mode and gradients that somebody holds --------------------------------------------------------------------
+
+
+def test_anomaly_mode_is_a_statement_and_a_block_and_ends_as_it_was() -> None:
+    bad = ct.tensor([-1.0])
+    with autograd.detect_anomaly(check_nan=False):
+        bad.log()
+        with autograd.detect_anomaly(), pytest.raises(autograd.AnomalyError):
+            bad.log()
+        bad.log()
+    try:
+        autograd.set_detect_anomaly(True)
+        autograd.set_detect_anomaly(True)
+        with autograd.set_detect_anomaly(False):
+            bad.log()
+        with pytest.raises(autograd.AnomalyError):
+            bad.log()
+    finally:
+        autograd.set_detect_anomaly(False)
+    assert not autograd.is_anomaly_enabled()
+    with autograd.detect_anomaly(check_nan=False):  # gradients are not looked at either
+        (_leaf(0.0) * 0.0).sqrt().sum().backward()
+
+
+def test_anomaly_mode_looks_at_custom_functions_too() -> None:
+    class Bad(Function):
+        @staticmethod
+        def forward(ctx: Any, x: ct.Tensor) -> ct.Tensor:
+            return ct.Tensor(x.data * np.float32("nan"))
+
+    with autograd.detect_anomaly(), pytest.raises(autograd.AnomalyError, match="function made NaN"):
+        Bad.apply(_leaf(1.0))
+
+
+@pytest.mark.parametrize("forget", ["optimizer", "module", "None"])
+def test_a_gradient_that_somebody_holds_is_not_overwritten_by_the_next(forget: str) -> None:
+    layer = nn.Linear(2, 1, bias=False)
+    optimizer = ct.optim.SGD(layer.parameters(), lr=0.1)
+    layer(ct.ones(1, 2)).sum().backward()
+    held = layer.weight.grad
+    if forget == "None":
+        layer.weight.grad = None
+    else:
+        owners: dict[str, Any] = {"optimizer": optimizer, "module": layer}
+        owners[forget].zero_grad()
+    layer(ct.ones(1, 2) * 5.0).sum().backward()
+    assert held is not None
+    assert held.tolist() == [[1, 1]]
+    assert layer.weight.grad is not None
+    assert layer.weight.grad.tolist() == [[5, 5]]
+    assert np.shares_memory(layer.weight.grad.data, layer.weight._sink)

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import copy
 import itertools
+import sys
 import weakref
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
     from cordee.trainer.autograd.graph import Node
     from cordee.trainer.autograd.hooks import Handle
 
-__all__ = ["Leaf", "Tensor", "next_number", "wrap"]
+__all__ = ["Leaf", "Tensor", "forget_gradient", "next_number", "wrap"]
 
 
 _CPU = device("cpu")
@@ -241,7 +242,7 @@ class Tensor(Surface):
 
         return dlpack_device(self)
 
-    def to_device(self, device: str, /, *, stream: Any = None) -> Tensor:
+    def to_device(self, device: str, /, *, stream: Any = None) -> Tensor:  # noqa: ARG002
         """The array API's name for `to(device)`; all tensors of a process are on one device."""
         return self.to(device)
 
@@ -288,7 +289,10 @@ class Tensor(Surface):
             raise ShapeError(f"a gradient of shape {value.shape} does not fit a tensor of shape {self.shape}")
         if value is not None and value.dtype != self.dtype:
             raise TypeError(f"the gradient of a {self.dtype.name} tensor is not {value.dtype.name}: use .to(dtype)")
-        self._grad = value
+        if value is None:
+            forget_gradient(self)
+        else:
+            self._grad = value
 
     @property
     def grad_fn(self) -> Node | None:
@@ -330,6 +334,14 @@ class Tensor(Surface):
         from cordee.trainer.autograd.hooks import retain_grad
 
         retain_grad(self)
+
+
+def forget_gradient(tensor: Tensor) -> None:
+    """Set a gradient to None. One that somebody else holds gets memory of its own: the next goes where it lies."""
+    gradient = tensor._grad
+    tensor._grad = None
+    if gradient is not None and tensor._sink is not None and sys.getrefcount(gradient) > 2:
+        gradient.data = gradient.data.copy()
 
 
 def _remade(kind: type[Tensor], array: Any, requires_grad: bool, attributes: dict[str, Any]) -> Tensor:

@@ -35,7 +35,13 @@ class AnomalyError(TrainerError, ArithmeticError):
 
 
 class _State:
-    depth = 0
+    mode: bool | None = None
+    """None: off; else whether values are looked at."""
+
+
+def _set(mode: bool | None) -> None:
+    _State.mode = mode
+    graph.wrap = wrap if mode is None else _checked if mode else _noted  # type: ignore[attr-defined]
 
 
 _MODULES: weakref.WeakKeyDictionary[Any, str] = weakref.WeakKeyDictionary()
@@ -48,20 +54,22 @@ class detect_anomaly:  # noqa: N801 (PyTorch's name)
     It makes everything slower, and it is for the whole process, not for one thread.
 
     Args:
-        check_nan: whether values are looked at; if not, errors in backward still name the module.
+        check_nan: whether values are looked at; if not, nothing is refused.
 
     Raises (within the block):
-        AnomalyError: an operation's result, or a gradient, holds a NaN that its inputs did not.
+        AnomalyError: an operation's result, or a gradient, holds a NaN (its inputs may have brought it in: it says so).
     """
 
     def __init__(self, check_nan: bool = True) -> None:
         self.check_nan = check_nan
+        self._outer: list[bool | None] = []
 
     def __enter__(self) -> None:
-        set_detect_anomaly(True, self.check_nan)
+        self._outer.append(_State.mode)
+        _set(self.check_nan)
 
     def __exit__(self, *_: object) -> None:
-        set_detect_anomaly(False)
+        _set(self._outer.pop())
 
     def __call__(self, function: Callable[P, R]) -> Callable[P, R]:
         @functools.wraps(function)
@@ -72,16 +80,23 @@ class detect_anomaly:  # noqa: N801 (PyTorch's name)
         return wrapped
 
 
-def set_detect_anomaly(mode: bool, check_nan: bool = True) -> None:
-    """Turn the mode on or off. Calls count: it is off when it was turned off as often as on."""
-    _State.depth = max(_State.depth + (1 if mode else -1), 0)
-    found = (_checked if check_nan else _noted) if _State.depth else wrap
-    graph.wrap = found  # type: ignore[attr-defined]
+class set_detect_anomaly:  # noqa: N801 (PyTorch's name)
+    """Turn the mode on or off: from now on, or as a context manager until the block's end."""
+
+    def __init__(self, mode: bool, check_nan: bool = True) -> None:
+        self._before = _State.mode
+        _set(check_nan if mode else None)
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, *_: object) -> None:
+        _set(self._before)
 
 
 def is_anomaly_enabled() -> bool:
     """Whether results are looked at now."""
-    return _State.depth > 0
+    return _State.mode is not None
 
 
 # -- forward -----------------------------------------------------------------------------------------------------------
@@ -178,7 +193,7 @@ def inspect_gradient(node: Any, place: int, g: Any, gradient: Any) -> None:
         AnomalyError: it holds a NaN.
     """
     array = gradient.data if isinstance(gradient, Tensor) else gradient
-    bad = _first_nan(array)
+    bad = _first_nan(array) if _State.mode else None
     if bad is None:
         return
     names = node.op.inputs

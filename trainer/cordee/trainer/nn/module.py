@@ -21,7 +21,7 @@ from cordee.trainer.nn.hooks import Hooks, RemovableHandle, call_with_hooks, reg
 from cordee.trainer.nn.parameter import Buffer, Parameter, check_device
 from cordee.trainer.nn.state import LoadReport
 from cordee.trainer.nn.trail import locate
-from cordee.trainer.tensors import Tensor
+from cordee.trainer.tensors import Tensor, forget_gradient
 
 __all__ = ["LoadReport", "Module", "NamedParameters"]
 
@@ -212,7 +212,7 @@ class Module:
         """Forgets all gradients; no memory is overwritten unless `set_to_none=False`."""
         for parameter in self.parameters():
             if set_to_none:
-                parameter._grad = None
+                forget_gradient(parameter)
             elif parameter._grad is not None:
                 parameter._grad.data[...] = 0
 

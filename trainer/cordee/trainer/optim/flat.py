@@ -23,7 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cordee.trainer.array import array_module
-from cordee.trainer.tensors import Leaf, Tensor, next_number
+from cordee.trainer.tensors import Leaf, next_number, wrap
 
 if TYPE_CHECKING:
     from cordee.trainer.nn.parameter import Parameter
@@ -86,7 +86,6 @@ class FlatGroup:
         """How many updates each parameter has had: those in which it had a gradient."""
         self._views = tuple(self.view(self.data, index) for index in range(len(self.parameters)))
         self._sinks = tuple(self.view(self.grad, index) for index in range(len(self.parameters)))
-        self._grads = tuple(Tensor(sink) for sink in self._sinks)
         self.adopt()
         _GROUPS.add(self)
 
@@ -122,7 +121,7 @@ class FlatGroup:
 
     def adopt(self) -> None:
         """Sees to it that every parameter, and its gradient, lives in this group's buffers. Cheap when they do."""
-        for parameter, view, sink, grad in zip(self.parameters, self._views, self._sinks, self._grads, strict=True):
+        for parameter, view, sink in zip(self.parameters, self._views, self._sinks, strict=True):
             if parameter.data is not view:
                 self._take(parameter, view)
             if parameter._sink is not sink:
@@ -130,7 +129,7 @@ class FlatGroup:
             held = parameter._grad
             if held is not None and held.data is not sink:
                 sink[...] = held.data
-                parameter._grad = grad
+                parameter._grad = wrap(sink)
 
     def _take(self, parameter: Parameter, view: Any) -> None:
         data = parameter.data
@@ -150,8 +149,8 @@ class FlatGroup:
 
     def mark_touched(self, mask: Sequence[bool] | NDArray[np.bool_]) -> None:
         """Sets which parameters have a gradient: its values are what `grad` holds there."""
-        for parameter, grad, has_grad in zip(self.parameters, self._grads, mask, strict=True):
-            parameter._grad = grad if has_grad else None
+        for parameter, sink, has_grad in zip(self.parameters, self._sinks, mask, strict=True):
+            parameter._grad = wrap(sink) if has_grad else None
 
     def mark_written(self) -> None:
         """Tells the graphs that have read them that the parameters with a gradient are about to change."""

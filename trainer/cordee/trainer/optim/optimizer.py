@@ -20,7 +20,7 @@ from cordee.trainer.optim.naming import Named
 from cordee.trainer.optim.own import OwnState, stepping
 from cordee.trainer.optim.plain import from_json, number, to_json
 from cordee.trainer.optim.saved import LoadReport, load_state, options_of, restore_options, state_of
-from cordee.trainer.tensors import Tensor
+from cordee.trainer.tensors import Tensor, forget_gradient
 
 if TYPE_CHECKING:
     from cordee.trainer.nn.parameter import Parameter
@@ -198,7 +198,7 @@ class Optimizer:
         """Forgets all gradients. Nothing is overwritten: the next backward replaces them."""
         for group in self.groups:
             for parameter in group.parameters:
-                parameter._grad = None
+                forget_gradient(parameter)
             if not set_to_none:
                 group.adopt()
                 group.fill_untouched()
