@@ -252,6 +252,24 @@ def test_repeating_once_is_a_copy_too() -> None:
         assert copy.sum().item() == 2.0 * copy.numel()
 
 
+def test_a_parameter_that_takes_another_shape_is_still_trained() -> None:
+    p = nn.Parameter(ct.ones(2, 3))
+    with ct.no_grad():
+        p.t_()
+    assert p.requires_grad
+    (p * ct.ones(3, 2)).sum().backward()
+    assert p.grad is not None
+    assert p.grad.shape == (3, 2)
+
+
+def test_the_text_of_a_deep_graph_has_lines_of_bounded_length() -> None:
+    x = y = _leaf(1.0)
+    for _ in range(500):
+        y = y + 1.0
+    assert max(map(len, autograd.graph_text(y).splitlines())) < 300
+    assert x.requires_grad
+
+
 # -- custom functions --------------------------------------------------------------------------------------------------
 
 

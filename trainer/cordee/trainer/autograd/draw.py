@@ -95,10 +95,13 @@ def graph_text(tensor: Tensor, names: Names | None = None) -> str:
         edges = [edge for edge in node.edges if edge is not None]
         for i, edge in reversed(list(enumerate(edges))):
             last = i == len(edges) - 1
-            stack.append((edge, below + ("└─ " if last else "├─ "), below + ("   " if last else "│  ")))
+            deeper = below + ("   " if last else "│  ") if len(below) < _DEEPEST else below
+            stack.append((edge, below + ("└─ " if last else "├─ "), deeper))
     return "\n".join(lines)
 
 
+_DEEPEST = 180
+"""Where the text is not moved further to the right: lines of a deep graph would take memory without end."""
 _WIDTH, _HEIGHT, _GAP_X, _GAP_Y, _MARGIN = 132, 40, 18, 34, 16
 _STYLE = (
     "text{font:12px system-ui,sans-serif;text-anchor:middle;fill:#1f2933}.d{font-size:10px;fill:#5f6c7b}"

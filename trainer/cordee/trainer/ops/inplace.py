@@ -166,7 +166,9 @@ def becoming(function: Callable[..., Tensor], name: str) -> Callable[..., Tensor
         if MODE.enabled:
             _refuse_leaf(self, name)
         result = function(self, *args, **kwargs)
-        self.data, self._node = result.data, result._node
+        self.data = result.data
+        if MODE.enabled or not isinstance(self._node, Leaf):
+            self._node = result._node
         return self
 
     call.__name__ = call.__qualname__ = name
