@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 import cordee.trainer as ct
 from cordee.trainer import data, elastic, nn, optim
 from cordee.trainer.array import as_array, to_numpy
-from cordee.trainer.elastic.buffers import ShardBuffers
+from cordee.trainer.elastic.buffers import ShardBuffers, buffer_places
 
 SAMPLES = (3, 3, 2, 0, 1)
 
@@ -20,7 +20,10 @@ def _worker(shards: list[int]) -> tuple[ShardBuffers, list[ct.Tensor]]:
     mean, count, fixed = (
         ct.Tensor(as_array(array)) for array in (np.zeros(3, np.float32), np.array(4), np.arange(2.0))
     )
-    kept = ShardBuffers([mean, count, fixed])
+    module = nn.Module()
+    for name, tensor in (("mean", mean), ("count", count), ("fixed", fixed)):
+        module.register_buffer(name, tensor)
+    kept = ShardBuffers(buffer_places(module))
     for shard in shards:
         if SAMPLES[shard]:
             mean.data[...] = mean.data * 0.9 + as_array(np.float32([shard, 1 / (shard + 1), -shard]) * np.float32(0.1))
@@ -64,3 +67,29 @@ def test_another_scripts_buffers_are_refused() -> None:
     other = ShardBuffers([])
     with pytest.raises(ValueError, match="not the same script"):
         other.apply([kept.pack()], 9)
+
+
+class Rebinding(nn.Module):
+    """Keeps its statistics as many write it: by binding the name anew."""
+
+    def __init__(self) -> None:
+        self.register_buffer("mean", ct.zeros(3))
+        self.linear = nn.Linear(3, 2)
+
+    def forward(self, x: ct.Tensor) -> ct.Tensor:
+        with ct.no_grad():
+            self.mean = self.mean * 0.9 + x.mean(0) * 0.1
+        out: ct.Tensor = self.linear(x - self.mean)
+        return out
+
+
+def test_buffers_that_are_bound_anew_are_kept_the_same_too() -> None:
+    ct.manual_seed(0)
+    model = Rebinding()
+    x = np.random.default_rng(0).standard_normal((32, 3)).astype(np.float32)
+    loader = data.DataLoader(data.TensorDataset(x, np.zeros(32, np.int64)), batch_size=32, shards=4)
+    for step in elastic.Run(model, optim.SGD(model.parameters(), lr=0.1), loader).steps(1):
+        for batch in step.shards:
+            step.backward(nn.functional.cross_entropy(model(batch.x), batch.y))
+        step.commit()
+    np.testing.assert_allclose(to_numpy(model.mean.data), 0.1 * x.mean(0), rtol=1e-4)

@@ -249,6 +249,20 @@ CHECKED_BEFORE = {"cross_entropy", "ctc_loss"}
 """Their functions look at the class numbers first; the records leave it to NumPy, and CuPy would wrap them around."""
 
 
+@pytest.mark.parametrize("record", [param for param in OPS if param.values[0].elementwise])
+def test_elementwise_ops_take_tensors_without_elements(record: Op) -> None:
+    sample = record.samples(Sampler(7))[0]
+    inputs = [np.empty((0, 3), np.asarray(x).dtype) if isinstance(x, np.ndarray) else x for x in sample.inputs]
+    tensors = _tensors(record, Sample(tuple(inputs), sample.params))
+    for out in _outputs(_run(record, sample, tensors)):
+        assert out.shape == (0, 3)
+        if out.requires_grad and not out.is_complex():
+            out.sum().backward()
+    for tensor in tensors:
+        if isinstance(tensor, ct.Tensor) and tensor.grad is not None:
+            assert tensor.grad.shape == (0, 3)
+
+
 @pytest.mark.parametrize(("record", "sample"), ERRORS)
 def test_bad_inputs_are_refused_in_a_sentence_that_names_the_op(record: Op, sample: Sample) -> None:
     if record.name in CHECKED_BEFORE and device_name() == "cuda":

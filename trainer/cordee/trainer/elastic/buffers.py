@@ -11,34 +11,60 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from cordee.trainer.array import array_module, is_complex, is_float, to_numpy
 from cordee.trainer.tensors import Tensor
 
-__all__ = ["ShardBuffers"]
+if TYPE_CHECKING:
+    from cordee.trainer.nn import Module
+
+__all__ = ["ShardBuffers", "buffer_places"]
 
 _SHARD = struct.Struct("<III")
 _INDEX = struct.Struct("<I")
+
+Place = tuple[Any, str]
+"""A module and the name of one of its buffers."""
 
 Changed = dict[int, Any]
 """By the number of a buffer: what a shard made of it."""
 
 
+def buffer_places(model: Module) -> list[Place]:
+    """Where a model's buffers are: each once, in the order of its modules."""
+    return [
+        (module, name)
+        for module in model.modules()
+        for name in vars(module).get("_buffers", ())
+        if isinstance(vars(module).get(name), Tensor)
+    ]
+
+
 class ShardBuffers:
     """A model's buffers during one step."""
 
-    def __init__(self, buffers: Iterable[Tensor]) -> None:
-        self._buffers = [buffer for buffer in buffers if buffer.data.size and buffer.data.dtype.kind != "b"]
-        self._before = [buffer.data.copy() for buffer in self._buffers]
+    def __init__(self, places: Iterable[Place]) -> None:
+        """`places`: whose attributes of which names are buffers; a forward may bind them to other tensors."""
+        held = [(vars(owner), name) for owner, name in places]
+        self._places = [
+            (names, name) for names, name in held if names[name].data.size and names[name].data.dtype.kind != "b"
+        ]
+        self._before = [names[name].data.copy() for names, name in self._places]
         self._shards: dict[int, tuple[int, Changed]] = {}
 
     def fold(self, shard: int, num_samples: int) -> None:
         """A shard has been computed: keep what it changed, and put back what was before."""
         changed: Changed = {}
-        for i, (buffer, before) in enumerate(zip(self._buffers, self._before, strict=True)):
+        for i, ((names, name), before) in enumerate(zip(self._places, self._before, strict=True)):
+            buffer = names[name]
+            if buffer.shape != before.shape or buffer.dtype != before.dtype:
+                raise ValueError(
+                    f"the buffer {name!r} was {before.dtype}{list(before.shape)} before this step, and forward made it "
+                    f"{buffer.dtype}{list(buffer.shape)}: buffers keep their shape and dtype in an elastic run"
+                )
             if bool((buffer.data != before).any()):
                 changed[i] = np.array(to_numpy(buffer.data), order="C", copy=True)
                 buffer.data[...] = before
@@ -65,10 +91,11 @@ class ShardBuffers:
             shards.update(self._unpack(data))
         for i in sorted({i for _, changed in shards.values() for i in changed}):
             parts = [(n, shards[s][1][i]) for s in sorted(shards) if i in shards[s][1] for n in (shards[s][0],)]
-            self._buffers[i].data[...] = self._mean(to_numpy(self._before[i]), parts, num_samples)
+            names, name = self._places[i]
+            names[name].data[...] = self._mean(self._before[i], parts, num_samples)
 
     def _mean(self, before: Any, parts: list[tuple[int, Any]], num_samples: int) -> Any:
-        xp = array_module(self._buffers[0].data)
+        xp, before = array_module(before), to_numpy(before)
         if not (is_float(before.dtype) or is_complex(before.dtype)):
             largest = parts[0][1]
             for _, value in parts[1:]:

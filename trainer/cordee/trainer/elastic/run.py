@@ -17,6 +17,7 @@ import numpy as np
 
 from cordee.trainer.array import to_numpy
 from cordee.trainer.elastic import runtime
+from cordee.trainer.elastic.buffers import buffer_places
 from cordee.trainer.elastic.heal import synchronise
 from cordee.trainer.elastic.partials import PartialSums
 from cordee.trainer.elastic.position import Position
@@ -149,6 +150,7 @@ class Run:
         runtime.claim(self._membership, self)
         self._epochs = max(self._epochs, epochs)
         last = epochs * len(self.loader)
+        buffers = buffer_places(self.model)
         while True:
             # Whoever has the last step of this loop needs nobody any more: a joiner is not made to wait for it.
             if self._has_state and self.step >= last:
@@ -162,7 +164,7 @@ class Run:
                 loader=self.loader,
                 optimizer=self.optimizer,
                 partials=self._partials,
-                buffers=self.model.buffers(),
+                buffers=buffers,
                 change_pending=self._membership.change_pending,
                 on_committed=self._step_committed,
                 on_lost=self._step_lost,

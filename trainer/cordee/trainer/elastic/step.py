@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from cordee.trainer import random
-from cordee.trainer.elastic.buffers import ShardBuffers
+from cordee.trainer.elastic.buffers import Place, ShardBuffers
 from cordee.trainer.elastic.header import StepHeader, exact_sum
 from cordee.trainer.elastic.protocols import PeerLostError
 from cordee.trainer.elastic.tree import deal
@@ -53,7 +53,7 @@ class Step:
         loader: DataLoader,
         optimizer: Optimizer,
         partials: Sequence[PartialSums],
-        buffers: Iterable[Tensor] = (),
+        buffers: Iterable[Place] = (),
         change_pending: Callable[[], bool],
         on_committed: Callable[[Step, bool], None],
         on_lost: Callable[[PeerLostError], None],

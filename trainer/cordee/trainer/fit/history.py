@@ -24,6 +24,8 @@ class History:
     def __init__(self) -> None:
         self.history: dict[str, list[float]] = {}
         self.epoch: list[int] = []
+        self._json: tuple[int, dict[str, Any]] = (-1, {})
+        """What `to_json` gave, and for how many epochs: an elastic run asks at every step."""
 
     def __getitem__(self, name: str) -> list[float]:
         if name not in self.history:
@@ -47,14 +49,18 @@ class History:
 
     def to_json(self) -> dict[str, Any]:
         """As JSON has it, which knows no NaN."""
+        if self._json[0] == len(self.epoch):
+            return self._json[1]
         listed = {
             name: [value if math.isfinite(value) else str(value) for value in values]
             for name, values in self.history.items()
         }
-        return {"epoch": list(self.epoch), "history": listed}
+        self._json = (len(self.epoch), {"epoch": list(self.epoch), "history": listed})
+        return self._json[1]
 
     def load_json(self, data: dict[str, Any]) -> None:
         """Take over what `to_json` gave."""
+        self._json = (-1, {})
         self.epoch = [int(number) for number in data["epoch"]]
         self.history = {name: [float(value) for value in values] for name, values in data["history"].items()}
 

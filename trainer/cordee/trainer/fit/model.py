@@ -167,6 +167,7 @@ class Model:
         self._call("on_train_begin")
         self._memory.take_over()
         figures: dict[str, float] = {}
+        self.net.train()
         for step in run.steps(epochs=self.epochs):
             if step.index == 0:  # also when it is done again: what a lost step did to learning rates was undone
                 self._memory.sums.clear()
@@ -201,7 +202,6 @@ class Model:
         self._run, self._source = Run(self.net, self.optimizer, loader), source
 
     def _train(self, step: Step, loss: Callable[[Any, Any], Tensor]) -> None:
-        self.net.train()
         for batch in step.shards:
             inputs, target = self._fields(batch)
             output = self.net(*inputs)
@@ -320,8 +320,9 @@ class _Memory:
     def __init__(self, model: Model) -> None:
         self._model = model
         self.callbacks: list[Callback] = []
-        self.sums: dict[str, list[float]] = {}
-        """Of the epoch at hand: by figure the values of its steps, times their samples."""
+        self.sums: dict[str, float] = {}
+        """Of the epoch at hand: by figure the sum over its steps, times their samples. Added up step by step, which is
+        the same order on every worker."""
         self._call_number = 0
         self._waiting: Any = None
         """Another worker's memory of a later call of `fit` than this one has come to."""
@@ -347,9 +348,8 @@ class _Memory:
         """Take note of a committed step; the epoch's means so far."""
         values = {"loss": step.loss, **step.measures, "": 1.0}
         for name, value in values.items():
-            self.sums.setdefault(name, []).append(value * step.num_samples)
-        samples = exact_sum(self.sums[""])
-        return {name: exact_sum(parts) / samples for name, parts in self.sums.items() if name}
+            self.sums[name] = self.sums.get(name, 0.0) + value * step.num_samples
+        return {name: total / self.sums[""] for name, total in self.sums.items() if name}
 
     # What travels.
 
@@ -359,7 +359,7 @@ class _Memory:
             "history": self._model.history.to_json(),
             "stop": self._model.stop_training,
             "callbacks": [callback.state_dict() for callback in self.callbacks],
-            "sums": {name: [repr(value) for value in values] for name, values in self.sums.items()},
+            "sums": {name: repr(value) for name, value in self.sums.items()},
         }
 
     def load_scalars(self, scalars: Any) -> None:
@@ -370,7 +370,7 @@ class _Memory:
         self._model.stop_training = bool(scalars["stop"])
         for callback, state in zip(self.callbacks, scalars["callbacks"], strict=False):
             callback.load_state_dict(state)
-        self.sums = {name: [float(value) for value in values] for name, values in scalars["sums"].items()}
+        self.sums = {name: float(value) for name, value in scalars["sums"].items()}
 
     def arrays(self) -> dict[str, Array]:
         return {
