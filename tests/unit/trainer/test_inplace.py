@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import inspect
 from typing import Any
 
@@ -204,10 +205,11 @@ def test_results_that_do_not_fit_in_place_are_refused() -> None:
 def test_the_book_of_writes_forgets_memory_that_is_gone() -> None:
     from cordee.trainer.autograd.writes import BOOK
 
+    gc.collect()  # what earlier tests left
     before = len(BOOK._writes)
     for _ in range(50):
         ct.ones(3).add_(1.0)
-    assert len(BOOK._writes) == before
+    assert len(BOOK._writes) <= before
 
 
 STEPS = ("write", "view", "assign", "use", "scale")
