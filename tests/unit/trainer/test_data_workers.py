@@ -271,7 +271,7 @@ def test_arrays_of_a_dataset_are_in_memory_once_for_all_processes(support: Any) 
 
 
 def test_forgotten_loaders_end_their_threads() -> None:
-    before = threading.active_count()
+    before = set(threading.enumerate())  # by identity: those that earlier tests forgot may end meanwhile
     loader = DataLoader(TensorDataset(np.arange(100)), 4, num_workers=3, persistent_workers=True)
     for _ in range(3):
         iterator = iter(loader)
@@ -280,9 +280,9 @@ def test_forgotten_loaders_end_their_threads() -> None:
     del loader
     gc.collect()
     deadline = time.monotonic() + 5
-    while threading.active_count() > before and time.monotonic() < deadline:
+    while (left := set(threading.enumerate()) - before) and time.monotonic() < deadline:
         time.sleep(0.01)
-    assert threading.active_count() == before
+    assert not left
 
 
 def run_script(tmp_path: Path, text: str) -> subprocess.Popen[str]:
