@@ -254,7 +254,7 @@ def test_processes_leave_no_descriptor_no_memory_and_no_process(support: Any) ->
     first = epoch()
     for _ in range(6):  # each hands out 51 MB
         last = epoch()
-    assert last[0] == first[0]
+    assert last[0] <= first[0]  # fewer: what earlier tests left was collected meanwhile
     assert last[1] - first[1] < 80e6
     assert leaves_no_worker()
     assert not list(Path("/dev/shm").glob("*cordee*"))

@@ -317,6 +317,9 @@ class SimulatedMembership:
             raise Killed  # the job has its result
         return simulation.worlds.pop(self.worker)
 
+    def leaving(self) -> bool:
+        return False
+
     def change_pending(self) -> bool:
         return self.simulation.pending
 
@@ -457,6 +460,9 @@ class LeavingMembership(SoloMembership):
     def __init__(self, folder: Path) -> None:
         self.checkpoint_policy = CheckpointPolicy(folder, interval_seconds=3600)
         self.steps = 0
+
+    def leaving(self) -> bool:
+        return False
 
     def change_pending(self) -> bool:
         return self.steps == 2  # asked within a step, before it is reported

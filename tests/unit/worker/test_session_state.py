@@ -160,6 +160,7 @@ def test_each_stop_ends_with_its_code() -> None:
         pb.STOP_REASON_FINISHED: exit_codes.STOPPED,
         pb.STOP_REASON_FAILED: exit_codes.STOPPED,
         pb.STOP_REASON_FENCED: exit_codes.FENCED,
+        pb.STOP_REASON_STUCK: exit_codes.FENCED,
         pb.STOP_REASON_UNSPECIFIED: exit_codes.STOPPED,
     }
     assert set(expected) == set(pb.StopReason.values())

@@ -109,6 +109,9 @@ class WorkerMembership:
     def change_pending(self) -> bool:
         return self._session.change_pending
 
+    def leaving(self) -> bool:
+        return self._session.leaving
+
     def report(self, progress: ProgressReport) -> None:
         self.step = progress.step
         self._session.advance(progress.step)

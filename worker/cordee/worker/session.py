@@ -145,6 +145,11 @@ class Session:
         return self._state.change_pending
 
     @property
+    def leaving(self) -> bool:
+        """Whether this process was asked to go."""
+        return self._state.leaving
+
+    @property
     def ended(self) -> bool:
         return self._ended.is_set()
 

@@ -135,6 +135,7 @@ STOP_CODES = {
     pb.STOP_REASON_FINISHED: (exit_codes.STOPPED, "the job has its result already"),
     pb.STOP_REASON_FAILED: (exit_codes.STOPPED, "the job has failed"),
     pb.STOP_REASON_FENCED: (exit_codes.FENCED, "a newer incarnation or generation has taken this worker's place"),
+    pb.STOP_REASON_STUCK: (exit_codes.FENCED, "it held its peers up, and another process takes its place"),
     pb.STOP_REASON_UNSPECIFIED: (exit_codes.STOPPED, "stopped by the coordinator"),
 }
 
@@ -181,6 +182,11 @@ class SessionState:
     def attached(self) -> bool:
         """Whether the coordinator has welcomed this stream."""
         return self._attached
+
+    @property
+    def leaving(self) -> bool:
+        """Whether this process was asked to go."""
+        return self._leaving is not None
 
     def deadline(self) -> float:
         """When the next Tick is due, unless something happens before."""

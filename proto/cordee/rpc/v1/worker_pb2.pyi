@@ -7,6 +7,15 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 
 DESCRIPTOR: _descriptor.FileDescriptor
 
+class Phase(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    PHASE_UNSPECIFIED: _ClassVar[Phase]
+    PHASE_PREPARING: _ClassVar[Phase]
+    PHASE_MEETING: _ClassVar[Phase]
+    PHASE_COMPUTING: _ClassVar[Phase]
+    PHASE_EXCHANGING: _ClassVar[Phase]
+    PHASE_OUTSIDE: _ClassVar[Phase]
+
 class ArrivalReason(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     __slots__ = ()
     ARRIVAL_REASON_UNSPECIFIED: _ClassVar[ArrivalReason]
@@ -22,6 +31,13 @@ class StopReason(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     STOP_REASON_FINISHED: _ClassVar[StopReason]
     STOP_REASON_FAILED: _ClassVar[StopReason]
     STOP_REASON_FENCED: _ClassVar[StopReason]
+    STOP_REASON_STUCK: _ClassVar[StopReason]
+PHASE_UNSPECIFIED: Phase
+PHASE_PREPARING: Phase
+PHASE_MEETING: Phase
+PHASE_COMPUTING: Phase
+PHASE_EXCHANGING: Phase
+PHASE_OUTSIDE: Phase
 ARRIVAL_REASON_UNSPECIFIED: ArrivalReason
 ARRIVAL_REASON_JOIN: ArrivalReason
 ARRIVAL_REASON_CHANGE: ArrivalReason
@@ -32,6 +48,7 @@ STOP_REASON_CANCELLED: StopReason
 STOP_REASON_FINISHED: StopReason
 STOP_REASON_FAILED: StopReason
 STOP_REASON_FENCED: StopReason
+STOP_REASON_STUCK: StopReason
 
 class WorkerMessage(_message.Message):
     __slots__ = ("hello", "heartbeat", "arrived", "progress", "checkpointed", "leaving", "finished", "script_failed", "note")
@@ -56,21 +73,23 @@ class WorkerMessage(_message.Message):
     def __init__(self, hello: _Optional[_Union[Hello, _Mapping]] = ..., heartbeat: _Optional[_Union[Heartbeat, _Mapping]] = ..., arrived: _Optional[_Union[Arrived, _Mapping]] = ..., progress: _Optional[_Union[Progress, _Mapping]] = ..., checkpointed: _Optional[_Union[Checkpointed, _Mapping]] = ..., leaving: _Optional[_Union[Leaving, _Mapping]] = ..., finished: _Optional[_Union[Finished, _Mapping]] = ..., script_failed: _Optional[_Union[ScriptFailed, _Mapping]] = ..., note: _Optional[_Union[Note, _Mapping]] = ...) -> None: ...
 
 class CoordinatorMessage(_message.Message):
-    __slots__ = ("welcome", "world", "change_pending", "abort", "stop")
+    __slots__ = ("welcome", "world", "change_pending", "abort", "stop", "fault")
     WELCOME_FIELD_NUMBER: _ClassVar[int]
     WORLD_FIELD_NUMBER: _ClassVar[int]
     CHANGE_PENDING_FIELD_NUMBER: _ClassVar[int]
     ABORT_FIELD_NUMBER: _ClassVar[int]
     STOP_FIELD_NUMBER: _ClassVar[int]
+    FAULT_FIELD_NUMBER: _ClassVar[int]
     welcome: Welcome
     world: World
     change_pending: ChangePending
     abort: Abort
     stop: Stop
-    def __init__(self, welcome: _Optional[_Union[Welcome, _Mapping]] = ..., world: _Optional[_Union[World, _Mapping]] = ..., change_pending: _Optional[_Union[ChangePending, _Mapping]] = ..., abort: _Optional[_Union[Abort, _Mapping]] = ..., stop: _Optional[_Union[Stop, _Mapping]] = ...) -> None: ...
+    fault: Fault
+    def __init__(self, welcome: _Optional[_Union[Welcome, _Mapping]] = ..., world: _Optional[_Union[World, _Mapping]] = ..., change_pending: _Optional[_Union[ChangePending, _Mapping]] = ..., abort: _Optional[_Union[Abort, _Mapping]] = ..., stop: _Optional[_Union[Stop, _Mapping]] = ..., fault: _Optional[_Union[Fault, _Mapping]] = ...) -> None: ...
 
 class Hello(_message.Message):
-    __slots__ = ("job", "worker", "incarnation", "address", "generation", "step", "has_state", "pid", "waiting")
+    __slots__ = ("job", "worker", "incarnation", "address", "generation", "step", "has_state", "pid", "waiting", "previous")
     JOB_FIELD_NUMBER: _ClassVar[int]
     WORKER_FIELD_NUMBER: _ClassVar[int]
     INCARNATION_FIELD_NUMBER: _ClassVar[int]
@@ -80,6 +99,7 @@ class Hello(_message.Message):
     HAS_STATE_FIELD_NUMBER: _ClassVar[int]
     PID_FIELD_NUMBER: _ClassVar[int]
     WAITING_FIELD_NUMBER: _ClassVar[int]
+    PREVIOUS_FIELD_NUMBER: _ClassVar[int]
     job: str
     worker: str
     incarnation: str
@@ -89,7 +109,24 @@ class Hello(_message.Message):
     has_state: bool
     pid: int
     waiting: bool
-    def __init__(self, job: _Optional[str] = ..., worker: _Optional[str] = ..., incarnation: _Optional[str] = ..., address: _Optional[str] = ..., generation: _Optional[int] = ..., step: _Optional[int] = ..., has_state: _Optional[bool] = ..., pid: _Optional[int] = ..., waiting: _Optional[bool] = ...) -> None: ...
+    previous: PostMortem
+    def __init__(self, job: _Optional[str] = ..., worker: _Optional[str] = ..., incarnation: _Optional[str] = ..., address: _Optional[str] = ..., generation: _Optional[int] = ..., step: _Optional[int] = ..., has_state: _Optional[bool] = ..., pid: _Optional[int] = ..., waiting: _Optional[bool] = ..., previous: _Optional[_Union[PostMortem, _Mapping]] = ...) -> None: ...
+
+class PostMortem(_message.Message):
+    __slots__ = ("incarnation", "code", "words", "stack", "step", "asked")
+    INCARNATION_FIELD_NUMBER: _ClassVar[int]
+    CODE_FIELD_NUMBER: _ClassVar[int]
+    WORDS_FIELD_NUMBER: _ClassVar[int]
+    STACK_FIELD_NUMBER: _ClassVar[int]
+    STEP_FIELD_NUMBER: _ClassVar[int]
+    ASKED_FIELD_NUMBER: _ClassVar[int]
+    incarnation: str
+    code: int
+    words: str
+    stack: str
+    step: int
+    asked: bool
+    def __init__(self, incarnation: _Optional[str] = ..., code: _Optional[int] = ..., words: _Optional[str] = ..., stack: _Optional[str] = ..., step: _Optional[int] = ..., asked: _Optional[bool] = ...) -> None: ...
 
 class Welcome(_message.Message):
     __slots__ = ("heartbeat_seconds", "generation")
@@ -100,12 +137,28 @@ class Welcome(_message.Message):
     def __init__(self, heartbeat_seconds: _Optional[float] = ..., generation: _Optional[int] = ...) -> None: ...
 
 class Heartbeat(_message.Message):
-    __slots__ = ("generation", "step")
+    __slots__ = ("generation", "step", "activity")
     GENERATION_FIELD_NUMBER: _ClassVar[int]
     STEP_FIELD_NUMBER: _ClassVar[int]
+    ACTIVITY_FIELD_NUMBER: _ClassVar[int]
     generation: int
     step: int
-    def __init__(self, generation: _Optional[int] = ..., step: _Optional[int] = ...) -> None: ...
+    activity: Activity
+    def __init__(self, generation: _Optional[int] = ..., step: _Optional[int] = ..., activity: _Optional[_Union[Activity, _Mapping]] = ...) -> None: ...
+
+class Activity(_message.Message):
+    __slots__ = ("phase", "step", "seconds", "waiting_for", "idle_seconds")
+    PHASE_FIELD_NUMBER: _ClassVar[int]
+    STEP_FIELD_NUMBER: _ClassVar[int]
+    SECONDS_FIELD_NUMBER: _ClassVar[int]
+    WAITING_FOR_FIELD_NUMBER: _ClassVar[int]
+    IDLE_SECONDS_FIELD_NUMBER: _ClassVar[int]
+    phase: Phase
+    step: int
+    seconds: float
+    waiting_for: _containers.RepeatedScalarFieldContainer[str]
+    idle_seconds: float
+    def __init__(self, phase: _Optional[_Union[Phase, str]] = ..., step: _Optional[int] = ..., seconds: _Optional[float] = ..., waiting_for: _Optional[_Iterable[str]] = ..., idle_seconds: _Optional[float] = ...) -> None: ...
 
 class Arrived(_message.Message):
     __slots__ = ("generation", "step", "has_state", "reason", "suspects")
@@ -172,7 +225,7 @@ class Stop(_message.Message):
     def __init__(self, reason: _Optional[_Union[StopReason, str]] = ..., message: _Optional[str] = ...) -> None: ...
 
 class Progress(_message.Message):
-    __slots__ = ("generation", "step", "steps_total", "epoch", "epochs", "loss", "samples", "step_seconds", "samples_per_second", "metrics")
+    __slots__ = ("generation", "step", "steps_total", "epoch", "epochs", "loss", "samples", "step_seconds", "samples_per_second", "metrics", "paces")
     class MetricsEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -190,6 +243,7 @@ class Progress(_message.Message):
     STEP_SECONDS_FIELD_NUMBER: _ClassVar[int]
     SAMPLES_PER_SECOND_FIELD_NUMBER: _ClassVar[int]
     METRICS_FIELD_NUMBER: _ClassVar[int]
+    PACES_FIELD_NUMBER: _ClassVar[int]
     generation: int
     step: int
     steps_total: int
@@ -200,7 +254,16 @@ class Progress(_message.Message):
     step_seconds: float
     samples_per_second: float
     metrics: _containers.ScalarMap[str, float]
-    def __init__(self, generation: _Optional[int] = ..., step: _Optional[int] = ..., steps_total: _Optional[int] = ..., epoch: _Optional[int] = ..., epochs: _Optional[int] = ..., loss: _Optional[float] = ..., samples: _Optional[int] = ..., step_seconds: _Optional[float] = ..., samples_per_second: _Optional[float] = ..., metrics: _Optional[_Mapping[str, float]] = ...) -> None: ...
+    paces: _containers.RepeatedCompositeFieldContainer[Pace]
+    def __init__(self, generation: _Optional[int] = ..., step: _Optional[int] = ..., steps_total: _Optional[int] = ..., epoch: _Optional[int] = ..., epochs: _Optional[int] = ..., loss: _Optional[float] = ..., samples: _Optional[int] = ..., step_seconds: _Optional[float] = ..., samples_per_second: _Optional[float] = ..., metrics: _Optional[_Mapping[str, float]] = ..., paces: _Optional[_Iterable[_Union[Pace, _Mapping]]] = ...) -> None: ...
+
+class Pace(_message.Message):
+    __slots__ = ("worker", "shard_seconds")
+    WORKER_FIELD_NUMBER: _ClassVar[int]
+    SHARD_SECONDS_FIELD_NUMBER: _ClassVar[int]
+    worker: str
+    shard_seconds: float
+    def __init__(self, worker: _Optional[str] = ..., shard_seconds: _Optional[float] = ...) -> None: ...
 
 class Checkpointed(_message.Message):
     __slots__ = ("step", "path", "size_bytes", "seconds")
@@ -215,10 +278,12 @@ class Checkpointed(_message.Message):
     def __init__(self, step: _Optional[int] = ..., path: _Optional[str] = ..., size_bytes: _Optional[int] = ..., seconds: _Optional[float] = ...) -> None: ...
 
 class Leaving(_message.Message):
-    __slots__ = ("reason",)
+    __slots__ = ("reason", "grace_seconds")
     REASON_FIELD_NUMBER: _ClassVar[int]
+    GRACE_SECONDS_FIELD_NUMBER: _ClassVar[int]
     reason: str
-    def __init__(self, reason: _Optional[str] = ...) -> None: ...
+    grace_seconds: float
+    def __init__(self, reason: _Optional[str] = ..., grace_seconds: _Optional[float] = ...) -> None: ...
 
 class Finished(_message.Message):
     __slots__ = ("step", "samples", "weights_sha256", "metrics", "weights_path")
@@ -260,6 +325,18 @@ class Note(_message.Message):
     message: str
     seconds: float
     def __init__(self, kind: _Optional[str] = ..., message: _Optional[str] = ..., seconds: _Optional[float] = ...) -> None: ...
+
+class Fault(_message.Message):
+    __slots__ = ("kind", "seconds", "peer", "amount")
+    KIND_FIELD_NUMBER: _ClassVar[int]
+    SECONDS_FIELD_NUMBER: _ClassVar[int]
+    PEER_FIELD_NUMBER: _ClassVar[int]
+    AMOUNT_FIELD_NUMBER: _ClassVar[int]
+    kind: str
+    seconds: float
+    peer: str
+    amount: float
+    def __init__(self, kind: _Optional[str] = ..., seconds: _Optional[float] = ..., peer: _Optional[str] = ..., amount: _Optional[float] = ...) -> None: ...
 
 class FetchBundleRequest(_message.Message):
     __slots__ = ("job",)

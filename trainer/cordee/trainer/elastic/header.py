@@ -1,23 +1,24 @@
 """What every worker tells every other with a step's exchange, beside gradients.
 
 It rides on the exchange's first message, so it costs no round trip, and all members of a world see the same headers
-at the same step: that is how they agree on the loss and on what was measured, and on when to meet for a membership
-change.
+at the same step: that is how they agree on the loss and on what was measured, on when to meet for a membership
+change, and on when to save themselves.
 """
 
 from __future__ import annotations
 
 import math
 import struct
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["StepHeader", "exact_sum"]
+__all__ = ["Agreement", "StepHeader", "exact_sum"]
 
-_FIXED = struct.Struct("<QBIIH")
+_FIXED = struct.Struct("<QBdIIHII")
+_CHANGE, _LEAVING, _CHECKPOINT = 1, 2, 4
 _NAME = struct.Struct("<H")
 
 
@@ -35,11 +36,28 @@ class StepHeader:
     """What the script measured, by name: the weighted value of each shard, like the losses."""
     buffers: bytes = b""
     """What the shards made of the model's buffers (see `elastic.buffers`)."""
+    ledger: bytes = b""
+    """Which samples its shards consumed (see `elastic.ledger`); empty: no ledger is kept."""
+    leaving: bool = False
+    """This worker's process was asked to go."""
+    checkpoint: bool = False
+    """This worker finds that it is time to save the state that this step ends in."""
+    shard_seconds: float = math.nan
+    """How long it computed per shard; NaN: it had none."""
 
     def pack(self) -> bytes:
         return b"".join(
             (
-                _FIXED.pack(self.step, self.change_pending, len(self.losses), len(self.touched), len(self.measures)),
+                _FIXED.pack(
+                    self.step,
+                    _CHANGE * self.change_pending | _LEAVING * self.leaving | _CHECKPOINT * self.checkpoint,
+                    self.shard_seconds,
+                    len(self.losses),
+                    len(self.touched),
+                    len(self.measures),
+                    len(self.buffers),
+                    len(self.ledger),
+                ),
                 struct.pack(f"<{len(self.losses)}d", *self.losses),
                 np.packbits(self.touched).tobytes(),
                 *(
@@ -52,6 +70,7 @@ class StepHeader:
                     )
                 ),
                 self.buffers,
+                self.ledger,
             )
         )
 
@@ -59,7 +78,9 @@ class StepHeader:
     def unpack(data: bytes) -> StepHeader:
         """Raises `ValueError` when `data` is not a header."""
         try:
-            step, pending, num_losses, num_touched, num_measures = _FIXED.unpack_from(data)
+            (step, flags, shard_seconds, num_losses, num_touched, num_measures, num_buffers, num_ledger) = (
+                _FIXED.unpack_from(data)
+            )
             doubles = struct.Struct(f"<{num_losses}d")
             losses = doubles.unpack_from(data, _FIXED.size)
             at, num_bytes = _FIXED.size + doubles.size, -(-num_touched // 8)
@@ -73,9 +94,45 @@ class StepHeader:
                 name = data[at : at + length].decode()
                 measures[name] = doubles.unpack_from(data, at + length)
                 at += length + doubles.size
+            if len(data) != at + num_buffers + num_ledger:
+                raise ValueError(f"it should have {at + num_buffers + num_ledger} bytes")
         except (struct.error, ValueError) as error:
             raise ValueError(f"a step header of {len(data)} bytes cannot be read: {error}") from error
-        return StepHeader(step, bool(pending), losses, touched, measures, bytes(data[at:]))
+        return StepHeader(
+            step,
+            bool(flags & _CHANGE),
+            losses,
+            touched,
+            measures,
+            buffers=bytes(data[at : at + num_buffers]),
+            ledger=bytes(data[at + num_buffers :]),
+            leaving=bool(flags & _LEAVING),
+            checkpoint=bool(flags & _CHECKPOINT),
+            shard_seconds=shard_seconds,
+        )
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """What all members of a world know alike after a step, because all have read the same headers."""
+
+    change_pending: bool
+    """Some member was told that the world is to meet."""
+    all_leaving: bool
+    """Every member was asked to go: nobody is left to hold the state."""
+    checkpoint: bool
+    """Some member found that it is time to save the state that this step ends in."""
+    shard_seconds: tuple[float, ...]
+    """By rank: how long each computed per shard; NaN: it had none."""
+
+    @staticmethod
+    def of(headers: Sequence[StepHeader]) -> Agreement:
+        return Agreement(
+            change_pending=any(header.change_pending for header in headers),
+            all_leaving=all(header.leaving for header in headers),
+            checkpoint=any(header.checkpoint for header in headers),
+            shard_seconds=tuple(header.shard_seconds for header in headers),
+        )
 
 
 def exact_sum(values: Iterable[float]) -> float:

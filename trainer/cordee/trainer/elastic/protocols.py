@@ -108,6 +108,8 @@ class ProgressReport:
     seconds: float
     """Wall time of this step."""
     metrics: Mapping[str, float] = field(default_factory=dict)
+    shard_seconds: tuple[float, ...] = ()
+    """By rank: how long each member computed per shard in this step; NaN: it had no shard."""
 
 
 @dataclass(frozen=True)
@@ -149,6 +151,10 @@ class Membership(Protocol):
     def change_pending(self) -> bool:
         """Whether the coordinator has asked this world to meet at the next step boundary. Cheap: asked at every
         step."""
+        ...
+
+    def leaving(self) -> bool:
+        """Whether this process was asked to go (a preemption notice, a drain). Cheap: asked at every step."""
         ...
 
     def report(self, progress: ProgressReport) -> None:

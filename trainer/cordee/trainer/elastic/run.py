@@ -18,6 +18,7 @@ import numpy as np
 from cordee.trainer.array import to_numpy
 from cordee.trainer.elastic import runtime
 from cordee.trainer.elastic.buffers import buffer_places
+from cordee.trainer.elastic.header import Agreement
 from cordee.trainer.elastic.heal import synchronise
 from cordee.trainer.elastic.partials import PartialSums
 from cordee.trainer.elastic.position import Position
@@ -71,6 +72,8 @@ class Run:
         self._may_hold_alone = False
         self._epochs = 0
         self._world: World | None = None
+        self._agreement: Agreement | None = None
+        """Of the step committed last."""
         self._arrival: tuple[Literal["join", "change", "lost"], tuple[int, ...]] = ("join", ())
 
     # What a script asks
@@ -165,7 +168,8 @@ class Run:
                 optimizer=self.optimizer,
                 partials=self._partials,
                 buffers=buffers,
-                change_pending=self._membership.change_pending,
+                membership=self._membership,
+                checkpoint_due=self._checkpoint_due,
                 on_committed=self._step_committed,
                 on_lost=self._step_lost,
             )
@@ -183,13 +187,17 @@ class Run:
                 self._state.restore_scalars(before)
             elif not step.committed:
                 raise RuntimeError(f"step {step.number} was left without step.commit()")
-            elif saver is not None:  # now, not in the commit: what the script did since then belongs to the step
-                saver.save_if_due(self._position)
+            elif saver is not None and self._agreement is not None and self._agreement.checkpoint:
+                saver.save(self._position)  # now, not in the commit: what the script did since belongs to the step
         self._finish()
 
     # What a step tells
 
-    def _step_committed(self, step: Step, change_pending: bool) -> None:
+    def _checkpoint_due(self) -> bool:
+        """Asked at every step; one member's word is enough, and rank 0 is the one that keeps the time."""
+        return self.rank == 0 and self._saver is not None and self._saver.due(self.step + 1)
+
+    def _step_committed(self, step: Step, agreement: Agreement) -> None:
         """The update of `step` has been applied here."""
         self._position = replace(
             self._position, step=step.number, samples=self.samples + step.num_samples, loss=step.loss
@@ -204,9 +212,11 @@ class Run:
                 samples=self.samples,
                 seconds=step.seconds,
                 metrics=self._position.metrics,
+                shard_seconds=agreement.shard_seconds,
             )
         )
-        if change_pending:
+        self._agreement = agreement
+        if agreement.change_pending:
             self._leave_world("change", ())
 
     def _step_lost(self, error: PeerLostError) -> None:

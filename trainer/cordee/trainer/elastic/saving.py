@@ -41,13 +41,16 @@ class Saver:
         self._membership.note("restored", f"resumed from {loaded.path.name}", time.monotonic() - started)
         return position
 
-    def save_if_due(self, position: Position) -> None:
-        """Called after every committed step, by the one worker that saves. Costs a copy in memory when one is due."""
+    def due(self, step: int) -> bool:
+        """Whether it is time to save the state that `step` ends in."""
         policy = self._policy
-        by_steps = policy.interval_steps and position.step - self._last_step >= policy.interval_steps
+        by_steps = policy.interval_steps and step - self._last_step >= policy.interval_steps
         by_time = policy.interval_seconds and time.monotonic() - self._last_time >= policy.interval_seconds
-        if (by_steps or by_time) and not self._writer.busy:  # storage may be slower than the interval: no step waits
-            self._save(position)
+        return bool(by_steps or by_time) and not self._writer.busy  # slow storage: no step waits for it
+
+    def save(self, position: Position) -> None:
+        """Called after a committed step, by the one worker that saves. Costs a copy in memory."""
+        self._save(position)
 
     def save_last(self, position: Position) -> None:
         """Saves before this worker leaves with what nobody else may hold; returns when it is on storage."""

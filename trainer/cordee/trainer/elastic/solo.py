@@ -66,6 +66,9 @@ class SoloMembership:
     def change_pending(self) -> bool:
         return False
 
+    def leaving(self) -> bool:
+        return False
+
     def report(self, progress: ProgressReport) -> None:
         """Nobody asks."""
 

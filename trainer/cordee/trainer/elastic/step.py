@@ -11,14 +11,14 @@ import numpy as np
 
 from cordee.trainer import random
 from cordee.trainer.elastic.buffers import Place, ShardBuffers
-from cordee.trainer.elastic.header import StepHeader, exact_sum
+from cordee.trainer.elastic.header import Agreement, StepHeader, exact_sum
 from cordee.trainer.elastic.protocols import PeerLostError
 from cordee.trainer.elastic.tree import deal
 
 if TYPE_CHECKING:
     from cordee.trainer.data import Batch, DataLoader
     from cordee.trainer.elastic.partials import PartialSums
-    from cordee.trainer.elastic.protocols import World
+    from cordee.trainer.elastic.protocols import Membership, World
     from cordee.trainer.optim import Optimizer
     from cordee.trainer.tensors import Tensor
 
@@ -54,11 +54,12 @@ class Step:
         optimizer: Optimizer,
         partials: Sequence[PartialSums],
         buffers: Iterable[Place] = (),
-        change_pending: Callable[[], bool],
-        on_committed: Callable[[Step, bool], None],
+        membership: Membership,
+        checkpoint_due: Callable[[], bool],
+        on_committed: Callable[[Step, Agreement], None],
         on_lost: Callable[[PeerLostError], None],
     ) -> None:
-        """`partials`: one per group of `optimizer`. `on_committed` is told whether any member saw a change pending."""
+        """`partials`: one per group of `optimizer`. `on_committed` is told what all members' headers amount to."""
         steps_per_epoch = len(loader)
         self.number = number
         self.epoch = (number - 1) // steps_per_epoch + 1
@@ -74,7 +75,8 @@ class Step:
         self._optimizer = optimizer
         self._partials = partials
         self._buffers = ShardBuffers(buffers)
-        self._change_pending = change_pending
+        self._membership = membership
+        self._checkpoint_due = checkpoint_due
         self._on_committed = on_committed
         self._on_lost = on_lost
         self._communicator = world.communicator
@@ -151,8 +153,18 @@ class Step:
                 f"{self._range[1] - self._range[0]} shards were not gone through"
             )
         measured = {name: tuple(values) for name, values in self._measured.items()}
+        num_shards = self._range[1] - self._range[0]
+        computed = time.perf_counter() - self._started
         header = StepHeader(
-            self.number, self._change_pending(), tuple(self._losses), self._touched, measured, self._buffers.pack()
+            self.number,
+            self._membership.change_pending(),
+            tuple(self._losses),
+            self._touched,
+            measured,
+            buffers=self._buffers.pack(),
+            leaving=self._membership.leaving(),
+            checkpoint=self._checkpoint_due(),
+            shard_seconds=computed / num_shards if num_shards else math.nan,
         ).pack()
         try:
             headers = self._exchange(header)
@@ -162,7 +174,7 @@ class Step:
             return False
         self._apply(headers)
         self.seconds = time.perf_counter() - self._started
-        self._on_committed(self, any(header.change_pending for header in headers))
+        self._on_committed(self, Agreement.of(headers))
         return True
 
     def _fold(self, shard: int) -> None:
