@@ -271,14 +271,14 @@ class SimulatedCommunicator:
         assert root(num_shards) is not None
         return list(outcome[1])
 
-    def send_state(self, rank: int, meta: bytes, buffers: Sequence[Any]) -> None:
-        self.links[self.rank, rank] = (meta, [memoryview(to_numpy(buffer).copy()).cast("B") for buffer in buffers])
+    def send_states(self, ranks: Sequence[int], meta: bytes, buffers: Sequence[Any]) -> None:
+        for rank in ranks:
+            self.links[self.rank, rank] = (meta, [memoryview(to_numpy(buffer).copy()).cast("B") for buffer in buffers])
         self.simulation.turn.notify_all()
 
-    def recv_state(self, rank: int) -> tuple[bytes, list[memoryview]]:
-        self.simulation.wait(lambda: (rank, self.rank) in self.links)
-        meta, buffers = self.links.pop((rank, self.rank))
-        return meta, buffers
+    def recv_states(self, ranks: Sequence[int]) -> list[tuple[bytes, list[memoryview]]]:
+        self.simulation.wait(lambda: all((rank, self.rank) in self.links for rank in ranks))
+        return [self.links.pop((rank, self.rank)) for rank in ranks]
 
     def abort(self, reason: str) -> None:
         raise AssertionError("nobody aborts here")

@@ -185,10 +185,9 @@ def test_state_goes_from_peer_to_peer() -> None:
 
         def work(rank: int) -> Any:
             if rank == 1:
-                for peer in (0, 2):
-                    world[1].send_state(peer, b"meta of the state", buffers)
+                world[1].send_states([0, 2], b"meta of the state", buffers)
                 return None
-            meta, received = world[rank].recv_state(1)
+            meta, received = world[rank].recv_states([1])[0]
             assert meta == b"meta of the state"
             for buffer, data in zip(buffers, received, strict=True):
                 assert data.nbytes == buffer.nbytes
@@ -205,7 +204,7 @@ def test_state_goes_from_peer_to_peer() -> None:
 def test_state_without_buffers_is_its_meta() -> None:
     with connected(2) as world:
         received = successes(
-            in_threads(2, lambda rank: world[0].send_state(1, b"", []) if rank == 0 else world[1].recv_state(0))
+            in_threads(2, lambda rank: world[1].recv_states([0])[0] if rank else world[0].send_states([1], b"", []))
         )
         assert received[1] == (b"", [])
 
@@ -238,11 +237,11 @@ def test_an_abort_between_calls_is_raised_by_the_next_one() -> None:
     with connected(2) as world:
         world[0].abort("stop")
         world[0].abort("a second reason changes nothing")
-        for call in (lambda: world[0].recv_state(1), lambda: world[0].send_state(1, b"", [])):
+        for call in (lambda: world[0].recv_states([1])[0], lambda: world[0].send_states([1], b"", [])):
             with pytest.raises(PeerLostError, match="stop"):
                 call()
         with pytest.raises(PeerLostError) as caught:  # the peer sees it as well
-            world[1].recv_state(0)
+            world[1].recv_states([0])[0]
         assert caught.value.ranks == (0,)
 
 
@@ -252,9 +251,9 @@ def test_a_closed_communicator_says_so_and_can_be_closed_and_aborted_again() -> 
         world[0].close()
         world[0].abort("late")
         with pytest.raises(PeerLostError, match="closed"):
-            world[0].recv_state(1)
+            world[0].recv_states([1])[0]
         with pytest.raises(PeerLostError):
-            world[1].recv_state(0)
+            world[1].recv_states([0])[0]
 
 
 def test_an_exception_in_the_middle_breaks_the_world_rather_than_the_sums() -> None:
@@ -277,7 +276,7 @@ def test_an_exception_in_the_middle_breaks_the_world_rather_than_the_sums() -> N
             signal.setitimer(signal.ITIMER_REAL, 0)
             signal.signal(signal.SIGALRM, previous)
         with pytest.raises(PeerLostError, match="half done"):
-            world[0].recv_state(1)
+            world[0].recv_states([1])[0]
         with pytest.raises(PeerLostError):
             world[1].all_reduce(partials_of(gradients, 1, 2), gradients[0].copy(), num_shards=2)
 
@@ -311,7 +310,7 @@ def test_mistaken_buffers_are_refused_before_anything_is_sent() -> None:
         with pytest.raises(TypeError, match="cannot sum"):
             world[0].all_reduce({span: np.ones(10, "M8[s]")}, np.ones(10, "M8[s]"), num_shards=2)
         with pytest.raises(ValueError, match="no peer"):
-            world[0].recv_state(0)
+            world[0].recv_states([0])[0]
         for result in reduce_everywhere(world, gradients):
             assert result.tobytes() == tree_sum(gradients).tobytes()
 
@@ -412,7 +411,7 @@ def test_a_reset_connection_is_a_lost_peer() -> None:
         link.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
         link.connection.close()
         with pytest.raises(PeerLostError) as caught:
-            world[1].recv_state(0)
+            world[1].recv_states([0])[0]
         assert caught.value.ranks == (0,)
 
 
@@ -461,3 +460,32 @@ def test_a_killed_worker_is_seen_although_its_forked_child_lives_on() -> None:
             os.kill(child, 0)  # it is still there
         finally:
             os.kill(child, signal.SIGKILL)
+
+
+def test_state_comes_from_several_peers_at_once() -> None:
+    size = 4
+    with connected(size) as world:
+
+        def work(rank: int) -> Any:
+            if rank < 2:
+                return world[rank].send_states([2, 3], b"from %d" % rank, [np.full(700_000 + rank, rank, np.float32)])
+            return [(meta, [bytes(data) for data in buffers]) for meta, buffers in world[rank].recv_states([1, 0])]
+
+        expected = [(b"from %d" % rank, [np.full(700_000 + rank, rank, np.float32).tobytes()]) for rank in (1, 0)]
+        assert successes(in_threads(size, work)) == [None, None, expected, expected]
+
+
+def test_a_peer_that_dies_while_it_gives_state_is_named() -> None:
+    with connected(3) as world:
+
+        def work(rank: int) -> Any:
+            if rank == 0:
+                return world[0].send_states([2], b"", [np.zeros(1000, np.float32)])
+            if rank == 1:
+                world[1].close()
+                return None
+            with pytest.raises(PeerLostError) as lost:
+                world[2].recv_states([0, 1])
+            return lost.value.ranks
+
+        assert 1 in successes(in_threads(3, work))[2]

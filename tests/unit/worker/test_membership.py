@@ -127,9 +127,9 @@ def test_workers_meet_and_can_talk(worker: Callable[[str], Worker], pool: Pool) 
     assert [(world.generation, world.rank, world.size, world.step) for world in worlds] == [(1, 0, 2, 4), (1, 1, 2, 4)]
     assert worlds[0].member_steps == (4, None)
     assert first.joined + second.joined == ["job-w0", "job-w1"]
-    taken = pool.submit(worlds[1].communicator.recv_state, 0)
-    worlds[0].communicator.send_state(1, b"meta", [])
-    assert taken.result(WAIT_SECONDS) == (b"meta", [])
+    taken = pool.submit(worlds[1].communicator.recv_states, [0])
+    worlds[0].communicator.send_states([1], b"meta", [])
+    assert taken.result(WAIT_SECONDS) == [(b"meta", [])]
 
 
 def test_a_world_that_cannot_be_connected_is_arrived_from_again(worker: Callable[[str], Worker], pool: Pool) -> None:
@@ -195,7 +195,7 @@ def test_an_abort_breaks_a_blocked_exchange(worker: Callable[[str], Worker], poo
     announce(1, [first, second], [None, None])
     world = futures[0].result(WAIT_SECONDS)
     futures[1].result(WAIT_SECONDS)
-    blocked = pool.submit(world.communicator.recv_state, 1)  # the peer is stopped: it never sends
+    blocked = pool.submit(world.communicator.recv_states, [1])  # the peer is stopped: it never sends
     first.stream.send(abort=pb.Abort(generation=1, lost=["job-w1"]))
     with pytest.raises(PeerLostError, match="job-w1 is lost") as lost:
         blocked.result(WAIT_SECONDS)

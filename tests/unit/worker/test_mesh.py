@@ -40,8 +40,8 @@ def test_every_pair_is_connected(size: int) -> None:
 
         def meet(rank: int) -> list[tuple[bytes, list[memoryview]]]:
             for peer in range(rank):
-                world[rank].send_state(peer, f"{rank} to {peer}".encode(), [])
-            return [world[rank].recv_state(peer) for peer in range(rank + 1, size)]
+                world[rank].send_states([peer], f"{rank} to {peer}".encode(), [])
+            return [world[rank].recv_states([peer])[0] for peer in range(rank + 1, size)]
 
         for rank, heard in enumerate(successes(in_threads(size, meet))):
             assert [meta for meta, _ in heard] == [f"{peer} to {rank}".encode() for peer in range(rank + 1, size)]

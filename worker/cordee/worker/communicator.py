@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import select
 import socket
-import struct
 import time
 from collections.abc import Mapping, Sequence
 from types import TracebackType
@@ -24,15 +23,13 @@ from cordee.worker.link import Link, drive
 from cordee.worker.listener import Listener
 from cordee.worker.mesh import Peer, join
 from cordee.worker.plan import make_plan
-from cordee.worker.reduction import OutOfStepError, Reduction
+from cordee.worker.reduction import Reduction
 from cordee.worker.shared import HEAD_BYTES, Outbox, Window, share
+from cordee.worker.states import StateReceipt, state_frame
 from cordee.worker.streams import Array, SharedStream, Stream, Task, TcpStream, bytes_of
 
 __all__ = ["TcpCommunicator", "connect"]
 
-_STATE: Final = b"STA1"
-_STATE_FRAME: Final = struct.Struct("<4sIQ")
-"""Kind, number of buffers, bytes of meta."""
 SEGMENT_BYTES: Final = 64 << 20
 """Larger vectors are reduced in segments of this size, in turn: it bounds the memory for what is under way."""
 _GONE: Final = select.POLLHUP | select.POLLERR | select.POLLRDHUP
@@ -143,35 +140,32 @@ class TcpCommunicator:
             headers = headers or heard
         return headers
 
-    def send_state(self, rank: int, meta: bytes, buffers: Sequence[Buffer]) -> None:
-        """See `protocols.Communicator.send_state`."""
-        link = self._peer(rank)
+    def send_states(self, ranks: Sequence[int], meta: bytes, buffers: Sequence[Buffer]) -> None:
+        """See `protocols.Communicator.send_states`."""
+        links = [self._peer(rank) for rank in ranks]
         pieces = [bytes_of(_on_host(buffer)) for buffer in buffers]
-        sizes = struct.pack(f"<{len(pieces)}Q", *(piece.nbytes for piece in pieces))
+        frame = state_frame(meta, [piece.nbytes for piece in pieces])
         try:
-            link.send(memoryview(_STATE_FRAME.pack(_STATE, len(pieces), len(meta)) + sizes + meta))
-            for piece in pieces:
-                link.send(piece)
-            drive([link], self._abort)
+            for link in links:
+                link.send(frame)
+                for piece in pieces:
+                    link.send(piece)
+            drive(links, self._abort)
         except BaseException as error:
             self._break(error)
 
-    def recv_state(self, rank: int) -> tuple[bytes, list[memoryview]]:
-        """See `protocols.Communicator.recv_state`."""
-        link = self._peer(rank)
+    def recv_states(self, ranks: Sequence[int]) -> list[tuple[bytes, list[memoryview]]]:
+        """See `protocols.Communicator.recv_states`."""
+        receipts = {rank: StateReceipt(self._peer(rank)) for rank in ranks}
         try:
-            kind, count, meta_bytes = _STATE_FRAME.unpack(self._read(link, _STATE_FRAME.size))
-            if kind != _STATE:
-                raise OutOfStepError(f"{link.name} sends something else than its state: workers are out of step")
-            sizes = struct.unpack(f"<{count}Q", self._read(link, 8 * count))
-            meta = bytes(self._read(link, meta_bytes))
-            buffers = [np.empty(size, np.uint8).data for size in sizes]  # not zeroed first, unlike a bytearray
-            for buffer in buffers:
-                link.fill(buffer)
-            drive([link], self._abort)
+            drive(
+                [receipt.link for receipt in receipts.values()],
+                self._abort,
+                progress=lambda link: receipts[link.rank].advance(),
+            )
         except BaseException as error:
             self._break(error)
-        return meta, buffers
+        return [receipts[rank].received() for rank in ranks]
 
     def abort(self, reason: str) -> None:
         """Makes a blocked call, and every later one, raise `PeerLostError`. From any thread, at any time."""
@@ -199,12 +193,6 @@ class TcpCommunicator:
         self.close()
 
     # Private
-
-    def _read(self, link: Link, nbytes: int) -> bytearray:
-        data = bytearray(nbytes)
-        link.fill(memoryview(data))
-        drive([link], self._abort)
-        return data
 
     def _reduce(self, partials: Mapping[Span, Array], out: Array, num_shards: int, header: bytes) -> list[bytes]:
         self._operation += 1

@@ -1,29 +1,36 @@
 """Members of a new world that lack its newest state take it from those that hold it.
 
-The holders share the work; nothing is applied before everything has arrived, because a giver may die half-way. When
-nobody holds any state, one member says where to start (from its checkpoint, or from the weights its script made), so
-that even a script without a seed starts from one place.
+All holders give at once, each its share of the bytes, to all that lack it: the others' stall is that of one share.
+Nothing is applied before everything has arrived, because a giver may die half-way. When nobody holds any state, one
+member says where to start (from its checkpoint, or from the weights its script made), so that even a script without a
+seed starts from one place.
 """
 
 from __future__ import annotations
 
+import itertools
 import json
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Sequence
+from typing import Any, Final
 
 import numpy as np
 
 from cordee.trainer.array import to_numpy
 from cordee.trainer.elastic.position import Position
 from cordee.trainer.elastic.protocols import World
-from cordee.trainer.elastic.state import TrainingState
+from cordee.trainer.elastic.state import StateError, TrainingState
 
-__all__ = ["synchronise"]
+__all__ = ["shares", "synchronise"]
+
+LEAST_SHARE_BYTES: Final = 1 << 20
+"""A smaller share is not worth another giver's while."""
 
 
 def synchronise(
     world: World, state: TrainingState, position: Position, begin: Callable[[], Position]
-) -> tuple[Position, int | None]:
-    """Brings this member to the world's state. Returns its position and the rank that gave it; None: it had it already.
+) -> tuple[Position, tuple[int, ...]]:
+    """Brings this member to the world's state. Returns its position and the ranks that gave it; none: it had it.
 
     `begin` restores the newest checkpoint, if there is one, and returns the position it leads to; it is called on one
     member, when none holds state. Raises `PeerLostError`, with this member's state as it was.
@@ -34,34 +41,61 @@ def synchronise(
         if world.rank == 0:
             position = begin()
     takers = [rank for rank in range(world.size) if rank not in holders]
-    giver_of = {taker: holders[place % len(holders)] for place, taker in enumerate(takers)}
-    if world.rank in giver_of:
-        giver = giver_of[world.rank]
-        return _take(world, state, giver), giver
-    mine = [taker for taker, giver in giver_of.items() if giver == world.rank]
-    if mine:
-        _give(world, state, position, mine)
-    return position, None
+    if world.rank in takers:
+        return _take(world, state, holders), tuple(holders)
+    if takers:
+        _give(world, state, position, holders, takers)
+    return position, ()
 
 
-def _give(world: World, state: TrainingState, position: Position, takers: list[int]) -> None:
+def shares(num_bytes: int, givers: int) -> list[tuple[int, int]]:
+    """Which bytes of a state each giver sends: even shares, none smaller than is worth a giver's while but for the
+    first; the last ones may have none."""
+    busy = max(1, min(givers, num_bytes // LEAST_SHARE_BYTES))
+    cuts = [giver * num_bytes // busy for giver in range(busy + 1)]
+    return [*itertools.pairwise(cuts), *[(num_bytes, num_bytes)] * (givers - busy)]
+
+
+def _give(
+    world: World, state: TrainingState, position: Position, holders: Sequence[int], takers: Sequence[int]
+) -> None:
     views = state.views()
-    buffers = [np.ascontiguousarray(to_numpy(view)).reshape(-1) for view in views.values()]
-    meta = {
-        "position": position.to_json(),
-        "scalars": state.scalars(),
-        "arrays": [[name, list(view.shape), view.dtype.name] for name, view in views.items()],
-    }
-    for taker in takers:
-        world.communicator.send_state(taker, json.dumps(meta).encode(), buffers)
+    arrays = [[name, list(view.shape), view.dtype.name] for name, view in views.items()]
+    sizes = [view.nbytes for view in views.values()]
+    place = holders.index(world.rank)
+    start, stop = shares(sum(sizes), len(holders))[place]
+    meta: dict[str, Any] = {"position": position.to_json(), "arrays": arrays}
+    if not place:
+        meta["scalars"] = state.scalars()
+    pieces: list[np.ndarray[Any, Any]] = []
+    at = 0
+    for view, size in zip(views.values(), sizes, strict=True):
+        first, last = max(start - at, 0), min(stop - at, size)
+        if first < last:
+            pieces.append(np.ascontiguousarray(to_numpy(view)).reshape(-1).view(np.uint8)[first:last])
+        at += size
+    world.communicator.send_states(takers, json.dumps(meta).encode(), pieces)
 
 
-def _take(world: World, state: TrainingState, giver: int) -> Position:
-    meta_bytes, buffers = world.communicator.recv_state(giver)
-    meta = json.loads(meta_bytes)
-    arrays = {
-        name: np.frombuffer(buffer, np.dtype(dtype)).reshape(shape)
-        for (name, shape, dtype), buffer in zip(meta["arrays"], buffers, strict=True)
-    }
-    state.restore(arrays, meta["scalars"])
-    return Position.from_json(meta["position"])
+def _take(world: World, state: TrainingState, holders: Sequence[int]) -> Position:
+    received = world.communicator.recv_states(holders)
+    metas = [json.loads(meta) for meta, _ in received]
+    first = metas[0]
+    for holder, meta in zip(holders, metas, strict=True):
+        if meta["arrays"] != first["arrays"] or meta["position"]["step"] != first["position"]["step"]:
+            raise StateError(
+                f"ranks {holders[0]} and {holder} hold different states: the script is to make the same model, "
+                "optimizer and data on every worker, every time"
+            )
+    pieces = [piece for _, pieces in received for piece in pieces]
+    arrays = {}
+    for name, shape, dtype in first["arrays"]:
+        kind = np.dtype(dtype)
+        size = math.prod(shape) * kind.itemsize
+        parts: list[memoryview] = []
+        while sum(map(len, parts)) < size:  # an array that two givers share comes in two pieces
+            parts.append(pieces.pop(0))
+        data = parts[0] if len(parts) == 1 else b"".join(parts)
+        arrays[name] = np.frombuffer(data, kind).reshape(shape)
+    state.restore(arrays, first["scalars"])
+    return Position.from_json(first["position"])

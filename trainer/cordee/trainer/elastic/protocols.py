@@ -68,12 +68,13 @@ class Communicator(Protocol):
         """
         ...
 
-    def send_state(self, rank: int, meta: bytes, buffers: Sequence[Buffer]) -> None:
-        """Sends training state to the peer that calls `recv_state` with this worker's rank."""
+    def send_states(self, ranks: Sequence[int], meta: bytes, buffers: Sequence[Buffer]) -> None:
+        """Sends the same to all of these peers, at once; each of them calls `recv_states` with this worker's rank."""
         ...
 
-    def recv_state(self, rank: int) -> tuple[bytes, list[memoryview]]:
-        """Receives what `send_state` of that peer sends: its meta, and each buffer's bytes, in order."""
+    def recv_states(self, ranks: Sequence[int]) -> list[tuple[bytes, list[memoryview]]]:
+        """Receives what `send_states` of all of these peers sends, at once: by peer, its meta and each buffer's
+        bytes."""
         ...
 
     def abort(self, reason: str) -> None: ...

@@ -246,14 +246,16 @@ class Run:
             raise
         started = time.monotonic()
         try:
-            self._position, giver = synchronise(world, self._state, self._position, self._begin)
+            self._position, givers = synchronise(world, self._state, self._position, self._begin)
         except PeerLostError as error:
             self._leave_world("lost" if self._has_state else "join", error.ranks)
             return
         self._has_state = True
-        if giver is not None and self.step:
+        if givers and self.step:
             seconds = time.monotonic() - started
-            self._membership.note("healed", f"took the state of step {self.step} from rank {giver}", seconds)
+            ranks = ", ".join(map(str, givers))
+            whose = f"rank{'s' * (len(givers) > 1)} {ranks}"
+            self._membership.note("healed", f"took the state of step {self.step} from {whose}", seconds)
 
     def _begin(self) -> Position:
         """Where a run starts whose members are all new: from its checkpoint, or from what its script made."""

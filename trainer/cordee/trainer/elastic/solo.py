@@ -33,11 +33,11 @@ class SoloCommunicator:
             out[...] = total
         return [header]
 
-    def send_state(self, rank: int, meta: bytes, buffers: Sequence[Buffer]) -> None:  # noqa: ARG002
-        raise PeerLostError(f"a world of one has no rank {rank}", [rank])
+    def send_states(self, ranks: Sequence[int], meta: bytes, buffers: Sequence[Buffer]) -> None:  # noqa: ARG002
+        raise PeerLostError(f"a world of one has no ranks {list(ranks)}", ranks)
 
-    def recv_state(self, rank: int) -> tuple[bytes, list[memoryview]]:
-        raise PeerLostError(f"a world of one has no rank {rank}", [rank])
+    def recv_states(self, ranks: Sequence[int]) -> list[tuple[bytes, list[memoryview]]]:
+        raise PeerLostError(f"a world of one has no ranks {list(ranks)}", ranks)
 
     def abort(self, reason: str) -> None:
         """Nothing ever blocks here."""
