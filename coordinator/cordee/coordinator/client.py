@@ -17,7 +17,7 @@ import httpx2
 
 from cordee.coordinator.errors import CoordinatorError
 from cordee.coordinator.folders import default_state
-from cordee.coordinator.views import JobView, LogLine, Plan
+from cordee.coordinator.views import InjectedFault, JobView, LogLine, Plan
 
 __all__ = [
     "Client",
@@ -190,6 +190,20 @@ class Client:
     def cancel(self, ref: str) -> JobView:
         """Stop a job."""
         return cast("JobView", self._call("POST", _job(ref, "cancel")))
+
+    def inject(
+        self,
+        ref: str,
+        kind: str,
+        worker: str,
+        *,
+        seconds: float | None = None,
+        peer: str = "",
+        amount: float | None = None,
+    ) -> InjectedFault:
+        """Inject a fault into a worker; `cordee.coordinator.faults` has the kinds. The job must allow it."""
+        body = {"kind": kind, "worker": worker, "seconds": seconds, "peer": peer, "amount": amount}
+        return cast("InjectedFault", self._call("POST", _job(ref, "faults"), json=body))
 
     def dry_run(self, document: Mapping[str, Any]) -> Plan:
         """Check a job document and say where it would run now."""

@@ -192,6 +192,7 @@ class JobSpec(_Model):
         default_factory=dict, description="environment variables of the script"
     )
     checkpoint: Checkpoint = Field(default=Checkpoint(), description="when the state goes to storage")
+    chaos: bool = Field(default=False, description="faults may be injected into this job: cordee chaos")
 
 
 class JobDocument(_Model):

@@ -11,6 +11,7 @@ __all__ = [
     "OUTPUT_STREAMS",
     "TERMINAL_STATES",
     "Event",
+    "InjectedFault",
     "JobFailure",
     "JobView",
     "LogLine",
@@ -113,6 +114,17 @@ class Plan(TypedDict):
 
     valid: bool
     placement: Placement
+
+
+class InjectedFault(TypedDict):
+    """A fault that was injected, and when."""
+
+    time: float
+    kind: str
+    worker: str
+    peer: str
+    seconds: float
+    amount: float
 
 
 class LogLine(TypedDict):

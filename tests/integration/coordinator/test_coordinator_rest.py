@@ -87,7 +87,16 @@ async def test_the_api_describes_itself(coordinator: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    "view", ["JobView", "Placement", "Plan", "MemberView:Member", "EventView:Event", "LogView:LogLine"]
+    "view",
+    [
+        "JobView",
+        "Placement",
+        "Plan",
+        "MemberView:Member",
+        "EventView:Event",
+        "LogView:LogLine",
+        "FaultView:InjectedFault",
+    ],
 )
 def test_the_clients_idea_of_an_answer_is_the_servers(view: str) -> None:
     ours, _, theirs = view.partition(":")

@@ -92,6 +92,7 @@ def write_endpoint(state: Path, url: str, token: str = "t" * 20) -> None:
         (views.Member, models.MemberView),
         (views.Event, models.EventView),
         (views.JobFailure, models.JobError),
+        (views.InjectedFault, models.FaultView),
         (views.LogLine, models.LogView),
         (views.Placement, models.Placement),
         (views.Plan, models.Plan),

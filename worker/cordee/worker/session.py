@@ -28,6 +28,7 @@ from cordee.rpc.v1 import worker_pb2 as pb
 from cordee.rpc.v1 import worker_pb2_grpc as rpc
 from cordee.worker.session_state import (
     AbortMesh,
+    CarryOut,
     CloseStream,
     DeliverWorld,
     End,
@@ -96,6 +97,8 @@ class Session:
         """Whether the training thread has been told that the session has ended."""
         self.on_abort: Callable[[int, tuple[str, ...]], None] | None = None
         """Called by the session's thread when the coordinator breaks this generation's exchange off."""
+        self.on_fault: Callable[[pb.Fault], None] | None = None
+        """Called by the session's thread when the coordinator injects a fault."""
         self.on_end: Callable[[int, str], None] | None = None
         """Called by the session's thread, once, when the process is to go."""
         self.progress_source: Callable[[], pb.Progress | None] | None = None
@@ -222,6 +225,9 @@ class Session:
                 case AbortMesh(generation, lost):
                     if self.on_abort is not None:
                         self.on_abort(generation, lost)
+                case CarryOut(fault):
+                    if self.on_fault is not None:
+                        self.on_fault(fault)
                 case OpenStream():
                     self._open_stream()
                 case CloseStream():

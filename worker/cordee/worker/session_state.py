@@ -18,6 +18,7 @@ from cordee.worker import exit_codes
 
 __all__ = [
     "AbortMesh",
+    "CarryOut",
     "CloseStream",
     "DeliverWorld",
     "End",
@@ -113,6 +114,13 @@ class AbortMesh:
 
 
 @dataclass(frozen=True)
+class CarryOut:
+    """A fault to inject into this process."""
+
+    fault: pb.Fault
+
+
+@dataclass(frozen=True)
 class End:
     """The session is over, and with it the process."""
 
@@ -127,7 +135,7 @@ class Say:
     text: str
 
 
-Instruction = OpenStream | Send | CloseStream | DeliverWorld | AbortMesh | End | Say
+Instruction = OpenStream | Send | CloseStream | DeliverWorld | AbortMesh | CarryOut | End | Say
 
 STOP_CODES = {
     pb.STOP_REASON_DRAINED: (exit_codes.DRAINED, "drained: it left its world at a step boundary"),
@@ -310,6 +318,9 @@ class SessionState:
         self.aborted = AbortMesh(message.generation, tuple(message.lost))
         return [self.aborted]
 
+    def _fault(self, message: pb.Fault, _now: float) -> list[Instruction]:
+        return [CarryOut(message)]
+
     def _stop(self, message: pb.Stop, _now: float) -> list[Instruction]:
         if self._ending is not None and self._flush_until is not None:
             return [End(self._ending_code(), "the coordinator was told everything")]
@@ -373,6 +384,7 @@ _MESSAGES: dict[str, Callable[..., list[Instruction]]] = {
     "change_pending": SessionState._change_pending,
     "abort": SessionState._abort,
     "stop": SessionState._stop,
+    "fault": SessionState._fault,
 }
 _KEPT: dict[str, Callable[..., None]] = {
     "arrived": SessionState._keep_arrival,

@@ -9,6 +9,7 @@ import typer
 from cordee.coordinator.cli.completion import complete_choices, complete_jobs
 
 __all__ = [
+    "AllowChaosOption",
     "ArgsArgument",
     "CheckpointOption",
     "DeviceOption",
@@ -90,6 +91,9 @@ EnvOption = Annotated[
 CheckpointOption = Annotated[
     float | None,
     typer.Option("--checkpoint-every", metavar="SECONDS", help="Seconds between checkpoints (default: 30; 0: none)."),
+]
+AllowChaosOption = Annotated[
+    bool, typer.Option("--allow-chaos", help="Allow that faults are injected into this job: cordee chaos.")
 ]
 SourceOption = Annotated[
     Path | None,

@@ -53,6 +53,7 @@ class Wish:
     env: tuple[str, ...] = ()
     checkpoint_every: float | None = None
     source: Path | None = None
+    allow_chaos: bool = False
 
 
 @dataclass(frozen=True)
@@ -117,6 +118,8 @@ def _override(document: dict[str, Any], wish: Wish) -> None:
     spec.update({field: value for field, value in given.items() if value is not None})
     if wish.checkpoint_every is not None:
         spec["checkpoint"] = {**spec.get("checkpoint", {}), "intervalSeconds": wish.checkpoint_every}
+    if wish.allow_chaos:
+        spec["chaos"] = True
     if wish.env:
         spec["env"] = {**spec.get("env", {}), **_environment(wish.env)}
 

@@ -8,6 +8,7 @@ import typer
 
 from cordee.coordinator.cli.errors import ExitCode, exit_code_of_state, guarded, say
 from cordee.coordinator.cli.options import (
+    AllowChaosOption,
     ArgsArgument,
     CheckpointOption,
     DeviceOption,
@@ -47,6 +48,7 @@ def submit(
     env: EnvOption = None,
     checkpoint_every: CheckpointOption = None,
     source: SourceOption = None,
+    allow_chaos: AllowChaosOption = False,
     server: ServerOption = None,
     state: StateOption = None,
     output: OutputOption = None,
@@ -73,6 +75,7 @@ def submit(
             env=tuple(env or ()),
             checkpoint_every=checkpoint_every,
             source=source,
+            allow_chaos=allow_chaos,
         )
     )
     for note in (*context.meta.get(NOTES_KEY, ()), *prepared.notes):

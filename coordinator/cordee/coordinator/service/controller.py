@@ -14,7 +14,7 @@ import hashlib
 import logging
 import secrets
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -22,7 +22,8 @@ from cordee.coordinator.core import actions, events, scheduler
 from cordee.coordinator.core.job import JobMachine
 from cordee.coordinator.core.model import JobState, Policy
 from cordee.coordinator.core.record import JobRecord
-from cordee.coordinator.errors import ConflictError, NotFoundError
+from cordee.coordinator.errors import ConflictError, InvalidError, NotFoundError
+from cordee.coordinator.faults import Fault
 from cordee.coordinator.service.admission import check_bundle, check_capacity, has_source
 from cordee.coordinator.service.agents import Agents
 from cordee.coordinator.service.auth import new_token
@@ -32,11 +33,11 @@ from cordee.coordinator.service.job import NUM_EVENTS, Clock, Job, Progress
 from cordee.coordinator.service.launchers.base import AgentSpec, Launcher
 from cordee.coordinator.service.logs import LogLine, LogReader
 from cordee.coordinator.service.metrics import Metrics
-from cordee.coordinator.service.rest.models import JobView, Placement
+from cordee.coordinator.service.rest.models import FaultView, JobView, Placement
 from cordee.coordinator.service.store import EventRow, JobRow, Store, StoreError, WorldRow
 from cordee.coordinator.spec import JobDocument, parse_job
 
-__all__ = ["Controller", "Mailbox", "Outgoing"]
+__all__ = ["Controller", "Mailbox", "Outgoing", "SendFault"]
 
 _log = logging.getLogger(__name__)
 
@@ -46,7 +47,19 @@ _SAVE_PROGRESS_SECONDS: Final = 1.0
 _MAX_MESSAGE: Final = 2000
 _ID_ALPHABET: Final = "abcdefghijklmnopqrstuvwxyz234567"  # base32's, in lower case
 
-Outgoing = actions.SendWorld | actions.SendChangePending | actions.SendAbort | actions.SendStop
+
+@dataclass(frozen=True, slots=True)
+class SendFault:
+    """Injects a fault into this incarnation of a worker."""
+
+    worker: str
+    incarnation: str
+    fault: Fault
+    peer: str
+    """The other end, as this worker sees it."""
+
+
+Outgoing = actions.SendWorld | actions.SendChangePending | actions.SendAbort | actions.SendStop | SendFault
 """What is said to one incarnation of a worker."""
 
 Mailbox = Callable[[Outgoing], None]
@@ -243,6 +256,27 @@ class Controller:
         job = self._find_open(ref, "cancelled")
         self.feed(job, events.CancelRequested())
         return job.view(self._clock.now())
+
+    def inject(self, ref: str, fault: Fault) -> FaultView:
+        """Send a fault to the worker (or the two) that is to suffer it. The job's history has it before it happens."""
+        job = self._find_open(ref, "disturbed")
+        if not job.document.spec.chaos:
+            raise ConflictError(
+                f"no faults may be injected into the job {job.id}",
+                hint="submit it with --allow-chaos, or with 'chaos: true' in its job file",
+            )
+        workers = {view.worker: view for view in job.machine.workers()}
+        for worker, _ in fault.targets:
+            if worker not in workers:
+                raise InvalidError(f"the job {job.id} has no worker {worker!r}", hint=f"it has: {', '.join(workers)}")
+            if not workers[worker].pid:
+                raise ConflictError(f"{worker} is not attached now ({workers[worker].state})")
+        time = self._note(job, "fault", str(fault))
+        for worker, peer in fault.targets:
+            self.mailbox(SendFault(worker, workers[worker].incarnation, fault, peer))
+        return FaultView(
+            time=time, kind=fault.kind, worker=fault.worker, peer=fault.peer, seconds=fault.seconds, amount=fault.amount
+        )
 
     def watch(self, ref: str) -> AsyncIterator[JobView]:
         """The job whenever it changes, until it has ended. Raises at once when there is none."""
@@ -455,15 +489,17 @@ class Controller:
             if identity not in self._jobs and not self._folder.job(identity).exists():
                 return identity
 
-    def _note(self, job: Job, kind: str, message: str) -> None:
+    def _note(self, job: Job, kind: str, message: str) -> float:
+        """Into the job's history; the time that stands there."""
         row = EventRow(self._clock.now(), kind, message[:_MAX_MESSAGE])
         try:
             self._store.save(job.id, events=[row])
         except StoreError as error:
             self._give_up(error)
-            return
+            return row.time
         job.events.append(row)
         job.touch()
+        return row.time
 
     async def _until_idle(self) -> None:
         """Wait until no job that has ended, or is ending, holds an agent."""

@@ -17,7 +17,7 @@ import grpc.aio
 from cordee.coordinator.core import actions, events
 from cordee.coordinator.core.model import ArrivalReason, Result, StopReason
 from cordee.coordinator.service import auth
-from cordee.coordinator.service.controller import Controller, Outgoing
+from cordee.coordinator.service.controller import Controller, Outgoing, SendFault
 from cordee.coordinator.service.folder import StateFolder
 from cordee.coordinator.service.job import Job, Progress, finite
 from cordee.rpc.v1 import worker_pb2 as pb
@@ -328,3 +328,6 @@ def _to_wire(message: Outgoing) -> pb.CoordinatorMessage:
             return pb.CoordinatorMessage(abort=pb.Abort(generation=generation, lost=lost))
         case actions.SendStop(reason=reason, message=text):
             return pb.CoordinatorMessage(stop=pb.Stop(reason=_STOPS[reason], message=text))
+        case SendFault(fault=fault, peer=peer):
+            told = pb.Fault(kind=fault.kind, seconds=fault.seconds, peer=peer, amount=fault.amount)
+            return pb.CoordinatorMessage(fault=told)

@@ -19,12 +19,15 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from cordee.coordinator import spec
 from cordee.coordinator.errors import CoordinatorError, InvalidError, NotFoundError, UnauthorizedError
+from cordee.coordinator.faults import check_fault
 from cordee.coordinator.service import auth
 from cordee.coordinator.service.bundles import MAX_BUNDLE_BYTES, BundleUpload
 from cordee.coordinator.service.controller import Controller
 from cordee.coordinator.service.folder import StateFolder
 from cordee.coordinator.service.rest.models import (
     ErrorView,
+    FaultRequest,
+    FaultView,
     Health,
     JobList,
     JobView,
@@ -127,6 +130,11 @@ def _add_jobs(app: FastAPI, controller: Controller) -> None:
     async def cancel(ref: Ref) -> JobView:
         """End a job; its workers are stopped."""
         return await controller.cancel(ref)
+
+    @app.post("/v1/jobs/{ref}/faults", status_code=202, tags=["jobs"])
+    async def inject(ref: Ref, body: FaultRequest) -> FaultView:
+        """Inject a fault into a worker of a job that allows it: a test of what Cordee promises."""
+        return controller.inject(ref, check_fault(body.kind, body.worker, body.seconds, body.peer, body.amount))
 
     @app.get("/v1/jobs/{ref}/logs", tags=["jobs"], response_class=StreamingResponse)
     async def logs(

@@ -8,6 +8,8 @@ __all__ = [
     "ErrorBody",
     "ErrorView",
     "EventView",
+    "FaultRequest",
+    "FaultView",
     "Health",
     "JobError",
     "JobList",
@@ -134,6 +136,27 @@ class ScaleRequest(_Model):
 
     min: int
     max: int
+
+
+class FaultRequest(_Model):
+    """A fault to inject. What is left out is the kind's own: see `cordee.coordinator.faults`."""
+
+    kind: str = Field(max_length=64)
+    worker: str = Field(max_length=128)
+    seconds: float | None = None
+    peer: str = Field(default="", max_length=128)
+    amount: float | None = None
+
+
+class FaultView(_Model):
+    """A fault that was injected, and when."""
+
+    time: float
+    kind: str
+    worker: str
+    peer: str
+    seconds: float
+    amount: float
 
 
 class LogView(_Model):
