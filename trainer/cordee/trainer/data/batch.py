@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, ItemsView, Iterator, KeysView, Mapping, Sequence, ValuesView
-from typing import Any
+from typing import Any, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
 
 from cordee.trainer.tensors import Tensor
 
-__all__ = ["Batch", "map_leaves"]
+__all__ = ["Batch", "Indices", "map_leaves"]
+
+Indices: TypeAlias = "NDArray[np.int64] | range"
+"""Numbers of samples; of a stream, a range of positions."""
 
 
 class Batch:
@@ -21,11 +27,19 @@ class Batch:
         fields: the fields, in order or by name. A field is a tensor; or, where samples hold such things, a list of
             strings, or a tuple, list or dict of fields.
         num_samples: how many samples these are; what the first field has along its first axis by default.
+        indices: the numbers of the samples, written down where they were read (in a data worker, if that is where):
+            what the dataset was asked for, in order. Of a stream, the positions in the epoch that were read. None: the
+            batch does not come from a loader. They are not to be written to.
     """
 
-    __slots__ = ("_named", "fields", "num_samples")
+    __slots__ = ("_named", "fields", "indices", "num_samples")
 
-    def __init__(self, fields: Sequence[Any] | Mapping[str, Any], num_samples: int | None = None) -> None:
+    def __init__(
+        self,
+        fields: Sequence[Any] | Mapping[str, Any],
+        num_samples: int | None = None,
+        indices: Indices | None = None,
+    ) -> None:
         if not fields:
             raise ValueError("a batch has at least one field")
         self._named: dict[str, Any] | None = None
@@ -34,6 +48,7 @@ class Batch:
             fields = list(fields.values())
         self.fields: tuple[Any, ...] = tuple(fields)
         self.num_samples: int = int(self.fields[0].shape[0]) if num_samples is None else num_samples
+        self.indices = indices
 
     @property
     def x(self) -> Tensor:

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from cordee.trainer import random
 from cordee.trainer.array import to_numpy
-from cordee.trainer.data.batch import map_leaves
+from cordee.trainer.data.batch import Indices, map_leaves
 from cordee.trainer.data.collate import CollateFunction, stack
 from cordee.trainer.data.dataset import TensorDataset, can_fetch
 from cordee.trainer.data.stream import StreamReader
@@ -44,10 +44,11 @@ class Task(NamedTuple):
 
 
 class Fetched(NamedTuple):
-    """Stacked fields in host memory, and how many samples they are of."""
+    """Stacked fields in host memory, and which samples they are of: written down here, where these are read."""
 
     num_samples: int
     fields: Any
+    indices: Indices = range(0)
 
 
 def sample_rng() -> np.random.Generator:
@@ -77,10 +78,11 @@ class Recipe:
 
     def __call__(self, task: Task) -> Fetched:
         if task.indices is not None and self.collate_fn is None and type(self.dataset) is TensorDataset:
-            return Fetched(len(task.indices), self.dataset.fetch(task.indices))
+            return Fetched(len(task.indices), self.dataset.fetch(task.indices), task.indices)
         with random.data_scope(seed=self.seed, epoch=task.epoch) as place:
             if task.indices is None:
                 samples = self._reader().read(task.epoch, task.start, task.size, place)
+                indices: Indices = range(task.start, task.start + len(samples))
                 if not samples:
                     return Fetched(0, None)
                 place.at(random.STREAM_BATCH, task.start)
@@ -88,12 +90,13 @@ class Recipe:
                 place.at(random.STREAM_BATCH, task.start)
                 return self._fetch(task.indices)
             else:
-                samples = self._samples(task, task.indices, place)
+                samples, indices = self._samples(task, task.indices, place), task.indices
                 place.at(random.STREAM_BATCH, task.start)
             if self.collate_fn is not None:
-                return Fetched(len(samples), _on_host(self.collate_fn(samples)))
+                return Fetched(len(samples), _on_host(self.collate_fn(samples)), indices)
             fields = stack(samples)
-            return Fetched(len(samples), fields if isinstance(samples[0], (Mapping, tuple, list)) else (fields,))
+            fields = fields if isinstance(samples[0], (Mapping, tuple, list)) else (fields,)
+            return Fetched(len(samples), fields, indices)
 
     def _samples(self, task: Task, indices: NDArray[np.int64], place: random.DataPlace) -> list[Any]:
         dataset, numbers = self.dataset, indices.tolist()
@@ -119,7 +122,7 @@ class Recipe:
             raise ValueError(
                 f"{type(self.dataset).__name__}.fetch gave {len(first)} samples where {len(indices)} were asked for"
             )
-        return Fetched(len(indices), fields)
+        return Fetched(len(indices), fields, indices)
 
     def _reader(self) -> StreamReader:
         """This thread's place in the stream."""

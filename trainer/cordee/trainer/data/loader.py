@@ -280,12 +280,12 @@ class DataLoader:
     def _hand_out(self, fetched: Fetched) -> Batch:
         fields = fetched.fields
         if type(fields) is tuple:  # by far the most common
-            return Batch([_convert(field) for field in fields], fetched.num_samples)
+            return Batch([_convert(field) for field in fields], fetched.num_samples, fetched.indices)
         if isinstance(fields, Mapping):
-            return Batch(default_convert(fields), fetched.num_samples)
+            return Batch(default_convert(fields), fetched.num_samples, fetched.indices)
         if not isinstance(fields, (tuple, list)):
             fields = (fields,)
-        return Batch([default_convert(field) for field in fields], fetched.num_samples)
+        return Batch([default_convert(field) for field in fields], fetched.num_samples, fetched.indices)
 
     def _ended(self, task: Task, count: int) -> ValueError:
         return ValueError(

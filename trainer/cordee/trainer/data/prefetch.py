@@ -158,7 +158,7 @@ def _drive(board: _Board, start: Callable[[int], Runner], number: int, finish: C
                 raise failure
             with np.errstate(all="ignore"):  # infinities and NaNs are values here too; threads start with NumPy's own
                 result = runner.run(make_task())
-            board.tell(key, result if finish is None else Fetched(result.num_samples, finish(result.fields)))
+            board.tell(key, result if finish is None else result._replace(fields=finish(result.fields)))
         except BaseException as error:
             board.tell(key, error)
             if isinstance(error, WorkerDiedError):
