@@ -17,7 +17,7 @@ import httpx2
 
 from cordee.coordinator.errors import CoordinatorError
 from cordee.coordinator.folders import default_state
-from cordee.coordinator.views import InjectedFault, JobView, LogLine, Plan
+from cordee.coordinator.views import InjectedFault, JobView, LogLine, NumberedEvent, Plan
 
 __all__ = [
     "Client",
@@ -231,6 +231,16 @@ class Client:
         given = {"follow": "true" if follow else None, "rank": rank, "worker": worker, "tail": tail}
         params = {key: value for key, value in given.items() if value is not None}
         return cast("Iterator[LogLine]", self._stream(_job(ref, "logs"), params, None if follow else _REQUEST_SECONDS))
+
+    def events(self, ref: str, *, after: int = 0) -> Iterator[NumberedEvent]:
+        """A job's history from its first event on, or from the one after a known one; as far as it has got."""
+        more = True
+        while more:
+            page = self._call("GET", _job(ref, "events"), params={"after": after})
+            for event in page["events"]:
+                after = event["id"]
+                yield event
+            more = page["more"]
 
     def watch(self, ref: str) -> Iterator[JobView]:
         """A job, whenever it changes, until it has ended or the connection breaks."""

@@ -16,6 +16,7 @@ __all__ = [
     "JobView",
     "LogLine",
     "Member",
+    "NumberedEvent",
     "Placement",
     "Plan",
     "WorkerCounts",
@@ -52,6 +53,12 @@ class Event(TypedDict):
     time: float
     kind: str
     message: str
+
+
+class NumberedEvent(Event):
+    """An event of a job's whole history, and its number there."""
+
+    id: int
 
 
 class JobFailure(TypedDict):

@@ -96,6 +96,7 @@ async def test_the_api_describes_itself(coordinator: Any) -> None:
         "EventView:Event",
         "LogView:LogLine",
         "FaultView:InjectedFault",
+        "NumberedEvent",
     ],
 )
 def test_the_clients_idea_of_an_answer_is_the_servers(view: str) -> None:
@@ -235,7 +236,14 @@ async def test_too_large_a_request_is_refused(coordinator: Any) -> None:
 
 
 async def test_an_unknown_job_is_not_found(coordinator: Any) -> None:
-    pages = (("GET", ""), ("GET", "/logs"), ("GET", "/watch"), ("POST", "/scale"), ("POST", "/cancel"))
+    pages = (
+        ("GET", ""),
+        ("GET", "/events"),
+        ("GET", "/logs"),
+        ("GET", "/watch"),
+        ("POST", "/scale"),
+        ("POST", "/cancel"),
+    )
     for method, path in pages:
         answer = await coordinator.http.request(method, f"/v1/jobs/nobody{path}", json={"min": 1, "max": 1})
         assert error(answer, 404, "not_found")["message"] == "there is no job 'nobody'"
@@ -278,6 +286,30 @@ async def test_an_impossible_scale_is_refused(coordinator: Any) -> None:
         said = error(await coordinator.http.post(f"/v1/jobs/{job}/scale", json=body), 422, "invalid")
         assert words in said["message"]
     assert (await coordinator.view(job))["workers"]["max"] == 2
+
+
+async def test_a_jobs_history_is_read_to_its_first_event_a_page_at_a_time(coordinator: Any) -> None:
+    job = (await coordinator.submit())["id"]
+    worker, _ = await coordinator.train(job, 2)
+    for number in range(70):  # more than a view carries
+        await worker.say(note=pb.Note(kind="said", message=str(number)))
+    newest = (await coordinator.view_when(job, lambda view: view["events"][-1]["message"].endswith(": 69")))["events"]
+    assert len(newest) == 50
+    history: list[dict[str, Any]] = []
+    more = True
+    while more:
+        after = history[-1]["id"] if history else 0
+        page = (await coordinator.http.get(f"/v1/jobs/{job}/events", params={"after": after, "limit": 16})).json()
+        history += page["events"]
+        more = page["more"]
+        assert len(page["events"]) == 16 or not more
+    assert history[0]["kind"] == "submitted"
+    said = [event["message"].partition(": ")[2] for event in history if event["kind"] == "said"]
+    assert said == [str(number) for number in range(70)]
+    assert [event["id"] for event in history] == sorted({event["id"] for event in history})
+    assert [{key: event[key] for key in event if key != "id"} for event in history[-50:]] == newest
+    answer = await coordinator.http.get(f"/v1/jobs/{job}/events", params={"limit": 0})
+    error(answer, 422, "invalid")
 
 
 async def test_a_watch_ends_with_the_job(coordinator: Any) -> None:

@@ -33,7 +33,7 @@ from cordee.coordinator.service.job import NUM_EVENTS, Clock, Job, Progress
 from cordee.coordinator.service.launchers.base import AgentSpec, Launcher
 from cordee.coordinator.service.logs import LogLine, LogReader
 from cordee.coordinator.service.metrics import Metrics
-from cordee.coordinator.service.rest.models import FaultView, JobView, Placement
+from cordee.coordinator.service.rest.models import EventPage, FaultView, JobView, NumberedEvent, Placement
 from cordee.coordinator.service.store import EventRow, JobRow, Store, StoreError, WorldRow
 from cordee.coordinator.spec import JobDocument, parse_job
 
@@ -277,6 +277,14 @@ class Controller:
         return FaultView(
             time=time, kind=fault.kind, worker=fault.worker, peer=fault.peer, seconds=fault.seconds, amount=fault.amount
         )
+
+    def history(self, ref: str, *, after: int, limit: int) -> EventPage:
+        """A job's history from its beginning, a page at a time."""
+        found = self._store.history(self.find(ref).id, after=after, limit=limit + 1)
+        page = [
+            NumberedEvent(id=number, time=row.time, kind=row.kind, message=row.message) for number, row in found[:limit]
+        ]
+        return EventPage(events=page, more=len(found) > limit)
 
     def watch(self, ref: str) -> AsyncIterator[JobView]:
         """The job whenever it changes, until it has ended. Raises at once when there is none."""

@@ -214,6 +214,13 @@ class Store:
             found = [EventRow(row.time, row.kind, row.message) for row in connection.execute(query)]
         return found[::-1]
 
+    def history(self, job: str, *, after: int, limit: int) -> list[tuple[int, EventRow]]:
+        """A job's events from its first one on, with their numbers; those after a number, so many at most."""
+        newer = (_events.c.job == job) & (_events.c.id > after)
+        with self._transaction() as connection:
+            found = connection.execute(_events.select().where(newer).order_by(_events.c.id).limit(limit))
+            return [(row.id, EventRow(row.time, row.kind, row.message)) for row in found]
+
     def tokens(self) -> dict[str, str]:
         """The worker token of every job."""
         with self._transaction() as connection:

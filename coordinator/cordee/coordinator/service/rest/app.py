@@ -26,6 +26,7 @@ from cordee.coordinator.service.controller import Controller
 from cordee.coordinator.service.folder import StateFolder
 from cordee.coordinator.service.rest.models import (
     ErrorView,
+    EventPage,
     FaultRequest,
     FaultView,
     Health,
@@ -135,6 +136,15 @@ def _add_jobs(app: FastAPI, controller: Controller) -> None:
     async def inject(ref: Ref, body: FaultRequest) -> FaultView:
         """Inject a fault into a worker of a job that allows it: a test of what Cordee promises."""
         return controller.inject(ref, check_fault(body.kind, body.worker, body.seconds, body.peer, body.amount))
+
+    @app.get("/v1/jobs/{ref}/events", tags=["jobs"])
+    async def events(
+        ref: Ref,
+        after: Annotated[int, Query(ge=0, description="the id of the last event that is known already")] = 0,
+        limit: Annotated[int, Query(ge=1, le=1000)] = 1000,
+    ) -> EventPage:
+        """Its whole history, oldest first, a page at a time. The job itself carries the newest 50 events."""
+        return controller.history(ref, after=after, limit=limit)
 
     @app.get("/v1/jobs/{ref}/logs", tags=["jobs"], response_class=StreamingResponse)
     async def logs(

@@ -7,6 +7,7 @@ from pydantic import BaseModel, ConfigDict, Field
 __all__ = [
     "ErrorBody",
     "ErrorView",
+    "EventPage",
     "EventView",
     "FaultRequest",
     "FaultView",
@@ -16,6 +17,7 @@ __all__ = [
     "JobView",
     "LogView",
     "MemberView",
+    "NumberedEvent",
     "Placement",
     "Plan",
     "ScaleRequest",
@@ -54,6 +56,19 @@ class EventView(_Model):
     time: float
     kind: str
     message: str
+
+
+class NumberedEvent(EventView):
+    """An event, and its number: greater than those of all earlier events of the job."""
+
+    id: int
+
+
+class EventPage(_Model):
+    """Some of a job's history, oldest first."""
+
+    events: list[NumberedEvent]
+    more: bool = Field(description="there are events after the last one here; ask for those after its id")
 
 
 class JobError(_Model):
