@@ -3,15 +3,16 @@
     python benchmarks/steady.py [--rounds 3] [--steps 120] [--workers 2 4] [--no-ledger]
 
 Cordee trains as `cordee run` does it, with its coordinator, heartbeats, agents, checkpoints (every 30 s) and the sample
-ledger; PyTorch as `torchrun` does it, with DistributedDataParallel, gradients as bucket views and the fused optimiser. The
-same MLP, global batch and one thread per worker. The two take turns, each round is a fresh launch; a round's figure is
-the median of its steps without the first quarter.
+ledger; PyTorch as `torchrun` does it, with DistributedDataParallel, gradients as bucket views and the fused optimiser.
+The same MLP, global batch and one thread per worker. The two take turns, each round is a fresh launch; a round's figure
+is the median of its steps without the first quarter.
 """
 
 from __future__ import annotations
 
 import argparse
 import importlib.util
+import itertools
 import json
 import os
 import statistics
@@ -56,7 +57,7 @@ def step_seconds(command: list[str], folder: Path) -> float:
     if done.returncode or len(records) != 1:
         raise RuntimeError(f"{' '.join(command)} ended with {done.returncode}:\n{done.stderr[-2000:]}")
     times = json.loads(records[0].read_text())
-    steps = [after - before for before, after in zip(times, times[1:], strict=False)]
+    steps = [after - before for before, after in itertools.pairwise(times)]
     return statistics.median(steps[len(steps) // 4 :])
 
 
