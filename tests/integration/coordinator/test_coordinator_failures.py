@@ -137,12 +137,12 @@ async def test_what_is_over_costs_the_next_recovery_nothing(tmp_path: Path, star
     async with start(tmp_path / "state") as coordinator:
         job = (await coordinator.submit())["id"]
         controller = coordinator.server.controller
-        assert list(controller._open) == [job]
+        assert list(controller._turns.open) == [job]
         assert (await coordinator.http.post(f"/v1/jobs/{job}/cancel")).status_code == 200
         async with asyncio.timeout(20):
-            await controller._until_idle()
+            await controller._turns.until_idle()
         assert (await coordinator.view(job))["state"] == "cancelled"
-        assert not controller._open
+        assert not controller._turns.open
     async with start(tmp_path / "state") as coordinator:
         assert (await coordinator.view(job))["state"] == "cancelled"
-        assert not coordinator.server.controller._open
+        assert not coordinator.server.controller._turns.open

