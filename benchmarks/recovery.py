@@ -1,7 +1,7 @@
 """How long a killed worker holds the others up, and how long until it is a member again; and how long a job takes to
 start.
 
-    python benchmarks/recovery.py [--kills 20] [--torch-kills 5]
+    python benchmarks/recovery.py [--kills 20] [--torch-kills 5] [--mass 14 --of 16] [--torchft-defaults]
 
 Three workers train an MLP 64-256-10. A worker is chosen by seed and killed with SIGKILL, again and again; every process
 writes a line with the time of each committed step. Measured from the kill:
@@ -10,9 +10,10 @@ writes a line with the time of each committed step. Measured from the kill:
   whole       to the first step committed by the victim's successor
   start       from the launch of the command to the first committed step, with nothing running before
 
-Beside it, where PyTorch is installed, `torchrun` with gloo, the same model and a checkpoint at every step, with the
-setting that lets it recover at all (a store of its own per restart). For torchrun both are the same moment: all
-workers restart.
+Beside it, where they are installed: `torchrun` with gloo, the same model and a checkpoint at every step, with the
+setting that lets it recover at all (a store of its own per restart), for which both are the same moment, since all
+workers restart; and torchft, with the tightest settings that work (its defaults wait for 5 s), a process per replica
+group. Then the loss of `--mass` of `--of` workers at the same moment, for Cordee alone.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ import argparse
 import contextlib
 import importlib.util
 import json
+import math
 import os
 import random
 import signal
@@ -36,6 +38,7 @@ from machine import median, print_machine, print_rows
 
 HERE = Path(__file__).resolve().parent
 WORKERS = 3
+MASS_ROUNDS = 3
 DEADLINE_SECONDS = 60.0
 
 
@@ -123,6 +126,43 @@ def launched(command: list[str], log: Path, environment: dict[str, str]) -> Iter
                     process.wait()
 
 
+def quantile(values: list[float], share: float) -> float:
+    """The smallest value that `share` of the values do not exceed."""
+    return sorted(values)[max(0, math.ceil(share * len(values)) - 1)]
+
+
+def measure_mass(command: list[str], log: Path, lost: int, workers: int, figures: Figures, seed: int) -> None:
+    """Launches `command`, kills `lost` of its `workers` at once, a few times, and adds to `figures`."""
+    chooser = random.Random(seed)
+    logs = StepLogs(log)
+    with launched(command, log, {}):
+        for _ in range(MASS_ROUNDS):
+            position = len(logs.commits)
+            whole = logs.wait(lambda c: c.size == workers, position, time.monotonic() + DEADLINE_SECONDS)
+            if whole is None:
+                print("# the world did not become whole; stopped here")
+                return
+            time.sleep(1.0)
+            logs.poll()
+            members = current_members(logs)
+            generation = max(commit.generation for commit in logs.commits)
+            victims = chooser.sample(sorted(members), lost)
+            position = len(logs.commits)
+            killed_at = time.time()
+            for victim in victims:
+                os.kill(members[victim], signal.SIGKILL)
+            deadline = time.monotonic() + DEADLINE_SECONDS
+            survivor = logs.wait(lambda c, g=generation: c.generation > g, position, deadline)
+            back = logs.wait(lambda c, g=generation: c.generation > g and c.size == workers, position, deadline)
+            if survivor is None or back is None:
+                print(f"# loss of {lost} of {workers}: not whole within {DEADLINE_SECONDS:.0f} s; stopped here")
+                return
+            figures.survivors.append(survivor.time - killed_at)
+            figures.whole.append(back.time - killed_at)
+            after = current_members(logs)
+            figures.restarted_survivors += sum(after.get(w, p) != p for w, p in members.items() if w not in victims)
+
+
 def measure(
     command: list[str], log: Path, environment: dict[str, str], kills: int, figures: Figures, seed: int
 ) -> None:
@@ -174,11 +214,11 @@ def measure(
             figures.restarted_survivors += sum(after.get(w, p) != p for w, p in members.items() if w != victim)
 
 
-def cordee_command(log: Path, steps: int) -> list[str]:
+def cordee_command(log: Path, steps: int, workers: int = WORKERS) -> list[str]:
     return [
         sys.executable, "-m", "cordee.coordinator.cli", "run", str(HERE / "workloads" / "mlp_cordee.py"),
-        "--workers", f"1:{WORKERS}", "--state", str(log / "state"), "--",
-        "--records", str(log), "--steps", str(steps),
+        "--workers", f"1:{workers}", "--state", str(log / "state"), "--",
+        "--records", str(log), "--steps", str(steps), "--shards", str(max(12, workers)),
     ]  # fmt: skip
 
 
@@ -190,12 +230,21 @@ def torchrun_command(log: Path, steps: int) -> list[str]:
     ]  # fmt: skip
 
 
-def row(name: str, values: list[float], peer: list[float]) -> list[str]:
-    def both(sample: list[float]) -> str:
-        return f"{median(sample):.3f} / {max(sample):.3f} ({len(sample)})" if sample else "–"
+def torchft_command(log: Path, steps: int, *, tight: bool) -> list[str]:
+    return [
+        sys.executable, str(HERE / "workloads" / "mlp_torchft.py"), "--records", str(log), "--steps", str(steps),
+        "--workers", str(WORKERS), *(["--tight"] if tight else []),
+    ]  # fmt: skip
 
-    ratio = f"{median(values) / median(peer):.3f}" if values and peer else "–"
-    return [name, both(values), both(peer), ratio]
+
+def row(name: str, values: list[float], *peers: list[float]) -> list[str]:
+    def words(sample: list[float]) -> str:
+        if not sample:
+            return "–"
+        return f"{median(sample):.3f} / {quantile(sample, 0.99):.3f} / {max(sample):.3f} ({len(sample)})"
+
+    ratios = [f"{median(values) / median(peer):.3f}" if values and peer else "–" for peer in peers]
+    return [name, words(values), *(cell for pair in zip(map(words, peers), ratios, strict=True) for cell in pair)]
 
 
 def main() -> None:
@@ -203,12 +252,17 @@ def main() -> None:
     parser.add_argument("--kills", type=int, default=20)
     parser.add_argument("--starts", type=int, default=3, help="launches to take the start time of")
     parser.add_argument("--torch-kills", type=int, default=5)
+    parser.add_argument("--torchft-kills", type=int, default=10)
+    parser.add_argument("--torchft-defaults", action="store_true", help="instead of its tightest settings")
+    parser.add_argument("--mass", type=int, default=14, help="how many workers are lost at once; 0: none")
+    parser.add_argument("--of", type=int, default=16, help="of how many")
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
     print_machine("numpy", "torch")
-    print(f"# {WORKERS} workers, MLP 64-256-10, seed {arguments.seed}; seconds, median / worst (how many)")
+    print(f"# {WORKERS} workers, MLP 64-256-10, seed {arguments.seed}; seconds, median / p99 / worst (how many)")
     has_torch = importlib.util.find_spec("torch") is not None
-    ours, peer = Figures(), Figures()
+    has_torchft = importlib.util.find_spec("torchft") is not None
+    ours, peer, torchft = Figures(), Figures(), Figures()
     # Longer than any number of kills takes; the job is cancelled when they are through.
     steps = 1_000_000
     for launch in range(arguments.starts):
@@ -220,15 +274,30 @@ def main() -> None:
             with tempfile.TemporaryDirectory() as folder:
                 environment = {"TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1", "OMP_NUM_THREADS": "1"}
                 measure(torchrun_command(Path(folder), steps), Path(folder), environment, kills, peer, arguments.seed)
+        if has_torchft:
+            kills = arguments.torchft_kills if launch == arguments.starts - 1 else 0
+            with tempfile.TemporaryDirectory() as folder:
+                command = torchft_command(Path(folder), steps, tight=not arguments.torchft_defaults)
+                measure(command, Path(folder), {"OMP_NUM_THREADS": "1"}, kills, torchft, arguments.seed)
+    mass = Figures()
+    if arguments.mass:
+        with tempfile.TemporaryDirectory() as folder:
+            command = cordee_command(Path(folder), steps, arguments.of)
+            measure_mass(command, Path(folder), arguments.mass, arguments.of, mass, arguments.seed)
     print_rows(
-        ["", "cordee", "torchrun, gloo", "ratio of medians"],
+        ["", "cordee", "torchrun, gloo", "ratio of medians", "torchft", "ratio of medians"],
         [
-            row("start to first step", ours.start, peer.start),
-            row("kill to survivors' next step", ours.survivors, peer.survivors),
-            row("kill to whole again", ours.whole, peer.whole),
+            row("start to first step", ours.start, peer.start, torchft.start),
+            row("kill to survivors' next step", ours.survivors, peer.survivors, torchft.survivors),
+            row("kill to whole again", ours.whole, peer.whole, torchft.whole),
+            row(f"{arguments.mass} of {arguments.of} lost: survivors' next step", mass.survivors, [], []),
+            row(f"{arguments.mass} of {arguments.of} lost: whole again", mass.whole, [], []),
         ],
     )
-    print(f"# survivors' processes restarted: cordee {ours.restarted_survivors}, torchrun {peer.restarted_survivors}")
+    print(
+        f"# survivors' processes restarted: cordee {ours.restarted_survivors + mass.restarted_survivors}, "
+        f"torchrun {peer.restarted_survivors}, torchft {torchft.restarted_survivors}"
+    )
 
 
 if __name__ == "__main__":

@@ -16,6 +16,7 @@ parser = argparse.ArgumentParser()
 parser.add_argument("--records", type=Path, required=True, help="folder of the step logs")
 parser.add_argument("--steps", type=int, default=1000)
 parser.add_argument("--batch", type=int, default=3072)
+parser.add_argument("--shards", type=int, default=12)
 arguments = parser.parse_args()
 
 trainer.manual_seed(0)
@@ -25,7 +26,7 @@ y = generator.integers(0, 10, len(x))
 model = nn.Sequential(nn.Linear(64, 256), nn.ReLU(), nn.Linear(256, 10))
 optimizer = optim.SGD(model.parameters(), lr=0.01, momentum=0.9)
 criterion = nn.CrossEntropyLoss()
-loader = data.DataLoader(data.TensorDataset(x, y), batch_size=arguments.batch, shuffle=True, shards=12, seed=0)
+loader = data.DataLoader(data.TensorDataset(x, y), batch_size=arguments.batch, shuffle=True, shards=arguments.shards)
 
 worker = os.environ.get("CORDEE_WORKER", "alone")
 with (arguments.records / f"{worker}.{os.getpid()}.jsonl").open("a", buffering=1) as log:
