@@ -106,8 +106,12 @@ class Simulation:
         respawn: bool,
         folder: Path | None = None,
         script: Callable[[elastic.Run], dict[int, float]] = train,
+        ledger: Path | None = None,
     ) -> None:
         self.script = script
+        self.ledger = ledger
+        self.exchanges: dict[int, Exchange] = {}
+        self.runs: dict[int, elastic.Run] = {}
         self.turn = threading.Condition()
         self.kills = list(kills)
         self.respawn = respawn
@@ -141,7 +145,7 @@ class Simulation:
         with self.turn:
             try:
                 runtime.install(SimulatedMembership(self, worker))
-                run = make_run()
+                run = self.runs[worker] = make_run()
                 runtime.install(None)
                 self.losses.append(self.script(run))
                 self.weights[worker] = run.weights_sha256()
@@ -190,6 +194,7 @@ class Simulation:
         steps = tuple(self.waiting[worker] for worker in members)
         self.worlds_formed.append(steps)
         exchange = Exchange(len(members))
+        self.exchanges = dict.fromkeys(members, exchange)
         links: dict[tuple[int, int], Any] = {}
         for rank, worker in enumerate(members):
             self.worlds[worker] = World(
@@ -198,6 +203,15 @@ class Simulation:
             )  # fmt: skip
         self.waiting.clear()
         self.turn.notify_all()
+
+    def strike(self, worker: int) -> None:
+        """Kills the worker that runs, between two exchanges; what it was about to do is not done."""
+        self.live.discard(worker)
+        if self.respawn or not self.live:
+            self.spawn()
+        self.exchanges[worker].broken = True
+        self.turn.notify_all()
+        raise Killed
 
     def decide(self, exchange: Exchange) -> None:
         """All have handed in: sum, and let the history strike."""
@@ -255,8 +269,9 @@ class SimulatedCommunicator:
         if len(exchange.handed) == self.size:
             self.simulation.decide(exchange)
             self.simulation.turn.notify_all()
-        self.simulation.wait(lambda: exchange.outcome is not None)
-        assert exchange.outcome is not None
+        self.simulation.wait(lambda: exchange.outcome is not None or exchange.broken)
+        if exchange.outcome is None:
+            raise PeerLostError("broken")
         outcome = exchange.outcome[self.rank]
         exchange.taken += 1
         if exchange.taken == self.size and not exchange.broken:
@@ -299,6 +314,10 @@ class SimulatedMembership:
         return None if folder is None else CheckpointPolicy(folder, interval_seconds=0, interval_steps=2)
 
     result_directory: Path | None = None
+
+    @property
+    def ledger_path(self) -> Path | None:
+        return self.simulation.ledger
 
     def rendezvous(
         self, *, step: int | None, reason: Literal["join", "change", "lost"], suspects: Sequence[int] = ()

@@ -163,6 +163,10 @@ class WorkerMembership:
         )
 
     @property
+    def ledger_path(self) -> Path | None:
+        return self._settings.ledger_path if self._settings.ledger else None
+
+    @property
     def result_directory(self) -> Path | None:
         return self._settings.result
 

@@ -41,6 +41,7 @@ class WorkerSettings:
     checkpoint_seconds: float = 30.0
     checkpoint_steps: int = 0
     checkpoint_keep: int = 3
+    ledger: bool = False
     mesh_host: str = "127.0.0.1"
 
     @property
@@ -54,6 +55,10 @@ class WorkerSettings:
     @property
     def checkpoints(self) -> Path:
         return self.workdir / "checkpoints"
+
+    @property
+    def ledger_path(self) -> Path:
+        return self.workdir / "ledger" / "samples.ledger"
 
     @property
     def result(self) -> Path:
@@ -95,6 +100,7 @@ class WorkerSettings:
             checkpoint_seconds=read("CORDEE_CHECKPOINT_SECONDS", _amount, "a number of seconds, from 0", "30"),
             checkpoint_steps=read("CORDEE_CHECKPOINT_STEPS", _natural, "a number of steps, from 0", "0"),
             checkpoint_keep=read("CORDEE_CHECKPOINT_KEEP", _count, "a number of checkpoints, from 1", "3"),
+            ledger=read("CORDEE_LEDGER", _switch, "0 or 1", "0"),
             mesh_host=read("CORDEE_MESH_HOST", str, "the address where peers reach this worker", "127.0.0.1"),
         )
 
@@ -130,6 +136,12 @@ def _sha256(text: str) -> str:
     if not re.fullmatch(r"[0-9a-f]{64}", text):
         raise ValueError
     return text
+
+
+def _switch(text: str) -> bool:
+    if text not in ("0", "1"):
+        raise ValueError
+    return text == "1"
 
 
 def _natural(text: str) -> int:

@@ -17,6 +17,7 @@ from typing import Any, Final
 import numpy as np
 
 from cordee.trainer.array import to_numpy
+from cordee.trainer.elastic.ledger import Ledger
 from cordee.trainer.elastic.position import Position
 from cordee.trainer.elastic.protocols import World
 from cordee.trainer.elastic.state import StateError, TrainingState
@@ -28,12 +29,17 @@ LEAST_SHARE_BYTES: Final = 1 << 20
 
 
 def synchronise(
-    world: World, state: TrainingState, position: Position, begin: Callable[[], Position]
+    world: World,
+    state: TrainingState,
+    position: Position,
+    begin: Callable[[], Position],
+    ledger: Ledger | None = None,
 ) -> tuple[Position, tuple[int, ...]]:
     """Brings this member to the world's state. Returns its position and the ranks that gave it; none: it had it.
 
     `begin` restores the newest checkpoint, if there is one, and returns the position it leads to; it is called on one
-    member, when none holds state. Raises `PeerLostError`, with this member's state as it was.
+    member, when none holds state. What the run's `ledger` has still to write goes along with the state. Raises
+    `PeerLostError`, with this member's state as it was.
     """
     holders = [rank for rank, step in enumerate(world.member_steps) if step == world.step]
     if all(step is None for step in world.member_steps):
@@ -42,9 +48,9 @@ def synchronise(
             position = begin()
     takers = [rank for rank in range(world.size) if rank not in holders]
     if world.rank in takers:
-        return _take(world, state, holders), tuple(holders)
+        return _take(world, state, holders, ledger), tuple(holders)
     if takers:
-        _give(world, state, position, holders, takers)
+        _give(world, state, position, holders, takers, ledger)
     return position, ()
 
 
@@ -57,7 +63,12 @@ def shares(num_bytes: int, givers: int) -> list[tuple[int, int]]:
 
 
 def _give(
-    world: World, state: TrainingState, position: Position, holders: Sequence[int], takers: Sequence[int]
+    world: World,
+    state: TrainingState,
+    position: Position,
+    holders: Sequence[int],
+    takers: Sequence[int],
+    ledger: Ledger | None,
 ) -> None:
     views = state.views()
     arrays = [[name, list(view.shape), view.dtype.name] for name, view in views.items()]
@@ -67,6 +78,7 @@ def _give(
     meta: dict[str, Any] = {"position": position.to_json(), "arrays": arrays}
     if not place:
         meta["scalars"] = state.scalars()
+        meta["ledger"] = [] if ledger is None else ledger.hand_over()
     pieces: list[np.ndarray[Any, Any]] = []
     at = 0
     for view, size in zip(views.values(), sizes, strict=True):
@@ -77,7 +89,7 @@ def _give(
     world.communicator.send_states(takers, json.dumps(meta).encode(), pieces)
 
 
-def _take(world: World, state: TrainingState, holders: Sequence[int]) -> Position:
+def _take(world: World, state: TrainingState, holders: Sequence[int], ledger: Ledger | None) -> Position:
     received = world.communicator.recv_states(holders)
     metas = [json.loads(meta) for meta, _ in received]
     first = metas[0]
@@ -98,4 +110,6 @@ def _take(world: World, state: TrainingState, holders: Sequence[int]) -> Positio
         data = parts[0] if len(parts) == 1 else b"".join(parts)
         arrays[name] = np.frombuffer(data, kind).reshape(shape)
     state.restore(arrays, first["scalars"])
+    if ledger is not None:
+        ledger.take_over(first["ledger"])
     return Position.from_json(first["position"])

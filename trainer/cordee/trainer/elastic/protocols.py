@@ -176,6 +176,11 @@ class Membership(Protocol):
     def checkpoint_policy(self) -> CheckpointPolicy | None: ...
 
     @property
+    def ledger_path(self) -> Path | None:
+        """Where it is noted which samples every step consumed; None: nowhere."""
+        ...
+
+    @property
     def result_directory(self) -> Path | None:
         """Where the final weights go; None: nowhere."""
         ...

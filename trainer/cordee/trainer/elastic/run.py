@@ -8,9 +8,11 @@ and the rule that a worker which holds the whole sum may apply it. After a loss 
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -20,11 +22,12 @@ from cordee.trainer.elastic import runtime
 from cordee.trainer.elastic.buffers import buffer_places
 from cordee.trainer.elastic.header import Agreement
 from cordee.trainer.elastic.heal import synchronise
+from cordee.trainer.elastic.ledger import Ledger
 from cordee.trainer.elastic.partials import PartialSums
 from cordee.trainer.elastic.position import Position
 from cordee.trainer.elastic.protocols import PeerLostError, ProgressReport, RunResult, World
 from cordee.trainer.elastic.saving import Saver
-from cordee.trainer.elastic.state import TrainingState, model_arrays
+from cordee.trainer.elastic.state import ORDER_KIND, TrainingState, model_arrays
 from cordee.trainer.elastic.step import Step
 from cordee.trainer.elastic.weights import weights_sha256, write_weights
 
@@ -53,12 +56,22 @@ class Run:
         model: its parameters and buffers are the weights.
         optimizer: trains parameters of `model`.
         loader: `batch_size` is the global batch; its number of shards is the most workers that can help.
+        ledger: a file to note in which samples every committed step consumed; a job's `ledger: true` needs no path
+            here. `cordee ledger` proves by it that every sample came once.
 
     Raises:
-        ValueError: `optimizer` trains parameters that `model` does not have.
+        ValueError: `optimizer` trains parameters that `model` does not have; `ledger` is a file of another kind, or of
+            other data.
     """
 
-    def __init__(self, model: Module, optimizer: Optimizer, loader: DataLoader) -> None:
+    def __init__(
+        self,
+        model: Module,
+        optimizer: Optimizer,
+        loader: DataLoader,
+        *,
+        ledger: str | os.PathLike[str] | None = None,
+    ) -> None:
         self.model = model
         self.optimizer = optimizer
         self.loader = loader
@@ -67,6 +80,7 @@ class Run:
         self._state = TrainingState(model, optimizer, loader)
         policy = self._membership.checkpoint_policy
         self._saver = Saver(policy, self._state, self._membership) if policy is not None else None
+        self._ledger = self._open_ledger(ledger)
         self._position = Position()
         self._has_state = False
         self._may_hold_alone = False
@@ -169,6 +183,7 @@ class Run:
                 partials=self._partials,
                 buffers=buffers,
                 membership=self._membership,
+                ledger=self._ledger,
                 checkpoint_due=self._checkpoint_due,
                 on_committed=self._step_committed,
                 on_lost=self._step_lost,
@@ -246,16 +261,29 @@ class Run:
             raise
         started = time.monotonic()
         try:
-            self._position, givers = synchronise(world, self._state, self._position, self._begin)
+            self._position, givers = synchronise(world, self._state, self._position, self._begin, self._ledger)
         except PeerLostError as error:
             self._leave_world("lost" if self._has_state else "join", error.ranks)
             return
         self._has_state = True
+        if self._ledger is not None:
+            self._ledger.joined(world.generation, world.rank)
         if givers and self.step:
             seconds = time.monotonic() - started
             ranks = ", ".join(map(str, givers))
             whose = f"rank{'s' * (len(givers) > 1)} {ranks}"
             self._membership.note("healed", f"took the state of step {self.step} from {whose}", seconds)
+
+    def _open_ledger(self, path: str | os.PathLike[str] | None) -> Ledger | None:
+        """The job's, or else the script's."""
+        membership = self._membership
+        jobs = membership.ledger_path
+        if jobs is None and path is None:
+            return None
+        ledger = Ledger(jobs or Path(path or ""), self.loader, ORDER_KIND, membership.note)
+        if jobs is None:
+            ledger.check()
+        return ledger
 
     def _begin(self) -> Position:
         """Where a run starts whose members are all new: from its checkpoint, or from what its script made."""
@@ -273,6 +301,8 @@ class Run:
     def _finish(self) -> None:
         if self._saver is not None:
             self._saver.wait()
+        if self._ledger is not None:
+            self._ledger.finish()
         self._announce_result()
 
     def _announce_result(self) -> None:

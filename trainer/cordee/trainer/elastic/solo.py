@@ -50,6 +50,7 @@ class SoloMembership:
     """Membership in a world of one: it is always at hand and never changes."""
 
     checkpoint_policy: CheckpointPolicy | None = None
+    ledger_path: Path | None = None
     result_directory: Path | None = None
 
     def rendezvous(

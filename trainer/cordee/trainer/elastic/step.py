@@ -17,6 +17,7 @@ from cordee.trainer.elastic.tree import deal
 
 if TYPE_CHECKING:
     from cordee.trainer.data import Batch, DataLoader
+    from cordee.trainer.elastic.ledger import Ledger
     from cordee.trainer.elastic.partials import PartialSums
     from cordee.trainer.elastic.protocols import Membership, World
     from cordee.trainer.optim import Optimizer
@@ -55,6 +56,7 @@ class Step:
         partials: Sequence[PartialSums],
         buffers: Iterable[Place] = (),
         membership: Membership,
+        ledger: Ledger | None = None,
         checkpoint_due: Callable[[], bool],
         on_committed: Callable[[Step, Agreement], None],
         on_lost: Callable[[PeerLostError], None],
@@ -76,6 +78,7 @@ class Step:
         self._partials = partials
         self._buffers = ShardBuffers(buffers)
         self._membership = membership
+        self._ledger = ledger
         self._checkpoint_due = checkpoint_due
         self._on_committed = on_committed
         self._on_lost = on_lost
@@ -102,8 +105,13 @@ class Step:
         for group, partials in zip(self._optimizer.groups, self._partials, strict=True):
             partials.clear(group.grad)
         self._loader.expect(self.epoch - 1, self.index, self._range)
+        ledger = self._ledger
+        if ledger is not None:
+            ledger.begin(self._range[0])
         for shard in range(*self._range):
             batch = self._loader.shard_batch(self.epoch - 1, self.index, shard)
+            if ledger is not None:
+                ledger.read(batch)
             optimizer.zero_grad()
             self._shard_loss = math.nan
             self._shard_measures = {}
@@ -162,6 +170,7 @@ class Step:
             self._touched,
             measured,
             buffers=self._buffers.pack(),
+            ledger=b"" if self._ledger is None else self._ledger.part(self),
             leaving=self._membership.leaving(),
             checkpoint=self._checkpoint_due(),
             shard_seconds=computed / num_shards if num_shards else math.nan,
@@ -173,6 +182,8 @@ class Step:
             self._on_lost(error)
             return False
         self._apply(headers)
+        if self._ledger is not None:
+            self._ledger.committed(self, headers)
         self.seconds = time.perf_counter() - self._started
         self._on_committed(self, Agreement.of(headers))
         return True
