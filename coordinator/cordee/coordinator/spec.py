@@ -192,6 +192,9 @@ class JobSpec(_Model):
         default_factory=dict, description="environment variables of the script"
     )
     checkpoint: Checkpoint = Field(default=Checkpoint(), description="when the state goes to storage")
+    ledger: bool = Field(
+        default=False, description="whether it is noted which samples every step consumed: cordee ledger proves by it"
+    )
     chaos: bool = Field(default=False, description="faults may be injected into this job: cordee chaos")
 
 

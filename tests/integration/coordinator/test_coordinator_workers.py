@@ -60,6 +60,7 @@ async def test_a_submitted_job_starts_agents_that_are_told_everything(coordinato
         "CORDEE_CHECKPOINT_STEPS": "7",
         "CORDEE_CHECKPOINT_KEEP": "2",
         "CORDEE_MESH_HOST": "127.0.0.1",
+        "CORDEE_LEDGER": "0",
         "CORDEE_CHAOS": "",
     }
     assert ours == {**ours, **wanted}

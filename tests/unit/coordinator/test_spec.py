@@ -41,6 +41,7 @@ FULL: dict[str, Any] = {
         "launcher": "process",
         "env": {"MODE": "fast"},
         "checkpoint": {"intervalSeconds": 12.5, "intervalSteps": 100, "keep": 2},
+        "ledger": True,
         "chaos": True,
     },
 }

@@ -10,6 +10,7 @@ import typer
 from cordee.coordinator.cli.completion import completion
 from cordee.coordinator.cli.errors import ExitCode, debug, report, set_debug
 from cordee.coordinator.cli.jobs import cancel, jobs, scale, status, wait
+from cordee.coordinator.cli.ledger import ledger
 from cordee.coordinator.cli.logs import logs
 from cordee.coordinator.cli.run import run
 from cordee.coordinator.cli.script_command import ScriptCommand
@@ -52,7 +53,7 @@ def _cordee(
 
 app.command("run", cls=ScriptCommand, context_settings=_SETTINGS)(run)
 app.command("submit", cls=ScriptCommand, context_settings=_SETTINGS)(submit)
-for _command in (jobs, status, logs, scale, cancel, wait, coordinator, schema, completion):
+for _command in (jobs, status, logs, scale, cancel, wait, ledger, coordinator, schema, completion):
     app.command(_command.__name__, context_settings=_SETTINGS)(_command)
 
 

@@ -17,6 +17,7 @@ __all__ = [
     "Format",
     "JobArgument",
     "LauncherOption",
+    "LedgerOption",
     "NameOption",
     "OutputOption",
     "ScriptArgument",
@@ -94,6 +95,9 @@ CheckpointOption = Annotated[
 ]
 AllowChaosOption = Annotated[
     bool, typer.Option("--allow-chaos", help="Allow that faults are injected into this job: cordee chaos.")
+]
+LedgerOption = Annotated[
+    bool, typer.Option("--ledger", help="Note which samples every step consumed: cordee ledger proves by it.")
 ]
 SourceOption = Annotated[
     Path | None,

@@ -53,6 +53,7 @@ class Wish:
     env: tuple[str, ...] = ()
     checkpoint_every: float | None = None
     source: Path | None = None
+    ledger: bool = False
     allow_chaos: bool = False
 
 
@@ -118,6 +119,8 @@ def _override(document: dict[str, Any], wish: Wish) -> None:
     spec.update({field: value for field, value in given.items() if value is not None})
     if wish.checkpoint_every is not None:
         spec["checkpoint"] = {**spec.get("checkpoint", {}), "intervalSeconds": wish.checkpoint_every}
+    if wish.ledger:
+        spec["ledger"] = True
     if wish.allow_chaos:
         spec["chaos"] = True
     if wish.env:

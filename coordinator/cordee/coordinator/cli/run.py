@@ -24,6 +24,7 @@ from cordee.coordinator.cli.options import (
     EnvOption,
     Format,
     LauncherOption,
+    LedgerOption,
     NameOption,
     ScriptArgument,
     SourceOption,
@@ -77,6 +78,7 @@ def run(
     env: EnvOption = None,
     checkpoint_every: CheckpointOption = None,
     source: SourceOption = None,
+    ledger: LedgerOption = False,
     state: Annotated[
         Path | None,
         typer.Option(
@@ -109,6 +111,7 @@ def run(
         env=tuple(env or ()),
         checkpoint_every=checkpoint_every,
         source=source,
+        ledger=ledger,
     )
     with Interrupts() as interrupts:
         try:

@@ -15,6 +15,7 @@ from cordee.coordinator.cli.options import (
     EnvOption,
     Format,
     LauncherOption,
+    LedgerOption,
     NameOption,
     OutputOption,
     ScriptArgument,
@@ -48,6 +49,7 @@ def submit(
     env: EnvOption = None,
     checkpoint_every: CheckpointOption = None,
     source: SourceOption = None,
+    ledger: LedgerOption = False,
     allow_chaos: AllowChaosOption = False,
     server: ServerOption = None,
     state: StateOption = None,
@@ -75,6 +77,7 @@ def submit(
             env=tuple(env or ()),
             checkpoint_every=checkpoint_every,
             source=source,
+            ledger=ledger,
             allow_chaos=allow_chaos,
         )
     )

@@ -32,5 +32,6 @@ def agent_environment(job: Job, worker: str, *, coordinator: str, orphan_seconds
         "CORDEE_CHECKPOINT_STEPS": str(spec.checkpoint.interval_steps),
         "CORDEE_CHECKPOINT_KEEP": str(spec.checkpoint.keep),
         "CORDEE_MESH_HOST": _MESH_HOST,
+        "CORDEE_LEDGER": "1" if spec.ledger else "0",
         "CORDEE_CHAOS": "1" if spec.chaos else "",
     }
