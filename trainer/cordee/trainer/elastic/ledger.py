@@ -191,7 +191,7 @@ class Ledger:
             self._kept_bytes -= len(self._kept.pop(next(iter(self._kept))))
 
     def _forget(self, written: int) -> None:
-        for step in [step for step in self._kept if step <= written]:
+        while self._kept and (step := next(iter(self._kept))) <= written:
             self._kept_bytes -= len(self._kept.pop(step))
 
     def _write(self, *, now: bool = False) -> None:
