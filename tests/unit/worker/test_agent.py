@@ -83,21 +83,35 @@ def start(job: Callable[..., dict[str, str]], agents: list[Agent]) -> Callable[.
 
 @pytest.fixture
 def start_bare(tmp_path: Path, agents: list[Agent]) -> Callable[..., Agent]:
-    """`start_bare(code)`: an agent whose "worker" is a bare Python program: fast, and needs no coordinator."""
+    """`start_bare(code)`: an agent whose "worker" is a bare Python program: fast, and needs no coordinator.
 
-    def make(code: str, grace_seconds: float = 30.0) -> Agent:
+    The program may `say(word)` on its lifeline: `say("f0")` before it ends in good order.
+    """
+
+    def make(code: str, before: str = "", **settings: float) -> Agent:
         run = (
-            "import sys; from cordee.worker.agent import Agent; from cordee.worker.logfile import LogFile; "
-            "sys.exit(Agent([sys.executable, '-S', '-c', sys.argv[1]], 'w', LogFile(sys.argv[2], 'w'), "
-            "float(sys.argv[3])).run())"
+            "import sys\n"
+            "from cordee.worker.agent import Agent\n"
+            "from cordee.worker.logfile import LogFile\n"
+            f"{before}\n"
+            "command = [sys.executable, '-S', '-c', sys.argv[1]]\n"
+            f"sys.exit(Agent(command, LogFile(sys.argv[2], 'w'), **{settings!r}).run())"
         )
         log = tmp_path / "logs" / "w.jsonl"
         environment = {"CORDEE_WORKER": "w", "CORDEE_WORKDIR": str(tmp_path)}
-        agent = Agent(environment, [sys.executable, "-c", run, code, str(log), str(grace_seconds)])
+        agent = Agent(environment, [sys.executable, "-c", run, SAY + code, str(log)])
         agents.append(agent)
         return agent
 
     return make
+
+
+SAY = (
+    "def say(word):\n"
+    "    import os, socket\n"
+    "    lifeline = socket.socket(fileno=os.dup(int(os.environ['CORDEE_LIFELINE'])))\n"
+    "    lifeline.send(word.encode())\n"
+)
 
 
 def world_of_one(stream: Any, hello: pb.Hello, generation: int) -> None:
@@ -108,10 +122,14 @@ def world_of_one(stream: Any, hello: pb.Hello, generation: int) -> None:
 JOIN = (
     "import time\n"
     "from cordee.trainer.elastic import runtime\n"
-    "runtime.current().rendezvous(step=None, reason='join')\n"
+    "from cordee.trainer.elastic.protocols import ProgressReport\n"
+    "member = runtime.current()\n"
+    "world = member.rendezvous(step=None, reason='join')\n"
+    "member.report(ProgressReport(world.generation, 9, 1, 1, 0.5, 1, 0.1))\n"
     "print('member', flush=True)\n"
     "time.sleep(60)\n"
 )
+"""It joins and commits a step."""
 
 
 def test_a_killed_worker_is_back_with_a_new_incarnation_each_time_at_once(
@@ -129,7 +147,7 @@ def test_a_killed_worker_is_back_with_a_new_incarnation_each_time_at_once(
         stream.until_end()
     assert len(seen) == 4
     eventually(lambda: len(agent.lines("agent")) >= 4)
-    # A member that died is always started again at once: only crashes at start wait.
+    # One that died after it had committed a step is always started again at once.
     assert all("was killed by SIGKILL; it is started again at once" in line for line in agent.lines("agent")[:4])
     logged = {json.loads(line)["incarnation"] for line in agent.log.read_text().splitlines()}
     assert seen <= logged
@@ -158,10 +176,10 @@ def test_a_killed_agent_takes_even_a_stopped_worker_with_it(coordinator: Any, st
 
 def test_a_killed_agents_worker_takes_its_own_children_with_it(start: Callable[..., Agent], coordinator: Any) -> None:
     agent = start("import subprocess, sys\nchild = subprocess.Popen(['sleep', '60'])\nprint(child.pid)\nchild.wait()")
+    _, hello = coordinator.accept()
     eventually(lambda: bool(agent.lines("stdout")))
     (pid,) = agent.lines("stdout")
-    worker = psutil.Process(agent.process.pid).children()[0]
-    worker.kill()
+    os.kill(hello.pid, signal.SIGKILL)
     eventually(lambda: is_gone(int(pid)), "the end of what the worker had started")
 
 
@@ -170,7 +188,7 @@ def test_a_killed_agents_worker_takes_its_own_children_with_it(start: Callable[.
     [(code, code) for code in (0, 2, 70, 71, 72)],
 )
 def test_a_final_exit_code_is_passed_on(start_bare: Callable[..., Agent], code: int, agent_code: int) -> None:
-    agent = start_bare(f"raise SystemExit({code})")
+    agent = start_bare(f"say('f{code}')\nraise SystemExit({code})")
     assert agent.wait() == agent_code
     assert len(agent.lines("agent")) == 1
 
@@ -178,7 +196,7 @@ def test_a_final_exit_code_is_passed_on(start_bare: Callable[..., Agent], code: 
 def test_a_fenced_worker_is_started_afresh(start_bare: Callable[..., Agent], tmp_path: Path) -> None:
     marker = tmp_path / "been"
     agent = start_bare(
-        f"import os, sys\nif os.path.exists({str(marker)!r}): sys.exit(0)\nopen({str(marker)!r}, 'w')\nsys.exit(73)"
+        f"import os, sys\nif os.path.exists({str(marker)!r}): say('f0'), sys.exit(0)\nopen({str(marker)!r}, 'w')\nsys.exit(73)"
     )
     assert agent.wait() == exit_codes.FINISHED
     assert "was fenced" in agent.lines("agent")[0]
@@ -191,6 +209,7 @@ def test_everything_printed_is_logged_to_the_last_byte(start_bare: Callable[...,
         "print('a warning, ünïcode', file=sys.stderr)\n"
         "sys.stdout.write('no newline at the end')\n"
         "sys.stdout.flush()\n"
+        "say('f0')\n"
         "os._exit(0)\n"
     )
     assert agent.wait() == 0
@@ -208,14 +227,14 @@ def test_an_unfinished_line_is_shown_while_the_worker_runs(start_bare: Callable[
 
 def test_a_disk_that_cannot_be_written_does_not_end_training(start_bare: Callable[..., Agent], tmp_path: Path) -> None:
     (tmp_path / "logs").write_text("a file where the folder should be")
-    agent = start_bare("print('unheard')")
+    agent = start_bare("print('unheard')\nsay('f0')")
     assert agent.wait() == 0
 
 
 def test_sigterm_is_passed_on_and_answered_with_drained(start_bare: Callable[..., Agent]) -> None:
     agent = start_bare(
         "import signal, sys, time\n"
-        "signal.signal(signal.SIGTERM, lambda *_: sys.exit(71))\n"
+        "signal.signal(signal.SIGTERM, lambda *_: (say('f71'), sys.exit(71)))\n"
         "print('ready', flush=True)\n"
         "time.sleep(60)\n"
     )
@@ -259,7 +278,7 @@ def test_a_worker_that_crashes_at_start_waits_longer_each_time(start_bare: Calla
 
 
 def test_a_stray_child_that_holds_the_pipe_does_not_hold_the_agent(start_bare: Callable[..., Agent]) -> None:
-    agent = start_bare("import subprocess\nsubprocess.Popen(['sleep', '60'], start_new_session=True)\nprint('gone')\n")
+    agent = start_bare("import subprocess\nsubprocess.Popen(['sleep', '60'], start_new_session=True)\nprint('gone')\nsay('f0')")
     assert agent.wait() == 0
     assert agent.lines("stdout") == ["gone"]
 
@@ -268,12 +287,12 @@ def test_an_agent_that_gives_up_says_what_its_worker_died_of(
     start_bare: Callable[..., Agent], capfd: pytest.CaptureFixture[str]
 ) -> None:
     agent = start_bare(
-        "import os, socket, signal\n"
-        "socket.socket(fileno=int(os.environ['CORDEE_LIFELINE'])).send(b'm')\n"  # a member: started again at once
+        "import os, signal\n"
+        "say('m'), say('b7')\n"  # it commits steps: started again at once
         "os.kill(os.getpid(), signal.SIGSEGV)"
     )
     assert agent.wait() == exit_codes.GAVE_UP
-    assert capfd.readouterr().err.splitlines() == ["the last time it was killed by SIGSEGV"]
+    assert capfd.readouterr().err.splitlines() == ["the last time it was killed by SIGSEGV after step 7"]
 
 
 def test_an_agent_without_its_environment_says_so() -> None:

@@ -12,35 +12,35 @@ KILLED = -9
 
 @pytest.mark.parametrize("code", sorted(exit_codes.FINAL))
 def test_a_final_code_ends_the_agent_with_the_same_code(code: int) -> None:
-    assert RestartPolicy().ended(code, was_member=True, now=0.0) == (None, code)
+    assert RestartPolicy().ended(code, committed=True, now=0.0) == (None, code)
 
 
 @pytest.mark.parametrize("code", [KILLED, -11, 1, 73, 139, 255])
-def test_a_members_death_is_answered_at_once_every_time(code: int) -> None:
+def test_a_death_after_a_committed_step_is_answered_at_once_every_time(code: int) -> None:
     policy = RestartPolicy()
-    assert [policy.ended(code, was_member=True, now=float(i))[0] for i in range(BUDGET)] == [0.0] * BUDGET
+    assert [policy.ended(code, committed=True, now=float(i))[0] for i in range(BUDGET)] == [0.0] * BUDGET
 
 
-def test_a_crash_at_start_waits_longer_each_time_up_to_a_limit() -> None:
+def test_deaths_without_a_committed_step_wait_longer_each_time_up_to_a_limit() -> None:
     policy = RestartPolicy()
-    delays = [policy.ended(1, was_member=False, now=0.0)[0] for _ in range(9)]
+    delays = [policy.ended(1, committed=False, now=0.0)[0] for _ in range(9)]
     assert delays == pytest.approx([0.0, 0.2, 0.4, 0.8, 1.6, 3.2, 6.4, LAST_BACKOFF_SECONDS, LAST_BACKOFF_SECONDS])
 
 
-def test_having_been_a_member_forgives_earlier_crashes() -> None:
+def test_a_committed_step_forgives_earlier_deaths() -> None:
     policy = RestartPolicy()
     for _ in range(5):
-        policy.ended(1, was_member=False, now=0.0)
-    assert policy.ended(KILLED, was_member=True, now=1.0) == (0.0, KILLED)
-    assert policy.ended(1, was_member=False, now=2.0) == (0.0, 1)
+        policy.ended(1, committed=False, now=0.0)
+    assert policy.ended(KILLED, committed=True, now=1.0) == (0.0, KILLED)
+    assert policy.ended(1, committed=False, now=2.0) == (0.0, 1)
 
 
 def test_the_budget_ends_it_and_time_refills_it() -> None:
     policy = RestartPolicy()
     for _ in range(BUDGET):
-        assert policy.ended(KILLED, was_member=True, now=0.0)[0] is not None
-    assert policy.ended(KILLED, was_member=True, now=WINDOW_SECONDS - 1) == (None, exit_codes.GAVE_UP)
-    assert policy.ended(KILLED, was_member=True, now=WINDOW_SECONDS)[0] == 0.0
+        assert policy.ended(KILLED, committed=True, now=0.0)[0] is not None
+    assert policy.ended(KILLED, committed=True, now=WINDOW_SECONDS - 1) == (None, exit_codes.GAVE_UP)
+    assert policy.ended(KILLED, committed=True, now=WINDOW_SECONDS)[0] == 0.0
     assert policy.restarts == BUDGET + 1
 
 

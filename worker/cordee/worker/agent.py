@@ -3,10 +3,12 @@
     python -m cordee.worker.agent        (started by a launcher, which sets the CORDEE_* environment)
 
 One thread, one selector, no imports beyond the standard library's small ones: an agent is started for every worker, and
-is there before its worker in about 30 ms. It decides from exit codes alone (`cordee.worker.exit_codes`), so it needs no
-coordinator. What it is sent (SIGTERM, SIGINT) it passes on: the worker leaves its world at the next step boundary; one
-that does not in time, or a second signal, and it is killed. A killed agent takes its worker with it
-(`cordee.worker.lifeline`).
+is there before its worker in about 30 ms. It needs no coordinator: exit codes decide (`cordee.worker.exit_codes`), and
+how often (`restart`); a worker that is stopped or gives no sign of life is killed (`watch`); how one ended, and where
+it stood, is told by the next (`postmortem`), which is a fork of a warm process (`spawner`, `zygote`).
+
+What the agent is sent (SIGTERM, SIGINT) it passes on: the worker leaves its world at the next step boundary; one that
+does not in time, or a second signal, and it is killed. A killed agent takes its worker with it (`lifeline`).
 """
 
 from __future__ import annotations
@@ -14,42 +16,58 @@ from __future__ import annotations
 import os
 import selectors
 import signal
-import socket
-import subprocess
 import sys
 import time
 from collections.abc import Sequence
 
-from cordee.worker import exit_codes
-from cordee.worker.logfile import LineSplitter, LogFile
-from cordee.worker.restart import RestartPolicy
+from cordee.worker import exit_codes, watch
+from cordee.worker.child import Child
+from cordee.worker.logfile import LogFile
+from cordee.worker.orphans import end_orphans, kill_group
+from cordee.worker.postmortem import ENVIRONMENT, PostMortem
+from cordee.worker.restart import BUDGET, WINDOW_SECONDS, RestartPolicy
+from cordee.worker.spawner import Spawner
 
 __all__ = ["Agent", "main"]
 
 GRACE_SECONDS = 30.0
 """From SIGTERM to SIGKILL (Kubernetes' own default). CORDEE_GRACE_SECONDS sets another."""
-_READ_BYTES = 1 << 16
-_DRAIN_SECONDS = 0.2
-"""For the last output of a dead worker, should another process hold its pipe open."""
+LATE_SECONDS = 1.0
+"""An agent that the machine has not run for so long beyond what it slept judges nobody by that time."""
+_STACK_POLL_SECONDS = 0.02
 
 
 class Agent:
-    """Runs one worker until it has ended for good. `command` is what a worker is started with."""
+    """Runs one worker until it has ended for good. `command` is what a worker is started with, where it is not forked
+    from the process that `zygote_command` starts."""
 
-    def __init__(self, command: Sequence[str], worker: str, log: LogFile, grace_seconds: float) -> None:
-        self._command = list(command)
-        self._worker = worker
+    def __init__(
+        self,
+        command: Sequence[str],
+        log: LogFile,
+        *,
+        zygote_command: Sequence[str] | None = None,
+        grace_seconds: float = GRACE_SECONDS,
+        heartbeat_seconds: float = watch.HEARTBEAT_SECONDS,
+        stopped_seconds: float = watch.STOPPED_SECONDS,
+        policy: RestartPolicy | None = None,
+    ) -> None:
         self._log = log
         self._grace_seconds = grace_seconds
-        self._policy = RestartPolicy()
+        self._heartbeat_seconds = heartbeat_seconds
+        self._stopped_seconds = stopped_seconds
+        self._policy = policy or RestartPolicy()
         self._selector = selectors.DefaultSelector()
-        self._process: subprocess.Popen[bytes] | None = None
+        self._spawner = Spawner(
+            command, zygote_command, self._selector, started=self._started, lost=self._start, note=self._note
+        )
+        self._child: Child | None = None
         self._incarnation = ""
-        self._lifeline: socket.socket | None = None
-        self._was_member = False
-        self._streams: dict[int, tuple[str, LineSplitter]] = {}
+        self._previous: PostMortem | None = None
+        self._reaped: dict[int, int] = {}
+        """Exit codes of adopted children while a worker is being forked: it may die before it is known."""
         self._restart_at: float | None = None
-        self._kill_at: float | None = None
+        self._stack_bytes = -1
         self._asked_to_leave = False
         self._ended: int | None = None
         self._wake_read, self._wake_write = os.pipe()
@@ -62,12 +80,21 @@ class Agent:
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGCHLD):
             signal.signal(number, lambda *_: None)  # what arrives is read from the wake-up pipe
         self._selector.register(self._wake_read, selectors.EVENT_READ, self._on_signals)
+        self._spawner.open()
         self._start()
+        now = time.monotonic()
         while self._ended is None:
-            for key, _ in self._selector.select(self._timeout()):
+            timeout = self._timeout(now)
+            events = self._selector.select(timeout)
+            slept_until, now = now + (timeout or 0.0), time.monotonic()
+            if timeout is not None and now - slept_until > LATE_SECONDS:
+                self._late(now, now - slept_until)
+            for key, _ in events:
                 if key.fd in self._selector.get_map():  # else closed by what came before it in this round
                     key.data(key.fd)
-            self._on_time(time.monotonic())
+            now = time.monotonic()
+            self._on_time(now)
+        self._spawner.close()
         self._log.close()
         return self._ended
 
@@ -85,141 +112,163 @@ class Agent:
 
     def _leave(self, name: str) -> None:
         again, self._asked_to_leave = self._asked_to_leave, True
-        if self._process is None:
+        child = self._child
+        if child is None or child.watch is None or child.pid is None:
             self._end(exit_codes.DRAINED, f"{name}: no worker runs; the agent ends")
         elif again:
-            self._kill(f"{name} again")
+            child.watch.killed(time.monotonic(), f"was killed: {name} came again")
+            self._kill(child)
         else:
-            self._kill_at = time.monotonic() + self._grace_seconds
+            child.watch.leave(time.monotonic(), self._grace_seconds)
             self._note(f"{name}: the worker is asked to leave at its next step, within {self._grace_seconds:g} s")
-            self._process.send_signal(signal.SIGTERM)
+            os.kill(child.pid, signal.SIGTERM)
 
-    def _on_output(self, fd: int) -> None:
-        stream, splitter = self._streams[fd]
-        try:
-            data = os.read(fd, _READ_BYTES)
-        except BlockingIOError:
+    def _reap(self) -> None:
+        """Looks after children that have ended, were stopped or go on."""
+        self._look(self._spawner.zygote)
+        if self._child is not None:
+            self._look(self._child.pid)
+        while True:
+            try:
+                found = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+            except ChildProcessError:
+                return
+            if found is None:
+                return
+            pid = found.si_pid
+            ours = self._child is not None and pid == self._child.pid
+            if ours:
+                kill_group(pid)  # what the script has left behind; its id is ours until it is reaped
+            code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+            if ours:
+                self._worker_ended(code)
+            elif pid == self._spawner.zygote:
+                self._spawner.exited(code)
+            elif self._child is not None and self._child.pid is None:
+                self._reaped[pid] = code
+
+    def _look(self, pid: int | None) -> None:
+        """Whether this child was stopped, or goes on."""
+        if pid is None:
             return
-        if data:
-            self._log.write(stream, self._incarnation, splitter.feed(data, time.monotonic()))
-        else:
-            self._close_stream(fd)
+        now = time.monotonic()
+        while True:
+            try:
+                found = os.waitid(os.P_PID, pid, os.WSTOPPED | os.WCONTINUED | os.WNOHANG)
+            except ChildProcessError:
+                return
+            if found is None:
+                return
+            if pid == self._spawner.zygote:
+                if found.si_code == os.CLD_STOPPED:
+                    self._spawner.stopped()
+                    return
+            elif self._child is not None and self._child.watch is not None:
+                if found.si_code == os.CLD_STOPPED:
+                    self._child.watch.stopped(now, signal.Signals(found.si_status).name)
+                else:
+                    self._child.watch.continued(now)
 
-    def _on_lifeline(self, _fd: int) -> None:
-        assert self._lifeline is not None
-        try:
-            said = self._lifeline.recv(64)
-        except OSError:
-            said = b""
-        if said:
-            self._was_member = True
-        elif self._lifeline.fileno() in self._selector.get_map():
-            self._selector.unregister(self._lifeline)  # the worker's own end tells the rest
+    def _late(self, now: float, seconds: float) -> None:
+        self._spawner.late(seconds)
+        if self._child is not None and self._child.watch is not None:
+            self._child.watch.late(now)
 
     def _on_time(self, now: float) -> None:
-        for stream, splitter in self._streams.values():
-            if splitter.deadline is not None and now >= splitter.deadline:
-                self._log.write(stream, self._incarnation, splitter.flush())
-        if self._kill_at is not None and now >= self._kill_at:
-            self._kill(f"the worker did not leave within {self._grace_seconds:g} s")
+        self._spawner.on_time(now)
+        child = self._child
+        if child is not None:
+            child.on_time(now)
+            if child.watch is not None:
+                self._judge(child, child.watch, now)
         if self._restart_at is not None and now >= self._restart_at and self._ended is None:
             self._restart_at = None
             self._start()
 
-    def _timeout(self) -> float | None:
-        moments = [splitter.deadline for _, splitter in self._streams.values()]
-        due = [moment for moment in (*moments, self._kill_at, self._restart_at) if moment is not None]
-        return max(0.0, min(due) - time.monotonic()) if due else None
+    def _judge(self, child: Child, dog: watch.Watch, now: float) -> None:
+        if dog.asked:  # once nothing more is written, there is nothing more to wait for
+            size = child.stack_bytes()
+            if size and size == self._stack_bytes:
+                dog.stacks_written(now)
+            self._stack_bytes = size
+        match dog.check(now):
+            case watch.ASK:
+                assert child.pid is not None
+                self._stack_bytes = child.stack_bytes()
+                os.kill(child.pid, signal.SIGUSR1)
+            case watch.KILL:
+                self._kill(child)
+            case watch.ABANDON:
+                self._note("the worker was killed and does not die: the agent goes on without it")
+                self._worker_ended(-signal.SIGKILL)
+
+    def _timeout(self, now: float) -> float | None:
+        moments = [self._spawner.deadline(), self._restart_at]
+        if self._child is not None:
+            moments.append(self._child.deadline())
+            if self._child.watch is not None:
+                moments.append(self._child.watch.deadline())
+                if self._child.watch.asked:
+                    moments.append(now + _STACK_POLL_SECONDS)
+        due = [moment for moment in moments if moment is not None]
+        return max(0.0, min(due) - now) if due else None
 
     # --- the worker's process ---
 
     def _start(self) -> None:
-        ours, theirs = socket.socketpair()
-        self._incarnation = os.urandom(8).hex()
-        self._was_member = False
-        environment = {
-            **os.environ,
-            "CORDEE_INCARNATION": self._incarnation,
-            "CORDEE_LIFELINE": str(theirs.fileno()),
-        }
+        if self._child is not None:  # the zygote was asked for it, and is lost: should it be there, it ends by this
+            self._child.close()
+        self._reaped.clear()
+        self._child = child = Child(self._selector, self._log)
+        self._incarnation = child.incarnation
+        environment = {"CORDEE_INCARNATION": child.incarnation}
+        if self._previous is not None:
+            environment[ENVIRONMENT] = self._previous.encode()
         try:
-            self._process = subprocess.Popen(
-                self._command,
-                env=environment,
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.PIPE,
-                pass_fds=(theirs.fileno(),),
-                process_group=0,  # a terminal's Ctrl-C is for the agent; and the worker's own children are found by it
-            )
+            pid = self._spawner.start(environment, child.theirs)
         except OSError as error:
-            ours.close()
-            self._ended_with(exit_codes.CRASHED, f"could not be started: {error}")
+            self._child = None
+            child.close()
+            self._settled(exit_codes.CRASHED, f"could not be started: {error}", committed=False)
             return
-        finally:
-            theirs.close()
-        ours.setblocking(False)
-        self._lifeline = ours
-        self._selector.register(ours, selectors.EVENT_READ, self._on_lifeline)
-        for name, pipe in (("stdout", self._process.stdout), ("stderr", self._process.stderr)):
-            assert pipe is not None
-            os.set_blocking(pipe.fileno(), False)
-            self._streams[pipe.fileno()] = (name, LineSplitter())
-            self._selector.register(pipe.fileno(), selectors.EVENT_READ, self._on_output)
+        if pid is not None:
+            self._started(pid)
 
-    def _kill(self, reason: str) -> None:
-        self._kill_at = None
-        if self._process is not None:
-            self._note(f"{reason}: the worker is killed")
-            self._kill_group(self._process.pid)
+    def _started(self, pid: int) -> None:
+        child = self._child
+        assert child is not None
+        dog = watch.Watch(
+            time.monotonic(), heartbeat_seconds=self._heartbeat_seconds, stopped_seconds=self._stopped_seconds
+        )
+        child.started(pid, dog)
+        code = self._reaped.pop(pid, None)
+        if code is not None:
+            self._worker_ended(code)
 
-    def _reap(self) -> None:
-        process = self._process
-        if process is None or os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None:
-            return
-        self._kill_group(process.pid)  # what the script has left behind; its id is ours until it is reaped
-        process.wait()
-        self._drain(process)
-        self._process = None
-        self._ended_with(process.returncode, exit_codes.describe(process.returncode))
+    def _kill(self, child: Child) -> None:
+        assert child.watch is not None
+        assert child.pid is not None
+        child.note([f"the worker {child.watch.reason}"])
+        kill_group(child.pid)
 
-    def _drain(self, process: subprocess.Popen[bytes]) -> None:
-        """Reads what the dead worker had still written, then closes everything that belonged to it."""
-        until = time.monotonic() + _DRAIN_SECONDS
-        while self._streams and time.monotonic() < until:
-            with selectors.DefaultSelector() as selector:
-                for fd in self._streams:
-                    selector.register(fd, selectors.EVENT_READ)
-                ready = selector.select(max(0.0, until - time.monotonic()))
-            for key, _ in ready:
-                self._on_output(key.fd)
-        for fd in list(self._streams):
-            self._close_stream(fd)
-        for pipe in (process.stdout, process.stderr):
-            assert pipe is not None
-            pipe.close()
-        if self._lifeline is not None:
-            self._on_lifeline(self._lifeline.fileno())  # it may have told of a membership as it died
-            if self._lifeline.fileno() in self._selector.get_map():
-                self._selector.unregister(self._lifeline)
-            self._lifeline.close()
-            self._lifeline = None
+    def _worker_ended(self, code: int) -> None:
+        child, self._child = self._child, None
+        assert child is not None
+        end_orphans(self._spawner.zygote)
+        code, found = child.ended(code, asked=self._asked_to_leave)
+        self._previous = found
+        self._settled(code, found.words, committed=found.step > 0)
 
-    def _close_stream(self, fd: int) -> None:
-        self._selector.unregister(fd)
-        stream, splitter = self._streams.pop(fd)
-        self._log.write(stream, self._incarnation, splitter.flush())
-
-    def _ended_with(self, code: int, words: str) -> None:
-        self._kill_at = None
+    def _settled(self, code: int, words: str, *, committed: bool) -> None:
         now = time.monotonic()
-        delay, code = self._policy.ended(code, self._was_member, now)
+        delay, code = self._policy.ended(code, committed, now)
         if self._asked_to_leave and (delay is not None or code == exit_codes.GAVE_UP):
             self._end(exit_codes.DRAINED, f"the worker {words} while it was leaving")
         elif delay is None:
             self._end(code, f"the worker {words}" + ("; the agent gives up" if code == exit_codes.GAVE_UP else ""))
             if code == exit_codes.GAVE_UP:  # for the coordinator, which reads an agent's last line and nobody's log
-                sys.stderr.write(f"the last time it {words}\n")
+                last = self._previous.last_words() if self._previous is not None else words
+                sys.stderr.write(f"the last time it {last}\n")
         else:
             when = f"in {delay:g} s" if delay else "at once"
             self._note(f"the worker {words}; it is started again {when} (restart {self._policy.restarts})")
@@ -232,13 +281,6 @@ class Agent:
     def _note(self, text: str) -> None:
         self._log.write("agent", self._incarnation, [text])
 
-    @staticmethod
-    def _kill_group(pid: int) -> None:
-        try:
-            os.killpg(pid, signal.SIGKILL)
-        except (ProcessLookupError, PermissionError):
-            pass  # nobody is left in it
-
 
 def main() -> int:
     """The agent's entry point; returns its exit code."""
@@ -250,17 +292,26 @@ def main() -> int:
         )
         return exit_codes.UNUSABLE
     worker = os.environ["CORDEE_WORKER"]
-    log = LogFile(f"{os.environ['CORDEE_WORKDIR']}/logs/{worker}.jsonl", worker)
     # -P: neither the folder the agent was started in nor a user's `queue.py` there is on the worker's path.
-    command = [sys.executable, "-P", "-m", "cordee.worker.main"]
-    return Agent(command, worker, log, _grace_seconds(os.environ.get("CORDEE_GRACE_SECONDS", ""))).run()
+    python = [sys.executable, "-P", "-m"]
+    return Agent(
+        [*python, "cordee.worker.main"],
+        LogFile(f"{os.environ['CORDEE_WORKDIR']}/logs/{worker}.jsonl", worker),
+        zygote_command=[*python, "cordee.worker.zygote"],
+        grace_seconds=_number("CORDEE_GRACE_SECONDS", GRACE_SECONDS),
+        heartbeat_seconds=_number("CORDEE_HEARTBEAT_TIMEOUT_SECONDS", watch.HEARTBEAT_SECONDS),
+        stopped_seconds=_number("CORDEE_STOPPED_SECONDS", watch.STOPPED_SECONDS),
+        policy=RestartPolicy(
+            int(_number("CORDEE_RESTARTS", BUDGET)), _number("CORDEE_RESTART_WINDOW_SECONDS", WINDOW_SECONDS)
+        ),
+    ).run()
 
 
-def _grace_seconds(text: str) -> float:
+def _number(name: str, default: float) -> float:
     try:
-        return float(text)
+        return float(os.environ.get(name, ""))
     except ValueError:
-        return GRACE_SECONDS
+        return default
 
 
 if __name__ == "__main__":

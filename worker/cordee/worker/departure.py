@@ -28,9 +28,11 @@ LEAVE_SECONDS = 5.0
 class Departure:
     """Made in the main thread, before the session starts."""
 
-    def __init__(self, session: Session) -> None:
+    def __init__(self, session: Session, announce: Callable[[int], None] = lambda _code: None) -> None:
         self.break_off: Callable[[str], None] | None = None
         """Makes an exchange that the main thread is blocked in fail at once."""
+        self._announce = announce
+        """Tells the agent which code this process ends with."""
         self._session = session
         self._asked = False
         self._finishing = False
@@ -71,6 +73,7 @@ class Departure:
                 raise self._session.leave()
             return
         if self._asked:
+            self._announce(exit_codes.DRAINED)
             os._exit(exit_codes.DRAINED)
         self._asked = True
         self._session.post(pb.WorkerMessage(leaving=pb.Leaving(reason=signal.Signals(number).name)))
@@ -83,15 +86,15 @@ class Departure:
             self.break_off(message)
         signal.pthread_kill(self._main.ident or 0, signal.SIGTERM)
         self._main.join(LEAVE_SECONDS)
-        end_process(code, f"cordee: {message}\n")
+        self.end(code, f"cordee: {message}\n")
 
-
-def end_process(code: int, text: str = "") -> NoReturn:
-    """Ends this process now, with what has been printed so far. No thread or handler of the script can hold it."""
-    try:
-        sys.stderr.write(text)
-        for stream in (sys.stdout, sys.stderr):
-            stream.flush()
-    except (OSError, ValueError):
-        pass  # the agent that reads them is gone
-    os._exit(code)
+    def end(self, code: int, text: str = "") -> NoReturn:
+        """Ends this process now, with what has been printed so far. No thread or handler of the script can hold it."""
+        try:
+            sys.stderr.write(text)
+            for stream in (sys.stdout, sys.stderr):
+                stream.flush()
+        except (OSError, ValueError):
+            pass  # the agent that reads them is gone
+        self._announce(code)
+        os._exit(code)

@@ -18,6 +18,7 @@ __all__ = [
     "STOPPED",
     "UNUSABLE",
     "describe",
+    "settle",
 ]
 
 FINISHED = 0
@@ -62,3 +63,16 @@ def describe(code: int) -> str:
         except ValueError:
             return f"was killed by signal {-code}"
     return _WORDS.get(code, f"exited with code {code}")
+
+
+def settle(code: int, said: int | None) -> tuple[int, str]:
+    """What a worker's end counts as, and it in words; `said`: the code it announced before it ended, if it did.
+
+    A script can end its process with any code at any moment (`os._exit(0)`); only an announced end is the worker's own.
+    One that was announced counts, whatever happened while the interpreter took itself apart.
+    """
+    if said is not None:
+        return said, describe(said)
+    if code in FINAL:
+        return CRASHED, f"ended with code {code} without finishing"
+    return code, describe(code)

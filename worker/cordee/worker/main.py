@@ -1,27 +1,29 @@
 """The worker process: attaches to the coordinator, unpacks the source, runs the script, says how it ended.
 
-    python -P -m cordee.worker.main        (started by cordee.worker.agent, which sets the environment)
-
-A dead worker's way back into its world leads through here, so the order is: bind, start attaching (the coordinator
-answers while the script imports), run. What is heavy is imported after the thread counts are set, and only once.
+Mostly it is a fork of its agent's warm process (`cordee.worker.zygote`), which has imported everything; started afresh
+(`python -P -m cordee.worker.main`) it does the same, only later. A dead worker's way back into its world leads through
+here, so the order is: bind, start attaching (the coordinator answers while what is missing is imported), run. What is
+heavy is imported after the thread counts are set, and only once.
 """
 
 from __future__ import annotations
 
 import os
 import sys
+from collections.abc import MutableMapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cordee.worker import exit_codes
 from cordee.worker.gpu import count_gpus, visible_devices
 from cordee.worker.lifeline import Lifeline
+from cordee.worker.postmortem import PostMortem, leave_stacks
 from cordee.worker.settings import SettingsError, WorkerSettings
 
 if TYPE_CHECKING:
     from cordee.worker.session import Session
 
-__all__ = ["main"]
+__all__ = ["main", "prepare_environment"]
 
 THREAD_VARIABLES = (
     "OMP_NUM_THREADS",
@@ -38,27 +40,38 @@ def main() -> int:
     """Runs this worker and returns its exit code."""
     lifeline = Lifeline()
     lifeline.hold()
+    leave_stacks()
+    previous = PostMortem.take(os.environ)
     try:
         settings = WorkerSettings.from_environment()
     except SettingsError as error:
         sys.stderr.write(f"cordee: {error}\n")
+        lifeline.ending(exit_codes.UNUSABLE)
         return exit_codes.UNUSABLE
     del os.environ["CORDEE_TOKEN"]  # a script that prints its environment does not print the job's key
-    for variable in THREAD_VARIABLES:
-        os.environ[variable] = str(settings.threads)
-    gpu = visible_devices(settings.worker, os.environ.get("CORDEE_DEVICE", "auto"), os.environ, count_gpus())
-    if gpu is not None:
-        os.environ["CUDA_VISIBLE_DEVICES"] = gpu
+    prepare_environment(os.environ)
     os.environ["CORDEE_OUTPUT_DIR"] = str(settings.output)
     for stream in (sys.stdout, sys.stderr):
         # A pipe is buffered by blocks otherwise: a log would come in lumps, and a killed worker's last lines never.
         stream.reconfigure(encoding="utf-8", errors="backslashreplace", line_buffering=True)  # type: ignore[union-attr]
-    return _work(settings, lifeline)
+    code = _work(settings, lifeline, previous)
+    lifeline.ending(code)
+    return code
 
 
-def _work(settings: WorkerSettings, lifeline: Lifeline) -> int:
+def prepare_environment(environment: MutableMapping[str, str]) -> None:
+    """Sets what libraries read as they are imported: how many threads they use, and which GPU."""
+    for variable in THREAD_VARIABLES:
+        environment[variable] = environment.get("CORDEE_THREADS") or "1"
+    device = environment.get("CORDEE_DEVICE", "auto")
+    gpu = visible_devices(environment.get("CORDEE_WORKER", ""), device, environment, count_gpus())
+    if gpu is not None:
+        environment["CUDA_VISIBLE_DEVICES"] = gpu
+
+
+def _work(settings: WorkerSettings, lifeline: Lifeline, previous: PostMortem | None) -> int:
     from cordee.rpc.v1 import worker_pb2 as pb
-    from cordee.worker.departure import Departure, end_process
+    from cordee.worker.departure import Departure
     from cordee.worker.listener import Listener
     from cordee.worker.session import Leave, Session
     from cordee.worker.session_state import WorkerIdentity
@@ -68,9 +81,16 @@ def _work(settings: WorkerSettings, lifeline: Lifeline) -> int:
     except OSError as error:
         sys.stderr.write(f"cordee: cannot listen on {settings.mesh_host} (CORDEE_MESH_HOST): {error}\n")
         return exit_codes.CRASHED
-    identity = WorkerIdentity(settings.job, settings.worker, settings.incarnation, listener.address, os.getpid())
+    identity = WorkerIdentity(
+        settings.job,
+        settings.worker,
+        settings.incarnation,
+        listener.address,
+        os.getpid(),
+        previous=None if previous is None else pb.PostMortem(**previous.fields()),
+    )
     session = Session(identity, settings.coordinator, settings.token, orphan_seconds=settings.orphan_seconds)
-    departure = Departure(session)
+    departure = Departure(session, lifeline.ending)
     session.start()
     # From here on the coordinator is being reached in the background; NumPy and the trainer are imported meanwhile.
     try:
@@ -78,7 +98,9 @@ def _work(settings: WorkerSettings, lifeline: Lifeline) -> int:
         from cordee.worker.membership import WorkerMembership
         from cordee.worker.script import describe_failure, is_machine_fault, run_script
 
-        membership = WorkerMembership(session, listener, settings, on_connected=lifeline.became_member)
+        membership = WorkerMembership(
+            session, listener, settings, on_connected=lifeline.became_member, on_committed=lifeline.committed
+        )
         departure.break_off = membership.break_off
         try:
             source = _source(settings, session)
@@ -95,14 +117,15 @@ def _work(settings: WorkerSettings, lifeline: Lifeline) -> int:
             exception, trace = describe_failure(error, settings.source)
             sys.stderr.write(trace)
             if is_machine_fault(error):
-                end_process(exit_codes.CRASHED, "cordee: the machine's fault, not the script's: worth another start\n")
+                words = "the machine's fault, not the script's: worth another start"
+                departure.end(exit_codes.CRASHED, f"cordee: {words}\n")
             failed = pb.ScriptFailed(exception=exception, traceback=trace, step=membership.step)
-            end_process(session.finish(pb.WorkerMessage(script_failed=failed)))
+            departure.end(session.finish(pb.WorkerMessage(script_failed=failed)))
         departure.finishing()
         code = session.finish(last_word)
     except Leave as leave:
         departure.finishing()
-        end_process(leave.code, f"cordee: {leave.message}\n")
+        departure.end(leave.code, f"cordee: {leave.message}\n")
     session.close()
     listener.close()
     return code

@@ -43,7 +43,8 @@ REASONS = {
 
 
 class WorkerMembership:
-    """A `cordee.trainer.elastic.protocols.Membership`; `on_connected` is called once for every world joined."""
+    """A `cordee.trainer.elastic.protocols.Membership`; `on_connected` is called once for every world joined,
+    `on_committed` for every step."""
 
     def __init__(
         self,
@@ -52,11 +53,13 @@ class WorkerMembership:
         settings: WorkerSettings,
         *,
         on_connected: Callable[[], None] = lambda: None,
+        on_committed: Callable[[int], None] = lambda _step: None,
     ) -> None:
         self.step = 0
         """The last committed step."""
         self._result: RunResult | None = None
         self._on_connected = on_connected
+        self._on_committed = on_committed
         self._session = session
         self._listener = listener
         self._settings = settings
@@ -115,6 +118,7 @@ class WorkerMembership:
     def report(self, progress: ProgressReport) -> None:
         self.step = progress.step
         self._session.advance(progress.step)
+        self._on_committed(progress.step)
         if self._meter.add(progress) and self._rank == 0:
             self._flush_progress()
 

@@ -1,45 +1,53 @@
-"""When a worker that ended is started again: a pure decision over its exit codes.
+"""When a worker that ended is started again: a pure decision over its exit codes and what it had achieved.
 
-The first fault is answered at once: a killed worker should be a member again in a second or two. A worker that dies
-again before it has ever been a member of a world crashes at start, so it waits longer each time. And there is a
-budget: a machine that fails twenty times in ten minutes is not worth the world's while.
+The first fault is answered at once: a killed worker should be a member again in a fraction of a second. A process that
+dies before it has committed a step has only taken time: a crash at start, or in the same place again and again. Each
+such one in a row waits longer; a committed step forgives them all. And there is a budget: a machine that fails twenty
+times in ten minutes is not worth the world's while.
 """
 
 from __future__ import annotations
 
 from cordee.worker import exit_codes
 
-__all__ = ["RestartPolicy"]
+__all__ = ["BUDGET", "WINDOW_SECONDS", "RestartPolicy"]
 
 FIRST_BACKOFF_SECONDS = 0.2
 LAST_BACKOFF_SECONDS = 10.0
 BUDGET = 20
+"""Restarts within a window. CORDEE_RESTARTS sets another number."""
 WINDOW_SECONDS = 600.0
+"""CORDEE_RESTART_WINDOW_SECONDS sets another."""
 
 
 class RestartPolicy:
     """Remembers the restarts of one agent's worker."""
 
-    def __init__(self) -> None:
+    def __init__(self, budget: int = BUDGET, window_seconds: float = WINDOW_SECONDS) -> None:
         self.restarts = 0
         """All restarts so far."""
+        self._budget = budget
+        self._window_seconds = window_seconds
         self._moments: list[float] = []
-        self._failed_starts = 0
+        self._fruitless = 0
 
-    def ended(self, code: int, was_member: bool, now: float) -> tuple[float | None, int]:
-        """`(seconds until the restart, code)`; None: no restart, the agent ends with `code`."""
+    def ended(self, code: int, committed: bool, now: float) -> tuple[float | None, int]:
+        """`(seconds until the restart, code)`; None: no restart, the agent ends with `code`.
+
+        `committed`: whether the process that ended had committed a step.
+        """
         if code in exit_codes.FINAL:
             return None, code
-        self._moments = [moment for moment in self._moments if now - moment < WINDOW_SECONDS]
-        if len(self._moments) >= BUDGET:
+        self._moments = [moment for moment in self._moments if now - moment < self._window_seconds]
+        if len(self._moments) >= self._budget:
             return None, exit_codes.GAVE_UP
         delay = 0.0
-        if was_member:
-            self._failed_starts = 0
+        if committed:
+            self._fruitless = 0
         else:
-            if self._failed_starts:
-                delay = min(FIRST_BACKOFF_SECONDS * 2 ** (self._failed_starts - 1), LAST_BACKOFF_SECONDS)
-            self._failed_starts += 1
+            if self._fruitless:
+                delay = min(FIRST_BACKOFF_SECONDS * 2 ** (self._fruitless - 1), LAST_BACKOFF_SECONDS)
+            self._fruitless += 1
         self._moments.append(now)
         self.restarts += 1
         return delay, code

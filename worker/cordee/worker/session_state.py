@@ -52,6 +52,8 @@ class WorkerIdentity:
     incarnation: str
     address: str
     pid: int
+    previous: pb.PostMortem | None = None
+    """How this worker's last process ended."""
 
 
 # --- what happens -------------------------------------------------------------------------------------------------
@@ -240,6 +242,7 @@ class SessionState:
             incarnation=self.identity.incarnation,
             address=self.identity.address,
             pid=self.identity.pid,
+            previous=self.identity.previous,
             generation=self.generation,
             step=self.step,
             has_state=self.has_state,
