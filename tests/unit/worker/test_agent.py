@@ -196,7 +196,8 @@ def test_a_final_exit_code_is_passed_on(start_bare: Callable[..., Agent], code: 
 def test_a_fenced_worker_is_started_afresh(start_bare: Callable[..., Agent], tmp_path: Path) -> None:
     marker = tmp_path / "been"
     agent = start_bare(
-        f"import os, sys\nif os.path.exists({str(marker)!r}): say('f0'), sys.exit(0)\nopen({str(marker)!r}, 'w')\nsys.exit(73)"
+        f"import os, sys\nif os.path.exists({str(marker)!r}): say('f0'), sys.exit(0)\n"
+        f"open({str(marker)!r}, 'w')\nsys.exit(73)"
     )
     assert agent.wait() == exit_codes.FINISHED
     assert "was fenced" in agent.lines("agent")[0]
@@ -278,7 +279,9 @@ def test_a_worker_that_crashes_at_start_waits_longer_each_time(start_bare: Calla
 
 
 def test_a_stray_child_that_holds_the_pipe_does_not_hold_the_agent(start_bare: Callable[..., Agent]) -> None:
-    agent = start_bare("import subprocess\nsubprocess.Popen(['sleep', '60'], start_new_session=True)\nprint('gone')\nsay('f0')")
+    agent = start_bare(
+        "import subprocess\nsubprocess.Popen(['sleep', '60'], start_new_session=True)\nprint('gone')\nsay('f0')"
+    )
     assert agent.wait() == 0
     assert agent.lines("stdout") == ["gone"]
 
