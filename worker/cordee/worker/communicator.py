@@ -19,6 +19,7 @@ import numpy as np
 from cordee.trainer.elastic.protocols import Buffer, PeerLostError
 from cordee.trainer.elastic.tree import Span
 from cordee.worker.abort import Abort
+from cordee.worker.activity import COMPUTING, EXCHANGING, MEETING, Activity
 from cordee.worker.link import Link, drive
 from cordee.worker.listener import Listener
 from cordee.worker.mesh import Peer, join
@@ -43,15 +44,18 @@ def connect(
     members: Sequence[Peer],
     key: bytes,
     timeout_seconds: float = 30.0,
+    silence_seconds: float | None = None,
     abort: Abort | None = None,
+    activity: Activity | None = None,
     shared_memory: bool = True,
 ) -> TcpCommunicator:
     """Connects the workers of one world and returns its communicator.
 
     Raises `PeerLostError` as `mesh.join` does. `abort` may be set by another thread, during this call and for as
-    long as the communicator lives; it is closed with it.
+    long as the communicator lives; it is closed with it. `activity` is kept up to date all the while.
     """
     abort = abort or Abort()
+    activity = activity or Activity()
     deadline = time.monotonic() + timeout_seconds
     try:
         sockets = join(
@@ -61,13 +65,18 @@ def connect(
             members=members,
             key=key,
             timeout_seconds=timeout_seconds,
+            silence_seconds=silence_seconds,
             abort=abort,
+            activity=activity,
         )
     except BaseException:
         abort.close()
         raise
     names = {member.rank: f"{member.worker} (rank {member.rank})" for member in members}
-    communicator = TcpCommunicator(rank, len(members), sockets, names, abort)
+    communicator = TcpCommunicator(rank, len(members), sockets, names, abort, activity)
+    if silence_seconds is not None:
+        # A peer that waits for a silent one says nothing to us either: it is the one to say who is silent.
+        deadline = min(deadline, time.monotonic() + 2.0 * silence_seconds + 1.0)
     try:
         communicator.share_memory(deadline, offer=shared_memory)
     except BaseException:
@@ -80,16 +89,24 @@ class TcpCommunicator:
     """`cordee.trainer.elastic.protocols.Communicator` over one TCP connection per peer."""
 
     def __init__(
-        self, rank: int, size: int, sockets: Mapping[int, socket.socket], names: Mapping[int, str], abort: Abort
+        self,
+        rank: int,
+        size: int,
+        sockets: Mapping[int, socket.socket],
+        names: Mapping[int, str],
+        abort: Abort,
+        activity: Activity | None = None,
     ) -> None:
         self._rank = rank
         self._size = size
         self._links = {peer: Link(peer, sockets[peer], names[peer]) for peer in sorted(sockets)}
         self._by_fd = {link.fd: link for link in self._links.values()}
         self._abort = abort
+        self.activity = activity or Activity()
         self._failure: tuple[str, tuple[int, ...]] | None = None
         self._closed = False
         self._operation = 0
+        self._reducing: Reduction | None = None
         self._scratch = np.empty(0, np.uint8)
         self._outbox: Outbox | None = None
         self._windows: dict[int, Window] = {}
@@ -100,6 +117,7 @@ class TcpCommunicator:
         Every worker calls it once, before anything else.
         """
         self._check_alive()
+        self.activity.enter(MEETING, waits=self._awaited)
         try:
             if offer and self._links:
                 try:
@@ -114,6 +132,10 @@ class TcpCommunicator:
     def shared_with(self) -> tuple[int, ...]:
         """The peers with which gradients go through shared memory."""
         return tuple(sorted(self._windows))
+
+    def connections(self) -> dict[int, socket.socket]:
+        """By rank: what connects this worker with its peers. For faults to be injected, and for tests."""
+        return {rank: link.connection for rank, link in self._links.items()}
 
     @property
     def rank(self) -> int:
@@ -134,10 +156,14 @@ class TcpCommunicator:
         _check_buffers(partials, out, plan.covers[self._rank])
         headers: list[bytes] = []
         step = SEGMENT_BYTES // out.itemsize
-        for start in range(0, max(out.size, 1), step):
-            segment = {span: buffer[start : start + step] for span, buffer in partials.items()}
-            heard = self._reduce(segment, out[start : start + step], num_shards, b"" if headers else header)
-            headers = headers or heard
+        self.activity.enter(EXCHANGING, waits=self._awaited)
+        try:
+            for start in range(0, max(out.size, 1), step):
+                segment = {span: buffer[start : start + step] for span, buffer in partials.items()}
+                heard = self._reduce(segment, out[start : start + step], num_shards, b"" if headers else header)
+                headers = headers or heard
+        finally:
+            self.activity.enter(COMPUTING)
         return headers
 
     def send_states(self, ranks: Sequence[int], meta: bytes, buffers: Sequence[Buffer]) -> None:
@@ -145,6 +171,7 @@ class TcpCommunicator:
         links = [self._peer(rank) for rank in ranks]
         pieces = [bytes_of(_on_host(buffer)) for buffer in buffers]
         frame = state_frame(meta, [piece.nbytes for piece in pieces])
+        self.activity.enter(MEETING, waits=self._awaited)
         try:
             for link in links:
                 link.send(frame)
@@ -153,10 +180,13 @@ class TcpCommunicator:
             drive(links, self._abort)
         except BaseException as error:
             self._break(error)
+        finally:
+            self.activity.enter(COMPUTING)
 
     def recv_states(self, ranks: Sequence[int]) -> list[tuple[bytes, list[memoryview]]]:
         """See `protocols.Communicator.recv_states`."""
         receipts = {rank: StateReceipt(self._peer(rank)) for rank in ranks}
+        self.activity.enter(MEETING, waits=self._awaited)
         try:
             drive(
                 [receipt.link for receipt in receipts.values()],
@@ -165,6 +195,8 @@ class TcpCommunicator:
             )
         except BaseException as error:
             self._break(error)
+        finally:
+            self.activity.enter(COMPUTING)
         return [receipts[rank].received() for rank in ranks]
 
     def abort(self, reason: str) -> None:
@@ -194,14 +226,23 @@ class TcpCommunicator:
 
     # Private
 
+    def _awaited(self) -> list[tuple[int, float]]:
+        """Which peers are waited for at the moment, and when a byte last moved on their links. From any thread."""
+        reducing = self._reducing
+        if reducing is not None:
+            return reducing.awaited()
+        return [(link.rank, link.moved_at) for link in self._links.values() if link.receiving or link.sending]
+
     def _reduce(self, partials: Mapping[Span, Array], out: Array, num_shards: int, header: bytes) -> list[bytes]:
         self._operation += 1
         plan = make_plan(num_shards, self._size, out.size, out.itemsize)
         try:
-            reduction = self._reduction(Task(plan, self._rank, partials, out))
-            return reduction.run(self._operation, num_shards, header, self._abort)
+            self._reducing = self._reduction(Task(plan, self._rank, partials, out))
+            return self._reducing.run(self._operation, num_shards, header, self._abort)
         except BaseException as error:
             self._break(error)
+        finally:
+            self._reducing = None
 
     def _reduction(self, task: Task) -> Reduction:
         plan, rank = task.plan, task.rank

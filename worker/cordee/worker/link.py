@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import select
 import socket
+import struct
 import time
 from collections import deque
 from collections.abc import Callable, Iterable
@@ -21,6 +22,13 @@ __all__ = ["Link", "drive"]
 
 _MAX_PIECES: Final = 64
 """Pieces of memory per system call."""
+_LOOK_SECONDS: Final = 1.0
+"""How often, while nothing moves, the kernel is asked whether the peers' machines still answer."""
+_TCP_INFO: Final = struct.Struct("=2xBB20xI28xI")
+"""Of Linux' `struct tcp_info`: retransmits, probes, unacked, last_ack_recv."""
+_UNANSWERED: Final = 3
+"""Retransmissions in a row: the third goes out 7 times the round trip's time-out (0.2 s or more) after the first."""
+_SILENT_MS: Final = 1500
 _PULL_BYTES: Final = 4 << 20
 """At most so many bytes are received from one peer before the others have their turn."""
 
@@ -28,7 +36,7 @@ _PULL_BYTES: Final = 4 << 20
 class Link:
     """The connection to the peer of `rank`; `name` is what errors call it."""
 
-    __slots__ = ("_fill", "_queue", "connection", "fd", "name", "rank", "received")
+    __slots__ = ("_fill", "_queue", "connection", "fd", "moved_at", "name", "rank", "received")
 
     def __init__(self, rank: int, connection: socket.socket, name: str) -> None:
         self.rank = rank
@@ -37,6 +45,8 @@ class Link:
         self.name = name
         self.received = 0
         """All bytes that `pull` has received so far."""
+        self.moved_at = float("-inf")
+        """When `drive` last found that a byte had come, or that one could go (by the monotonic clock)."""
         self._queue: deque[memoryview] = deque()
         self._fill: deque[memoryview] = deque()
 
@@ -103,6 +113,22 @@ class Link:
         except OSError as error:
             raise self.lost(error.strerror or str(error)) from error
 
+    def vanished(self) -> bool:
+        """Whether the kernel, which has sent again and again, hears nothing at all from the peer's machine.
+
+        It would itself wait for a quarter of an hour. `TCP_USER_TIMEOUT` would be shorter, but it counts the time that
+        a peer leaves its window full as well, and a peer that computes for a minute is not lost: its machine answers.
+        """
+        try:
+            info = self.connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _TCP_INFO.size)
+        except OSError:
+            return False  # broken by now: the next call says how
+        if len(info) < _TCP_INFO.size:
+            return False
+        retransmits, probes, unacknowledged, silent_ms = _TCP_INFO.unpack(info)
+        unanswered: int = retransmits if unacknowledged else probes
+        return unanswered >= _UNANSWERED and int(silent_ms) >= _SILENT_MS
+
     def lost(self, why: str) -> PeerLostError:
         return PeerLostError(f"lost {self.name}: {why}", [self.rank])
 
@@ -141,10 +167,17 @@ def drive(
             masks[fd] = mask
         if not busy and not any(masks.values()):
             return
-        for fd, events in poll.poll(0 if busy else _patience(active.values(), deadline)):
+        found = poll.poll(0 if busy else _patience(active.values(), deadline))
+        if not found:
+            if not busy:
+                _find_vanished(active.values())
+            continue
+        now = time.monotonic()
+        for fd, events in found:
             if fd not in active:
                 raise PeerLostError(abort.reason or "aborted", abort.ranks)
             link = active[fd]
+            link.moved_at = now
             if link.receiving and events & ~select.POLLOUT:
                 link.pull()
                 if progress is not None:
@@ -155,13 +188,21 @@ def drive(
                 link.push()
 
 
-def _patience(links: Iterable[Link], deadline: float | None) -> float | None:
-    """Milliseconds until the deadline; None: for ever."""
+def _patience(links: Iterable[Link], deadline: float | None) -> float:
+    """Milliseconds until the deadline, or until it is time to see whether the peers are still there."""
     if deadline is None:
-        return None
+        return _LOOK_SECONDS * 1000
     left = deadline - time.monotonic()
     if left <= 0:
         waiting = [link for link in links if link.receiving or link.sending]
         names = " and ".join(link.name for link in waiting)
         raise PeerLostError(f"{names} did not answer in time", [link.rank for link in waiting])
-    return left * 1000 + 1
+    return min(left, _LOOK_SECONDS) * 1000 + 1
+
+
+def _find_vanished(links: Iterable[Link]) -> None:
+    """Raises `PeerLostError` for peers whose machine answers no more."""
+    lost = [link for link in links if (link.receiving or link.sending) and link.vanished()]
+    if lost:
+        names = " and ".join(link.name for link in lost)
+        raise PeerLostError(f"lost {names}: the network answers no more", [link.rank for link in lost])

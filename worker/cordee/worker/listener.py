@@ -81,6 +81,8 @@ class Listener:
         self.address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
         self.incoming: list[Incoming] = []
         """Connections that no world has taken yet, oldest first."""
+        self.cut: set[str] = set()
+        """Workers that are not to be reached: a fault that was injected (`cordee.worker.faults`)."""
 
     def fileno(self) -> int:
         return self._socket.fileno()
@@ -148,14 +150,16 @@ def parse_address(address: str) -> tuple[str, int]:
 def tune(connection: socket.socket) -> None:
     """Options of a connection between workers.
 
-    Frames are small and waited for, so no Nagle. A machine that vanishes without a word is found by keep-alives in
-    about 5 s even when the coordinator is down. No `TCP_USER_TIMEOUT`: a peer that computes for a minute with a full
-    window is not lost. Buffer sizes are left to the kernel: setting them switches its autotuning off.
+    Frames are small and waited for, so no Nagle. A machine that vanishes without a word is found even when the
+    coordinator is down: in 2 to 3 s where something was sent to it (`Link.vanished`), by keep-alives in 4 s where
+    nothing was; three in a row must be lost, since a lossy network loses one now and then. No `TCP_USER_TIMEOUT`: it
+    would take a peer that computes for a minute, with a full window, for lost. Buffer sizes are left to the kernel:
+    setting them switches its autotuning off.
     """
     options = (
         (socket.IPPROTO_TCP, socket.TCP_NODELAY, 1),
         (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1),
-        (socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, 2),
+        (socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, 1),
         (socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, 1),
         (socket.IPPROTO_TCP, socket.TCP_KEEPCNT, 3),
     )

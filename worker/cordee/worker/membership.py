@@ -21,11 +21,13 @@ from cordee.trainer.elastic.protocols import (
     World,
 )
 from cordee.worker.abort import Abort
+from cordee.worker.activity import COMPUTING, MEETING, OUTSIDE
 from cordee.worker.communicator import connect
 from cordee.worker.handshake import mesh_key
 from cordee.worker.listener import Listener
 from cordee.worker.mesh import Peer
 from cordee.worker.progress import ProgressMeter
+from cordee.worker.resumption import Resumption
 from cordee.worker.session import Session
 from cordee.worker.settings import WorkerSettings
 from cordee.worker.wire import fit
@@ -33,7 +35,10 @@ from cordee.worker.wire import fit
 __all__ = ["WorkerMembership"]
 
 CONNECT_SECONDS = 15.0
-"""For all connections of a new world. A dead peer is usually refused at once, or named by the coordinator's Abort."""
+"""For all connections of a new world, whatever happens."""
+SILENCE_SECONDS = 1.5
+"""How long the peers that are missing may all be silent: they have been told of the same world at the same time. More
+than TCP's first wait for an answer (1 s), so that one lost packet is no lost peer; a false alarm costs a rendezvous."""
 
 REASONS = {
     "join": pb.ARRIVAL_REASON_JOIN,
@@ -61,10 +66,12 @@ class WorkerMembership:
         self._on_connected = on_connected
         self._on_committed = on_committed
         self._session = session
+        self._activity = session.activity
         self._listener = listener
         self._settings = settings
         self._key = mesh_key(settings.token)
         self._meter = ProgressMeter()
+        self._resumption = Resumption()
         self._members: tuple[str, ...] = ()
         self._rank = 0
         self._lock = threading.Lock()
@@ -77,9 +84,11 @@ class WorkerMembership:
     ) -> World:
         self._flush_progress()
         self._meter.pause()
+        self._resumption.meets()
         self.step = step or 0
         self._session.advance(step)
         while True:
+            self._activity.enter(MEETING, self.step + 1)
             self._session.post(
                 pb.WorkerMessage(
                     arrived=pb.Arrived(
@@ -92,13 +101,18 @@ class WorkerMembership:
                 )
             )
             world = self._session.wait_world()
+            self._resumption.has_world(world.generation, world.cause)
             self._members = tuple(member.worker for member in world.members)
+            self._activity.members = self._members
             self._rank = self._members.index(self._settings.worker)
             try:
                 communicator = self._connect(world)
             except PeerLostError as error:
                 reason, suspects = "lost", error.ranks
                 continue
+            self._activity.enter(COMPUTING, world.step + 1)
+            self._resumption.connected()
+            self._meter.members = self._members if self._rank == 0 else ()
             self._on_connected()
             return World(
                 generation=world.generation,
@@ -117,8 +131,12 @@ class WorkerMembership:
 
     def report(self, progress: ProgressReport) -> None:
         self.step = progress.step
+        self._activity.enter(COMPUTING, progress.step + 1)
         self._session.advance(progress.step)
         self._on_committed(progress.step)
+        resumed = self._resumption.committed(progress.step, progress.seconds)
+        if resumed is not None and self._rank == 0:
+            self.note("resumed", *resumed)
         if self._meter.add(progress) and self._rank == 0:
             self._flush_progress()
 
@@ -133,6 +151,7 @@ class WorkerMembership:
         self._session.post(pb.WorkerMessage(note=pb.Note(kind=kind, message=fit(message), seconds=seconds)))
 
     def finished(self, result: RunResult) -> None:
+        self._activity.enter(OUTSIDE)
         self._flush_progress()
         self._result = result
 
@@ -190,7 +209,9 @@ class WorkerMembership:
             members=[Peer(member.rank, member.worker, member.incarnation, member.address) for member in world.members],
             key=self._key,
             timeout_seconds=CONNECT_SECONDS,
+            silence_seconds=SILENCE_SECONDS,
             abort=abort,
+            activity=self._activity,
         )
 
     def _aborted(self, generation: int, lost: tuple[str, ...]) -> None:

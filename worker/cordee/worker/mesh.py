@@ -22,12 +22,14 @@ from typing import Final
 from cordee.trainer.elastic.protocols import PeerLostError
 from cordee.worker import handshake
 from cordee.worker.abort import Abort
+from cordee.worker.activity import MEETING, Activity
+from cordee.worker.cuts import block
 from cordee.worker.listener import Incoming, Listener, parse_address, tune
 
 __all__ = ["Peer", "join"]
 
 _GONE: Final = select.POLLHUP | select.POLLERR | select.POLLRDHUP
-_HOUSEKEEPING_SECONDS: Final = 1.0
+_HOUSEKEEPING_SECONDS: Final = 0.25
 
 
 @dataclass(frozen=True)
@@ -53,11 +55,14 @@ def join(
     key: bytes,
     timeout_seconds: float,
     abort: Abort,
+    silence_seconds: float | None = None,
+    activity: Activity | None = None,
 ) -> dict[int, socket.socket]:
     """Connects this worker with every other member; the sockets, non-blocking, by rank.
 
     Raises `PeerLostError` when a peer cannot be reached, is somebody else, breaks off, does not come in time, or
-    `abort` is set. Nothing stays open then.
+    `abort` is set. Nothing stays open then. With `silence_seconds` the peers that are missing are given up as soon as
+    none of them has moved for so long: time that this process itself was kept from running does not count.
     """
     if [member.rank for member in members] != list(range(len(members))):
         raise ValueError(f"members come in rank order, from 0, got ranks {[member.rank for member in members]}")
@@ -70,8 +75,11 @@ def join(
         members=members,
         key=key,
         timeout_seconds=timeout_seconds,
+        silence_seconds=silence_seconds,
         abort=abort,
     )
+    if activity is not None:
+        activity.enter(MEETING, waits=attempt.awaited)
     try:
         attempt.run()
     except BaseException:
@@ -102,6 +110,7 @@ class _Attempt:
         members: Sequence[Peer],
         key: bytes,
         timeout_seconds: float,
+        silence_seconds: float | None,
         abort: Abort,
     ) -> None:
         self.listener = listener
@@ -111,6 +120,11 @@ class _Attempt:
         self.key = key
         self.timeout_seconds = timeout_seconds
         self.deadline = time.monotonic() + timeout_seconds
+        self.silence_seconds = timeout_seconds if silence_seconds is None else silence_seconds
+        self.silent = 0.0
+        """How long nothing has come from the peers that are missing, as far as this process was awake."""
+        self.moved_at = dict.fromkeys((member.rank for member in members if member.rank != rank), time.monotonic())
+        """When a peer that is missing last did something."""
         self.abort = abort
         self.dials: list[_Dial] = []
         self.connected: dict[int, socket.socket] = {}
@@ -126,6 +140,10 @@ class _Attempt:
         if self.abort.is_set():
             self._aborted()
 
+    def awaited(self) -> list[tuple[int, float]]:
+        """The peers that are missing; from any thread."""
+        return list(self.moved_at.items())
+
     def close(self) -> None:
         for dial in self.dials:
             dial.connection.close()
@@ -136,9 +154,10 @@ class _Attempt:
         if self.abort.is_set():
             self._aborted()
         remaining = self.deadline - time.monotonic()
-        if remaining <= 0:
-            missing = [peer.rank for peer in self.members if peer.rank != self.rank and peer.rank not in self.connected]
-            raise PeerLostError(f"{self._names(missing)} did not connect within {self.timeout_seconds:g} s", missing)
+        if remaining <= 0 or self.silent >= self.silence_seconds:
+            missing = sorted(self.moved_at)
+            seconds = self.timeout_seconds if remaining <= 0 else self.silence_seconds
+            raise PeerLostError(f"{self._names(missing)} did not connect within {seconds:g} s", missing)
         poll = select.poll()
         poll.register(self.abort.fileno(), select.POLLIN)
         poll.register(self.listener, select.POLLIN)
@@ -152,7 +171,11 @@ class _Attempt:
         standing = {connection.fileno(): rank for rank, connection in self.connected.items()}
         for fd in standing:
             poll.register(fd, select.POLLRDHUP)
-        for fd, events in poll.poll(min(remaining, _HOUSEKEEPING_SECONDS) * 1000):
+        patience = min(remaining, _HOUSEKEEPING_SECONDS, max(self.silence_seconds - self.silent, 0.001))
+        begun = time.monotonic()
+        found = poll.poll(patience * 1000)
+        self.silent += min(time.monotonic() - begun, patience)
+        for fd, events in found:
             if fd in standing and events & _GONE:
                 lost = standing[fd]
                 raise PeerLostError(f"{self._names([lost])} broke off while the world was connecting", [lost])
@@ -178,13 +201,25 @@ class _Attempt:
         dial = _Dial(peer, connection, connecting=True)
         self.dials.append(dial)
         tune(connection)
+        if peer.worker in self.listener.cut:
+            block(connection)
         code = connection.connect_ex(where)
         if code not in (0, errno.EINPROGRESS):
             raise self._unreachable(peer, os.strerror(code))
 
+    def _moved(self, rank: int) -> None:
+        self.silent = 0.0
+        self.moved_at[rank] = time.monotonic()
+
+    def _stands(self, rank: int, connection: socket.socket) -> None:
+        self._moved(rank)
+        self.connected[rank] = connection
+        del self.moved_at[rank]
+
     def _advance(self, dial: _Dial) -> None:
         """Takes one dialled connection as far as it goes without waiting."""
         peer, connection = dial.peer, dial.connection
+        self._moved(peer.rank)
         if dial.connecting:
             code = connection.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
             if code:
@@ -226,7 +261,7 @@ class _Attempt:
             reason = handshake.REFUSALS.get(status, f"status {status}")
             raise self._unreachable(dial.peer, f"it refused generation {self.generation}: {reason}")
         self.dials.remove(dial)
-        self.connected[dial.peer.rank] = dial.connection
+        self._stands(dial.peer.rank, dial.connection)
 
     # The accepting side
 
@@ -249,7 +284,7 @@ class _Attempt:
             self.listener.drop(incoming)
             return
         self.listener.incoming.remove(incoming)
-        self.connected[claim.dialling_rank] = incoming.connection
+        self._stands(claim.dialling_rank, incoming.connection)
 
     def _verdict(self, claim: handshake.Hello) -> int:
         if claim.generation < self.generation:

@@ -7,6 +7,7 @@ heartbeat, and counts are totals.
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from collections.abc import Callable
@@ -23,11 +24,14 @@ class ProgressMeter:
     """Collects reports and hands out at most one message per interval."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self.members: tuple[str, ...] = ()
+        """The worker ids of the world at hand, by rank: whose paces the reports tell. Empty: nobody takes them."""
         self._clock = clock
         self._lock = threading.Lock()
         self._newest: ProgressReport | None = None
         self._steps = 0
         self._seconds = 0.0
+        self._paces: list[tuple[float, ...]] = []
         self._next_at = float("-inf")
         self._before: tuple[float, int] | None = None  # when the last message was made, and the samples it told of
 
@@ -37,6 +41,8 @@ class ProgressMeter:
             self._newest = report
             self._steps += 1
             self._seconds += report.seconds
+            if self.members:
+                self._paces.append(report.shard_seconds)
             return self._clock() >= self._next_at
 
     def take(self, generation: int) -> pb.Progress | None:
@@ -47,6 +53,7 @@ class ProgressMeter:
                 return None
             now = self._clock()
             self._newest, self._steps, self._seconds, self._next_at = None, 0, 0.0, now + INTERVAL_SECONDS
+            paces, self._paces = self._paces, []
             before, self._before = self._before, (now, report.samples)
         step_seconds = seconds / steps
         if before is not None and now > before[0] and report.samples > before[1]:
@@ -64,9 +71,20 @@ class ProgressMeter:
             step_seconds=step_seconds,
             samples_per_second=rate,
             metrics=dict(report.metrics),
+            paces=self._mean_paces(paces),
         )
 
+    def _mean_paces(self, reports: list[tuple[float, ...]]) -> list[pb.Pace]:
+        """Of every member that had a shard, the mean of its seconds per shard."""
+        means = []
+        for worker, column in zip(self.members, zip(*reports, strict=False), strict=False):
+            told = [seconds for seconds in column if not math.isnan(seconds)]
+            if told:
+                means.append(pb.Pace(worker=worker, shard_seconds=sum(told) / len(told)))
+        return means
+
     def pause(self) -> None:
-        """Training stands still for a rendezvous: the next rate is not measured across it."""
+        """Training stands still for a rendezvous: the next rate is not measured across it, nor are paces."""
         with self._lock:
             self._before = None
+            self._paces = []

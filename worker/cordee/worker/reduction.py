@@ -72,6 +72,17 @@ class Reduction:
         headers = {peer: bytes(inbox.header or b"") for peer, inbox in self._inboxes.items()}
         return [header if rank == self._task.rank else headers[rank] for rank in range(len(self._plan.covers))]
 
+    def awaited(self) -> list[tuple[int, float]]:
+        """The peers that are waited for, and when a byte last moved on their links; from any thread.
+
+        Those whose partial sums are missing, if there are any: what comes after these may be late for the sake of
+        others.
+        """
+        inboxes = [(inbox, inbox.stream) for inbox in self._inboxes.values()]
+        missing = [s.link for inbox, s in inboxes if inbox.header is None or s.available < s.source.nbytes]
+        links = missing or [stream.link for _, stream in inboxes if stream.link.receiving or stream.link.sending]
+        return [(link.rank, link.moved_at) for link in links]
+
     def _work(self) -> bool:
         return sum(inbox.stream.work() for inbox in self._inboxes.values()) > 0  # a turn for each
 

@@ -26,6 +26,7 @@ import grpc
 
 from cordee.rpc.v1 import worker_pb2 as pb
 from cordee.rpc.v1 import worker_pb2_grpc as rpc
+from cordee.worker.activity import Activity
 from cordee.worker.session_state import (
     AbortMesh,
     CarryOut,
@@ -45,6 +46,7 @@ from cordee.worker.session_state import (
     WorkerIdentity,
 )
 from cordee.worker.source import BundleError
+from cordee.worker.stack import main_stack
 
 __all__ = ["Leave", "Session"]
 
@@ -81,8 +83,10 @@ class Session:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.coordinator = coordinator
+        self.activity = Activity(clock)
+        """What the training thread does, as it says itself."""
         self._clock = clock
-        self._state = SessionState(identity, orphan_seconds, clock())
+        self._state = SessionState(identity, orphan_seconds, clock(), self.activity, main_stack)
         self._metadata = (("authorization", f"Bearer {token}"),)
         self._channel = grpc.insecure_channel(coordinator, CHANNEL_OPTIONS)
         self._stub = rpc.WorkerServiceStub(self._channel)

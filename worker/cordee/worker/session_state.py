@@ -15,6 +15,7 @@ from typing import Any
 
 from cordee.rpc.v1 import worker_pb2 as pb
 from cordee.worker import exit_codes
+from cordee.worker.activity import Activity
 
 __all__ = [
     "AbortMesh",
@@ -39,6 +40,12 @@ FIRST_BACKOFF_SECONDS = 0.05
 LAST_BACKOFF_SECONDS = 1.0
 FLUSH_SECONDS = 5.0
 """How long the coordinator may take to end a stream whose last word was said."""
+LAST_WORDS_SECONDS = 1.0
+"""How long a worker that is stopped for being stuck waits for the coordinator to have read where it stands."""
+LOOK_SECONDS = 0.5
+"""How often the activity is looked at, at least, for news that are told at once."""
+IDLE_HEARTBEAT_SECONDS = 0.25
+"""How often a worker is heard that waits for silent peers: who is to blame is found by comparing."""
 NOTES_KEPT = 64
 """Notes kept for the next stream while there is none; older ones are dropped: they are news, not state."""
 
@@ -161,6 +168,9 @@ class SessionState:
     identity: WorkerIdentity
     orphan_seconds: float
     started: float
+    activity: Activity = field(default_factory=Activity)
+    stack: Callable[[], str] = lambda: ""
+    """Where the training thread stands; asked when this worker is stopped for being stuck."""
 
     generation: int = 0
     step: int = 0
@@ -177,6 +187,9 @@ class SessionState:
     _complaint: str = ""
     _heartbeat_seconds: float = 0.5
     _heartbeat_at: float = 0.0
+    _look_at: float = 0.0
+    _told: tuple[bool, bool] = (False, False)
+    """Whether the last heartbeat said that the worker was idle, and that its step took long."""
     _flush_until: float | None = None
     _arrival: pb.Arrived | None = None
     _leaving: pb.Leaving | None = None
@@ -184,6 +197,8 @@ class SessionState:
     _progress: pb.Progress | None = None
     _notes: deque[pb.Note] = field(default_factory=lambda: deque(maxlen=NOTES_KEPT))
     _ending: pb.WorkerMessage | None = None
+    _stuck: End | None = None
+    """The end of a worker that has said where it is stuck."""
 
     def __post_init__(self) -> None:
         self._alone_since = self._retry_at = self.started
@@ -203,7 +218,7 @@ class SessionState:
         if self._flush_until is not None:
             return self._flush_until
         if self._attached:
-            return self._heartbeat_at
+            return min(self._heartbeat_at, self._look_at)
         orphan_at = self._alone_since + self.orphan_seconds
         return orphan_at if self._open else min(orphan_at, self._retry_at)
 
@@ -222,17 +237,27 @@ class SessionState:
         if self._flush_until is not None:
             if now < self._flush_until:
                 return []  # the last word is said: nothing may follow it
-            return [End(self._ending_code(), "the coordinator did not end the stream; it was told everything")]
+            return [self._stuck or End(self._ending_code(), "the coordinator did not end the stream; it knows all")]
         if not self._attached and now - self._alone_since >= self.orphan_seconds:
             reason = f": {self._complaint}" if self._complaint else ""
             code = exit_codes.STOPPED if self._ending is None else self._ending_code()
             return [End(code, f"no coordinator answered for {self.orphan_seconds:g} s{reason}")]
         if not self._open:
             return self._connect() if now >= self._retry_at else []
-        if self._attached and now >= self._heartbeat_at:
-            self._heartbeat_at = now + self._heartbeat_seconds
-            return [Send(pb.WorkerMessage(heartbeat=pb.Heartbeat(generation=self.generation, step=self.step)))]
-        return []
+        return self._beat(now) if self._attached else []
+
+    def _beat(self, now: float) -> list[Instruction]:
+        """A heartbeat when it is due, or when there is news in what the training thread does."""
+        glance = self.activity.glance(now)
+        self._look_at = now + min(LOOK_SECONDS, glance.seconds_until_news + 0.001)
+        news = (glance.idle, glance.long)
+        if now < self._heartbeat_at and news == self._told:
+            return []
+        self._told = news
+        interval = self._heartbeat_seconds
+        self._heartbeat_at = now + (min(interval, IDLE_HEARTBEAT_SECONDS) if glance.idle else interval)
+        beat = pb.Heartbeat(generation=self.generation, step=self.step, activity=glance.told())
+        return [Send(pb.WorkerMessage(heartbeat=beat))]
 
     def _connect(self) -> list[Instruction]:
         self._open = True
@@ -253,6 +278,8 @@ class SessionState:
     def _stream_ended(self, event: StreamEnded, now: float) -> list[Instruction]:
         told = self._flush_until is not None
         self._flush_until = None
+        if self._stuck is not None:
+            return [self._stuck]
         if told and not event.error:
             return [End(self._ending_code(), "the coordinator was told everything")]
         if self._attached:
@@ -288,6 +315,8 @@ class SessionState:
         if message.heartbeat_seconds > 0:
             self._heartbeat_seconds = message.heartbeat_seconds
         self._heartbeat_at = now + self._heartbeat_seconds
+        self._look_at = now + min(self._heartbeat_seconds, LOOK_SECONDS)
+        self._told = (False, False)
         backlog = [pb.WorkerMessage(note=note) for note in self._notes]
         self._notes.clear()
         if self._checkpoint is not None:
@@ -324,11 +353,18 @@ class SessionState:
     def _fault(self, message: pb.Fault, _now: float) -> list[Instruction]:
         return [CarryOut(message)]
 
-    def _stop(self, message: pb.Stop, _now: float) -> list[Instruction]:
+    def _stop(self, message: pb.Stop, now: float) -> list[Instruction]:
         if self._ending is not None and self._flush_until is not None:
             return [End(self._ending_code(), "the coordinator was told everything")]
         code, words = STOP_CODES.get(message.reason, STOP_CODES[pb.STOP_REASON_UNSPECIFIED])
-        return [End(code, message.message or words)]
+        end = End(code, message.message or words)
+        if message.reason != pb.STOP_REASON_STUCK:
+            return [end]
+        if self._stuck is not None:
+            return []
+        self._stuck, self._flush_until = end, now + LAST_WORDS_SECONDS
+        note = pb.Note(kind="stack", message=self.stack())
+        return [Send(pb.WorkerMessage(note=note)), CloseStream()]
 
     # --- what the training thread says ---
 

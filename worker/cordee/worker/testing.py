@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
+from cordee.worker.activity import Activity
 from cordee.worker.communicator import TcpCommunicator, connect
 from cordee.worker.handshake import mesh_key
 from cordee.worker.listener import Listener
@@ -60,6 +61,9 @@ def successes(results: Sequence[Any]) -> list[Any]:
 def connected(size: int, *, sharing: Sequence[int] | None = None) -> Iterator[list[TcpCommunicator]]:
     """The communicators of a world of so many workers; the ranks that offer shared memory, if not all do."""
     with listeners(size) as (opened, members):
+        activities = [Activity() for _ in members]
+        for activity in activities:
+            activity.members = tuple(member.worker for member in members)
         world = successes(
             in_threads(
                 size,
@@ -70,6 +74,7 @@ def connected(size: int, *, sharing: Sequence[int] | None = None) -> Iterator[li
                     members=members,
                     key=KEY,
                     timeout_seconds=TIMEOUT_SECONDS,
+                    activity=activities[rank],
                     shared_memory=sharing is None or rank in sharing,
                 ),
             )
