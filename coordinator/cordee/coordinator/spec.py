@@ -33,6 +33,7 @@ __all__ = [
     "LAUNCHERS",
     "MAX_FILE_BYTES",
     "Checkpoint",
+    "FailurePolicy",
     "JobDocument",
     "JobSpec",
     "Metadata",
@@ -167,6 +168,33 @@ class Checkpoint(_Model):
     keep: int = Field(default=3, ge=1, description="how many checkpoints are kept; older ones are removed")
 
 
+class FailurePolicy(_Model):
+    """What is done about faults. What is left out is the coordinator's own: its defaults are named below."""
+
+    restarts: int | None = Field(
+        default=None, ge=0, le=100_000, description="how often one worker is started again within the window (20)"
+    )
+    window_seconds: float | None = Field(
+        default=None, gt=0, description="the window that restarts are counted in, in seconds (600)"
+    )
+    heartbeat_timeout_seconds: float | None = Field(
+        default=None, ge=0.5, description="a worker that is silent for so long is lost (3)"
+    )
+    stuck_seconds: float | None = Field(
+        default=None,
+        ge=0,
+        description="how long a worker that is alive may hold its peers up before it is replaced, or ten times a usual "
+        "step, if that is longer (30); 0: for ever. Set, it holds for a worker that trains alone as well, times ten",
+    )
+    minimum_timeout_seconds: float = Field(
+        default=0.0, ge=0, description="how long the job may be below workers.min before it fails; 0: for ever"
+    )
+    stragglers: Literal["flag", "replace", "off"] = Field(
+        default="flag",
+        description="a worker that takes more than twice as long as the others: say so, replace it too, or do nothing",
+    )
+
+
 class JobSpec(_Model):
     """What is run, and with what."""
 
@@ -195,6 +223,7 @@ class JobSpec(_Model):
     ledger: bool = Field(
         default=False, description="whether it is noted which samples every step consumed: cordee ledger proves by it"
     )
+    failure_policy: FailurePolicy = Field(default=FailurePolicy(), description="what is done about faults")
     chaos: bool = Field(default=False, description="faults may be injected into this job: cordee chaos")
 
 

@@ -244,15 +244,25 @@ def test_when_everybody_was_lost_the_next_world_waits_for_all_and_starts_without
 
 def test_a_stopped_process_is_found_by_its_silence_killed_and_replaced() -> None:
     story = training(0, 1, 2)
-    decided = story.pass_time(POLICY.heartbeat_timeout_seconds + 0.5, 0, 2)
-    assert act.StopAgent("j-w1", 0.0) in decided
+    story.pass_time(POLICY.heartbeat_timeout_seconds + 0.5, 0, 2)
     assert [(a.worker, a.lost) for a in story.told(act.SendAbort)] == [("j-w0", ("j-w1",)), ("j-w2", ("j-w1",))]
+    assert not story.told(act.StopAgent)  # its agent has noticed as well, and replaces it
     story.arrive(0, 4, ArrivalReason.PEER_LOST, (1,))
     story.arrive(2, 4, ArrivalReason.PEER_LOST, (1,))
     assert story.ranks == [0, 2]
     assert story.told(act.RecordRecovery)[0].cause is LossCause.HEARTBEAT
     story.tell(ev.WorkerArrived(*story.who(1), 1, 4, ArrivalReason.PEER_LOST))  # SIGCONT just before the kill
     assert story.ranks == [0, 2]
+    story.life[1] = 1
+    story.join(1)
+    assert not any(isinstance(a, act.StopAgent) for a in story.pass_time(POLICY.replacement_seconds + 1.0, 0, 1, 2))
+
+
+def test_an_agent_that_does_not_replace_a_process_that_hangs_is_killed() -> None:
+    story = training(0, 1)
+    story.pass_time(POLICY.heartbeat_timeout_seconds + 0.5, 0)
+    assert not story.told(act.StopAgent)
+    assert act.StopAgent("j-w1", 0.0) in story.pass_time(POLICY.replacement_seconds + 0.5, 0)
     story.tell(ev.AgentExited("j-w1", -9))
     assert story.told(act.StartAgent) == [act.StartAgent("j-w1")]
 
@@ -298,6 +308,7 @@ def test_what_went_down_with_a_stream_is_said_again_on_the_next_one() -> None:
 
 def test_a_worker_that_does_not_come_back_is_lost_and_its_peers_are_told() -> None:
     story = training(0, 1)
+    story.hear(0)
     story.tell(ev.WorkerDetached(*story.who(1)))
     story.pass_time(POLICY.heartbeat_timeout_seconds, 0)
     assert [a.worker for a in story.told(act.SendAbort)] == ["j-w0"]
@@ -684,7 +695,7 @@ def test_an_agent_that_does_not_stop_is_killed() -> None:
 
 def test_an_old_answer_that_there_was_no_agent_is_not_about_the_new_one() -> None:
     story = training(0)
-    story.pass_time(POLICY.heartbeat_timeout_seconds + POLICY.stop_seconds + 2.0)
+    story.pass_time(POLICY.heartbeat_timeout_seconds + POLICY.replacement_seconds + POLICY.stop_seconds + 2.0)
     assert [a.grace_seconds for a in story.told(act.StopAgent)] == [0.0, 0.0]  # two stops, and one agent
     story.tell(ev.AgentExited("j-w0", -9))
     assert story.told(act.StartAgent)
@@ -696,7 +707,7 @@ def test_an_old_answer_that_there_was_no_agent_is_not_about_the_new_one() -> Non
 
 def test_an_agent_that_was_gone_when_it_was_to_be_stopped_is_started_again() -> None:
     story = training(0)
-    story.pass_time(POLICY.heartbeat_timeout_seconds)
+    story.pass_time(POLICY.heartbeat_timeout_seconds + POLICY.replacement_seconds)
     story.tell(ev.AgentAbsent("j-w0"))
     assert story.told(act.StartAgent) == [act.StartAgent("j-w0")]
 

@@ -166,6 +166,7 @@ def test_the_others_have_a_grace_once_the_lowest_live_rank_has_finished_and_not_
 def test_the_agents_exit_codes_mean_what_the_worker_contract_says() -> None:
     assert {code: verdict for code, (verdict, _) in EXITS.items()} == {
         0: Verdict.CRASHED,  # judged only when the worker has not said Finished
+        2: Verdict.CRASHED,
         70: Verdict.SCRIPT_FAILED,
         71: Verdict.LEFT,
         72: Verdict.CRASHED,

@@ -43,6 +43,14 @@ FULL: dict[str, Any] = {
         "checkpoint": {"intervalSeconds": 12.5, "intervalSteps": 100, "keep": 2},
         "ledger": True,
         "chaos": True,
+        "failurePolicy": {
+            "restarts": 5,
+            "windowSeconds": 60.0,
+            "heartbeatTimeoutSeconds": 2.0,
+            "stuckSeconds": 12.0,
+            "minimumTimeoutSeconds": 600.0,
+            "stragglers": "replace",
+        },
     },
 }
 
@@ -66,6 +74,32 @@ def test_what_is_left_out_has_the_documented_default() -> None:
     assert (spec.args, spec.source, str(spec.workers), spec.threads) == ((), None, "1", 1)
     assert (spec.device, spec.launcher, spec.env) == ("auto", "process", {})
     assert (spec.checkpoint.interval_seconds, spec.checkpoint.interval_steps, spec.checkpoint.keep) == (30.0, 0, 3)
+    assert set(spec.failure_policy.model_dump(exclude={"minimum_timeout_seconds", "stragglers"}).values()) == {None}
+    assert (spec.failure_policy.minimum_timeout_seconds, spec.failure_policy.stragglers) == (0.0, "flag")
+
+
+def test_a_jobs_failure_policy_goes_before_the_coordinators() -> None:
+    from cordee.coordinator.core.model import Policy, StragglerPolicy
+    from cordee.coordinator.service.policy import job_policy
+
+    base = Policy(restart_budget=7)
+    assert job_policy(base, load_job(HEAD + "spec: {script: train.py}").spec.failure_policy) == base
+    policy = job_policy(base, parse_job(FULL).spec.failure_policy)
+    assert (policy.restart_budget, policy.restart_window_seconds, policy.stuck_seconds) == (5, 60.0, 12.0)
+    assert (policy.heartbeat_timeout_seconds, policy.heartbeat_seconds) == (2.0, 0.5)
+    assert (policy.minimum_timeout_seconds, policy.stragglers) == (600.0, StragglerPolicy.REPLACE)
+    assert policy.stuck_alone  # it was asked for
+    quick = parse_job({**FULL, "spec": {"script": "a.py", "failurePolicy": {"heartbeatTimeoutSeconds": 0.5}}})
+    assert job_policy(base, quick.spec.failure_policy).heartbeat_seconds == 0.125
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [("restarts", -1), ("windowSeconds", 0), ("heartbeatTimeoutSeconds", 0.1), ("stragglers", "shoot"), ("retries", 3)],
+)
+def test_an_impossible_failure_policy_is_refused_by_its_path(field: str, value: object) -> None:
+    with pytest.raises(SpecError, match=f"failurePolicy.{field}"):
+        parse_job({**FULL, "spec": {"script": "a.py", "failurePolicy": {field: value}}})
 
 
 def test_a_document_cannot_be_changed() -> None:

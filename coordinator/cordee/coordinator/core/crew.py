@@ -9,7 +9,9 @@ from __future__ import annotations
 from dataclasses import replace
 
 from cordee.coordinator.core.actions import Action, RecordEvent, SendStop, SetState, StopAgent
+from cordee.coordinator.core.activity import Activity, Doing, Standing
 from cordee.coordinator.core.lifecycle import STOP_REASONS, TRANSITIONS
+from cordee.coordinator.core.links import Links
 from cordee.coordinator.core.model import (
     TERMINAL_STATES,
     Cause,
@@ -23,6 +25,8 @@ from cordee.coordinator.core.model import (
 )
 from cordee.coordinator.core.record import JobRecord
 from cordee.coordinator.core.roster import Agent, Loss, Phase, Session, Slot
+from cordee.coordinator.core.stragglers import Stragglers
+from cordee.coordinator.core.tempo import Tempo
 
 __all__ = ["Crew"]
 
@@ -35,6 +39,9 @@ class Crew:
         self.durable = record
         """The durable facts but for the slots, which `record` takes from the roster."""
         self.slots = {slot.worker: Slot.from_record(slot) for slot in record.slots}
+        self.tempo = Tempo(0 if record.deaths is None else record.deaths.furthest)
+        self.links = Links()
+        self.stragglers = Stragglers()
         self.members: dict[str, Member] = {}
         self.ranks: dict[str, int] = {}
         self.take_world(record.world)
@@ -48,6 +55,14 @@ class Crew:
         self.drained: Cause | None = None
         """Why somebody was released since the last world."""
         self.last_arrival = float("-inf")
+        self.first_joiner: float | None = None
+        """Since when a worker waits to be let in."""
+        self.standstills = (0, 0)
+        """A step at which the world stood still, and how often."""
+        self.told_alone = 0
+        """The step for which a lone worker was said to take long."""
+        self.look_at = float("-inf")
+        """When it is worth comparing activities again between two turns."""
         self.finish_mark = float("-inf")
         """The latest finish, or loss of somebody who was to finish."""
         self.now = float("-inf")
@@ -91,7 +106,36 @@ class Crew:
         return sum(slot.usable and not slot.draining for slot in self.slots.values())
 
     def waiting(self) -> int:
-        return sum(slot.session is not None and slot.session.phase is Phase.WAITING for slot in self.slots.values())
+        return sum(self.is_waiting(slot) for slot in self.slots.values())
+
+    def is_waiting(self, slot: Slot) -> bool:
+        """It stands in the rendezvous, and may be let in."""
+        session = slot.session
+        if session is None or session.phase is not Phase.WAITING:
+            return False
+        return not self.links.is_apart(slot.worker, session.incarnation)
+
+    def standings(self) -> list[Standing]:
+        """What the members do, as far as they are heard."""
+        found: list[Standing] = []
+        for worker, rank in self.ranks.items():
+            slot = self.slots.get(worker)
+            session = None if slot is None else slot.session
+            if slot is None or session is None or not self.is_member(slot, session.incarnation):
+                continue
+            here = self.now - session.since
+            if session.phase is Phase.WAITING:
+                found.append(Standing(worker, rank, Activity(Doing.MEETING, seconds=here), arrived=True))
+            elif session.phase is Phase.TRAINING:
+                activity = session.activity
+                # It may count from before this world was formed.
+                found.append(Standing(worker, rank, replace(activity, seconds=min(activity.seconds, here))))
+        return found
+
+    @property
+    def link_limit(self) -> float:
+        """How long two members may wait for each other without a byte."""
+        return max(self.policy.link_idle_seconds, 2.0 * self.tempo.usual_seconds)
 
     def current(self, worker: str, incarnation: str) -> tuple[Slot | None, Session | None]:
         """The slot and session that a message is of; nothing when another process has taken its place."""
@@ -112,9 +156,16 @@ class Crew:
         """When a session counts as hanging, unless it is heard before."""
         if session.phase in (Phase.STOPPED, Phase.FINISHED):
             return float("inf")
-        joining = session.phase is Phase.JOINING
-        policy = self.policy
-        return session.heard + (policy.joining_timeout_seconds if joining else policy.heartbeat_timeout_seconds)
+        if session.phase is Phase.JOINING:
+            return session.heard + self.policy.joining_timeout_seconds
+        # A world that advances proves that its members compute, heard or not.
+        heard = max(session.heard, self.tempo.advanced_at) if session.phase is Phase.TRAINING else session.heard
+        return heard + self.policy.heartbeat_timeout_seconds
+
+    def missing_until(self, slot: Slot) -> float:
+        """When a member without a stream counts as lost, unless it comes back before."""
+        assert slot.missing is not None
+        return max(slot.missing.until, self.tempo.advanced_at + self.policy.heartbeat_timeout_seconds)
 
     # -------------------------------------------------------------------------------------------------------- moves
 
@@ -122,6 +173,21 @@ class Crew:
         members = () if world is None else world.members
         self.members = {member.worker: member for member in members}
         self.ranks = {member.worker: rank for rank, member in enumerate(members)}
+        if world is not None:
+            self.tempo.enter(world.step)
+
+    def advance(self, step: int) -> None:
+        """A member of the current world tells of this step."""
+        if not self.tempo.advance(step, self.now):
+            return
+        for slot in self.slots.values():
+            missing = slot.missing
+            if missing is None or missing.awaited or self.now - missing.at < 1.5 * self.policy.heartbeat_seconds:
+                continue  # the first words after its stream broke may be of steps from before
+            if missing.mark is None:
+                slot.missing = replace(missing, mark=step)
+            elif step >= missing.mark + 2:
+                slot.missing = replace(missing, awaited=True)  # it takes part: only its stream is gone
 
     def tell(self, kind: str, message: str) -> None:
         self.actions.append(RecordEvent(kind, message))
@@ -152,7 +218,9 @@ class Crew:
         if self.is_live(slot):
             self.lose(slot, LossCause.REPLACED)
         slot.fence(old)
-        slot.session = None
+        slot.session, slot.kill_by, slot.apart = None, None, ""
+        self.links.apart.pop(slot.worker, None)
+        self.stragglers.forget(slot.worker)
         slot.restarts += 1 if old else 0
         slot.incarnation = incarnation
 
@@ -169,6 +237,14 @@ class Crew:
         assert slot.session is not None
         slot.fence(slot.session.incarnation)
         self.stop(slot, StopReason.FENCED, message)
+
+    def replace(self, slot: Slot, reason: StopReason, message: str) -> None:
+        """This process hangs, wholly or in part: its agent kills it and starts another one, or is killed itself."""
+        assert slot.session is not None
+        slot.fence(slot.session.incarnation)
+        self.stop(slot, reason, message)
+        if slot.agent is Agent.RUNNING:
+            slot.stop_by, slot.kill_by = None, self.now + self.policy.replacement_seconds
 
     def dismiss(self, slot: Slot, reason: StopReason, message: str) -> None:
         """This worker leaves for good, and nobody is to blame."""
@@ -203,7 +279,7 @@ class Crew:
         self.durable = replace(self.durable, finished_at=self.now)
         self.enter(state, reason)
         for slot in self.in_order():
-            slot.missing, slot.fail_by = None, None
+            slot.missing, slot.fail_by, slot.kill_by = None, None, None
             session = slot.session
             if session is not None and session.phase not in (Phase.STOPPED, Phase.FINISHED):
                 self.stop(slot, STOP_REASONS[state], reason)

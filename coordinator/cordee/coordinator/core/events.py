@@ -10,7 +10,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from cordee.coordinator.core.model import ArrivalReason, Result
+from cordee.coordinator.core.activity import Activity
+from cordee.coordinator.core.model import ArrivalReason, PostMortem, Result
 
 __all__ = [
     "AgentAbsent",
@@ -46,6 +47,8 @@ class WorkerAttached:
     step: int | None = None
     pid: int = 0
     waiting: bool = False
+    previous: PostMortem | None = None
+    """How the worker's last process ended; None: it is not known, or this is the first."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +67,10 @@ class WorkerHeard:
     incarnation: str
     step: int | None = None
     """The step the message told of; None: it told of none, and the last known one stays."""
+    activity: Activity | None = None
+    """What its training thread does; None: the message did not tell, and the last word stays."""
+    paces: tuple[tuple[str, float], ...] = ()
+    """Seconds per shard of the members, the mean since this was told last."""
 
 
 @dataclass(frozen=True, slots=True)

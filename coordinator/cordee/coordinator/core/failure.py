@@ -1,9 +1,14 @@
 """What the exit of an agent means, and how often it is started again.
 
 A worker's process is restarted by its agent, which has a budget of its own; here it is about the agents, and about
-what an agent's exit says of its worker. A bug in the user's script fails the job at once; a machine's fault is retried
-within a budget per worker; a worker whose budget is used up is given up, and the job goes on without it as long as its
-minimum can be met.
+what an agent's exit says of its worker. A bug in the user's script fails the job at once; a machine's fault is
+retried within a budget per worker; a worker whose budget is used up is given up, and the job goes on without it as
+long as its minimum can be met.
+
+What is no exception can be a bug as well: a segmentation fault in a library, `os._exit`, memory that is never enough.
+It shows by happening again, in the same way and at the same place, while the job does not get any further. The third
+time is the last: retrying what is permanent only hides it. A signal that comes from outside (SIGKILL, SIGTERM) says
+nothing of the kind, however often it comes.
 """
 
 from __future__ import annotations
@@ -12,8 +17,31 @@ from dataclasses import dataclass
 from enum import Enum
 
 from cordee.coordinator.core.model import Policy
+from cordee.coordinator.core.record import Deaths
 
-__all__ = ["EXITS", "Retry", "Verdict", "describe_exit", "judge", "retry"]
+__all__ = [
+    "EXITS",
+    "SAME_DEATHS",
+    "WORKERS_WORDS",
+    "Retry",
+    "Verdict",
+    "count",
+    "describe_exit",
+    "judge",
+    "own_doing",
+    "retry",
+]
+
+
+SAME_DEATHS = 3
+"""So many same deaths, with no step in between, are a bug."""
+
+_FROM_OUTSIDE = frozenset({-1, -2, -9, -15, 71, 72, 73})
+"""SIGHUP, SIGINT, SIGKILL, SIGTERM, and the codes of workers that were told to go."""
+
+WORKERS_WORDS = frozenset({0, 2})
+"""Exit codes of agents that are their worker's: it ended without a word, or cannot run in its environment. What else
+ends an agent is the machine's doing (a disk that is full, a missing file), and may pass."""
 
 
 class Verdict(Enum):
@@ -28,6 +56,7 @@ class Verdict(Enum):
 
 EXITS: dict[int, tuple[Verdict, str]] = {
     0: (Verdict.CRASHED, "ended without a result that was heard of"),
+    2: (Verdict.CRASHED, "cannot run its worker in this environment"),
     70: (Verdict.SCRIPT_FAILED, "says that the script raised"),
     71: (Verdict.LEFT, "left in good order"),
     72: (Verdict.CRASHED, "was stopped, or heard from no coordinator for too long"),
@@ -69,3 +98,21 @@ def retry(exits: tuple[float, ...], now: float, policy: Policy) -> Retry:
         return Retry(now, counted)
     delay = policy.restart_backoff_seconds * 2.0 ** (len(counted) - 1)
     return Retry(now + min(delay, policy.restart_backoff_max_seconds), counted)
+
+
+def own_doing(code: int) -> bool:
+    """Whether a worker's process that ended so did it by itself, and would do it again if it is a bug."""
+    return code not in _FROM_OUTSIDE
+
+
+def count(before: Deaths | None, *, worker: str, code: int, words: str, furthest: int, slack: int = 0) -> Deaths:
+    """One more death by its own doing. Several workers that die so at once (the same step kills all) are one time.
+
+    `furthest` is the furthest step that the job is known to have committed. What is known is a moment old, so `slack`
+    steps more are no progress.
+    """
+    if before is None or (before.code, before.words) != (code, words) or furthest > before.furthest + slack:
+        return Deaths(code, words, furthest, 1, (worker,))
+    if worker in before.workers:
+        return Deaths(code, words, before.furthest, before.times + 1, (worker,))
+    return Deaths(code, words, before.furthest, before.times, (*before.workers, worker))

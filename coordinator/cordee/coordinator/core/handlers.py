@@ -9,7 +9,8 @@ from typing import Any
 from cordee.coordinator.core import events
 from cordee.coordinator.core.actions import SendStop
 from cordee.coordinator.core.crew import Crew
-from cordee.coordinator.core.failure import Verdict, describe_exit, judge, retry
+from cordee.coordinator.core.deaths import bury, dies_again
+from cordee.coordinator.core.failure import WORKERS_WORDS, Verdict, describe_exit, judge, retry
 from cordee.coordinator.core.lifecycle import STOP_REASONS
 from cordee.coordinator.core.model import (
     ArrivalReason,
@@ -22,7 +23,7 @@ from cordee.coordinator.core.model import (
 from cordee.coordinator.core.record import FinishedWorker
 from cordee.coordinator.core.roster import Agent, Missing, Phase, Session, Slot
 
-__all__ = ["heard", "take"]
+__all__ = ["take"]
 
 
 def take(crew: Crew, event: events.Event) -> None:
@@ -47,17 +48,19 @@ def _on_attached(crew: Crew, event: events.WorkerAttached) -> None:
         return turn_away(StopReason.DRAINED, "the job was scaled down")
     if event.incarnation in slot.fenced:
         return turn_away(StopReason.FENCED, "the job goes on without this process")
-    if event.generation > (crew.generation if member else 0):
+    if event.generation > _newest_generation(crew, slot, event.incarnation):
         slot.fence(event.incarnation)
         return turn_away(StopReason.FENCED, f"it comes from generation {event.generation}, which is not current")
     if crew.finishing and event.incarnation != slot.incarnation:
         return turn_away(StopReason.FINISHED, "the job has its result already")
     if slot.incarnation != event.incarnation:
         crew.supersede(slot, event.incarnation)
+        if event.previous is not None and bury(crew, slot, event.previous):
+            return turn_away(StopReason.FAILED, "the job has failed")
     # What it was told last may have gone down with its stream; hearing it twice is hearing it once.
     crew.asked.discard(event.worker)
     crew.aborted.discard(event.worker)
-    slot.missing = None
+    slot.missing, slot.trouble = None, ""
     slot.session = Session(
         incarnation=event.incarnation,
         address=event.address,
@@ -65,7 +68,10 @@ def _on_attached(crew: Crew, event: events.WorkerAttached) -> None:
         phase=Phase.TRAINING if member else Phase.JOINING,
         step=event.step,
         heard=crew.now,
+        since=crew.now,
     )
+    if member and event.generation == crew.generation and event.step is not None:
+        crew.advance(event.step)
     if slot.agent is not Agent.STOPPING:
         slot.stop_by = None
     if not crew.broken and not any(s.missing for s in crew.slots.values()):
@@ -91,15 +97,8 @@ def _on_detached(crew: Crew, event: events.WorkerDetached) -> None:
             crew.lose(slot, LossCause.DISCONNECTED)
         return
     crew.note_loss(LossCause.DISCONNECTED)
-    slot.missing = Missing(until=crew.now + crew.policy.heartbeat_timeout_seconds, awaited=False)
-
-
-def heard(crew: Crew, event: events.WorkerHeard) -> None:
-    _, session = crew.current(event.worker, event.incarnation)
-    if session is not None:
-        session.heard = crew.now
-        if event.step is not None and session.phase is Phase.TRAINING:
-            session.step = event.step  # for people; what a worker arrived with is what counts
+    until = crew.now + crew.policy.heartbeat_timeout_seconds
+    slot.missing = Missing(at=crew.now, until=until, awaited=False)
 
 
 def _on_arrived(crew: Crew, event: events.WorkerArrived) -> None:
@@ -108,7 +107,7 @@ def _on_arrived(crew: Crew, event: events.WorkerArrived) -> None:
         return
     session.heard = crew.now
     member = crew.is_member(slot, session.incarnation)
-    if event.generation > (crew.generation if member else 0):
+    if event.generation > _newest_generation(crew, slot, session.incarnation):
         crew.fence(slot, f"it comes from generation {event.generation}, which is not current")
         return
     if crew.finishing:
@@ -117,17 +116,24 @@ def _on_arrived(crew: Crew, event: events.WorkerArrived) -> None:
     if not member and slot.draining:
         crew.dismiss(slot, StopReason.DRAINED, "it is not needed any more")
         return
-    session.phase = Phase.WAITING
+    session.phase, session.since = Phase.WAITING, crew.now
     # A joiner's weights are its own initial ones: state is what was trained in a world.
-    session.step = event.step if member else None
+    session.step = event.step if member or session.incarnation == slot.apart else None
     crew.last_arrival = crew.now
+    if member and event.generation == crew.generation and event.step is not None:
+        crew.advance(event.step)
     if member and (event.reason is ArrivalReason.PEER_LOST or event.generation < crew.generation):
         crew.break_world(LossCause.MESH)
+        if event.generation == crew.generation:
+            crew.links.suspicions[event.worker] = event.suspects
         limit = crew.now + crew.policy.heartbeat_timeout_seconds
         for suspect in event.suspects:
             other = crew.slots.get(suspect)
-            if other is not None and other.missing is not None and other.missing.until > limit:
-                other.missing = replace(other.missing, until=limit)
+            if other is None or other.missing is None:
+                continue
+            # Who was seen to go on without a stream is waited for no more, now that its peers do not see it either.
+            awaited = other.missing.awaited and other.missing.stored
+            other.missing = replace(other.missing, until=min(other.missing.until, limit), awaited=awaited)
 
 
 def _on_leaving(crew: Crew, event: events.WorkerLeaving) -> None:
@@ -191,7 +197,7 @@ def _on_agent_exited(crew: Crew, event: events.AgentExited) -> None:
     if slot is None:
         return
     blameless, slot.blameless = slot.blameless or slot.agent is Agent.ABSENT, False
-    slot.agent, slot.stop_by, slot.start_at = Agent.ABSENT, None, crew.now
+    slot.agent, slot.stop_by, slot.kill_by, slot.start_at = Agent.ABSENT, None, None, crew.now
     if crew.over or slot.given_up:
         return
     if slot.missing is not None:
@@ -208,6 +214,10 @@ def _on_agent_exited(crew: Crew, event: events.AgentExited) -> None:
     elif verdict is Verdict.EXHAUSTED:
         crew.give_up(slot, words)
     else:
+        slot.trouble = words
+        died = describe_exit(event.code, event.message)
+        if event.code in WORKERS_WORDS and dies_again(crew, event.worker, "'s agent", event.code, died):
+            return
         again = retry(slot.exits, crew.now, crew.policy)
         slot.exits = again.exits
         if again.at is None:
@@ -272,9 +282,14 @@ def _on_recovered(crew: Crew, event: events.Recovered) -> None:
         if mine and not over and (slot.worker, slot.incarnation) not in done:
             # A worker ends with its agent: one whose agent is gone is not waited for.
             patience = crew.policy.reattach_seconds if slot.worker in event.agents else 0.0
-            slot.missing = Missing(until=crew.now + patience, awaited=True)
+            slot.missing = Missing(at=crew.now, until=crew.now + patience, awaited=True, stored=True)
     if crew.state is JobState.RECOVERING:
         crew.break_world(LossCause.DISCONNECTED)
+
+
+def _newest_generation(crew: Crew, slot: Slot, incarnation: str) -> int:
+    """The newest world that this process can have seen."""
+    return crew.generation if crew.is_member(slot, incarnation) or incarnation == slot.apart else 0
 
 
 _HANDLERS: dict[type, Callable[[Crew, Any], None]] = {

@@ -37,6 +37,7 @@ from cordee.coordinator.core import handlers, turn
 from cordee.coordinator.core.actions import Action, Persist
 from cordee.coordinator.core.crew import Crew
 from cordee.coordinator.core.events import Event, WorkerHeard
+from cordee.coordinator.core.hearing import heard
 from cordee.coordinator.core.model import JobState, Policy
 from cordee.coordinator.core.record import JobRecord
 from cordee.coordinator.core.roster import Agent, Phase, Slot
@@ -48,7 +49,7 @@ __all__ = ["JobMachine", "WorkerView"]
 @dataclass(frozen=True, slots=True)
 class WorkerView:
     """One worker as people see it. `state`: starting | joining | waiting | training | leaving | finished | stopping |
-    lost | given up."""
+    isolated | lost | given up."""
 
     worker: str
     incarnation: str
@@ -57,6 +58,10 @@ class WorkerView:
     step: int | None
     restarts: int
     pid: int
+    shard_seconds: float | None = None
+    """How long it computes per shard, lately; None: not known."""
+    slow: bool = False
+    """It is a straggler."""
 
 
 class JobMachine:
@@ -80,11 +85,12 @@ class JobMachine:
         now = max(now, crew.now)
         self._forgive_sleep(now)
         crew.now = now
-        if isinstance(event, WorkerHeard):
-            handlers.heard(crew, event)  # thousands a second: they decide nothing
-            return []
         crew.actions = []
-        handlers.take(crew, event)
+        if isinstance(event, WorkerHeard):
+            if not heard(crew, event):
+                return []
+        else:
+            handlers.take(crew, event)
         turn.reconcile(crew)
         record = crew.record()
         if record == self._stored:
@@ -101,6 +107,10 @@ class JobMachine:
     def record(self) -> JobRecord:
         """The durable half as it is now: what the last `Persist` carried."""
         return self._stored
+
+    @property
+    def policy(self) -> Policy:
+        return self._crew.policy
 
     @property
     def state(self) -> JobState:
@@ -159,6 +169,8 @@ class JobMachine:
             state = "given up"
         elif session is None:
             state = "lost" if slot.missing is not None else ("starting" if slot.usable else "stopping")
+        elif self._crew.links.is_apart(slot.worker, session.incarnation):
+            state = "isolated"
         elif slot.draining and session.phase is Phase.TRAINING:
             state = "leaving"
         else:
@@ -171,4 +183,6 @@ class JobMachine:
             step=None if session is None else session.step,
             restarts=slot.restarts,
             pid=0 if session is None else session.pid,
+            shard_seconds=self._crew.stragglers.paces.get(slot.worker),
+            slow=slot.worker in self._crew.stragglers.slow,
         )

@@ -45,19 +45,26 @@ class Facts:
     """The world has lost somebody, or its exchange."""
     short: int
     """How many workers too few are left to form a world, when one is to be formed."""
+    trouble: str = ""
+    """What keeps workers from coming, as far as it is known."""
+    held: str = ""
+    """Why no world is formed though enough are there."""
 
 
 def state_of(facts: Facts) -> tuple[JobState, str]:
     """The state and its reason, a phrase for people. The reason changes no more often than people can read."""
     if facts.finishing:
         return JobState.RUNNING, "a worker has finished; waiting for the others"
+    trouble = f"; {facts.trouble}" if facts.trouble else ""
     if not facts.formed:
         if not facts.wanted:
             return JobState.PENDING, "waiting for capacity"
-        return JobState.STARTING, f"{facts.arrived} of {facts.wanted} workers are ready"
+        return JobState.STARTING, f"{facts.arrived} of {facts.wanted} workers are ready{trouble}"
+    if facts.held:
+        return JobState.RECOVERING, facts.held
     if facts.short:
         few = facts.minimum - facts.short
-        return JobState.RECOVERING, f"waiting: {few} of the at least {facts.minimum} workers are ready"
+        return JobState.RECOVERING, f"waiting: {few} of the at least {facts.minimum} workers are ready{trouble}"
     if facts.broken:
         return JobState.RECOVERING, "a worker was lost"
     return JobState.RUNNING, ""

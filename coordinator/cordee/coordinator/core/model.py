@@ -15,8 +15,10 @@ __all__ = [
     "LossCause",
     "Member",
     "Policy",
+    "PostMortem",
     "Result",
     "StopReason",
+    "StragglerPolicy",
     "World",
     "worker_id",
     "worker_index",
@@ -60,6 +62,10 @@ class LossCause(StrEnum):
     """A peer said that its connection broke, before anything was noticed here."""
     REPLACED = "replaced"
     """A newer process of the same worker has attached."""
+    STUCK = "stuck"
+    """It is alive, but held its peers up for too long."""
+    LINK = "link"
+    """Two members that live cannot reach each other."""
 
 
 class ArrivalReason(StrEnum):
@@ -74,6 +80,32 @@ class StopReason(StrEnum):
     FINISHED = "finished"
     FAILED = "failed"
     FENCED = "fenced"
+    STUCK = "stuck"
+
+
+class StragglerPolicy(StrEnum):
+    """What is done about a worker that is much slower than the others."""
+
+    FLAG = "flag"
+    """It is said."""
+    REPLACE = "replace"
+    """It is said, and the worker leaves at a step boundary; another process takes its place."""
+    OFF = "off"
+
+
+@dataclass(frozen=True, slots=True)
+class PostMortem:
+    """How a worker's last process ended, as its agent saw it."""
+
+    incarnation: str
+    code: int
+    """Negative: a signal's number."""
+    words: str
+    stack: str = ""
+    step: int = 0
+    """The last step it committed, as far as its agent heard."""
+    asked: bool = False
+    """Its end was asked for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,7 +163,8 @@ class Policy:
     heartbeat_seconds: float = 0.5
     """Workers are asked to be heard at least this often."""
     heartbeat_timeout_seconds: float = 3.0
-    """A worker of a world, or one waiting for a world, that is silent for so long is lost."""
+    """A worker of a world, or one waiting for a world, that is silent for so long is lost; while its world advances, it
+    is not."""
     joining_timeout_seconds: float = 30.0
     """A worker that still imports and builds its model may be silent for so long: nobody waits for it."""
     settle_seconds: float = 1.0
@@ -144,12 +177,29 @@ class Policy:
     """How long a worker that was told to stop has to end by itself, before its agent is told as well."""
     stop_seconds: float = 5.0
     """How long an agent that was told to stop (SIGTERM) has before it is killed."""
+    replacement_seconds: float = 5.0
+    """How long the agent of a worker that hangs has to replace it by another process, before it is killed."""
     absence_timeout_seconds: float = 30.0
     """How long a running agent may be without a worker that attaches, once one had, before it is replaced."""
     last_words_seconds: float = 1.0
     """How long to wait for the traceback of a script whose agent has already said that it raised."""
     tick_seconds: float = 1.0
     """While workers are watched, the machine asks for a `Tick` at least this often: see `JobMachine`."""
+    stuck_seconds: float = 30.0
+    """How long a worker that is alive may hold its peers up; ten times what a step takes usually, if that is more."""
+    stuck_alone: bool = False
+    """Whether a world of one that does not advance has its worker replaced; otherwise it is only said."""
+    link_idle_seconds: float = 0.75
+    """Two members that wait for each other for so long, without a byte, have no link."""
+    standstill_seconds: float = 10.0
+    """A world in which all wait, and nobody is known to be the reason, is broken off after so long."""
+    gather_seconds: float = 0.15
+    """With more joiners on the way, how long to wait for them after the latest arrival, before a world is stopped."""
+    gather_max_seconds: float = 0.5
+    """How long the first of them waits at most."""
+    minimum_timeout_seconds: float = 0.0
+    """How long the job may be below its minimum of workers before it fails; 0: for ever."""
+    stragglers: StragglerPolicy = StragglerPolicy.FLAG
     restart_budget: int = 20
     """How often one worker's agent is started again within the window before the worker is given up."""
     restart_window_seconds: float = 600.0

@@ -11,7 +11,7 @@ from typing import Any
 
 from cordee.coordinator.core.model import Cause, JobError, JobState, Member, Result, World, worker_index
 
-__all__ = ["FinishedWorker", "JobRecord", "SlotRecord"]
+__all__ = ["Deaths", "FinishedWorker", "JobRecord", "SlotRecord"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +35,8 @@ class SlotRecord:
     """It has been a member of a world."""
     scaled: bool = False
     """It was added by growing, after the first world."""
+    apart: str = ""
+    """The process that stays out of the world for a while, with its state, because it cannot reach a peer."""
 
     @property
     def index(self) -> int:
@@ -48,6 +50,19 @@ class FinishedWorker:
     rank: int
     at: float
     result: Result
+
+
+@dataclass(frozen=True, slots=True)
+class Deaths:
+    """The same death, again and again: see `failure.count`."""
+
+    code: int
+    words: str
+    furthest: int
+    """The furthest step that the job had come to. Once it is further, the count begins anew."""
+    times: int
+    workers: tuple[str, ...]
+    """Who died so since it counted last: several at once are one time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +83,11 @@ class JobRecord:
     """Who has said Finished. Once there is one, no further world is formed."""
     error: JobError | None = None
     recoveries: int = 0
+    deaths: Deaths | None = None
+    held_up: tuple[int, int] = (0, 0)
+    """A step that workers were found stuck at, and how often: next time they have longer."""
+    below_since: float | None = None
+    """Since when fewer workers than the minimum are there."""
     created_at: float = 0.0
     started_at: float | None = None
     """When the first world was formed."""
@@ -114,6 +134,10 @@ class JobRecord:
             for slot in fields["slots"]
         )
         fields["finished"] = tuple(FinishedWorker(**{**f, "result": Result(**f["result"])}) for f in fields["finished"])
+        # What an older coordinator did not know of is not in its records.
+        if fields.get("deaths") is not None:
+            fields["deaths"] = Deaths(**{**fields["deaths"], "workers": tuple(fields["deaths"]["workers"])})
+        fields["held_up"] = tuple(fields.get("held_up", (0, 0)))
         fields["error"] = None if fields["error"] is None else JobError(**fields["error"])
         return cls(**fields)
 

@@ -21,7 +21,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-__all__ = ["Attendee", "Decision", "Muster", "change_needed", "decide"]
+__all__ = ["Attendee", "Decision", "Muster", "change_needed", "decide", "place"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +74,7 @@ def decide(muster: Muster, now: float) -> Decision:
     going = [a for a in muster.present if a.draining]
     furthest = max((a.step for a in muster.present if a.step is not None), default=None)
     if furthest is not None and all(a.step != furthest for a in stay):
-        keeper = min((a for a in going if a.step == furthest), key=_place)
+        keeper = min((a for a in going if a.step == furthest), key=place)
         if muster.usable > keeper.replaced:  # there is, or will be, another one to take the state over
             going.remove(keeper)
             stay.append(keeper)
@@ -86,7 +86,7 @@ def decide(muster: Muster, now: float) -> Decision:
         settled = muster.last_arrival + muster.settle_seconds
         if now < settled:
             return Decision(release=release, until=settled)
-    return Decision(form=tuple(sorted(stay, key=_place)), release=release)
+    return Decision(form=tuple(sorted(stay, key=place)), release=release)
 
 
 def change_needed(*, staying: int, draining: int, joiners: int, minimum: int, successors: int) -> bool:
@@ -102,6 +102,7 @@ def change_needed(*, staying: int, draining: int, joiners: int, minimum: int, su
     return admits or releases
 
 
-def _place(attendee: Attendee) -> tuple[bool, int, int]:
+def place(attendee: Attendee) -> tuple[bool, int, int]:
+    """Where it stands in the next world: survivors in their old order, then joiners by slot number."""
     rank = attendee.rank
     return (rank is None, 0 if rank is None else rank, attendee.index)

@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import Enum
 
+from cordee.coordinator.core.activity import UNKNOWN, Activity
 from cordee.coordinator.core.model import LossCause
 from cordee.coordinator.core.record import SlotRecord
 
@@ -42,6 +43,10 @@ class Session:
     phase: Phase
     step: int | None
     heard: float
+    since: float
+    """When its phase began."""
+    activity: Activity = UNKNOWN
+    """Its last heartbeat's word on what it does, in this world."""
     leaving: bool = False
     """Its process was asked to go (SIGTERM); a replacement is wanted."""
 
@@ -58,9 +63,16 @@ class Loss:
 class Missing:
     """A member without a stream that is not given up yet."""
 
+    at: float
+    """Since when."""
     until: float
+    """When it is lost, unless the world advances meanwhile, which it cannot without it."""
     awaited: bool
-    """Worlds are held back for it: it is known only from the store, and probably trains. Otherwise its stream broke."""
+    """Worlds are held back for it, since it probably trains: it is known only from the store, or was seen to go on."""
+    stored: bool = False
+    """It is known only from the store."""
+    mark: int | None = None
+    """How far the world was when whatever had been told before its stream broke had come in."""
 
 
 @dataclass(slots=True)
@@ -75,16 +87,21 @@ class Slot:
     fenced: tuple[str, ...] = ()
     joined: bool = False
     scaled: bool = False
+    apart: str = ""
     # The rest is rebuilt after the coordinator's restart.
     agent: Agent = Agent.ABSENT
     start_at: float = float("-inf")
     """Not to be started before this time."""
     stop_by: float | None = None
     """When to press on with stopping its agent."""
+    kill_by: float | None = None
+    """When to kill its agent, unless that has started another process before: the last one hangs."""
     blameless: bool = False
     """Its agent's next exit was asked for, and counts for nothing."""
     fail_by: float | None = None
     """Its agent said that the script raised; until then the worker's own words are waited for."""
+    trouble: str = ""
+    """What its agent did last, while no process of it has attached since."""
     session: Session | None = None
     missing: Missing | None = None
 
@@ -113,6 +130,7 @@ class Slot:
             fenced=self.fenced,
             joined=self.joined,
             scaled=self.scaled,
+            apart=self.apart,
         )
 
     @classmethod
@@ -128,4 +146,5 @@ class Slot:
             fenced=record.fenced,
             joined=record.joined,
             scaled=record.scaled,
+            apart=record.apart,
         )

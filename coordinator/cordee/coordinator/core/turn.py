@@ -8,11 +8,13 @@ from __future__ import annotations
 from dataclasses import replace
 
 from cordee.coordinator.core.actions import RecordRecovery, SendAbort, SendChangePending, SendWorld, StartAgent
+from cordee.coordinator.core.activity import UNKNOWN
 from cordee.coordinator.core.crew import Crew
 from cordee.coordinator.core.lifecycle import Facts, finish_due, state_of
 from cordee.coordinator.core.model import Cause, JobError, JobState, LossCause, Member, StopReason, World, worker_id
 from cordee.coordinator.core.rendezvous import Attendee, Decision, Muster, change_needed, decide
 from cordee.coordinator.core.roster import Agent, Phase, Slot
+from cordee.coordinator.core.watch import below_until, part, watch_members, watch_minimum
 
 __all__ = ["reconcile"]
 
@@ -20,17 +22,19 @@ __all__ = ["reconcile"]
 def reconcile(crew: Crew) -> None:
     if not crew.over:
         _expire(crew)
-    until: float | None = None
+    until: list[float | None] = []
     if not crew.over and crew.finishing:
-        until = _finish(crew)
+        until = [_finish(crew)]
     elif not crew.over:
+        watch_members(crew)
         _resize(crew)
         _part_with_retired(crew)
         decision = _meet(crew)
-        until = decision.until
-        _call_members(crew)
+        until = [decision.until, _call_members(crew)]
         _start_agents(crew)
         _set_state(crew, decision)
+        watch_minimum(crew)
+        until.append(below_until(crew))
     _press_on(crew)
     crew.deadline = _next(crew, until)
 
@@ -41,16 +45,14 @@ def _expire(crew: Crew) -> None:
             message = "the script raised; its traceback is in the worker's log"
             crew.fail(JobError(message, worker=slot.worker), message)
             return
-        if slot.missing is not None and crew.now >= slot.missing.until:
+        if slot.missing is not None and crew.now >= crew.missing_until(slot):
             crew.lose(slot, LossCause.DISCONNECTED)
         session = slot.session
         if session is not None and crew.now >= crew.silent_at(session):
             crew.tell("silent", f"{slot.worker} was not heard for {crew.now - session.heard:.1f} s")
             if crew.is_member(slot, session.incarnation):
                 crew.lose(slot, LossCause.HEARTBEAT)
-            crew.fence(slot, "it was not heard for too long")
-            if slot.agent is Agent.RUNNING:
-                crew.stop_agent(slot, 0.0)
+            crew.replace(slot, StopReason.FENCED, "it was not heard for too long")
 
 
 def _finish(crew: Crew) -> float | None:
@@ -127,7 +129,17 @@ def _part_with_retired(crew: Crew) -> None:
 
 def _meet(crew: Crew) -> Decision:
     """Forms the next world, if one can be formed, and lets go who may go."""
-    decision = decide(_muster(crew), crew.now)
+    crew.links.readmit(crew.now)
+    muster = _muster(crew)
+    if not muster.awaited and part(crew, muster):
+        muster = _muster(crew)
+    decision = decide(muster, crew.now)
+    if decision.missing and crew.links.apart:  # better all of them, and a link that may be whole again, than too few
+        crew.links.apart.clear()
+        decision = decide(_muster(crew), crew.now)
+    retry_at = crew.links.retry_at
+    if retry_at is not None and crew.now < retry_at:
+        decision = replace(decision, form=(), until=retry_at)
     if decision.release:
         retiring = any(crew.slots[a.worker].retiring for a in decision.release)
         crew.drained = Cause.SCALE if retiring else crew.drained or Cause.DRAIN
@@ -144,7 +156,7 @@ def _muster(crew: Crew) -> Muster:
     awaited = 0
     for slot in crew.in_order():
         member = crew.is_live(slot)
-        if slot.session is not None and slot.session.phase is Phase.WAITING:
+        if slot.session is not None and crew.is_waiting(slot):
             rank = crew.ranks[slot.worker] if member else None
             step = slot.session.step
             present.append(Attendee(slot.worker, slot.index, rank, step, slot.draining, slot.usable))
@@ -177,7 +189,8 @@ def _form(crew: Crew, attendees: tuple[Attendee, ...]) -> None:
     for old in crew.members.values():
         slot = crew.slots.get(old.worker)
         if slot is not None and (old.worker, old.incarnation) not in staying:
-            slot.fence(old.incarnation)
+            if slot.apart != old.incarnation:
+                slot.fence(old.incarnation)
             slot.missing = None
     if crew.loss is not None:
         crew.actions.append(RecordRecovery(crew.loss.cause, crew.now - crew.loss.at))
@@ -186,14 +199,16 @@ def _form(crew: Crew, attendees: tuple[Attendee, ...]) -> None:
     crew.durable = replace(crew.durable, world=world, started_at=crew.now if started_at is None else started_at)
     crew.take_world(world)
     crew.loss, crew.broken, crew.drained = None, False, None
-    crew.asked, crew.aborted = set(), set()
+    crew.asked, crew.aborted, crew.first_joiner = set(), set(), None
+    crew.links.settle()
     ranks = ", ".join(m.worker.rpartition("-")[2] for m in members)
     crew.tell("world", f"generation {world.generation} ({world.cause}) from step {world.step}: {ranks}")
     for member in members:
         slot = crew.slots[member.worker]
-        slot.joined = True
-        assert slot.session is not None
-        slot.session.phase = Phase.TRAINING
+        slot.joined, slot.apart = True, ""
+        session = slot.session
+        assert session is not None
+        session.phase, session.since, session.activity = Phase.TRAINING, crew.now, UNKNOWN
         crew.actions.append(SendWorld(member.worker, member.incarnation, world))
 
 
@@ -208,12 +223,15 @@ def _cause(crew: Crew, attendees: tuple[Attendee, ...]) -> Cause:
     return Cause.SCALE if any(s.scaled and not s.joined for s in joiners) else Cause.JOIN
 
 
-def _call_members(crew: Crew) -> None:
-    """Asks the members of the current world to meet, when there is a reason to, or to break off, when it broke."""
+def _call_members(crew: Crew) -> float | None:
+    """Asks the members of the current world to meet, when there is a reason to, or to break off, when it broke.
+
+    Returns when to look again, if joiners are waited for.
+    """
     live = [slot for slot in crew.in_order() if crew.is_live(slot)]
     world = crew.durable.world
     if world is None or not live:
-        return
+        return None
     computing = [(s, s.session) for s in live if s.session is not None and s.session.phase is Phase.TRAINING]
     if crew.broken:
         here = {slot.worker for slot in live if slot.missing is None}
@@ -222,18 +240,19 @@ def _call_members(crew: Crew) -> None:
             if slot.worker not in crew.aborted:
                 crew.aborted.add(slot.worker)
                 crew.actions.append(SendAbort(slot.worker, session.incarnation, world.generation, lost))
-        return
+        return None
     draining = sum(slot.draining for slot in live)
+    joiners = sum(
+        s.session is not None and crew.is_waiting(s) and not s.draining and not crew.is_member(s, s.session.incarnation)
+        for s in crew.slots.values()
+    )
+    gathered = None if crew.asked or draining else _gathered_at(crew, joiners)
+    if gathered is not None and crew.now < gathered:
+        return gathered
     wanted = change_needed(
         staying=len(live) - draining,
         draining=draining,
-        joiners=sum(
-            s.session is not None
-            and s.session.phase is Phase.WAITING
-            and not s.draining
-            and not crew.is_member(s, s.session.incarnation)
-            for s in crew.slots.values()
-        ),
+        joiners=joiners,
         minimum=crew.durable.minimum,
         successors=crew.usable() - sum(s.usable and s.draining for s in live),
     )
@@ -242,6 +261,20 @@ def _call_members(crew: Crew) -> None:
             if slot.worker not in crew.asked:
                 crew.asked.add(slot.worker)
                 crew.actions.append(SendChangePending(slot.worker, session.incarnation, world.generation))
+    return None
+
+
+def _gathered_at(crew: Crew, joiners: int) -> float | None:
+    """Until when more joiners are waited for: a world is stopped once for all that come at about the same time."""
+    if not joiners:
+        crew.first_joiner = None
+        return None
+    if crew.first_joiner is None:
+        crew.first_joiner = crew.now
+    if not any(s.session is not None and s.session.phase is Phase.JOINING and s.usable for s in crew.slots.values()):
+        return None
+    policy = crew.policy
+    return min(crew.first_joiner + policy.gather_max_seconds, crew.last_arrival + policy.gather_seconds)
 
 
 def _start_agents(crew: Crew) -> None:
@@ -261,6 +294,8 @@ def _set_state(crew: Crew, decision: Decision) -> None:
             finishing=crew.finishing,
             broken=crew.broken,
             short=_short(crew, decision),
+            trouble=next((s.trouble for s in crew.in_order() if s.trouble and s.usable), ""),
+            held=crew.links.reason,
         )
     )
     crew.enter(state, reason)
@@ -276,6 +311,11 @@ def _short(crew: Crew, decision: Decision) -> int:
 def _press_on(crew: Crew) -> None:
     """Who was told to stop and has not is told by stronger means: its agent by SIGTERM, then by SIGKILL."""
     for slot in crew.in_order():
+        if slot.kill_by is not None and crew.now >= slot.kill_by:
+            slot.kill_by = None
+            if slot.agent is Agent.RUNNING:
+                crew.tell("agent_killed", f"{slot.worker}'s agent has not replaced a process that hangs, and is killed")
+                crew.stop_agent(slot, 0.0)
         if slot.stop_by is None or crew.now < slot.stop_by:
             continue
         match slot.agent:
@@ -287,19 +327,21 @@ def _press_on(crew: Crew) -> None:
                 slot.stop_by = None
 
 
-def _next(crew: Crew, until: float | None) -> float | None:
-    times: list[float] = [] if until is None else [until]
+def _next(crew: Crew, until: list[float | None]) -> float | None:
+    times: list[float] = [time for time in until if time is not None]
     over = crew.over
     for slot in crew.slots.values():
-        times.extend(t for t in (slot.stop_by, slot.fail_by) if t is not None)
+        times.extend(t for t in (slot.stop_by, slot.fail_by, slot.kill_by) if t is not None)
         if over:
             continue
         if slot.usable and slot.agent is Agent.ABSENT and slot.fail_by is None and not crew.finishing:
             times.append(slot.start_at)
         if slot.missing is not None:
-            times.append(slot.missing.until)
+            times.append(crew.missing_until(slot))
         if slot.session is not None:
             times.append(crew.silent_at(slot.session))
+    if not over and not crew.finishing:
+        times.extend(apart.until for apart in crew.links.apart.values())
     if not over and any(s.session is not None or s.missing is not None for s in crew.slots.values()):
         times.append(crew.now + crew.policy.tick_seconds)
     soonest = min(times, default=float("inf"))

@@ -29,6 +29,7 @@ from cordee.coordinator.service.launchers.base import Launcher
 from cordee.coordinator.service.logs import LogLine, LogReader
 from cordee.coordinator.service.metrics import Metrics
 from cordee.coordinator.service.outgoing import Mailbox, SendFault
+from cordee.coordinator.service.policy import job_policy
 from cordee.coordinator.service.rest.models import EventPage, FaultView, JobView, NumberedEvent, Placement
 from cordee.coordinator.service.store import JobRow, Store, StoreError
 from cordee.coordinator.service.turns import Turns
@@ -322,13 +323,14 @@ class Controller:
     # -- small things
 
     def _load(self, row: JobRow, token: str) -> Job:
+        document = parse_job(row.document, bundled=True)
         job = Job(
             id=row.id,
-            document=parse_job(row.document, bundled=True),
+            document=document,
             bundle=row.bundle,
             token=token,
             folder=str(self._folder.job(row.id)),
-            machine=JobMachine(JobRecord.from_json(row.record), self.policy),
+            machine=JobMachine(JobRecord.from_json(row.record), job_policy(self.policy, document.spec.failure_policy)),
             progress=Progress.from_json(row.progress),
             events=self._store.events(row.id, last=NUM_EVENTS),
         )

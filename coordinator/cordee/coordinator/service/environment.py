@@ -14,7 +14,7 @@ _MESH_HOST: Final = "127.0.0.1"
 
 def agent_environment(job: Job, worker: str, *, coordinator: str, orphan_seconds: float) -> dict[str, str]:
     """The user's variables, and ours, which win."""
-    spec = job.document.spec
+    spec, policy = job.document.spec, job.machine.policy
     return {
         **spec.env,
         "CORDEE_JOB": job.id,
@@ -33,5 +33,8 @@ def agent_environment(job: Job, worker: str, *, coordinator: str, orphan_seconds
         "CORDEE_CHECKPOINT_KEEP": str(spec.checkpoint.keep),
         "CORDEE_MESH_HOST": _MESH_HOST,
         "CORDEE_LEDGER": "1" if spec.ledger else "0",
+        "CORDEE_HEARTBEAT_TIMEOUT_SECONDS": f"{policy.heartbeat_timeout_seconds:g}",
+        "CORDEE_RESTARTS": str(policy.restart_budget),
+        "CORDEE_RESTART_WINDOW_SECONDS": f"{policy.restart_window_seconds:g}",
         "CORDEE_CHAOS": "1" if spec.chaos else "",
     }

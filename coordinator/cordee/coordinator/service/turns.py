@@ -26,6 +26,7 @@ _log = logging.getLogger(__name__)
 
 _SAVE_PROGRESS_SECONDS: Final = 1.0
 _MAX_MESSAGE: Final = 2000
+_MAX_STACK: Final = 16_000
 
 
 class Turns:
@@ -133,7 +134,7 @@ class Turns:
     def _persist(self, job: Job, decided: list[actions.Action], now: float) -> None:
         record = next((action.record for action in decided if isinstance(action, actions.Persist)), None)
         rows = [
-            EventRow(now, action.kind, action.message[:_MAX_MESSAGE])
+            EventRow(now, action.kind, action.message[: _room(action.kind)])
             for action in decided
             if isinstance(action, actions.RecordEvent)
         ]
@@ -238,7 +239,7 @@ class Turns:
 
     def note(self, job: Job, kind: str, message: str) -> float:
         """Into the job's history; the time that stands there."""
-        row = EventRow(self._clock.now(), kind, message[:_MAX_MESSAGE])
+        row = EventRow(self._clock.now(), kind, message[: _room(kind)])
         try:
             self._store.save(job.id, events=[row])
         except StoreError as error:
@@ -266,6 +267,11 @@ class Turns:
         task = asyncio.get_running_loop().create_task(work)
         self._background.add(task)
         task.add_done_callback(_report)
+
+
+def _room(kind: str) -> int:
+    """How long an event may be: those that carry a stack need more."""
+    return _MAX_STACK if kind in ("stack", "stuck") else _MAX_MESSAGE
 
 
 def _report(task: "asyncio.Task[None]") -> None:

@@ -15,7 +15,8 @@ import grpc
 import grpc.aio
 
 from cordee.coordinator.core import actions, events
-from cordee.coordinator.core.model import ArrivalReason, Result, StopReason
+from cordee.coordinator.core.activity import Activity, Doing
+from cordee.coordinator.core.model import ArrivalReason, PostMortem, Result, StopReason
 from cordee.coordinator.service import auth
 from cordee.coordinator.service.controller import Controller
 from cordee.coordinator.service.folder import StateFolder
@@ -36,6 +37,7 @@ SERVER_OPTIONS: Final = (
 _CHUNK_BYTES: Final = 256 << 10
 _MAX_TEXT: Final = 64 << 10
 _MAX_METRICS: Final = 200
+_MAX_NAMES: Final = 4096
 
 _Context = grpc.aio.ServicerContext[Any, Any]
 
@@ -51,6 +53,14 @@ _STOPS: Final = {
     StopReason.FINISHED: pb.STOP_REASON_FINISHED,
     StopReason.FAILED: pb.STOP_REASON_FAILED,
     StopReason.FENCED: pb.STOP_REASON_FENCED,
+    StopReason.STUCK: pb.STOP_REASON_STUCK,
+}
+_PHASES: Final = {
+    pb.PHASE_PREPARING: Doing.PREPARING,
+    pb.PHASE_MEETING: Doing.MEETING,
+    pb.PHASE_COMPUTING: Doing.COMPUTING,
+    pb.PHASE_EXCHANGING: Doing.EXCHANGING,
+    pb.PHASE_OUTSIDE: Doing.OUTSIDE,
 }
 
 
@@ -99,7 +109,7 @@ class WorkerServicer(rpc.WorkerServiceServicer):
         session.outgoing.put_nowait(
             pb.CoordinatorMessage(
                 welcome=pb.Welcome(
-                    heartbeat_seconds=self._controller.policy.heartbeat_seconds, generation=job.machine.generation
+                    heartbeat_seconds=job.machine.policy.heartbeat_seconds, generation=job.machine.generation
                 )
             )
         )
@@ -208,11 +218,37 @@ def _attached(hello: pb.Hello) -> events.WorkerAttached:
         step=hello.step if hello.has_state else None,
         pid=hello.pid,
         waiting=hello.waiting,
+        previous=_previous(hello.previous) if hello.HasField("previous") else None,
     )
 
 
-def _heard(controller: Controller, session: _Session, step: int | None) -> None:
-    controller.feed(session.job, events.WorkerHeard(session.worker, session.incarnation, step))
+def _previous(told: pb.PostMortem) -> PostMortem:
+    return PostMortem(
+        incarnation=told.incarnation,
+        code=told.code,
+        words=told.words[:_MAX_TEXT],
+        stack=told.stack[:_MAX_TEXT],
+        step=told.step,
+        asked=told.asked,
+    )
+
+
+def _heard(controller: Controller, session: _Session) -> None:
+    controller.feed(session.job, events.WorkerHeard(session.worker, session.incarnation))
+
+
+def _activity(session: _Session, message: pb.Heartbeat) -> Activity | None:
+    """What it does in this world. What it did in an earlier one holds nobody up any more."""
+    if message.generation != session.job.machine.generation or not message.HasField("activity"):
+        return None
+    told = message.activity
+    return Activity(
+        doing=_PHASES.get(told.phase, Doing.UNKNOWN),
+        step=told.step,
+        seconds=told.seconds,
+        waiting_for=tuple(told.waiting_for[:_MAX_NAMES]),
+        idle_seconds=told.idle_seconds,
+    )
 
 
 def _step(session: _Session, message: pb.Heartbeat | pb.Progress) -> int | None:
@@ -221,7 +257,10 @@ def _step(session: _Session, message: pb.Heartbeat | pb.Progress) -> int | None:
 
 
 def _on_heartbeat(controller: Controller, session: _Session, message: pb.Heartbeat) -> None:
-    _heard(controller, session, _step(session, message))
+    event = events.WorkerHeard(
+        session.worker, session.incarnation, _step(session, message), _activity(session, message)
+    )
+    controller.feed(session.job, event)
 
 
 def _on_arrived(controller: Controller, session: _Session, message: pb.Arrived) -> None:
@@ -251,12 +290,15 @@ def _on_progress(controller: Controller, session: _Session, message: pb.Progress
         metrics={name: finite(value) for name, value in metrics.items()},
     )
     controller.progress(session.job, told)
-    _heard(controller, session, _step(session, message))
+    step = _step(session, message)
+    paces = tuple((pace.worker, pace.shard_seconds) for pace in message.paces[:_MAX_NAMES])
+    heard = events.WorkerHeard(session.worker, session.incarnation, step, paces=() if step is None else paces)
+    controller.feed(session.job, heard)
 
 
 def _on_checkpointed(controller: Controller, session: _Session, message: pb.Checkpointed) -> None:
     controller.checkpointed(session.job, message.step)
-    _heard(controller, session, None)
+    _heard(controller, session)
 
 
 def _on_leaving(controller: Controller, session: _Session, message: pb.Leaving) -> None:
@@ -289,7 +331,7 @@ def _on_script_failed(controller: Controller, session: _Session, message: pb.Scr
 def _on_note(controller: Controller, session: _Session, message: pb.Note) -> None:
     took = f" ({message.seconds:.3g} s)" if message.seconds > 0 else ""
     controller.note(session.job, message.kind, f"{session.worker}: {message.message}{took}")
-    _heard(controller, session, None)
+    _heard(controller, session)
 
 
 _HANDLERS: Final[dict[str, Callable[[Controller, _Session, Any], None]]] = {

@@ -1,0 +1,165 @@
+"""Links between two workers that carry nothing, though both live: found, gone round, and tried again now and then.
+
+A world needs every pair of its members. When two of them cannot reach each other, the world goes on at once without
+one of the two. Who stays out is told nothing: it stands in the rendezvous, with its state, and is let in again after
+a back-off, a second at first and a minute at last. So a link that is cut for long costs a few short attempts a
+minute, and one that was cut for a moment costs about a second.
+
+Two kinds of evidence:
+
+- **In a step's exchange**: two members wait for each other, no byte has moved at either for a while, and nobody
+  computes or moves bytes, so nobody else is the reason. (A worker that computes is for `stuck`.)
+- **At the rendezvous**: a member says which peers it lost. A live one that loses a peer closes all its links, so most
+  of these suspicions are echoes of somebody's death. It counts when two that live suspect each other; half when only
+  one does, in a world that never got to a step and in which nobody died. A connection that merely broke is made again
+  at once: it takes the same again, with no step in between, to be called a cut link.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from cordee.coordinator.core.activity import Doing, Standing
+from cordee.coordinator.core.cover import Pair, covers, pair
+from cordee.coordinator.core.rendezvous import Attendee
+
+__all__ = ["Apart", "Links", "choose", "convicted", "find_cut", "judge"]
+
+_ENOUGH = 2
+_FIRST_BACKOFF_SECONDS = 1.0
+_LAST_BACKOFF_SECONDS = 60.0
+_FORGET_SECONDS = 60.0
+"""A link that has held for so long, beyond its last back-off, is as good as new."""
+
+
+def find_cut(members: Sequence[Standing], *, idle_seconds: float) -> frozenset[Pair]:
+    """The pairs that wait for each other, when nobody else can be the reason."""
+    activities = [member.activity for member in members]
+    if len(members) < 2 or any(member.arrived for member in members):
+        return frozenset()
+    if any(a.doing not in (Doing.EXCHANGING, Doing.MEETING) or a.idle_seconds < idle_seconds for a in activities):
+        return frozenset()
+    if len({a.step for a in activities if a.doing is Doing.EXCHANGING}) > 1:
+        return frozenset()
+    return frozenset(
+        pair(one.worker, other.worker)
+        for one in members
+        for other in members
+        if one.worker < other.worker and one.waits_for(other) and other.waits_for(one)
+    )
+
+
+def judge(
+    suspicions: Mapping[str, Collection[str]],
+    *,
+    alive: Collection[str],
+    advanced: bool,
+    died: bool,
+    strikes: Mapping[Pair, int],
+) -> dict[Pair, int]:
+    """What is held against each link now: at 2 it is cut.
+
+    `suspicions` are who lost whom, in a world that `advanced` by a step at least or did not, and in which somebody
+    really `died` or not. What was held against a link is forgiven by a world that advanced.
+    """
+    found: dict[Pair, int] = {} if advanced else dict(strikes)
+    fresh: dict[Pair, int] = {}
+    for accuser, suspects in suspicions.items():
+        for suspect in suspects:
+            if accuser == suspect or accuser not in alive or suspect not in alive:
+                continue
+            mutual = accuser in suspicions.get(suspect, ())
+            weight = (1 if advanced else _ENOUGH) if mutual else (0 if advanced or died else 1)
+            link = pair(accuser, suspect)
+            fresh[link] = max(fresh.get(link, 0), weight)
+    for link, weight in fresh.items():
+        if weight:
+            found[link] = found.get(link, 0) + weight
+    return found
+
+
+def convicted(strikes: Mapping[Pair, int]) -> list[Pair]:
+    """The links that enough is held against."""
+    return [link for link, held in strikes.items() if held >= _ENOUGH]
+
+
+def choose(cut: Collection[Pair], present: Sequence[Attendee], minimum: int) -> frozenset[str] | None:
+    """Who stays out; None: whoever does, too few are left.
+
+    As few as possible; of equal ones those with the highest ranks, joiners before members; and not all who hold the
+    furthest step.
+    """
+    places = {attendee.worker: place for place, attendee in enumerate(present)}
+    among = [link for link in cut if link[0] in places and link[1] in places]
+    furthest = max((a.step for a in present if a.step is not None), default=None)
+    holders = frozenset(a.worker for a in present if furthest is not None and a.step == furthest)
+
+    def cost(out: frozenset[str]) -> tuple[object, ...]:
+        return (
+            len(present) - len(out) < minimum,
+            bool(holders) and holders <= out,
+            len(out),
+            sorted(-places[worker] for worker in out),
+        )
+
+    out = covers(among, cost)
+    return None if len(present) - len(out) < minimum else out
+
+
+@dataclass(frozen=True, slots=True)
+class Apart:
+    """A worker that stays out for a while."""
+
+    incarnation: str
+    until: float
+
+
+@dataclass(frozen=True, slots=True)
+class _Cut:
+    at: float
+    times: int
+
+    @property
+    def backoff(self) -> float:
+        return min(_FIRST_BACKOFF_SECONDS * 2.0 ** min(self.times - 1, 16), _LAST_BACKOFF_SECONDS)
+
+
+@dataclass(slots=True)
+class Links:
+    """What one job remembers of its links. Forgotten when the coordinator dies: then they are tried again at once."""
+
+    apart: dict[str, Apart] = field(default_factory=dict[str, Apart])
+    suspicions: dict[str, tuple[str, ...]] = field(default_factory=dict[str, tuple[str, ...]])
+    """Who said of whom that it lost it, in the current world."""
+    found: dict[Pair, str] = field(default_factory=dict[Pair, str])
+    """Links found to be cut, and how, that nobody was told to stay out for yet."""
+    strikes: dict[Pair, int] = field(default_factory=dict[Pair, int])
+    retry_at: float | None = None
+    """No world is formed before, because none can do without a cut link."""
+    reason: str = ""
+    """Why, in words."""
+    _cuts: dict[Pair, _Cut] = field(default_factory=dict[Pair, _Cut])
+
+    def is_apart(self, worker: str, incarnation: str) -> bool:
+        apart = self.apart.get(worker)
+        return apart is not None and apart.incarnation == incarnation
+
+    def cut(self, links: Collection[Pair], now: float) -> float:
+        """These links are cut, once more perhaps. How long to do without them."""
+        for link in links:
+            last = self._cuts.get(link)
+            again = last is not None and now - last.at < last.backoff + _FORGET_SECONDS
+            self._cuts[link] = _Cut(now, last.times + 1 if again and last is not None else 1)
+        return max(self._cuts[link].backoff for link in links)
+
+    def settle(self) -> None:
+        """A world was formed: what was said of the last one is dealt with."""
+        self.suspicions.clear()
+        self.found.clear()
+        self.retry_at, self.reason = None, ""
+
+    def readmit(self, now: float) -> None:
+        """Lets in again whose time has come."""
+        for worker in [worker for worker, apart in self.apart.items() if now >= apart.until]:
+            del self.apart[worker]
