@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from cordee.coordinator.client import Client
     from cordee.coordinator.service.embedded import EmbeddedCoordinator
 
-__all__ = ["embedded"]
+__all__ = ["ORPHAN_SECONDS", "embedded"]
 
 ORPHAN_SECONDS: Final = 60.0  # workers of a run whose terminal is gone do not train on for an hour
 

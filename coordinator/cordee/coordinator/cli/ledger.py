@@ -21,10 +21,10 @@ from cordee.coordinator.errors import CoordinatorError, NotFoundError
 if TYPE_CHECKING:
     from cordee.coordinator.views import JobView
 
-__all__ = ["ledger"]
+__all__ = ["LEDGER_FILE", "ledger", "prove_ledger"]
 
 _TOOL: Final = ("-P", "-m", "cordee.trainer.elastic.ledger_tool")
-_FILE: Final = Path("ledger") / "samples.ledger"
+LEDGER_FILE: Final = Path("ledger") / "samples.ledger"
 _UNREADABLE: Final = 2
 _SHORT: Final = 16
 
@@ -60,7 +60,7 @@ def ledger(
     if compare is not None:
         other, other_name = _located(compare, server, state)
         words += ["--compare", other[0]]
-    answer = _prove(words)
+    answer = prove_ledger(words)
     answer = {"job": name, **answer}
     if compare is not None:
         answer["compared"] = {"job": other_name, **answer["compared"]}
@@ -81,7 +81,7 @@ def _located(ref: str, server: str | None, state: Path | None) -> tuple[list[str
         return [str(path.absolute())], None
     with reach(server, state) as coordinators:
         _, found = coordinators.find(ref)
-    path = Path(found["folder"]) / _FILE
+    path = Path(found["folder"]) / LEDGER_FILE
     if not path.is_file():
         raise _missing(found, path)
     if any(event["kind"] == "ledger_failed" for event in found["events"]):
@@ -107,7 +107,8 @@ def _missing(job: "JobView", path: Path) -> CoordinatorError:
     )
 
 
-def _prove(words: list[str]) -> dict[str, Any]:
+def prove_ledger(words: list[str]) -> dict[str, Any]:
+    """What the tool says of a ledger (its path and options), or a `CoordinatorError`."""
     process = subprocess.run(
         [sys.executable, *_TOOL, *words],
         env={**os.environ, "CORDEE_DEVICE": "cpu"},

@@ -20,6 +20,7 @@ __all__ = [
     "LedgerOption",
     "NameOption",
     "OutputOption",
+    "ReportOption",
     "ScriptArgument",
     "ServerOption",
     "SourceOption",
@@ -98,6 +99,10 @@ AllowChaosOption = Annotated[
 ]
 LedgerOption = Annotated[
     bool, typer.Option("--ledger", help="Note which samples every step consumed: cordee ledger proves by it.")
+]
+ReportOption = Annotated[
+    Path | None,
+    typer.Option("--report", metavar="DIR", help="Write report.html, report.json and recording.json there."),
 ]
 SourceOption = Annotated[
     Path | None,

@@ -26,6 +26,7 @@ from cordee.coordinator.cli.options import (
     LauncherOption,
     LedgerOption,
     NameOption,
+    ReportOption,
     ScriptArgument,
     SourceOption,
     ThreadsOption,
@@ -36,9 +37,11 @@ from cordee.coordinator.cli.script_command import NOTES_KEY, WORDS_KEY
 from cordee.coordinator.cli.takeup import describe, find_unfinished, take_up
 
 if TYPE_CHECKING:
+    from cordee.coordinator.cli.chaos_run import ChaosRun
     from cordee.coordinator.cli.display import Display
     from cordee.coordinator.cli.follow import Followed, Interrupts
     from cordee.coordinator.cli.prepare import Prepared
+    from cordee.coordinator.cli.supervised import SupervisedCoordinator
     from cordee.coordinator.client import Client
     from cordee.coordinator.service.embedded import EmbeddedCoordinator
     from cordee.coordinator.views import JobView
@@ -79,6 +82,22 @@ def run(
     checkpoint_every: CheckpointOption = None,
     source: SourceOption = None,
     ledger: LedgerOption = False,
+    chaos: Annotated[
+        str | None,
+        typer.Option(
+            "--chaos", metavar="SPEC", help="Disturb the job: 'kill,stop@29s', soak, all. Then compare and report."
+        ),
+    ] = None,
+    report: ReportOption = None,
+    reference: Annotated[
+        str | None,
+        typer.Option(
+            "--reference", metavar="SHA256|JOB", help="With --chaos: compare with this instead of running it."
+        ),
+    ] = None,
+    no_reference: Annotated[
+        bool, typer.Option("--no-reference", help="With --chaos: do not run it undisturbed as well.")
+    ] = False,
     state: Annotated[
         Path | None,
         typer.Option(
@@ -97,6 +116,7 @@ def run(
     Cordee's options may stand before or after SCRIPT; what Cordee does not know goes to the script, and so does
     everything after `--`.
     """
+    from cordee.coordinator.cli.chaos_run import chaos_run
     from cordee.coordinator.cli.follow import Interrupts
     from cordee.coordinator.cli.prepare import Wish, prepare
 
@@ -111,8 +131,10 @@ def run(
         env=tuple(env or ()),
         checkpoint_every=checkpoint_every,
         source=source,
-        ledger=ledger,
+        ledger=ledger or chaos is not None,
+        allow_chaos=chaos is not None,
     )
+    disturbed = chaos_run(chaos, report, reference, no_reference)
     with Interrupts() as interrupts:
         try:
             prepared = prepare(wish)
@@ -121,7 +143,7 @@ def run(
             if dry_run:
                 _plan(prepared, state, interrupts, as_json=output is not None)
                 return
-            code = _train(prepared, state, context.meta[WORDS_KEY], interrupts, as_json=output is not None)
+            code = _train(prepared, state, context.meta[WORDS_KEY], interrupts, disturbed, as_json=output is not None)
         except KeyboardInterrupt:
             say("left at once; workers that may have started end by themselves within a minute")
             code = ExitCode.CANCELLED
@@ -144,7 +166,13 @@ def _plan(prepared: "Prepared", state: Path | None, interrupts: "Interrupts", *,
 
 
 def _train(
-    prepared: "Prepared", state: Path | None, words: Sequence[str], interrupts: "Interrupts", *, as_json: bool
+    prepared: "Prepared",
+    state: Path | None,
+    words: Sequence[str],
+    interrupts: "Interrupts",
+    disturbed: "ChaosRun | None",
+    *,
+    as_json: bool,
 ) -> ExitCode:
     from cordee.coordinator.cli.display import make_display
     from cordee.coordinator.cli.embedded import embedded
@@ -160,7 +188,8 @@ def _train(
     else:
         folder = state.expanduser().absolute()
     earlier = find_unfinished(prepared, folder)
-    with embedded(folder, interrupts, slots=prepared.document.spec.workers.max) as (coordinator, client):
+    opened = embedded if disturbed is None else disturbed.coordinator
+    with opened(folder, interrupts, slots=prepared.document.spec.workers.max) as (coordinator, client):
         keep_command(folder, ["cordee", "run", *words])
         since = time.time()
         if earlier is None:
@@ -172,7 +201,11 @@ def _train(
             if earlier is not None:
                 display.note(describe(earlier))
             display.note(f"job {job['id']}; state folder {folder}")
+            disturbance = None
+            if disturbed is not None:
+                disturbance = disturbed.begin(client, job, display, coordinator, from_submission=earlier is None)
             followed = _follow(coordinator, client, job, display, interrupts, output_since=since)
+            recording = disturbance.end() if disturbance is not None else None
     job = followed.job
     if followed.left:
         job = job.copy()
@@ -181,15 +214,24 @@ def _train(
     if state is None and (removed := prune_runs(runs)):
         what = count(len(removed), "old run")
         say(f"note: removed {what}, weights and all; the newest {NUM_KEPT} are kept, and those with a --state")
+    code, result = exit_code_of_state(job["state"]), _result(job)
+    if disturbed is not None:
+        from cordee.coordinator.cli.chaos_run import verdict_code
+
+        report = None
+        if recording is not None:
+            report = disturbed.conclude(recording, job, prepared, folder, interrupts, as_json=as_json)
+            result["chaos"] = report.to_json()
+        code = verdict_code(code, report)
     if as_json:
         import json
 
-        write(json.dumps(_result(job), ensure_ascii=False, allow_nan=False))
-    return exit_code_of_state(job["state"])
+        write(json.dumps(result, ensure_ascii=False, allow_nan=False))
+    return code
 
 
 def _follow(
-    coordinator: "EmbeddedCoordinator",
+    coordinator: "EmbeddedCoordinator | SupervisedCoordinator",
     client: "Client",
     job: "JobView",
     display: "Display",

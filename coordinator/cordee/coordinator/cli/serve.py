@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
+from cordee.coordinator.cli.embedded import ORPHAN_SECONDS as RUN_ORPHAN_SECONDS
 from cordee.coordinator.cli.errors import guarded, say
 
 if TYPE_CHECKING:
@@ -45,6 +46,7 @@ def coordinator(
     slots: Annotated[
         int | None, typer.Option("--slots", metavar="N", min=1, help="How many workers this machine takes in all.")
     ] = None,
+    supervised: Annotated[bool, typer.Option("--supervised", hidden=True)] = False,
 ) -> None:
     """Run the coordinator service in the foreground.
 
@@ -66,10 +68,10 @@ def coordinator(
         rest_port=_port(host, port, DEFAULT_PORT, fresh=fresh),
         grpc_port=_port(host, grpc_port, DEFAULT_GRPC_PORT, fresh=fresh),
         slots=slots,
-        orphan_seconds=ORPHAN_SECONDS,
+        orphan_seconds=RUN_ORPHAN_SECONDS if supervised else ORPHAN_SECONDS,
     )
     with contextlib.suppress(KeyboardInterrupt):
-        asyncio.run(_serve(server, folder))
+        asyncio.run(_serve(server, folder, supervised=supervised))
 
 
 def _port(host: str, asked: int | None, preferred: int, *, fresh: bool) -> int:
@@ -90,17 +92,43 @@ def _is_free(host: str, port: int) -> bool:
     return True
 
 
-async def _serve(server: "CoordinatorServer", folder: Path) -> None:
+async def _serve(server: "CoordinatorServer", folder: Path, *, supervised: bool) -> None:
     from cordee.coordinator.past import keep_command
 
     await server.start()
-    keep_command(folder, None)
+    if supervised:
+        _obey(server)
+    else:
+        keep_command(folder, None)
     say(f"cordee coordinator at {server.rest_url} (workers: {server.grpc_address}), state folder {folder}")
     say(f"submit a job: cordee submit SCRIPT{'' if _is_default(folder) else f' --state {folder}'}")
     try:
         await server.serve_forever()
     finally:
         await server.stop(stop_jobs=False)
+
+
+def _obey(server: "CoordinatorServer") -> None:
+    """Do what the process that started this one says on standard input, and end when it has ended: see `supervised`."""
+    import asyncio
+    import sys
+    import threading
+
+    loop = asyncio.get_running_loop()
+
+    def listen() -> None:
+        for line in sys.stdin.buffer:
+            match line.strip():
+                case b"kill":
+                    work = server.controller.stop_jobs("the coordinator was stopped at once", grace_seconds=0.0)
+                    asyncio.run_coroutine_threadsafe(work, loop)
+                case b"stop":
+                    asyncio.run_coroutine_threadsafe(server.stop(stop_jobs=True), loop)
+                    return
+        # It was killed: its jobs are left to whoever takes the folder up, as after a kill of this process.
+        asyncio.run_coroutine_threadsafe(server.stop(stop_jobs=False), loop)
+
+    threading.Thread(target=listen, name="cordee-supervised", daemon=True).start()
 
 
 def _is_default(folder: Path) -> bool:
