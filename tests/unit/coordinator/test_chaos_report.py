@@ -129,8 +129,9 @@ def test_a_loss_that_only_the_next_world_tells_is_seen_by_that_world() -> None:
 def test_a_worker_s_name_is_not_the_beginning_of_another_s() -> None:
     injection, events = KILL
     other = [replace(e, message=e.message.replace("w1 ", "w10 ")) for e in events if e.kind == "lost"]
-    (one,) = make_report(recording((injection, other))).faults
-    assert one.outcome == "no loss"
+    report = make_report(recording((injection, other)))
+    assert report.faults[0].outcome == "no effect"
+    assert report.problems == ("fault 1 (kill on w1) had no effect that anybody saw",)
 
 
 def test_a_fault_that_takes_nobody_away_costs_nobody() -> None:

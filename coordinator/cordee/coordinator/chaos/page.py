@@ -82,7 +82,11 @@ def _ledger_tile(report: Report) -> str:
 def _legend(report: Report) -> str:
     outcomes = {one.outcome for one in report.faults}
     keys = [("recovered", "", "a fault that cost a worker"), ("no loss", "calmly", "one that nobody was missing by")]
-    keys += [("open", "open", "not over at the end"), ("left out", "out", "left out")]
+    keys += [
+        ("open", "open", "not over at the end"),
+        ("no effect", "open", "without effect"),
+        ("left out", "out", "left out"),
+    ]
     items = [f'<span><i class="key {kind}"></i>{words}</span>' for name, kind, words in keys if name in outcomes]
     if report.stalls:
         items.append('<span><i class="key box stalled"></i>no step was committed</span>')
@@ -151,7 +155,7 @@ def _faults(faults: Sequence[FaultOutcome]) -> str:
             f'<td class="number">{"–" if (value := getattr(one, name)) is None else _figure(value)}</td>'
             for name in _THREE
         )
-        bad = ' class="bad"' if one.outcome == "open" else ""
+        bad = ' class="bad"' if one.outcome in {"open", "no effect"} else ""
         words = escape(one.outcome + (f": {one.note}" if one.note else ""))
         rows.append(
             f'<tr><td class="number">{one.number}</td><td class="number">{one.at_seconds:.1f}</td>'

@@ -20,6 +20,7 @@ from cordee.coordinator.chaos.accounts import calm_step_seconds, rate_of_steps, 
 from cordee.coordinator.chaos.history import BREAKING, History, Sign, World, read_history, shorts
 from cordee.coordinator.chaos.plan import COORDINATOR, MASS
 from cordee.coordinator.chaos.recording import Injection, Recording, Sample
+from cordee.coordinator.faults import FAULTS
 
 __all__ = ["FORMAT", "LOSSES", "FaultOutcome", "Proof", "Report", "Same", "Spread", "make_report", "spread"]
 
@@ -38,7 +39,7 @@ LOSSES: Final = {
 """Where time goes that is not useful, in the order in which it is told."""
 
 _UNNOTICED_SECONDS: Final = 3.0
-"""For so long at least a fault that nobody noticed may have been at work."""
+"""For so long a fault that nobody noticed may have been at work."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +77,8 @@ class FaultOutcome:
     stall: float | None
     """For how long no step was committed."""
     outcome: str
-    """`recovered`; `no loss` (nobody was missing by it); `open` (the recording ends before it is over); `left out`."""
+    """`recovered`; `no loss` (nobody was missing by it); `open` (the recording ends before it is over); `left out`;
+    `no effect` (it should have ended a process, and nothing was seen of it)."""
     note: str = ""
 
 
@@ -251,6 +253,10 @@ def _outcome(one: Injection, recording: Recording, history: History) -> FaultOut
         stall=None,
         outcome="no loss" if sign is None or sign.kind not in BREAKING else "open",
     )
+    if sign is None and (one.kind == MASS or FAULTS[one.kind].ends):
+        if recording.end - one.time < _UNNOTICED_SECONDS or again:
+            return replace(kept, note="nothing was seen of it before " + ("another fault" if again else "the end"))
+        return replace(kept, outcome="no effect", note="nothing was seen of it: the worker may not have carried it out")
     if kept.outcome == "no loss" or first is None or resumed is None:
         return kept
     whole = next((w for w in history.worlds if w.time >= first.time and set(workers) <= set(w.workers)), None)
@@ -342,6 +348,8 @@ def _problems(recording: Recording, outcomes: Sequence[FaultOutcome], proof: Pro
         if one.outcome == "open":
             on = f" on {', '.join(one.workers)}" if one.workers else ""
             yield f"fault {one.number} ({one.kind}{on}) was not over at the end"
+        if one.outcome == "no effect":
+            yield f"fault {one.number} ({one.kind} on {', '.join(one.workers)}) had no effect that anybody saw"
     if proof.weights.equal is False:
         yield "the weights are not those of the undisturbed run"
     if proof.ledger.equal is False:
