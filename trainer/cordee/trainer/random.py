@@ -3,7 +3,10 @@
 The generator is Philox: a block cipher over a 256-bit counter under a 128-bit key. The key holds the seed and a stream
 number; the counter holds where we are. Inside `scope(step=…, shard=…)` the counter holds (step, shard, draw), so the
 dropout of a shard is the same whichever worker computes it, and the same again when the step is redone after a loss.
-Outside, draws are simply numbered. Draws are made on the host and moved to the device, so both give the same numbers.
+A step that goes through its shards several times (`phase`) draws from a stream of its own each time. In a step, but in
+no shard, the counter holds (step, draw): what one worker draws there more than another (to evaluate, say) is without
+consequence for later steps. Outside of all scopes, draws are simply numbered. Draws are made on the host and moved to
+the device, so both give the same numbers.
 
 While a loader fetches samples, on whatever thread or process, the counter holds (epoch, sample, draw) under its
 seed: `data_scope`. So an augmentation depends neither on who loads a sample nor on what the training draws meanwhile.
@@ -34,13 +37,13 @@ __all__ = [
 
 _WORD = (1 << 64) - 1
 _BLOCKS_FREE = 0  # the lowest counter word runs within one draw
-STREAM_PLAIN, STREAM_SCOPED, STREAM_DATA, STREAM_SAMPLE, STREAM_BATCH = 0, 1, 2, 3, 4
+STREAM_PLAIN, STREAM_SCOPED, STREAM_DATA, STREAM_SAMPLE, STREAM_BATCH, STREAM_STEP = 0, 1, 2, 3, 4, 5
+_PHASE = 1 << 32  # added to a stream's number for every phase of a step after the first
 
 
 class _State:
     seed: int = 0
     draw: int = 0  # draws outside any scope so far
-    scope: list[int] | None = None  # [step, shard, draws so far] inside a scope
 
 
 class DataPlace:
@@ -59,6 +62,7 @@ class DataPlace:
 
 class _OfThread(threading.local):
     place: DataPlace | None = None  # inside a loader's fetch
+    scope: list[int] | None = None  # [step, shard, draws so far, stream] inside a scope
 
 
 _OF_THREAD = _OfThread()
@@ -79,13 +83,19 @@ def initial_seed() -> int:
 
 
 @contextlib.contextmanager
-def scope(*, step: int, shard: int = 0) -> Iterator[None]:
-    """Key every draw inside by (seed, step, shard, number of the draw within the scope)."""
-    outer, _State.scope = _State.scope, [step, shard, 0]
+def scope(*, step: int, shard: int | None = 0, phase: int = 0) -> Iterator[None]:
+    """Key every draw inside by (seed, step, shard, phase, number of the draw within the scope).
+
+    Args:
+        shard: None: in the step, but in none of its shards.
+        phase: which time it is that the step goes through its shards.
+    """
+    stream = STREAM_STEP if shard is None else STREAM_SCOPED + phase * _PHASE
+    outer, _OF_THREAD.scope = _OF_THREAD.scope, [step, shard or 0, 0, stream]
     try:
         yield
     finally:
-        _State.scope = outer
+        _OF_THREAD.scope = outer
 
 
 def data_place() -> DataPlace | None:
@@ -109,13 +119,13 @@ def generator() -> np.random.Generator:
     if place is not None:
         place.draws += 1
         return _at(place.seed, place.stream, place.draws - 1, place.number, place.epoch)
-    current = _State.scope
+    current = _OF_THREAD.scope
     if current is None:
         draw, _State.draw = _State.draw, _State.draw + 1
         return stream(STREAM_PLAIN, draw)
-    step, shard, draw = current
+    step, shard, draw, number = current
     current[2] = draw + 1
-    return stream(STREAM_SCOPED, draw, shard, step)
+    return stream(number, draw, shard, step)
 
 
 def stream(number: int, *counter: int) -> np.random.Generator:
@@ -142,16 +152,16 @@ def set_state(state: dict[str, Any]) -> None:
 
 def mark() -> tuple[int, int, tuple[int, ...] | None]:
     """The place that the next draw will be at, for `replay`."""
-    return _State.seed, _State.draw, None if _State.scope is None else tuple(_State.scope)
+    return _State.seed, _State.draw, None if _OF_THREAD.scope is None else tuple(_OF_THREAD.scope)
 
 
 @contextlib.contextmanager
 def replay(place: tuple[int, int, tuple[int, ...] | None]) -> Iterator[None]:
     """Draw again inside what was drawn after `mark()`; afterwards go on as if nothing had been drawn."""
-    before = _State.seed, _State.draw, _State.scope
+    before = _State.seed, _State.draw, _OF_THREAD.scope
     _State.seed, _State.draw = place[:2]
-    _State.scope = None if place[2] is None else list(place[2])
+    _OF_THREAD.scope = None if place[2] is None else list(place[2])
     try:
         yield
     finally:
-        _State.seed, _State.draw, _State.scope = before
+        _State.seed, _State.draw, _OF_THREAD.scope = before

@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 __all__ = ["Agreement", "StepHeader", "exact_sum"]
 
-_FIXED = struct.Struct("<QBdIIHII")
+_FIXED = struct.Struct("<QBHdIIHII")
 _CHANGE, _LEAVING, _CHECKPOINT = 1, 2, 4
 _NAME = struct.Struct("<H")
 
@@ -44,6 +44,8 @@ class StepHeader:
     """This worker finds that it is time to save the state that this step ends in."""
     shard_seconds: float = math.nan
     """How long it computed per shard; NaN: it had none."""
+    phase: int = 0
+    """How many exchanges the step has had before this one (`Step.update` makes one in its middle)."""
 
     def pack(self) -> bytes:
         return b"".join(
@@ -51,6 +53,7 @@ class StepHeader:
                 _FIXED.pack(
                     self.step,
                     _CHANGE * self.change_pending | _LEAVING * self.leaving | _CHECKPOINT * self.checkpoint,
+                    self.phase,
                     self.shard_seconds,
                     len(self.losses),
                     len(self.touched),
@@ -78,7 +81,7 @@ class StepHeader:
     def unpack(data: bytes) -> StepHeader:
         """Raises `ValueError` when `data` is not a header."""
         try:
-            (step, flags, shard_seconds, num_losses, num_touched, num_measures, num_buffers, num_ledger) = (
+            (step, flags, phase, shard_seconds, num_losses, num_touched, num_measures, num_buffers, num_ledger) = (
                 _FIXED.unpack_from(data)
             )
             doubles = struct.Struct(f"<{num_losses}d")
@@ -109,6 +112,7 @@ class StepHeader:
             leaving=bool(flags & _LEAVING),
             checkpoint=bool(flags & _CHECKPOINT),
             shard_seconds=shard_seconds,
+            phase=phase,
         )
 
 

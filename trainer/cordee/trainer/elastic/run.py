@@ -10,33 +10,43 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterator
-from dataclasses import replace
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
+from cordee.trainer import random
 from cordee.trainer.array import to_numpy
 from cordee.trainer.elastic import runtime
-from cordee.trainer.elastic.buffers import buffer_places
+from cordee.trainer.elastic.buffers import ShardBuffers, buffer_places
 from cordee.trainer.elastic.header import Agreement
 from cordee.trainer.elastic.heal import synchronise
 from cordee.trainer.elastic.ledger import Ledger
-from cordee.trainer.elastic.partials import PartialSums
 from cordee.trainer.elastic.position import Position
 from cordee.trainer.elastic.protocols import PeerLostError, ProgressReport, RunResult, World
 from cordee.trainer.elastic.saving import Saver
-from cordee.trainer.elastic.state import ORDER_KIND, TrainingState, model_arrays
+from cordee.trainer.elastic.several import Models, Optimizers
+from cordee.trainer.elastic.state import ORDER_KIND, Moment, TrainingState, model_arrays
 from cordee.trainer.elastic.step import Step
+from cordee.trainer.elastic.sums import GradientSums
 from cordee.trainer.elastic.weights import weights_sha256, write_weights
 
 if TYPE_CHECKING:
     from cordee.trainer.data import DataLoader
-    from cordee.trainer.nn import Module
-    from cordee.trainer.optim import Optimizer
 
 __all__ = ["Run"]
+
+
+@dataclass(frozen=True)
+class _Ahead:
+    """A state of a later loop of the script than the one at hand."""
+
+    loop: int
+    position: Position
+    arrays: Mapping[str, Any]
+    scalars: Mapping[str, Any]
 
 
 class Run:
@@ -53,31 +63,37 @@ class Run:
         run.report(accuracy=accuracy(model))
 
     Args:
-        model: its parameters and buffers are the weights.
-        optimizer: trains parameters of `model`.
+        model: its parameters and buffers are the weights. Several are given as a dictionary or a list; their names or
+            numbers then come first in the weights' names.
+        optimizer: trains parameters of `model`; or several, as a dictionary or a list. `step.commit()` applies all,
+            `step.update(optimizer)` one of them before, in the middle of a step.
         loader: `batch_size` is the global batch; its number of shards is the most workers that can help.
+        state: by name, more that training depends on; see `register`.
         ledger: a file to note in which samples every committed step consumed; a job's `ledger: true` needs no path
             here. `cordee ledger` proves by it that every sample came once.
 
     Raises:
-        ValueError: `optimizer` trains parameters that `model` does not have; `ledger` is a file of another kind, or of
-            other data.
+        ValueError: `optimizer` trains parameters that `model` does not have, or cannot train in steps; `ledger` is a
+            file of another kind, or of other data.
     """
 
     def __init__(
         self,
-        model: Module,
-        optimizer: Optimizer,
+        model: Models,
+        optimizer: Optimizers,
         loader: DataLoader,
         *,
+        state: Mapping[str, Any] | None = None,
         ledger: str | os.PathLike[str] | None = None,
     ) -> None:
         self.model = model
         self.optimizer = optimizer
         self.loader = loader
         self._membership = runtime.current()
-        self._partials = [PartialSums(loader.num_shards) for _ in optimizer.groups]
         self._state = TrainingState(model, optimizer, loader)
+        self._sums = [GradientSums(name, each, loader.num_shards) for name, each in self._state.optimizers.items()]
+        for name, thing in (state or {}).items():
+            self.register(name, thing)
         policy = self._membership.checkpoint_policy
         self._saver = Saver(policy, self._state, self._membership) if policy is not None else None
         self._ledger = self._open_ledger(ledger)
@@ -89,6 +105,10 @@ class Run:
         self._agreement: Agreement | None = None
         """Of the step committed last."""
         self._arrival: tuple[Literal["join", "change", "lost"], tuple[int, ...]] = ("join", ())
+        self._at_loss: dict[str, Any] = {}
+        self._kept: dict[str, Any] = {}
+        """The parameters of a lost step, and their values at its loss."""
+        self._ahead: _Ahead | None = None
 
     # What a script asks
 
@@ -132,7 +152,7 @@ class Run:
 
     def weights(self) -> dict[str, np.ndarray[Any, Any]]:
         """The parameters and buffers of the moment, by name, in host memory."""
-        return {name: to_numpy(array) for name, array in model_arrays(self.model).items()}
+        return {name: to_numpy(array) for name, array in model_arrays(self._state.model).items()}
 
     def weights_sha256(self) -> str:
         """The fingerprint of the weights of the moment: equal means the same bits (see `elastic.weights`)."""
@@ -156,6 +176,25 @@ class Run:
                 raise TypeError(f"metric {name!r} is to be a number, not {value!r}") from error
         self._position = replace(self._position, metrics=checked)
 
+    def register(self, name: str, thing: Any) -> None:
+        """Has something travel with the run: to workers that join, into checkpoints, and back when a step is lost.
+
+        Register what training depends on and is neither model nor optimiser, schedule or average: the best loss so far,
+        a curriculum, a random generator of NumPy's or Python's. Change it outside of the shards: in them every worker
+        would change its own.
+
+        Args:
+            name: the same on every worker.
+            thing: has `state_dict()` and `load_state_dict(state)`; or is a dictionary, list, set, array, tensor or
+                random generator (`random` and `numpy.random`, too, stand for their global ones). Its state is made of
+                numbers, strings, arrays, tensors and nested ones of these; nothing is pickled.
+
+        Raises:
+            TypeError: it is nothing of the kind; the sentence says what in it is not.
+            ValueError: the name is used.
+        """
+        self._state.registered.register(name, thing)
+
     def steps(self, epochs: int) -> Iterator[Step]:
         """Yields the steps up to the end of epoch `epochs` that are not committed yet; after a loss, a step once more.
 
@@ -167,44 +206,81 @@ class Run:
         runtime.claim(self._membership, self)
         self._epochs = max(self._epochs, epochs)
         last = epochs * len(self.loader)
-        buffers = buffer_places(self.model)
+        if not self._state.loop:
+            self._state.settle()
+        self._enter_loop()
+        buffers = buffer_places(self._state.model)
         while True:
             # Whoever has the last step of this loop needs nobody any more: a joiner is not made to wait for it.
             if self._has_state and self.step >= last:
                 break
             if self._world is None:
-                self._meet()
+                self._meet(last)
                 continue
             step = Step(
                 self.step + 1,
                 self._world,
                 loader=self.loader,
-                optimizer=self.optimizer,
-                partials=self._partials,
-                buffers=buffers,
+                sums=self._sums,
+                buffers=ShardBuffers(buffers),
+                state=self._state,
                 membership=self._membership,
                 ledger=self._ledger,
                 checkpoint_due=self._checkpoint_due,
                 on_committed=self._step_committed,
                 on_lost=self._step_lost,
             )
+            if not step.index:
+                self._state.check_names()
             saver = self._saver if self.rank == 0 else None
-            before = self._state.scalars()
-            self.optimizer.held_by = "in an elastic run step.commit() applies the update, on all workers or on none"
+            before, metrics = self._state.moment(), self._position.metrics
+            self._hold("in an elastic run step.commit() applies the update, on all workers or on none")
             self._state.at_step(step)
             try:
-                yield step
+                with random.scope(step=step.number, shard=None):
+                    yield step
             finally:
                 self._state.at_step(None)
-                self.optimizer.held_by = None
+                self._hold(None)
             if step.lost:
                 # Nothing was applied, so nothing has happened: no learning rate was changed, no number drawn.
-                self._state.restore_scalars(before)
+                self._take_back(step, before, metrics)
             elif not step.committed:
                 raise RuntimeError(f"step {step.number} was left without step.commit()")
             elif saver is not None and self._agreement is not None and self._agreement.checkpoint:
                 saver.save(self._position)  # now, not in the commit: what the script did since belongs to the step
-        self._finish()
+        self._state.check_names()
+        if self._ahead is None:
+            self._finish()
+
+    def _hold(self, reason: str | None) -> None:
+        for optimizer in self._state.optimizers.values():
+            optimizer.held_by = reason
+
+    # A lost step
+
+    def _take_back(self, step: Step, before: Moment, metrics: Mapping[str, float]) -> None:
+        """The rest of the loop's body, which need not have asked, has run after the loss."""
+        for name, array in self._at_loss.items():
+            array[...] = self._kept[name]
+        self._at_loss, self._kept = {}, {}
+        step.take_back()
+        self._state.take_back(before)
+        self._position = replace(self._position, metrics=metrics)
+
+    # Loops after the first
+
+    def _enter_loop(self) -> None:
+        """The script begins a loop over steps.
+
+        A worker that joins comes through all earlier loops without training, and through what the script does between
+        them, which the state that it was given has in it already: that state counts, and is put back here.
+        """
+        self._state.loop += 1
+        if self._ahead is not None and self._state.loop == self._ahead.loop:
+            self._state.restore(self._ahead.arrays, self._ahead.scalars)
+            self._position = self._ahead.position
+            self._ahead = None
 
     # What a step tells
 
@@ -237,6 +313,9 @@ class Run:
     def _step_lost(self, error: PeerLostError) -> None:
         """The exchange of the step at hand broke: meet the others, and do it again."""
         self._leave_world("lost", error.ranks)
+        # A script may go on to change weights by hand, without asking whether the step was committed.
+        self._at_loss = {name: parameter.data for name, parameter in self._state.model.named_parameters()}
+        self._kept = {name: array.copy() for name, array in self._at_loss.items()}
 
     # Membership
 
@@ -248,7 +327,7 @@ class Run:
         self._world = None
         self._arrival = (reason, suspects)
 
-    def _meet(self) -> None:
+    def _meet(self, last: int) -> None:
         """One rendezvous: ends in a world whose members all hold the same state, or in none, to be tried again."""
         reason, suspects = self._arrival
         try:
@@ -259,13 +338,15 @@ class Run:
             if self._saver is not None and self._has_state and self._may_hold_alone:
                 self._saver.save_last(self._position)
             raise
-        started = time.monotonic()
+        started, loop = time.monotonic(), self._state.loop
         try:
             self._position, givers = synchronise(world, self._state, self._position, self._begin, self._ledger)
         except PeerLostError as error:
             self._leave_world("lost" if self._has_state else "join", error.ranks)
             return
         self._has_state = True
+        if self._state.given_loop > loop:
+            self._took_later_state(last)
         if self._ledger is not None:
             self._ledger.joined(world.generation, world.rank)
         if givers and self.step:
@@ -273,6 +354,15 @@ class Run:
             ranks = ", ".join(map(str, givers))
             whose = f"rank{'s' * (len(givers) > 1)} {ranks}"
             self._membership.note("healed", f"took the state of step {self.step} from {whose}", seconds)
+
+    def _took_later_state(self, last: int) -> None:
+        """The state is that of a later loop of the script than the one at hand, which ends with step `last`."""
+        if self.step < last:  # the loops are not counted alike: this one is where the others are
+            self._state.loop = self._state.given_loop
+        else:
+            self._ahead = _Ahead(
+                self._state.given_loop, self._position, self._state.host_copies(), self._state.scalars()
+            )
 
     def _open_ledger(self, path: str | os.PathLike[str] | None) -> Ledger | None:
         """The job's, or else the script's."""

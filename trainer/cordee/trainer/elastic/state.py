@@ -1,21 +1,30 @@
 """A run's training state as named arrays and a few scalars: what a joiner is handed and a checkpoint holds.
 
-Names are `model.<parameter or buffer>`, `optimizer.<key>.<parameter>`, and `attached.<owner>.<class>/<array>` for
-averages of the weights, so that a state can be read, compared and moved without the code that made it. Arrays are views
-into the live model and optimiser: capturing copies nothing, restoring writes in place, because parameters are views
-into flat storage that must stay where it is.
+Names are `model.<parameter or buffer>`, `optimizer.<key>.<parameter>`, `attached.<owner>.<class>/<array>` for averages
+of the weights, and `state.<name>/<place>` for what the user has registered, so that a state can be read, compared and
+moved without the code that made it. (With several models and optimisers, their names come after the first dot.) Arrays
+are views into the live model and optimiser: capturing copies nothing, restoring writes in place, because parameters are
+views into flat storage that must stay where it is.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from cordee.trainer import random
-from cordee.trainer.array import Array, as_array, to_numpy
+from cordee.trainer.array import Array, array_module, to_numpy
+from cordee.trainer.elastic.modes import Modes
+from cordee.trainer.elastic.registered import PREFIX, Frozen, Registered, Thing, arrays_of, scalars_of
+from cordee.trainer.elastic.several import Models, Optimizers, as_model, as_optimizers
+from cordee.trainer.nested import References
+from cordee.trainer.nn.state import has_extra_state
 from cordee.trainer.optim.attached import Travelling
+from cordee.trainer.optim.own import references
 
 if TYPE_CHECKING:
     from cordee.trainer.data import DataLoader
@@ -40,33 +49,87 @@ def model_arrays(model: Module) -> dict[str, Array]:
     return arrays
 
 
-class TrainingState:
-    """The state of one model and one optimiser, and which data they are trained on."""
+@dataclass(frozen=True)
+class Moment:
+    """What a step that is lost takes back, as it was before it: all that is no array of the model or its optimisers."""
 
-    def __init__(self, model: Module, optimizer: Optimizer, loader: DataLoader) -> None:
-        self._model = model
-        self._optimizer = optimizer
+    scalars: Mapping[str, Any]
+    states: Frozen
+
+
+class TrainingState:
+    """The state of a model and its optimisers, and which data they are trained on."""
+
+    def __init__(self, model: Models, optimizer: Optimizers, loader: DataLoader) -> None:
+        self.model = as_model(model)
+        self.optimizers = as_optimizers(optimizer)
+        self.registered = Registered()
+        self.loop = 0
+        """Which of the script's loops over steps this process is in, or has left."""
+        self.given_loop = 0
+        """The same of the process whose state was taken over last."""
         # Sizes, shards, order: workers that differ in them would train on other samples.
         self._data = f"{loader!r} (orders of kind {ORDER_KIND})"
-        self._attached = Travelling(model, optimizer)
-        self._parameter_names = {id(parameter): name for name, parameter in model.named_parameters()}
+        self._attached = Travelling(self.model, self.optimizers)
+        self._modes = Modes(self.model)
+        self._parameter_names = {id(parameter): name for name, parameter in self.model.named_parameters()}
+        self._names: frozenset[str] = frozenset()
+        self._before_shards: Frozen = {}
+        for name, each in self.optimizers.items():
+            self._check_parameters(name, each)
+            self._add_own_attributes(name, each)
+        for path, module in self.model.named_modules():
+            if has_extra_state(module):
+                self._add_extra_state(path, module)
+
+    def _check_parameters(self, name: str, optimizer: Optimizer) -> None:
+        which = f"the optimizer {name!r}" if name else "the optimizer"
         for group in optimizer.groups:
             for parameter in group.parameters:
                 if id(parameter) not in self._parameter_names:
                     raise ValueError(
-                        f"the optimizer trains a parameter of shape {tuple(parameter.shape)} that the model does not "
+                        f"{which} trains a parameter of shape {tuple(parameter.shape)} that the model does not "
                         f"have; make the optimizer from the same model: optim.SGD(model.parameters(), …)"
                     )
 
+    def _add_own_attributes(self, name: str, optimizer: Optimizer) -> None:
+        if type(optimizer).__module__.startswith("cordee."):
+            return
+        ways = Thing(optimizer.own_attributes, optimizer.set_own_attributes, references(optimizer), is_rebound=True)
+        self.registered.add(f"optimizer:{name}", ways)
+
+    def _add_extra_state(self, path: str, module: Any) -> None:
+        ways = Thing(module.get_extra_state, partial(_set_extra_state, module), References({}))
+        self.registered.add(f"module:{path}", ways)
+
     def views(self) -> dict[str, Array]:
-        """Every array of the state, by name, as views into the live storage."""
-        arrays = {f"model.{name}": array for name, array in model_arrays(self._model).items()}
-        for group in self._optimizer.groups:
-            for index, parameter in enumerate(group.parameters):
-                name = self._parameter_names[id(parameter)]
-                arrays.update((f"optimizer.{key}.{name}", array) for key, array in group.arrays(index).items())
+        """Every array of the state, by name, as views into the live storage; in the order of their names, which is the
+        same on all workers."""
+        arrays = {f"model.{name}": array for name, array in model_arrays(self.model).items()}
+        for optimizer_name, optimizer in self.optimizers.items():
+            prefix = f"optimizer.{optimizer_name}." if optimizer_name else "optimizer."
+            for group in optimizer.groups:
+                for index, parameter in enumerate(group.parameters):
+                    name = self._parameter_names[id(parameter)]
+                    arrays.update((f"{prefix}{key}.{name}", array) for key, array in group.arrays(index).items())
         arrays.update(self._attached.arrays())
-        return arrays
+        if self.registered:
+            arrays.update(arrays_of(self.registered.flat()))
+        return dict(sorted(arrays.items()))
+
+    def settle(self) -> None:
+        """Training begins: from now on the model has its parameters and buffers."""
+        self._modes = Modes(self.model)
+        self._names = frozenset(model_arrays(self.model))
+
+    def check_names(self) -> None:
+        """Raises `RuntimeError` when the model has got parameters or buffers that it did not have at first."""
+        added = model_arrays(self.model).keys() - self._names
+        if added:
+            raise RuntimeError(
+                f"the model has got {', '.join(sorted(added))} since elastic.Run was made: workers that join make the "
+                "model anew and could not take its state. Make all modules and buffers before"
+            )
 
     def at_step(self, step: Step | None) -> None:
         """Tells what is attached to the model which step is at hand; None: none is."""
@@ -78,20 +141,64 @@ class TrainingState:
 
     def scalars(self) -> dict[str, Any]:
         """What is no array, as JSON would have it."""
+        return self._scalars(self.registered.flat() if self.registered else {})
+
+    def _scalars(self, states: Frozen) -> dict[str, Any]:
+        by_name = {name: optimizer.scalars() for name, optimizer in self.optimizers.items()}
         return {
-            "optimizer": self._optimizer.scalars(),
+            **({"optimizer": by_name[""]} if "" in by_name else {"optimizers": by_name}),
             "attached": self._attached.scalars(),
             "random": random.get_state(),
+            "modes": self._modes.scalars(),
+            "state": scalars_of(states),
+            "loop": self.loop,
             "data": self._data,
         }
 
+    def moment(self) -> Moment:
+        """What a step takes back when it is lost, beside what it has applied itself."""
+        states = self.registered.freeze() if self.registered else {}
+        return Moment(self._scalars(states), states)
+
+    def take_back(self, moment: Moment) -> None:
+        """Makes everything what it was at a moment of this process."""
+        for name, saved in _optimizer_scalars(moment.scalars).items():
+            self.optimizers[name].load_scalars(saved)
+        self._attached.load_scalars(moment.scalars["attached"])
+        random.set_state(moment.scalars["random"])
+        self._modes.load(moment.scalars["modes"])
+        if moment.states:
+            self.registered.take_back(moment.states)
+
+    def before_shards(self) -> None:
+        """The shards are gone through from here on: what is registered must not follow this worker's share of them."""
+        self._before_shards = self.registered.freeze() if self.registered else {}
+
+    def unchanged_by_shards(self, step: int) -> None:
+        """Raises `RuntimeError` when it did."""
+        changed = self.registered.changed(self._before_shards) if self._before_shards else []
+        if changed:
+            raise RuntimeError(
+                f"step {step}: {', '.join(map(repr, changed))} changed inside `for batch in step.shards`, where every "
+                "worker sees its own shards only, so it would depend on their number. Change it after step.commit(), "
+                "use step.measure for figures, buffers for what forward remembers, and cordee.trainer.random (or "
+                "random.generator(), a NumPy one) for numbers drawn in shards"
+            )
+
     def restore(self, arrays: Mapping[str, Any], scalars: Mapping[str, Any]) -> None:
         """Takes over `arrays` and `scalars`, in place. Raises `StateError`, changing nothing, when they do not fit."""
-        self._optimizer.make_room(scalars["optimizer"])
+        saved = _optimizer_scalars(scalars)
+        if saved.keys() != self.optimizers.keys():
+            raise StateError(
+                f"the state has the optimizers {_listed(saved)}, this script {_listed(self.optimizers)}: the script is "
+                "to make the same ones on every worker, every time"
+            )
+        for name, optimizer in self.optimizers.items():
+            optimizer.make_room(saved[name])
         attached_scalars = scalars.get("attached", {})
-        attached = {name: array for name, array in arrays.items() if name.startswith("attached.")}
-        arrays = {name: array for name, array in arrays.items() if name not in attached}
-        views = {name: view for name, view in self.views().items() if not name.startswith("attached.")}
+        apart = {name: array for name, array in arrays.items() if name.startswith(("attached.", PREFIX))}
+        arrays = {name: array for name, array in arrays.items() if name not in apart}
+        views = {name: view for name, view in self.views().items() if not name.startswith(("attached.", PREFIX))}
         problems = [f"{name} is missing" for name in sorted(views.keys() - arrays.keys())]
         problems += [f"{name} is unknown here" for name in sorted(arrays.keys() - views.keys())]
         for name in sorted(views.keys() & arrays.keys()):
@@ -100,7 +207,7 @@ class TrainingState:
                 problems.append(
                     f"{name} is {tuple(array.shape)} {array.dtype} there, {tuple(view.shape)} {view.dtype} here"
                 )
-        problems += self._attached.problems(attached_scalars, attached)
+        problems += self._attached.problems(attached_scalars, apart)
         if scalars["data"] != self._data:
             problems.append(f"the data is {scalars['data']} there, {self._data} here")
         if problems:
@@ -109,13 +216,24 @@ class TrainingState:
                 "same ones on every worker, every time): " + "; ".join(problems)
             )
         for name, view in views.items():
-            view[...] = as_array(arrays[name])
-        self._optimizer.load_scalars(scalars["optimizer"])
+            view[...] = array_module(view).asarray(to_numpy(arrays[name]))
+        for name, optimizer in self.optimizers.items():
+            optimizer.load_scalars(saved[name])
         random.set_state(scalars["random"])
-        self._attached.load(attached_scalars, attached)
+        self._attached.load(attached_scalars, apart)
+        if "modes" in scalars:
+            self._modes.load(scalars["modes"])
+        self.registered.load(scalars.get("state", {}), apart)
+        self.given_loop = int(scalars.get("loop", 0))
 
-    def restore_scalars(self, scalars: Mapping[str, Any]) -> None:
-        """Takes back what `scalars` gave a moment ago."""
-        self._optimizer.load_scalars(scalars["optimizer"])
-        self._attached.load_scalars(scalars["attached"])
-        random.set_state(scalars["random"])
+
+def _optimizer_scalars(scalars: Mapping[str, Any]) -> dict[str, Any]:
+    return {"": scalars["optimizer"]} if "optimizer" in scalars else dict(scalars["optimizers"])
+
+
+def _listed(names: Mapping[str, Any]) -> str:
+    return ", ".join(repr(name) for name in sorted(names)) if names.keys() != {""} else "(one without a name)"
+
+
+def _set_extra_state(module: Any, value: Any) -> None:
+    module.set_extra_state(value)

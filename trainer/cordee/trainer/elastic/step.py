@@ -5,32 +5,40 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from cordee.trainer import random
-from cordee.trainer.elastic.buffers import Place, ShardBuffers
+from cordee.trainer.elastic import clipping
+from cordee.trainer.elastic.buffers import ShardBuffers
 from cordee.trainer.elastic.header import Agreement, StepHeader, exact_sum
 from cordee.trainer.elastic.protocols import PeerLostError
-from cordee.trainer.elastic.tree import deal
+from cordee.trainer.elastic.tree import cover, deal
 
 if TYPE_CHECKING:
     from cordee.trainer.data import Batch, DataLoader
     from cordee.trainer.elastic.ledger import Ledger
-    from cordee.trainer.elastic.partials import PartialSums
     from cordee.trainer.elastic.protocols import Membership, World
+    from cordee.trainer.elastic.state import TrainingState
+    from cordee.trainer.elastic.sums import GradientSums
     from cordee.trainer.optim import Optimizer
+    from cordee.trainer.optim.snapshot import Snapshot
     from cordee.trainer.tensors import Tensor
 
 __all__ = ["Step"]
 
 
 class Step:
-    """This worker's share of one optimiser update, as `Run.steps` yields it.
+    """This worker's share of one step, as `Run.steps` yields it.
 
     Go through `shards`, call `backward` with the mean loss of each, then `commit`. After a loss of a worker the same
     step is yielded again, with another share.
+
+    With several optimisers, `update` applies one of them in the middle of the step; then the shards may be gone through
+    again. The step is still done wholly or not at all: when a worker is lost, whatever `update` has applied is taken
+    back, and what is left of the loop's body runs without effect (there are no shards; `update` and `commit` return
+    False).
 
     Attributes:
         number: the step, from 1.
@@ -38,9 +46,10 @@ class Step:
         index: its place in the epoch, from 0.
         num_samples: samples in its global batch.
         epoch_end: whether it is the last of its epoch.
-        loss: mean loss over the global batch, once committed; NaN where `backward` was not used. The same on every
-            worker.
+        loss: mean loss over the global batch, once committed (of the newest pass over the shards); NaN where `backward`
+            was not used. The same on every worker.
         measures: what `measure` was told, as means over the global batch, once committed. The same on every worker.
+        grad_norm: the norm that `clip_grad_norm_` found, once committed; NaN where it was not asked for.
         seconds: wall time from its start to its commit.
         committed: whether its update has been applied here.
         lost: whether a worker was lost in the middle, so that it will be yielded again.
@@ -52,16 +61,16 @@ class Step:
         world: World,
         *,
         loader: DataLoader,
-        optimizer: Optimizer,
-        partials: Sequence[PartialSums],
-        buffers: Iterable[Place] = (),
+        sums: Sequence[GradientSums],
+        buffers: ShardBuffers,
+        state: TrainingState,
         membership: Membership,
         ledger: Ledger | None = None,
         checkpoint_due: Callable[[], bool],
         on_committed: Callable[[Step, Agreement], None],
         on_lost: Callable[[PeerLostError], None],
     ) -> None:
-        """`partials`: one per group of `optimizer`. `on_committed` is told what all members' headers amount to."""
+        """`sums`: one per optimiser. `on_committed` is told what all members' headers amount to."""
         steps_per_epoch = len(loader)
         self.number = number
         self.epoch = (number - 1) // steps_per_epoch + 1
@@ -70,13 +79,14 @@ class Step:
         self.num_samples = loader.num_samples(self.index, self.epoch - 1)
         self.loss = math.nan
         self.measures: dict[str, float] = {}
+        self.grad_norm = math.nan
         self.seconds = math.nan
         self.committed = False
         self.lost = False
         self._loader = loader
-        self._optimizer = optimizer
-        self._partials = partials
-        self._buffers = ShardBuffers(buffers)
+        self._sums = sums
+        self._buffers = buffers
+        self._state = state
         self._membership = membership
         self._ledger = ledger
         self._checkpoint_due = checkpoint_due
@@ -85,6 +95,13 @@ class Step:
         self._communicator = world.communicator
         self._range = deal(loader.num_shards, world.size)[world.rank]
         self._next_shard = self._range[0]
+        self._phase = 0
+        """How many exchanges there were."""
+        self._gone_through = False
+        """Whether the shards of this phase have been begun."""
+        self._applied: dict[str, Snapshot] = {}
+        """Which optimisers `update` has applied, and what was before."""
+        self._clips: list[clipping.Clip] = []
         self._samples_in_shard = 0
         self._shard_loss = math.nan
         self._weighted = False
@@ -92,41 +109,46 @@ class Step:
         self._losses: list[float] = []
         self._measured: dict[str, list[float]] = {}
         self._shard_measures: dict[str, float] = {}
-        self._touched = np.zeros(sum(len(group.parameters) for group in optimizer.groups), np.bool_)
         self._started = time.perf_counter()
+
+    # What a script does
 
     @property
     def shards(self) -> Iterator[Batch]:
         """This worker's shards of the global batch, each a batch; inside, random numbers are keyed by step and
         shard."""
-        optimizer = self._optimizer
-        if self._next_shard != self._range[0]:
-            raise RuntimeError(f"step {self.number}: its shards were gone through already")
-        for group, partials in zip(self._optimizer.groups, self._partials, strict=True):
-            partials.clear(group.grad)
-        self._loader.expect(self.epoch - 1, self.index, self._range)
-        ledger = self._ledger
-        if ledger is not None:
-            ledger.begin(self._range[0])
+        if self.lost:
+            return
+        if self.committed or (self._gone_through and self._next_shard != self._range[0]):
+            raise RuntimeError(
+                f"step {self.number}: its shards were gone through already"
+                + (" (step.update(optimizer) goes between two passes over them)" if not self.committed else "")
+            )
+        self._begin()
         for shard in range(*self._range):
             batch = self._loader.shard_batch(self.epoch - 1, self.index, shard)
-            if ledger is not None:
-                ledger.read(batch)
-            optimizer.zero_grad()
+            if self._ledger is not None:
+                self._ledger.read(batch)
+            for sums in self._sums:
+                sums.optimizer.zero_grad()
             self._shard_loss = math.nan
             self._shard_measures = {}
             self._weighted = False
             if batch is not None:
                 self._samples_in_shard = len(batch)
-                with random.scope(step=self.number, shard=shard):
+                with random.scope(step=self.number, shard=shard, phase=self._phase):
                     yield batch
             self._fold(shard)
+        self._state.unchanged_by_shards(self.number)
 
-    def backward(self, loss: Tensor) -> None:
+    def backward(self, loss: Tensor, **options: Any) -> None:
         """Adds the gradient of `loss`, the *mean* loss over the shard at hand, weighted by the shard's share of the
         batch.
 
         So the sum over all shards is the gradient of the mean loss over the global batch, whatever the shards' sizes.
+
+        Args:
+            options: `loss.backward`'s, such as `retain_graph=True`.
         """
         if not self._samples_in_shard:
             raise RuntimeError(f"step {self.number}: backward is called inside `for batch in step.shards`")
@@ -134,7 +156,7 @@ class Step:
         weight = self._samples_in_shard / self.num_samples
         value = float(loss.item()) * weight
         self._shard_loss = value if math.isnan(self._shard_loss) else self._shard_loss + value
-        loss.backward(weight)
+        loss.backward(weight, **options)
 
     def measure(self, **means: float) -> None:
         """Notes means over the shard at hand, such as its accuracy; `measures` has them for the global batch.
@@ -147,61 +169,113 @@ class Step:
         for name, value in means.items():
             self._shard_measures[name] = float(value) * weight
 
+    def clip_grad_norm_(
+        self,
+        max_norm: float,
+        norm_type: float = 2.0,
+        error_if_nonfinite: bool = False,
+        *,
+        parameters: Tensor | Iterable[Tensor] | None = None,
+    ) -> None:
+        """Has the next `update` or `commit` scale the gradients so that their common norm is at most `max_norm`.
+
+        Call it beside `commit`, not in a shard: what is clipped is the exact sum over the global batch, so it does not
+        depend on the workers. The norm before clipping is in `grad_norm` afterwards.
+
+        Args:
+            norm_type: its order; `math.inf` for the largest absolute value.
+            error_if_nonfinite: raise ValueError when the norm is infinite or not a number, with nothing applied.
+            parameters: those that are clipped together; all that are updated by default.
+        """
+        self._clips.append(clipping.by_norm(max_norm, norm_type, parameters, error_if_nonfinite))
+
+    def clip_grad_value_(self, clip_value: float, *, parameters: Tensor | Iterable[Tensor] | None = None) -> None:
+        """Has the next `update` or `commit` bring every number of the gradients' sum between `-clip_value` and
+        `clip_value`."""
+        self._clips.append(clipping.by_value(clip_value, parameters))
+
+    def update(self, *optimizers: Optimizer | str) -> bool:
+        """Sums the gradients of these optimisers (or of those with these names), exactly, and applies them now.
+
+        Afterwards the shards may be gone through again. `commit` still ends the step; it leaves these optimisers alone.
+        Returns whether they are applied. False: a worker was lost, all is as before the step, and it comes again.
+        """
+        chosen = [self._named(optimizer) for optimizer in optimizers]
+        if not chosen:
+            raise TypeError("step.update takes the optimizers to apply now; step.commit() applies all the others")
+        if self.lost:
+            return False
+        self._check_ready("step.update()")
+        before = {sums.name: sums.snapshot() for sums in chosen if sums.name not in self._applied}
+        headers = self._exchange(chosen, StepHeader(self.number, False, (), np.empty(0, np.bool_)))
+        if headers is None:
+            return False
+        self._applied |= before
+        self._apply(chosen, headers)
+        return True
+
     def commit(self) -> bool:
         """Sums the gradients of all workers, exactly, and applies the update.
 
         Returns whether the step is committed. False: a worker was lost in the middle; nothing was applied, and
         `Run.steps` yields the step again.
         """
-        if self.committed or self.lost:
-            raise RuntimeError(f"step {self.number} was committed already; go on with the next one")
-        if self._next_shard != self._range[1]:
-            raise RuntimeError(
-                f"step {self.number} cannot be committed: {self._range[1] - self._next_shard} of this worker's "
-                f"{self._range[1] - self._range[0]} shards were not gone through"
-            )
-        measured = {name: tuple(values) for name, values in self._measured.items()}
+        if self.lost:
+            return False
+        self._check_ready("step.commit()")
         num_shards = self._range[1] - self._range[0]
         computed = time.perf_counter() - self._started
-        header = StepHeader(
-            self.number,
-            self._membership.change_pending(),
-            tuple(self._losses),
-            self._touched,
-            measured,
-            buffers=self._buffers.pack(),
-            ledger=b"" if self._ledger is None else self._ledger.part(self),
-            leaving=self._membership.leaving(),
-            checkpoint=self._checkpoint_due(),
-            shard_seconds=computed / num_shards if num_shards else math.nan,
-        ).pack()
-        try:
-            headers = self._exchange(header)
-        except PeerLostError as error:
-            self.lost = True
-            self._on_lost(error)
+        chosen = [sums for sums in self._sums if sums.name not in self._applied]
+        headers = self._exchange(
+            chosen,
+            StepHeader(
+                self.number,
+                self._membership.change_pending(),
+                (),
+                np.empty(0, np.bool_),
+                ledger=b"" if self._ledger is None else self._ledger.part(self),
+                leaving=self._membership.leaving(),
+                checkpoint=self._checkpoint_due(),
+                shard_seconds=computed / num_shards if num_shards else math.nan,
+            ),
+        )
+        if headers is None:
             return False
-        self._apply(headers)
+        self._apply(chosen, headers)
+        self.committed = True
         if self._ledger is not None:
             self._ledger.committed(self, headers)
         self.seconds = time.perf_counter() - self._started
         self._on_committed(self, Agreement.of(headers))
         return True
 
+    def take_back(self) -> None:
+        """The lost step has run to its end: its buffers are as before it."""
+        self._buffers.take_back()
+
+    # Shards
+
+    def _begin(self) -> None:
+        for sums in self._sums:
+            sums.begin()
+        self._buffers.begin()
+        self._state.before_shards()
+        self._losses.clear()
+        self._measured.clear()
+        self._next_shard = self._range[0]
+        self._gone_through = True
+        if self._ledger is not None:
+            self._ledger.begin(self._range[0])
+        if not self._phase:  # the others read the same shards again, which nobody has loaded ahead
+            self._loader.expect(self.epoch - 1, self.index, self._range)
+
     def _fold(self, shard: int) -> None:
-        offset = 0
-        for group, partials in zip(self._optimizer.groups, self._partials, strict=True):
-            count = len(group.parameters)
-            touched = group.touched()
-            if touched.any() and not self._weighted:
+        for sums in self._sums:
+            if sums.fold(shard, last=shard == self._range[1] - 1) and not self._weighted:
                 raise RuntimeError(
                     f"step {self.number}: a shard's gradients are not step.backward(loss)'s, which weights them by the "
                     "shard's share of the batch; call it instead of loss.backward()"
                 )
-            self._touched[offset : offset + count] |= touched
-            offset += count
-            group.fill_untouched()
-            partials.fold(shard, group.grad, last=shard == self._range[1] - 1)
         self._buffers.fold(shard, self._samples_in_shard)
         for name in self._shard_measures:  # in the order of measuring, which is that of the history's columns
             self._measured.setdefault(name, [math.nan] * len(self._losses))
@@ -211,40 +285,104 @@ class Step:
         self._samples_in_shard = 0
         self._next_shard = shard + 1
 
-    def _exchange(self, header: bytes) -> list[StepHeader]:
-        """Reduces every group; the gradients end in the groups' own buffers. Nothing is applied unless all arrive."""
-        packed: list[bytes] = []
-        for group, partials in zip(self._optimizer.groups, self._partials, strict=True):
-            received = self._communicator.all_reduce(
-                partials.spans, group.grad, num_shards=self._loader.num_shards, header=b"" if packed else header
+    # Exchange and update
+
+    def _named(self, optimizer: Optimizer | str) -> GradientSums:
+        for sums in self._sums:
+            if optimizer is sums.optimizer or (isinstance(optimizer, str) and optimizer and optimizer == sums.name):
+                return sums
+        names = ", ".join(repr(sums.name) for sums in self._sums if sums.name)
+        raise ValueError(f"this run has no such optimizer: {optimizer!r}" + (f"; it has {names}" if names else ""))
+
+    def _check_ready(self, what: str) -> None:
+        if self.committed:
+            raise RuntimeError(f"step {self.number} was committed already; go on with the next one")
+        if self._next_shard != self._range[1]:
+            raise RuntimeError(
+                f"step {self.number}: {what} comes too early: {self._range[1] - self._next_shard} of this worker's "
+                f"{self._range[1] - self._range[0]} shards were not gone through"
             )
-            packed = packed or received
+
+    def _exchange(self, chosen: Sequence[GradientSums], header: StepHeader) -> list[StepHeader] | None:
+        """Sums the gradients of some optimisers; all workers' headers, by rank. None: a worker was lost."""
+        touched = [np.empty(0, np.bool_), *(sums.touched for sums in chosen)]
+        ours = StepHeader(
+            header.step,
+            header.change_pending,
+            tuple(self._losses),
+            np.concatenate(touched),
+            {name: tuple(values) for name, values in self._measured.items()},
+            buffers=self._buffers.pack(),
+            ledger=header.ledger,
+            leaving=header.leaving,
+            checkpoint=header.checkpoint,
+            shard_seconds=header.shard_seconds,
+            phase=self._phase,
+        )
+        try:
+            packed = self._all_reduce(chosen, ours.pack())
+        except PeerLostError as error:
+            self._give_up(error)
+            return None
         headers = [StepHeader.unpack(one) for one in packed]
         for rank, one in enumerate(headers):
-            if one.step != self.number or len(one.touched) != len(self._touched):
+            if one.step != self.number or one.phase != self._phase or len(one.touched) != len(ours.touched):
                 raise RuntimeError(
-                    f"rank {rank} is at step {one.step} with {len(one.touched)} parameters, this worker at step "
-                    f"{self.number} with {len(self._touched)}: the workers do not run the same script"
+                    f"rank {rank} is at step {one.step}, exchange {one.phase + 1}, with {len(one.touched)} parameters, "
+                    f"this worker at step {self.number}, exchange {self._phase + 1}, with {len(ours.touched)}: the "
+                    "workers do not run the same script"
                 )
         return headers
 
-    def _apply(self, headers: list[StepHeader]) -> None:
-        optimizer = self._optimizer
-        touched = np.logical_or.reduce([header.touched for header in headers])
-        offset = 0
-        for group in optimizer.groups:
-            count = len(group.parameters)
-            group.mark_touched(touched[offset : offset + count])
-            offset += count
-        held_by, optimizer.held_by = optimizer.held_by, None
-        optimizer.step()
-        optimizer.held_by = held_by
+    def _all_reduce(self, chosen: Sequence[GradientSums], header: bytes) -> list[bytes]:
+        """The gradients end in the groups' own buffers. Nothing is applied unless all arrive."""
+        packed: list[bytes] = []
+        for sums in chosen:
+            received = sums.all_reduce(self._communicator, b"" if packed else header)
+            packed = packed or received
+        if chosen:
+            return packed
+        # All optimisers were applied by `update`: only the headers are left to be exchanged.
+        num_shards = self._loader.num_shards
+        nothing = {span: np.zeros(1, np.float32) for span in cover(*self._range, num_shards)}
+        return self._communicator.all_reduce(
+            nothing, np.zeros(1, np.float32), num_shards=num_shards, header=header
+        )  # fmt: skip
+
+    def _give_up(self, error: PeerLostError) -> None:
+        self.lost = True
+        self._clips.clear()
+        for before in self._applied.values():
+            before.put_back()
+        self._on_lost(error)
+
+    def _apply(self, chosen: Sequence[GradientSums], headers: list[StepHeader]) -> None:
+        if chosen:
+            touched = np.logical_or.reduce([header.touched for header in headers])
+            offset = 0
+            for sums in chosen:
+                sums.mark(touched[offset : offset + len(sums.touched)])
+                offset += len(sums.touched)
+            if self._clips:
+                self._clip(chosen)
+            for sums in chosen:
+                sums.apply()
         self._buffers.apply([header.buffers for header in headers], self.num_samples)
         # Ranks hold ascending ranges, so this is shard order; fsum's result does not depend on the order anyway.
         self.loss = self._total([header.losses for header in headers])
         names = {name: None for header in headers for name in header.measures}
-        self.measures = {name: self._total([header.measures.get(name, ()) for header in headers]) for name in names}
-        self.committed = True
+        for name in names:
+            self.measures[name] = self._total([header.measures.get(name, ()) for header in headers])
+        self._phase += 1
+        self._gone_through = False
+
+    def _clip(self, chosen: Sequence[GradientSums]) -> None:
+        parameters = [p for sums in chosen for group in sums.optimizer.groups for p in group.parameters]
+        updated = list({id(parameter): parameter for parameter in parameters}.values())
+        for clip in self._clips:
+            norm = clip(list(updated))
+            self.grad_norm = self.grad_norm if norm is None else norm
+        self._clips.clear()
 
     def _total(self, parts: Sequence[Sequence[float]]) -> float:
         """The shards' weighted values added up; NaN unless all shards that have samples gave one."""

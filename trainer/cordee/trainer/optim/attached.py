@@ -107,12 +107,14 @@ def watch_of(owner: Any) -> StepWatch:
 
 
 class Travelling:
-    """All that is attached to an optimiser and to the modules of a model, at any time."""
+    """All that is attached to optimisers and to the modules of a model, at any time."""
 
-    def __init__(self, model: Any, optimizer: Any) -> None:
+    def __init__(self, model: Any, optimizers: Mapping[str, Any]) -> None:
+        """`optimizers`: by name; a single one has the name ""."""
         self.watch = StepWatch()
-        self._optimizer = weakref.ref(optimizer)
-        self._owners = {"optimizer": _of(optimizer)}
+        named = {f"optimizer.{name}" if name else "optimizer": optimizer for name, optimizer in optimizers.items()}
+        self._optimizers = {name: weakref.ref(optimizer) for name, optimizer in named.items()}
+        self._owners = {name: _of(optimizer) for name, optimizer in named.items()}
         for path, module in model.named_modules():
             self._owners[f"model.{path}" if path else "model"] = _of(module)
         for attachments in self._owners.values():
@@ -182,7 +184,8 @@ class Travelling:
                 _give(thing, state, _part(arrays, name))
                 continue
             path = max((key for key in self._owners if name.startswith(f"{key}.")), key=len)
-            options = [options_of(group) for group in self._optimizer().param_groups]  # type: ignore[union-attr]
+            owner = self._optimizers[path]() if path in self._optimizers else None
+            options = [options_of(group) for group in getattr(owner, "param_groups", ())]
             kept = {key: np.array(to_numpy(array)) for key, array in _part(arrays, name).items()}
             self._owners[path].waiting[name[len(path) + 1 :]] = _Waiting(state, kept, options)
 

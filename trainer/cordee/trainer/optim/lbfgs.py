@@ -37,6 +37,8 @@ class LBFGS(Optimizer):
         maximize: go up instead of down.
     """
 
+    needs_closure = True
+
     def __init__(
         self,
         params: Any,

@@ -17,7 +17,7 @@ from cordee.trainer.autograd import enable_grad
 from cordee.trainer.optim.block import Block
 from cordee.trainer.optim.flat import FlatGroup, Segment
 from cordee.trainer.optim.naming import Named
-from cordee.trainer.optim.own import OwnState, stepping
+from cordee.trainer.optim.own import OwnState, own_attributes, stepping
 from cordee.trainer.optim.plain import from_json, number, to_json
 from cordee.trainer.optim.saved import LoadReport, load_state, options_of, restore_options, state_of
 from cordee.trainer.tensors import Tensor, forget_gradient
@@ -59,6 +59,8 @@ class Optimizer:
     _own: OwnState | None = None
     """The state of a class that defines `step` itself, as PyTorch's are written."""
     _steps_itself: ClassVar[bool] = False
+    needs_closure: ClassVar[bool] = False
+    """Whether `step` computes the loss again and again, and so cannot apply a gradient that is there already."""
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -289,6 +291,25 @@ class Optimizer:
             for options in self.param_groups
         )
         return f"{type(self).__name__}({groups})"
+
+    def own_attributes(self) -> dict[str, Any]:
+        """What a class of the user's own keeps in attributes and is state: numbers, arrays, and what is made of them.
+
+        Parameters in them are references, and functions, modules and the like are no state. Empty for our classes.
+        """
+        return own_attributes(self)
+
+    def set_own_attributes(self, attributes: Mapping[str, Any]) -> None:
+        """Takes over what `own_attributes` gave."""
+        if type(self).__module__.startswith("cordee."):
+            return
+        for name in own_attributes(self).keys() - attributes.keys():
+            delattr(self, name)
+        vars(self).update(attributes)
+
+    def forget_blocks(self) -> None:
+        """The state's arrays may have become others."""
+        self._whole.clear()
 
     def allocate(self, group: FlatGroup, options: Mapping[str, Any], extra: Mapping[str, Any]) -> None:
         """Sees to it that the group has the arrays that these options and this `extra` need."""

@@ -1,9 +1,11 @@
 """Optimisers of the user's own, as PyTorch's are written: a `step` that goes over `param_groups` and `self.state`.
 
 Such a class keeps what it likes in `self.state[p]`, a dictionary per parameter. After every step what is in there is
-noted down where the state of all optimisers is: tensors among the group's arrays (the same memory), numbers in `extra`.
-So `state_dict`, checkpoints and workers that join an elastic run know it, and the class has to do nothing for it.
-Whoever takes a state over changes `extra`; that is when `self.state` is made anew from what is there.
+noted down where the state of all optimisers is: tensors and NumPy arrays among the group's arrays (the same memory),
+numbers in `extra`. So `state_dict`, checkpoints and workers that join an elastic run know it, and the class has to do
+nothing for it. Whoever takes a state over changes `extra`; that is when `self.state` is made anew from what is there.
+
+Others keep their state in attributes of the optimiser, which is found there (`own_attributes`).
 """
 
 from __future__ import annotations
@@ -16,16 +18,17 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from cordee.trainer.array import array_module
+from cordee.trainer.nested import NotPlainError, References, flatten
 from cordee.trainer.tensors import Tensor, wrap
 
 if TYPE_CHECKING:
     from cordee.trainer.optim.flat import FlatGroup
     from cordee.trainer.optim.optimizer import Optimizer
 
-__all__ = ["OwnState", "stepping"]
+__all__ = ["OwnState", "own_attributes", "references", "stepping"]
 
 _KEY = "own"
-_NUMBERS = (bool, int, float, complex, str, type(None))
+_NUMBERS = (bool, int, float, str, type(None))
 
 
 def stepping(step: Callable[..., Any]) -> Callable[..., Any]:
@@ -69,8 +72,10 @@ class OwnState:
             for group in self._optimizer.groups:
                 for index, name in enumerate(group.names):
                     if name in known:
-                        arrays = {key: wrap(array) for key, array in group.arrays(index).items()}
-                        self._entries[group.parameters[index]] = {**known[name]["numbers"], **arrays}
+                        kinds = {key: kind for key, (_, _, kind) in map(_spec, known[name]["arrays"].items())}
+                        found = group.arrays(index)
+                        values = {key: _RESTORED[kind](found[key]) for key, kind in kinds.items()}
+                        self._entries[group.parameters[index]] = {**known[name]["numbers"], **values}
         return self._entries
 
     def note(self) -> None:
@@ -88,36 +93,87 @@ class OwnState:
                 numbers: dict[str, Any] = {}
                 arrays: dict[str, list[Any]] = {}
                 for key, value in entry.items():
-                    if isinstance(value, Tensor) and value.ndim:
+                    if isinstance(value, Tensor):
                         group.parts.setdefault(key, {})[index] = value.data
-                        arrays[key] = [list(value.shape), value.dtype.name]
-                    elif isinstance(value, (Tensor, np.generic)):
-                        numbers[key] = value.item()
+                        arrays[key] = [list(value.shape), value.dtype.name, "tensor"]
+                    elif isinstance(
+                        value, (np.ndarray, np.generic, complex)
+                    ):  # a number of NumPy's has a dtype to be kept
+                        array = np.asarray(value)
+                        group.parts.setdefault(key, {})[index] = array
+                        kind = "array" if isinstance(value, np.ndarray) else "scalar"
+                        arrays[key] = [list(array.shape), array.dtype.name, kind]
                     elif isinstance(value, _NUMBERS):
                         numbers[key] = value
                     else:
                         raise TypeError(
                             f"{type(self._optimizer).__name__}: state[p][{key!r}] is a {type(value).__name__}: what is "
-                            "to be saved and handed on is a tensor or a number"
+                            "to be saved and handed on is a tensor, an array or a number"
                         )
                 for key in group.parts.keys() - arrays.keys():
                     group.parts[key].pop(index, None)
                 own[group.names[index]] = {"numbers": numbers, "arrays": arrays}
-                steps = numbers.get("step")
-                group.steps[index] = steps if isinstance(steps, (int, float)) else group.steps[index] + 1
+                steps = entry.get("step")
+                counted = (
+                    isinstance(steps, (int, float, np.generic, Tensor)) and np.size(getattr(steps, "data", 0)) == 1
+                )
+                group.steps[index] = int(float(steps)) if counted else group.steps[index] + 1
         self._optimizer.extra = self._extra = {**self._optimizer.extra, _KEY: own}
 
     @staticmethod
     def shapes(extra: Mapping[str, Any], name: str) -> dict[str, tuple[int, ...]]:
         """The arrays of a parameter under this `extra`."""
         arrays = extra.get(_KEY, {}).get(name, {}).get("arrays", {})
-        return {key: tuple(shape) for key, (shape, _) in arrays.items()}
+        return {key: tuple(shape) for key, (shape, _, _) in map(_spec, arrays.items())}
 
     @staticmethod
     def allocate(group: FlatGroup, extra: Mapping[str, Any]) -> None:
         """See to it that the group has the arrays that this `extra` speaks of."""
         for index, name in enumerate(group.names):
-            for key, (shape, dtype) in extra.get(_KEY, {}).get(name, {}).get("arrays", {}).items():
+            for key, (shape, dtype, kind) in map(_spec, extra.get(_KEY, {}).get(name, {}).get("arrays", {}).items()):
                 parts = group.parts.setdefault(key, {})
                 if index not in parts or parts[index].shape != tuple(shape) or parts[index].dtype.name != dtype:
-                    parts[index] = array_module(group.data).zeros(tuple(shape), np.dtype(dtype))
+                    xp = array_module(group.data) if kind == "tensor" else np
+                    parts[index] = xp.zeros(tuple(shape), np.dtype(dtype))
+
+
+_RESTORED: dict[str, Callable[[Any], Any]] = {"tensor": wrap, "array": lambda array: array, "scalar": lambda a: a[()]}
+
+
+def _spec(item: tuple[str, Any]) -> tuple[str, tuple[list[int], str, str]]:
+    """An array's name, and its shape, dtype and kind (which older states do not tell: they knew tensors alone)."""
+    key, (shape, dtype, *kind) = item
+    return key, (shape, dtype, kind[0] if kind else "tensor")
+
+
+def references(optimizer: Optimizer) -> References:
+    """An optimiser's parameters, as what its attributes may refer to."""
+    return References(
+        {
+            f"{i}.{name}": parameter
+            for i, group in enumerate(optimizer.groups)
+            for name, parameter in zip(group.names, group.parameters, strict=True)
+        }
+    )
+
+
+def own_attributes(optimizer: Optimizer) -> dict[str, Any]:
+    """See `Optimizer.own_attributes`."""
+    if type(optimizer).__module__.startswith("cordee."):
+        return {}
+    known = references(optimizer)
+    found = {}
+    for name, value in vars(optimizer).items():
+        if name in _OF_THE_BASE:
+            continue
+        try:
+            flatten(value, known)
+        except NotPlainError:
+            continue  # a function, a module: how it works, not where it stands
+        found[name] = value
+    return found
+
+
+_OF_THE_BASE = frozenset(
+    ("_own", "_post_hooks", "_pre_hooks", "_scratch", "_whole", "defaults", "extra", "groups", "held_by")
+) | {"param_groups", "stepped"}
