@@ -208,7 +208,7 @@ def test_going_on_from_an_epoch_needs_the_initial_rates() -> None:
 def test_a_schedule_travels_with_its_optimiser_until_it_is_dropped() -> None:
     model = nn.Linear(2, 2)
     optimizer = optim.SGD(model.parameters(), lr=1.0)
-    travelling = Travelling(model, optimizer)
+    travelling = Travelling(model, {"": optimizer})
     assert travelling.scalars() == {}
     schedule = lr_scheduler.StepLR(optimizer, 3)
     second = lr_scheduler.StepLR(optimizer, 4)
@@ -223,7 +223,7 @@ def test_a_schedule_in_another_travels_in_it() -> None:
     model = nn.Linear(2, 2)
     optimizer = optim.SGD(model.parameters(), lr=1.0)
     schedule = lr_scheduler.warmup(lr_scheduler.CosineAnnealingLR(optimizer, 9), 5)
-    scalars = Travelling(model, optimizer).scalars()
+    scalars = Travelling(model, {"": optimizer}).scalars()
     assert set(scalars) == {"optimizer.SequentialLR"}
     assert len(scalars["optimizer.SequentialLR"]["_schedulers"]) == 2
     assert schedule.last_epoch == 0
@@ -237,10 +237,10 @@ def test_a_state_waits_for_the_schedule_that_is_still_to_be_made() -> None:
     (model, optimizer), (late_model, late) = make(), make()
     schedule = lr_scheduler.OneCycleLR(optimizer, 0.4, total_steps=50)
     rates(schedule, 20)
-    late_travelling = Travelling(late_model, late)
+    late_travelling = Travelling(late_model, {"": late})
     late.load_scalars(json.loads(json.dumps(optimizer.scalars())))
-    late_travelling.load(json.loads(json.dumps(Travelling(model, optimizer).scalars())), {})
-    assert late_travelling.scalars() == Travelling(model, optimizer).scalars(), "it can be handed on"
+    late_travelling.load(json.loads(json.dumps(Travelling(model, {"": optimizer}).scalars())), {})
+    assert late_travelling.scalars() == Travelling(model, {"": optimizer}).scalars(), "it can be handed on"
     late_schedule = lr_scheduler.OneCycleLR(late, 0.4, total_steps=50)
     assert late.param_groups[0]["lr"] == optimizer.param_groups[0]["lr"]
     late.stepped = True

@@ -27,7 +27,7 @@ from cordee.trainer.elastic.ledger import Ledger
 from cordee.trainer.elastic.position import Position
 from cordee.trainer.elastic.protocols import PeerLostError, ProgressReport, RunResult, World
 from cordee.trainer.elastic.saving import Saver
-from cordee.trainer.elastic.several import Models, Optimizers
+from cordee.trainer.elastic.several import Models, Optimizers, check_for_steps
 from cordee.trainer.elastic.state import ORDER_KIND, Moment, TrainingState, model_arrays
 from cordee.trainer.elastic.step import Step
 from cordee.trainer.elastic.sums import GradientSums
@@ -91,6 +91,7 @@ class Run:
         self.loader = loader
         self._membership = runtime.current()
         self._state = TrainingState(model, optimizer, loader)
+        check_for_steps(self._state.optimizers)
         self._sums = [GradientSums(name, each, loader.num_shards) for name, each in self._state.optimizers.items()]
         for name, thing in (state or {}).items():
             self.register(name, thing)

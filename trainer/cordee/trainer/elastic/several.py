@@ -11,7 +11,7 @@ from cordee.trainer.nn import Module, ModuleDict, ModuleList
 if TYPE_CHECKING:
     from cordee.trainer.optim import Optimizer
 
-__all__ = ["Models", "Optimizers", "as_model", "as_optimizers"]
+__all__ = ["Models", "Optimizers", "as_model", "as_optimizers", "check_for_steps"]
 
 Models = Module | Mapping[str, Module] | Sequence[Module]
 Optimizers = Any
@@ -38,18 +38,28 @@ def as_optimizers(optimizer: Optimizers) -> dict[str, Optimizer]:
 
     Raises:
         TypeError: something else was given.
-        ValueError: one of them cannot train in steps, or one is there twice.
+        ValueError: one is there twice.
     """
     from cordee.trainer.optim import Optimizer
 
     named = {"": optimizer} if isinstance(optimizer, Optimizer) else _named(optimizer, "optimizer", "an optimizer")
     for name, each in named.items():
-        which = f"optimizer {name!r}" if name else "the optimizer"
         if not isinstance(each, Optimizer):
             raise TypeError(
-                f"{which} is to be one of cordee.trainer.optim's, or of a class of your own whose base is "
+                f"{_which(name)} is to be one of cordee.trainer.optim's, or of a class of your own whose base is "
                 f"optim.Optimizer, not {type(each).__name__}"
             )
+    if len({id(each) for each in named.values()}) < len(named):
+        raise ValueError("an optimizer is given twice")
+    return named
+
+
+def check_for_steps(optimizers: Mapping[str, Optimizer]) -> None:
+    """Raises `ValueError` when one of them cannot train in elastic steps."""
+    from cordee.trainer.optim import Optimizer
+
+    for name, each in optimizers.items():
+        which = _which(name)
         if each.needs_closure or _wants_closure(each):
             raise ValueError(
                 f"{which} is {type(each).__name__}, whose step computes the loss several times: an elastic step has "
@@ -61,9 +71,10 @@ def as_optimizers(optimizer: Optimizers) -> dict[str, Optimizer]:
                     f"{which}, {type(each).__name__}, holds another one as {attribute!r}, whose state would not travel "
                     "to workers that join: write it as one class whose base is optim.Optimizer"
                 )
-    if len({id(each) for each in named.values()}) < len(named):
-        raise ValueError("an optimizer is given twice")
-    return named
+
+
+def _which(name: str) -> str:
+    return f"optimizer {name!r}" if name else "the optimizer"
 
 
 def _named(given: Any, what: str, single: str) -> dict[str, Any]:

@@ -113,11 +113,7 @@ class OwnState:
                 for key in group.parts.keys() - arrays.keys():
                     group.parts[key].pop(index, None)
                 own[group.names[index]] = {"numbers": numbers, "arrays": arrays}
-                steps = entry.get("step")
-                counted = (
-                    isinstance(steps, (int, float, np.generic, Tensor)) and np.size(getattr(steps, "data", 0)) == 1
-                )
-                group.steps[index] = int(float(steps)) if counted else group.steps[index] + 1
+                group.steps[index] = _count(entry.get("step"), int(group.steps[index]))
         self._optimizer.extra = self._extra = {**self._optimizer.extra, _KEY: own}
 
     @staticmethod
@@ -135,6 +131,12 @@ class OwnState:
                 if index not in parts or parts[index].shape != tuple(shape) or parts[index].dtype.name != dtype:
                     xp = array_module(group.data) if kind == "tensor" else np
                     parts[index] = xp.zeros(tuple(shape), np.dtype(dtype))
+
+
+def _count(steps: Any, before: int) -> int:
+    """How many updates a parameter has had: what the class counts itself, or one more than before."""
+    is_number = isinstance(steps, (int, float, np.generic)) or (isinstance(steps, Tensor) and not steps.ndim)
+    return int(float(steps)) if is_number else before + 1
 
 
 _RESTORED: dict[str, Callable[[Any], Any]] = {"tensor": wrap, "array": lambda array: array, "scalar": lambda a: a[()]}
