@@ -13,6 +13,7 @@ parser = argparse.ArgumentParser()
 parser.add_argument("--log", type=Path, required=True)
 parser.add_argument("--model", choices=["mlp", "conv", "attention", "norm"], default="mlp")
 parser.add_argument("--epochs", type=int, default=4)
+parser.add_argument("--ledger", type=Path, help="under plain python; a job keeps its own")
 parser.add_argument("--raise-at", type=int, default=0, help="step at which the script raises")
 arguments = parser.parse_args()
 
@@ -64,7 +65,7 @@ worker = os.environ.get("CORDEE_WORKER", "alone")
 arguments.log.mkdir(parents=True, exist_ok=True)
 slow = arguments.log / "slow"
 with (arguments.log / f"{worker}.{os.getpid()}.jsonl").open("a", buffering=1) as log:
-    run = elastic.Run(model, optimizer, loader)
+    run = elastic.Run(model, optimizer, loader, ledger=arguments.ledger)
     for step in run.steps(epochs=arguments.epochs):
         if arguments.raise_at and step.number == arguments.raise_at:
             raise ArithmeticError(f"step {step.number} is where this script raises")

@@ -251,7 +251,8 @@ def test_of_an_epoch_that_is_under_way_no_more_is_claimed_than_is_so(write: Call
     assert proof.proven
     assert [(epoch.complete, epoch.missing) for epoch in proof.epochs] == [(True, 0), (False, None)]
     assert ledger_tool.claim(proof, finished=False) == (
-        "proven so far: every sample exactly once in 1 finished epoch, and at most once in epoch 2, up to its step 2 of 3"
+        "proven so far: every sample exactly once in 1 finished epoch, "
+        "and at most once in epoch 2, up to its step 2 of 3"
     )
     behind = prove(write(of, found), at_least=6)
     assert behind.violations == ["step 6 is missing"]
