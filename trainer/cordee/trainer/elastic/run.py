@@ -35,6 +35,7 @@ from cordee.trainer.elastic.weights import weights_sha256, write_weights
 
 if TYPE_CHECKING:
     from cordee.trainer.data import DataLoader
+    from cordee.trainer.nn import Parameter
 
 __all__ = ["Run"]
 
@@ -106,9 +107,10 @@ class Run:
         self._agreement: Agreement | None = None
         """Of the step committed last."""
         self._arrival: tuple[Literal["join", "change", "lost"], tuple[int, ...]] = ("join", ())
-        self._at_loss: dict[str, Any] = {}
-        self._kept: dict[str, Any] = {}
-        """The parameters of a lost step, and their values at its loss."""
+        self._at_loss: list[tuple[Parameter, Any, Any]] = []
+        """The parameters of a lost step, where they live, and their values at its loss."""
+        self._passes_again = False
+        """Whether steps of this script go through their shards more than once."""
         self._ahead: _Ahead | None = None
 
     # What a script asks
@@ -150,6 +152,14 @@ class Run:
     def generation(self) -> int:
         """The generation of the world of the moment: it grows with every membership change; 0 before there is one."""
         return self._world.generation if self._world else 0
+
+    @property
+    def behind(self) -> bool:
+        """Whether this worker, which has joined late, comes through a part of the script that the others have left.
+
+        What it does there has no consequence: when the script is where the others are, their state is put back.
+        """
+        return self._ahead is not None
 
     def weights(self) -> dict[str, np.ndarray[Any, Any]]:
         """The parameters and buffers of the moment, by name, in host memory."""
@@ -227,6 +237,7 @@ class Run:
                 state=self._state,
                 membership=self._membership,
                 ledger=self._ledger,
+                keep_batches=self._passes_again,
                 checkpoint_due=self._checkpoint_due,
                 on_committed=self._step_committed,
                 on_lost=self._step_lost,
@@ -262,9 +273,10 @@ class Run:
 
     def _take_back(self, step: Step, before: Moment, metrics: Mapping[str, float]) -> None:
         """The rest of the loop's body, which need not have asked, has run after the loss."""
-        for name, array in self._at_loss.items():
-            array[...] = self._kept[name]
-        self._at_loss, self._kept = {}, {}
+        for parameter, array, values in self._at_loss:
+            parameter.data = array  # where it lives, whatever the script has bound there
+            array[...] = values
+        self._at_loss = []
         step.take_back()
         self._state.take_back(before)
         self._position = replace(self._position, metrics=metrics)
@@ -291,6 +303,7 @@ class Run:
 
     def _step_committed(self, step: Step, agreement: Agreement) -> None:
         """The update of `step` has been applied here."""
+        self._passes_again = step.num_passes > 1
         self._position = replace(
             self._position, step=step.number, samples=self.samples + step.num_samples, loss=step.loss
         )
@@ -315,8 +328,8 @@ class Run:
         """The exchange of the step at hand broke: meet the others, and do it again."""
         self._leave_world("lost", error.ranks)
         # A script may go on to change weights by hand, without asking whether the step was committed.
-        self._at_loss = {name: parameter.data for name, parameter in self._state.model.named_parameters()}
-        self._kept = {name: array.copy() for name, array in self._at_loss.items()}
+        parameters = self._state.model.parameters()
+        self._at_loss = [(parameter, parameter.data, parameter.data.copy()) for parameter in parameters]
 
     # Membership
 
@@ -361,9 +374,10 @@ class Run:
         if self.step < last:  # the loops are not counted alike: this one is where the others are
             self._state.loop = self._state.given_loop
         else:
-            self._ahead = _Ahead(
-                self._state.given_loop, self._position, self._state.host_copies(), self._state.scalars()
-            )
+            arrays, scalars = self._state.given
+            kept = {name: np.array(array) for name, array in arrays.items()}
+            self._ahead = _Ahead(self._state.given_loop, self._position, kept, scalars)
+        self._state.given = ({}, {})
 
     def _open_ledger(self, path: str | os.PathLike[str] | None) -> Ledger | None:
         """The job's, or else the script's."""

@@ -68,6 +68,8 @@ class TrainingState:
         """Which of the script's loops over steps this process is in, or has left."""
         self.given_loop = 0
         """The same of the process whose state was taken over last."""
+        self.given: tuple[Mapping[str, Any], Mapping[str, Any]] = ({}, {})
+        """That state, when it is of a later loop than this process is in."""
         # Sizes, shards, order: workers that differ in them would train on other samples.
         self._data = f"{loader!r} (orders of kind {ORDER_KIND})"
         self._attached = Travelling(self.model, self.optimizers)
@@ -187,7 +189,7 @@ class TrainingState:
 
     def restore(self, arrays: Mapping[str, Any], scalars: Mapping[str, Any]) -> None:
         """Takes over `arrays` and `scalars`, in place. Raises `StateError`, changing nothing, when they do not fit."""
-        saved = _optimizer_scalars(scalars)
+        whole, saved = arrays, _optimizer_scalars(scalars)
         if saved.keys() != self.optimizers.keys():
             raise StateError(
                 f"the state has the optimizers {_listed(saved)}, this script {_listed(self.optimizers)}: the script is "
@@ -225,6 +227,7 @@ class TrainingState:
             self._modes.load(scalars["modes"])
         self.registered.load(scalars.get("state", {}), apart)
         self.given_loop = int(scalars.get("loop", 0))
+        self.given = (whole, scalars) if self.given_loop > self.loop else ({}, {})
 
 
 def _optimizer_scalars(scalars: Mapping[str, Any]) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -66,11 +67,13 @@ class Step:
         state: TrainingState,
         membership: Membership,
         ledger: Ledger | None = None,
+        keep_batches: bool = False,
         checkpoint_due: Callable[[], bool],
         on_committed: Callable[[Step, Agreement], None],
         on_lost: Callable[[PeerLostError], None],
     ) -> None:
-        """`sums`: one per optimiser. `on_committed` is told what all members' headers amount to."""
+        """`sums`: one per optimiser. `keep_batches`: the shards are expected to be gone through again.
+        `on_committed` is told what all members' headers amount to."""
         steps_per_epoch = len(loader)
         self.number = number
         self.epoch = (number - 1) // steps_per_epoch + 1
@@ -89,12 +92,17 @@ class Step:
         self._state = state
         self._membership = membership
         self._ledger = ledger
+        self._keep_batches = keep_batches
+        self._batches: dict[int, Batch | None] = {}
+        """This worker's shards, as they were loaded, for when they are gone through again."""
         self._checkpoint_due = checkpoint_due
         self._on_committed = on_committed
         self._on_lost = on_lost
         self._communicator = world.communicator
         self._range = deal(loader.num_shards, world.size)[world.rank]
         self._next_shard = self._range[0]
+        self.num_passes = 0
+        """How often this worker has begun to go through its shards."""
         self._phase = 0
         """How many exchanges there were."""
         self._gone_through = False
@@ -126,7 +134,7 @@ class Step:
             )
         self._begin()
         for shard in range(*self._range):
-            batch = self._loader.shard_batch(self.epoch - 1, self.index, shard)
+            batch = self._load(shard)
             if self._ledger is not None:
                 self._ledger.read(batch)
             for sums in self._sums:
@@ -255,6 +263,15 @@ class Step:
 
     # Shards
 
+    def _load(self, shard: int) -> Batch | None:
+        """A script may write into what it gets: a copy, when there is another pass to come."""
+        if shard in self._batches:
+            return copy.deepcopy(self._batches[shard])
+        batch = self._loader.shard_batch(self.epoch - 1, self.index, shard)
+        if self._keep_batches:
+            self._batches[shard] = copy.deepcopy(batch)
+        return batch
+
     def _begin(self) -> None:
         for sums in self._sums:
             sums.begin()
@@ -264,9 +281,10 @@ class Step:
         self._measured.clear()
         self._next_shard = self._range[0]
         self._gone_through = True
+        self.num_passes += 1
         if self._ledger is not None:
             self._ledger.begin(self._range[0])
-        if not self._phase:  # the others read the same shards again, which nobody has loaded ahead
+        if self.num_passes == 1:  # the others read the same shards again, which nobody has loaded ahead
             self._loader.expect(self.epoch - 1, self.index, self._range)
 
     def _fold(self, shard: int) -> None:

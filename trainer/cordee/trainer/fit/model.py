@@ -21,11 +21,10 @@ from cordee.trainer.elastic.header import exact_sum
 from cordee.trainer.fit.callbacks import Callback
 from cordee.trainer.fit.history import History
 from cordee.trainer.fit.inputs import as_loader, split_off
+from cordee.trainer.fit.memory import Memory
 from cordee.trainer.fit.metrics import LOSSES, OPTIMIZERS, Metric, by_name, named_metrics
 from cordee.trainer.fit.progress import ProgressBar
-from cordee.trainer.nn.utils import clip_grad_norm_, clip_grad_value_
 from cordee.trainer.ops import cat
-from cordee.trainer.optim.attached import attach
 from cordee.trainer.tensors import Tensor
 
 if TYPE_CHECKING:
@@ -57,9 +56,11 @@ class Model:
         self.steps_per_epoch = 0
         self._loss: Callable[[Any, Any], Tensor] | None = None
         self._metrics: dict[str, Metric] = {}
+        self._clip_norm: float | None = None
+        self._clip_value: float | None = None
         self._run: Run | None = None
         self._source: tuple[Any, ...] = ()
-        self._memory = _Memory(self)
+        self._memory = Memory(self)
 
     def compile(
         self,
@@ -96,8 +97,7 @@ class Model:
         self._loss = by_name(LOSSES, loss, "loss")
         self._metrics = named_metrics(metrics)
         self._run = None
-        if clip_norm is not None or clip_value is not None:
-            self.optimizer.register_step_pre_hook(_clipper(self.net, clip_norm, clip_value))
+        self._clip_norm, self._clip_value = clip_norm, clip_value
         return self
 
     @property
@@ -165,7 +165,6 @@ class Model:
         self._memory.begin([*callbacks, *bar])
         self.epochs += epochs
         self._call("on_train_begin")
-        self._memory.take_over()
         figures: dict[str, float] = {}
         self.net.train()
         for step in run.steps(epochs=self.epochs):
@@ -186,7 +185,9 @@ class Model:
                 run.report(**{name: value for name, value in figures.items() if name != "loss"})
             if self.stop_training:
                 break
-        self._call("on_train_end", figures)
+        if not run.behind:  # this worker has trained, or could have
+            self._call("on_train_end", figures or self.history.last())
+        self._memory.end()
         self.net.eval()
         return self.history
 
@@ -210,6 +211,10 @@ class Model:
                 with no_grad():
                     seen = output.detach() if isinstance(output, Tensor) else output
                     step.measure(**{name: metric(seen, target) for name, metric in self._metrics.items()})
+        if self._clip_value is not None:
+            step.clip_grad_value_(self._clip_value)
+        if self._clip_norm is not None:
+            step.clip_grad_norm_(self._clip_norm)
         step.commit()
 
     def _fields(self, batch: Batch) -> tuple[list[Any], Any]:
@@ -307,89 +312,13 @@ class Model:
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         vars(self).update(state)
-        self._run, self._source, self._memory = None, (), _Memory(self)
+        self._run, self._source, self._memory = None, (), Memory(self)
 
     def __repr__(self) -> str:
         how = type(self.optimizer).__name__ if hasattr(self, "optimizer") else "not compiled"
         return f"Model({type(self.net).__name__}, {how})"
 
 
-class _Memory:
-    """What a training remembers beside weights and optimiser: it travels with the module (see `optim.attached`)."""
-
-    def __init__(self, model: Model) -> None:
-        self._model = model
-        self.callbacks: list[Callback] = []
-        self.sums: dict[str, float] = {}
-        """Of the epoch at hand: by figure the sum over its steps, times their samples. Added up step by step, which is
-        the same order on every worker."""
-        self._call_number = 0
-        self._waiting: Any = None
-        """Another worker's memory of a later call of `fit` than this one has come to."""
-        attach(model.net, self)
-
-    def begin(self, callbacks: Sequence[Callback]) -> None:
-        """A call of `fit` begins."""
-        self._call_number += 1
-        self.callbacks = sorted(callbacks, key=lambda callback: callback.last)
-        for callback in callbacks:
-            callback.model = self._model
-        self.sums = {}
-        self._model.history = History()
-        self._model.stop_training = False
-
-    def take_over(self) -> None:
-        """Take over what another worker remembered of this call, if that has come before the call."""
-        if self._waiting is not None and self._waiting["call"] == self._call_number:
-            self.load_scalars(self._waiting)
-            self._waiting = None
-
-    def add(self, step: Step) -> dict[str, float]:
-        """Take note of a committed step; the epoch's means so far."""
-        values = {"loss": step.loss, **step.measures, "": 1.0}
-        for name, value in values.items():
-            self.sums[name] = self.sums.get(name, 0.0) + value * step.num_samples
-        return {name: total / self.sums[""] for name, total in self.sums.items() if name}
-
-    # What travels.
-
-    def scalars(self) -> dict[str, Any]:
-        return {
-            "call": self._call_number,
-            "history": self._model.history.to_json(),
-            "stop": self._model.stop_training,
-            "callbacks": [callback.state_dict() for callback in self.callbacks],
-            "sums": {name: repr(value) for name, value in self.sums.items()},
-        }
-
-    def load_scalars(self, scalars: Any) -> None:
-        if scalars["call"] != self._call_number:
-            self._waiting = scalars
-            return
-        self._model.history.load_json(scalars["history"])
-        self._model.stop_training = bool(scalars["stop"])
-        for callback, state in zip(self.callbacks, scalars["callbacks"], strict=False):
-            callback.load_state_dict(state)
-        self.sums = {name: float(value) for name, value in scalars["sums"].items()}
-
-    def arrays(self) -> dict[str, Array]:
-        return {
-            f"{i}/{name}": value
-            for i, callback in enumerate(self.callbacks)
-            for name, value in callback.arrays().items()
-        }
-
-
 def _validation(data: Any, batch_size: int) -> DataLoader:
     x, y = data if isinstance(data, (tuple, list)) and len(data) == 2 else (data, None)
     return as_loader(x, y, batch_size=batch_size)
-
-
-def _clipper(net: Module, norm: float | None, value: float | None) -> Callable[..., None]:
-    def clip(*_: Any) -> None:
-        if value is not None:
-            clip_grad_value_(net.parameters(), value)
-        if norm is not None:
-            clip_grad_norm_(net.parameters(), norm)
-
-    return clip

@@ -2,7 +2,7 @@
 
 What the statistics are computed over: one call's input. In an elastic run a call sees one shard of the global batch, so
 the normalisation, and with it every gradient, is the same for any number of workers. The *running* statistics are
-another matter: they follow the shards that this very process has seen, and are no part of what workers exchange.
+kept the same by the run: a step moves them once, by the mean of what its shards make of them (`elastic.buffers`).
 """
 
 from __future__ import annotations

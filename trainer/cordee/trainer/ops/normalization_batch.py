@@ -204,7 +204,9 @@ def batch_norm(
     count = input.numel() // max(channels, 1)
     if count == 1:
         raise ValueError(
-            f"batch_norm: in training there must be more than one value per channel; input has shape {input.shape}"
+            f"batch_norm: in training there must be more than one value per channel; input has shape {input.shape} "
+            "(in an elastic run a call sees one shard: fewer shards, a larger batch, or drop_last=True where the last "
+            "batch of an epoch is small)"
         )
     if input.data.dtype.itemsize < 4:
         parameters = widened(weight), widened(bias)

@@ -11,7 +11,7 @@ it gets there. Such a state waits, and is taken over by whoever gets its name.
 from __future__ import annotations
 
 import weakref
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -43,6 +43,8 @@ class StepWatch:
 
     step: Any = None
     """With `committed` and `lost`; None: there is no elastic step."""
+    knows: Callable[[Any], bool] = lambda _: True
+    """Whether something travels with the run."""
 
 
 @dataclass
@@ -85,7 +87,7 @@ def attach(owner: Any, thing: Traveller) -> bool:
     name = kind if count == 1 else f"{kind}.{count}"
     attachments.things[name] = weakref.ref(thing)
     waiting = attachments.waiting.pop(name, None)
-    if waiting is None:
+    if waiting is None or not _fits(thing, waiting.scalars):
         return False
     _give(thing, waiting.scalars, waiting.arrays)
     for options, saved in zip(getattr(owner, "param_groups", ()), waiting.options, strict=False):
@@ -111,7 +113,7 @@ class Travelling:
 
     def __init__(self, model: Any, optimizers: Mapping[str, Any]) -> None:
         """`optimizers`: by name; a single one has the name ""."""
-        self.watch = StepWatch()
+        self.watch = StepWatch(knows=self._knows)
         named = {f"optimizer.{name}" if name else "optimizer": optimizer for name, optimizer in optimizers.items()}
         self._optimizers = {name: weakref.ref(optimizer) for name, optimizer in named.items()}
         self._owners = {name: _of(optimizer) for name, optimizer in named.items()}
@@ -119,6 +121,9 @@ class Travelling:
             self._owners[f"model.{path}" if path else "model"] = _of(module)
         for attachments in self._owners.values():
             attachments.watch = self.watch
+
+    def _knows(self, thing: Any) -> bool:
+        return any(thing is other for other in self._live().values())
 
     def _live(self) -> dict[str, Traveller]:
         return {
@@ -161,7 +166,7 @@ class Travelling:
             if not any(name.startswith(f"{key}.") for key in self._owners)
         ]
         for name, thing in self._live().items():
-            if name not in scalars:
+            if name not in scalars or not _fits(thing, scalars[name]):
                 continue
             given = _part(arrays, name)
             for key, view in thing.arrays().items():
@@ -181,7 +186,10 @@ class Travelling:
         for name, state in scalars.items():
             thing = live.get(name)
             if thing is not None:
-                _give(thing, state, _part(arrays, name))
+                if _fits(thing, state):
+                    _give(thing, state, _part(arrays, name))
+                else:
+                    thing.pass_over(state)  # type: ignore[attr-defined]
                 continue
             path = max((key for key in self._owners if name.startswith(f"{key}.")), key=len)
             owner = self._optimizers[path]() if path in self._optimizers else None
@@ -194,6 +202,12 @@ class Travelling:
         for name, thing in self._live().items():
             if name in scalars:
                 thing.load_scalars(scalars[name])
+
+
+def _fits(thing: Traveller, scalars: Mapping[str, Any]) -> bool:
+    """Whether a state is for a thing as it is now; some can tell, by a method `fits`, and have `pass_over` for others.
+    What was passed over comes again (see `elastic.Run.behind`)."""
+    return not hasattr(thing, "fits") or bool(thing.fits(scalars))
 
 
 def _part(arrays: Mapping[str, Any], name: str) -> dict[str, Any]:

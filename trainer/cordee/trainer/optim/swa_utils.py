@@ -118,6 +118,8 @@ class AveragedModel(Module):
         self.multi_avg_fn = multi_avg_fn
         self.use_buffers = use_buffers
         self._plan: _Plan | None = None
+        self._travels = False
+        """Whether it is known to travel with an elastic run."""
         attach(model, self)
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
@@ -129,13 +131,18 @@ class AveragedModel(Module):
         Raises:
             RuntimeError: in an elastic step that is not committed yet.
         """
-        step = watch_of(model).step
+        watch = watch_of(model)
+        step = watch.step
         if step is not None and not step.committed:
             if step.lost:
                 return
             raise RuntimeError(
                 "in an elastic run, update the average after step.commit(): the step's update may still be lost"
             )
+        if step is not None and not self._travels:
+            if not watch.knows(self):  # it was made of a copy, or of a part that the run did not know
+                attach(model, self)
+            self._travels = True
         plan = self._plan
         if plan is None or not plan.holds(model):
             plan = self._plan = _Plan(self.module, model)
@@ -185,8 +192,11 @@ class AveragedModel(Module):
         twin = object.__new__(type(self))
         memo[id(self)] = twin
         for key, value in vars(self).items():
-            vars(twin)[key] = None if key == "_plan" else copy.deepcopy(value, memo)
+            vars(twin)[key] = _OF_A_COPY[key] if key in _OF_A_COPY else copy.deepcopy(value, memo)
         return twin
+
+
+_OF_A_COPY: dict[str, Any] = {"_plan": None, "_travels": False}
 
 
 class _Plan:
