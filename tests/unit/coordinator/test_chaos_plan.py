@@ -32,6 +32,7 @@ WORLD = [Live(f"job-abcdef-w{k}", rank) for rank, k in enumerate((0, 2, 10, 1))]
             "slow", 90.0, None, (Who("worker", 1),), None, 2.0, 4.0),))),
         ("at 1h mass 14; seed 3; for 2h; half-open@1m", Plan(
             (Rate((("half-open", 1.0),), 60.0),), (Scheduled("mass", 3600.0, count=14),), 7200.0, 3)),
+        ("kill@1s; calm 1m every 6m", Plan((Rate((("kill", 1.0),), 1.0),), calm=(60.0, 360.0))),
         ("at 5s bug", Plan((), (Scheduled("bug", 5.0),))),
     ],
 )  # fmt: skip
@@ -73,6 +74,8 @@ def test_what_is_given_beside_a_spec_goes_over_it() -> None:
         ("at 10s mass 0", 8, "nobody"),
         ("at 10s coordinator w1", 8, "takes no worker's name"),
         ("for 3s; for 4s; kill@3s", 9, "stands there twice"),
+        ("kill@3s; calm 3s", 17, "'every' is missing"),
+        ("kill@3s; calm 3s every 3s", 10, "shorter than the whole"),
         ("seed 7", 7, "there is no fault in it"),
     ],
 )
@@ -97,6 +100,13 @@ def test_due_times_are_the_interval_apart_until_the_time_is_over() -> None:
     assert [(order.number, order.at_seconds) for order in orders] == [(1, 29), (2, 30), (3, 58), (4, 87), (5, 116)]
     assert [order.random for order in orders] == [True, False, True, True, True]
     assert orders[1].asked.kind == "segfault"
+
+
+def test_a_rate_s_clock_stands_while_it_is_calm() -> None:
+    plan = parse_plan("kill@10s; calm 5s every 35s; for 2m")
+    assert [order.at_seconds for order in plan.timeline()] == [15, 25, 35, 50, 60, 70, 85, 95, 105, 120]
+    assert plan.calm_windows(130.0) == [(0, 5), (35, 40), (70, 75), (105, 110), (120, 130)]
+    assert parse_plan("kill@10s").calm_windows(130.0) == []
 
 
 def test_random_intervals_have_the_mean_that_was_asked_for() -> None:

@@ -101,6 +101,20 @@ def test_every_second_is_accounted_for() -> None:
     assert abs(report.losses["slower"]) < 0.2  # samples are 0.1 s apart
 
 
+def test_what_rank_0_says_of_a_stall_goes_before_what_the_history_suggests() -> None:
+    words = "soak-abcdef-w0: generation 2 (loss) committed step 9 first: "
+    words += "before 0.150 s, world 0.030 s, mesh 0.010 s, state 0.040 s, step 0.070 s (0.3 s)"
+    injection, events = KILL
+    told = [replace(e, message=words) if e.kind == "resumed" and e.time < START + 20.5 else e for e in events[:4]]
+    start = said(0.1, "resumed", words.replace("(loss)", "(start)").replace("(0.3 s)", "(7 s)"))
+    report = make_report(recording((injection, [start, *told])), step_seconds=STEP)
+    assert report.losses["detection"] == pytest.approx(0.15 - 0.02, abs=1e-6)  # the fault is 0.02 s after the commit
+    assert report.losses["rendezvous"] == pytest.approx(0.04)
+    assert report.losses["heal"] == pytest.approx(0.04)
+    assert report.losses["redone"] == pytest.approx(0.02 + 0.07 - STEP, abs=1e-6)
+    assert len(report.stalls) == 1  # the wait for the first step is no stall
+
+
 def test_goodput_is_useful_time_over_wall_time() -> None:
     report = make_report(recording(KILL))
     goodput = report.goodput
@@ -109,6 +123,19 @@ def test_goodput_is_useful_time_over_wall_time() -> None:
     assert goodput["ratio"] == pytest.approx(goodput["steps"] * goodput["step_seconds"] / LENGTH)
     assert goodput["ratio"] == pytest.approx(1 - 0.42 / LENGTH, abs=0.01)
     assert make_report(recording(KILL), step_seconds=STEP / 2).goodput["ratio"] == pytest.approx(0.5, abs=0.01)
+
+
+def test_planned_calm_is_measured_against_what_lies_between() -> None:
+    calm = ((START, START + 16), (START + 40, START + 60))
+    report = make_report(recording(KILL, calm=calm))
+    assert report.goodput["step_seconds_from"] == "measured in the calm stretches of the plan"
+    assert report.goodput["step_seconds"] == pytest.approx(STEP, rel=0.02)
+    found = report.goodput["throughput"]
+    # Each calm stretch counts from its 10th second on: disturbed is from 16 to 50, with 0.42 s of stalls.
+    assert found["calm"] == pytest.approx(1 / STEP, rel=0.02)
+    assert found["ratio"] == pytest.approx(1 - 0.42 / 34, abs=0.01)
+    assert "of the undisturbed throughput" in page(report)
+    assert make_report(recording(KILL, calm=calm[:1])).goodput["throughput"] is None
 
 
 def test_waiting_for_a_successor_below_the_minimum_is_called_so() -> None:

@@ -5,13 +5,15 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from cordee.coordinator.chaos.history import BREAKING, History, Sign, World
+from cordee.coordinator.chaos.history import BREAKING, History, Resumption, Sign, World
 from cordee.coordinator.chaos.recording import Injection, Recording, Sample
 
-__all__ = ["Stall", "calm_step_seconds", "rate_of_steps", "split_stalls"]
+__all__ = ["Stall", "calm_step_seconds", "rate_of_steps", "split_stalls", "throughput"]
 
 SETTLE_SECONDS: Final = 1.0
 """After a change the caches are cold and a successor's start is not quite over."""
+CALM_SETTLE_SECONDS: Final = 10.0
+"""So much of a planned calm belongs to the fault before it."""
 _CHUNK_SECONDS: Final = 1.0
 _LATE_SECONDS: Final = 0.05
 """Two workers' notes of one moment come on two streams."""
@@ -29,53 +31,79 @@ class Stall:
 def split_stalls(
     recording: Recording, history: History, injected: Sequence[Injection], step_seconds: float
 ) -> list[Stall]:
+    """Every time without a commit. Of each one step is useful: it ends with a commit."""
     stalls: list[Stall] = []
     edge = recording.start
     for one in history.resumptions:
         begin, finish = max(one.time - one.stall_seconds, edge), min(one.time, recording.end)
-        if finish <= begin:
+        if finish <= begin or one.first:
             continue
         edge = finish
-        parts = _split(begin, finish, recording, history, injected, step_seconds)
-        stalls.append(Stall(begin, finish, parts))
+        scene = _scene(begin, finish, recording, history, injected)
+        parts = _told(one, scene, step_seconds) if one.parts else _inferred(scene, history, step_seconds)
+        stalls.append(Stall(begin, finish, {name: seconds for name, seconds in parts.items() if seconds > 0}))
     return stalls
 
 
-def _split(
-    begin: float,
-    end: float,
-    recording: Recording,
-    history: History,
-    injected: Sequence[Injection],
-    step_seconds: float,
-) -> dict[str, float]:
-    """What was waited for in a stall. Of it one step's time is useful: it ends with a commit.
+@dataclass(frozen=True, slots=True)
+class _Scene:
+    """What happened within a stall, by the job's history."""
 
-    last commit … fault: the step at hand, lost · fault … sign: detection · sign … world: rendezvous, or a minimum that
-    is waited for · world … commit: the joiner's heal, and the step
-    """
+    begin: float
+    end: float
+    fault: float | None
+    """When the fault was injected that it is of."""
+    seen: float
+    """When that was noticed."""
+    formed: float
+    """When the world was formed that ended it."""
+    waiting: str
+    """What the time before that world was spent on."""
+
+
+def _scene(begin: float, end: float, recording: Recording, history: History, injected: Sequence[Injection]) -> _Scene:
     worlds = [world for world in history.worlds if begin <= world.time <= end]
     formed = worlds[-1].time if worlds else begin
     earlier = history.world_at(begin)
     fault = next((one.time for one in injected if begin <= one.time <= formed), None)
     signs = [sign for sign in history.signs if begin <= sign.time <= formed and sign.kind in BREAKING]
     seen = signs[0].time if signs else (formed if fault is not None else begin)
-    was_at = fault if fault is not None and fault <= seen else (seen if signs else begin)
     minimum = int(recording.job["workers"]["min"])
     survivors = len(earlier.workers) - len(_missing(signs, worlds, earlier)) if earlier is not None else minimum
-    waiting = "below_minimum" if (signs or fault is not None) and survivors < minimum else "rendezvous"
-    healing = sum(seconds for time, seconds in history.heals if formed <= time <= end + _LATE_SECONDS)
-    after = end - formed
+    below = (signs or fault is not None) and survivors < minimum
+    return _Scene(begin, end, fault, seen, formed, "below_minimum" if below else "rendezvous")
+
+
+def _told(one: Resumption, scene: _Scene, step_seconds: float) -> dict[str, float]:
+    """By what rank 0 says of it."""
+    told = {name: one.parts.get(name, 0.0) for name in ("before", "world", "mesh", "state", "step")}
+    at_hand = told["before"] if scene.fault is None else min(max(scene.fault - scene.begin, 0.0), told["before"])
+    parts = dict.fromkeys(("detection", "rendezvous", "below_minimum", "heal", "redone"), 0.0)
+    parts["detection"] = told["before"] - at_hand
+    parts[scene.waiting] += told["world"]
+    parts["rendezvous"] += told["mesh"]
+    parts["heal"] = told["state"]
+    parts["redone"] = max(at_hand + told["step"] - step_seconds, 0.0)
+    return parts
+
+
+def _inferred(scene: _Scene, history: History, step_seconds: float) -> dict[str, float]:
+    """By the history alone.
+
+    last commit … fault: the step at hand, lost · fault … sign: detection · sign … world: rendezvous, or a minimum that
+    is waited for · world … commit: the joiner's heal, and the step
+    """
+    was_at = scene.fault if scene.fault is not None and scene.fault <= scene.seen else scene.seen
+    healing = sum(seconds for time, seconds in history.heals if scene.formed <= time <= scene.end + _LATE_SECONDS)
+    after = scene.end - scene.formed
     heal = min(healing, max(after - step_seconds, 0.0))
-    again = after - heal
-    useful = min(step_seconds, again + (was_at - begin))
-    parts = {
-        "detection": seen - was_at,
-        waiting: max(formed - seen, 0.0),
+    again = after - heal + was_at - scene.begin
+    return {
+        "detection": scene.seen - was_at,
+        scene.waiting: max(scene.formed - scene.seen, 0.0),
         "heal": heal,
-        "redone": max(was_at - begin + again - useful, 0.0),
+        "redone": max(again - step_seconds, 0.0),
     }
-    return {name: seconds for name, seconds in parts.items() if seconds > 0}
 
 
 def _missing(signs: Sequence[Sign], worlds: Sequence[World], before: World) -> set[str]:
@@ -95,6 +123,12 @@ def calm_step_seconds(
     samples: Sequence[Sample], busy_with: Iterable[tuple[float, float]], recording: Recording, history: History
 ) -> tuple[float | None, str]:
     """A step's median time when nothing was going on, and how it was found."""
+    if recording.calm:
+        planned = [(a, b) for a, b in complement(calm_parts(recording), recording.start, recording.end)]
+        planned += [(one.time - one.stall_seconds, one.time) for one in history.resumptions]
+        calm = _chunks(samples, planned, 0)
+        if len(calm) >= 3:
+            return statistics.median(calm), "measured in the calm stretches of the plan"
     busy: list[tuple[float, float]] = [(outage.start, outage.end or recording.end) for outage in recording.outages]
     busy += [(a, b + SETTLE_SECONDS) for a, b in busy_with]
     busy += [(one.time - one.stall_seconds, one.time + SETTLE_SECONDS) for one in history.resumptions]
@@ -123,6 +157,43 @@ def _chunks(samples: Sequence[Sample], busy: Sequence[tuple[float, float]], full
             found.append((sample.time - origin.time) / (sample.step - origin.step))
             origin = sample
     return found
+
+
+def calm_parts(recording: Recording) -> list[tuple[float, float]]:
+    """The plan's calm stretches without their beginnings, when the last fault may still be at work."""
+    return [(a + CALM_SETTLE_SECONDS, b) for a, b in recording.calm if b - a > CALM_SETTLE_SECONDS]
+
+
+def complement(parts: Sequence[tuple[float, float]], start: float, end: float) -> list[tuple[float, float]]:
+    """What lies between and around some stretches."""
+    edges = [start, *(edge for part in parts for edge in part), end]
+    return [(a, b) for a, b in zip(edges[::2], edges[1::2], strict=True) if b > a]
+
+
+def throughput(samples: Sequence[Sample], recording: Recording) -> dict[str, float] | None:
+    """Committed steps per second in the plan's calm stretches, and from the first to the last of them between: the
+    rate of an undisturbed job and that of a disturbed one, in turns on the same machine.
+    """
+    calm = calm_parts(recording)
+    last = next((at for at, sample in enumerate(samples) if sample.step == samples[-1].step), 0)
+    samples = samples[: last + 1]  # what comes after training is neither
+    if len(calm) < 2:
+        return None
+    disturbed = complement(calm, calm[0][0], calm[-1][1])
+    rates = [_rate_in(samples, parts) for parts in (calm, disturbed)]
+    if not all(rates):
+        return None
+    return {"calm": rates[0], "disturbed": rates[1], "ratio": rates[1] / rates[0]}
+
+
+def _rate_in(samples: Sequence[Sample], parts: Sequence[tuple[float, float]]) -> float:
+    steps = seconds = 0.0
+    for a, b in parts:
+        inside = [sample for sample in samples if a <= sample.time <= b]
+        if len(inside) > 1:
+            steps += inside[-1].step - inside[0].step
+            seconds += inside[-1].time - inside[0].time
+    return steps / seconds if seconds else 0.0
 
 
 def rate_of_steps(samples: Sequence[Sample], start: float, end: float) -> tuple[tuple[float, float], ...]:

@@ -81,6 +81,7 @@ class Director:
         self._samples: list[Sample] = []
         self._injections: list[Injection] = []
         self._notes: list[str] = []
+        self._began = 0.0
 
     def stop(self) -> None:
         """Inject nothing more; `run` returns soon. May be called from anywhere."""
@@ -97,6 +98,7 @@ class Director:
             self._until(lambda: self._over or self._trains)
             began = time.monotonic()
             start = self._now()
+            self._began = start
             self._inject(began)
             if self._to_the_end:
                 self._until(lambda: self._over)
@@ -303,6 +305,7 @@ class Director:
                 Outage(since - self._offset, None if until is None else until - self._offset)
                 for since, until in outages
             ),
+            calm=tuple((self._began + a, self._began + b) for a, b in self._plan.calm_windows(end - self._began)),
             notes=tuple(self._notes),
         )
 

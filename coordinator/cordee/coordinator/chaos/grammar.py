@@ -4,6 +4,7 @@
     clause    kinds "@" ["~"] TIME             a fault so often: kill*2,stop@29s; ~ is exponential
             | preset                           soak, all: once per 29 s
             | "at" (TIME | "step" N) fault     at 10s kill w2; at step 500 kill rank 0
+            | "calm" TIME "every" TIME         calm 1m every 6m: no fault of a rate in the first minute of every six
             | "for" TIME                       how long (else: until the job has ended)
             | "seed" N
     fault     KIND (who | N of "mass")* ["times" NUMBER] ["for" TIME]
@@ -85,6 +86,7 @@ class _Parser:
         rates: list[Rate] = []
         schedule: list[Scheduled] = []
         said: dict[str, float] = {}
+        calm: tuple[float, float] | None = None
         if not self._words:
             raise self._wrong(0, "it is empty", _FORMS)
         while self._next < len(self._words):
@@ -96,6 +98,11 @@ class _Parser:
                     raise self._wrong(word.position, f"{word.text!r} stands there twice")
                 self._next += 1
                 said[word.text] = self._time() if word.text == "for" else self._whole("a seed, such as 7")
+            elif word.text == "calm":
+                if calm is not None:
+                    raise self._wrong(word.position, "'calm' stands there twice")
+                calm = self._calm(word)
+                self._end_of_clause()
             elif word.text == "at":
                 self._next += 1
                 schedule.append(self._scheduled())
@@ -107,7 +114,7 @@ class _Parser:
         if not (rates or schedule):
             raise self._wrong(len(self._text), "there is no fault in it", _FORMS)
         length = said.get("for") if seconds is None else seconds
-        return Plan(tuple(rates), tuple(schedule), length, int(said.get("seed", 0)) if seed is None else seed)
+        return Plan(tuple(rates), tuple(schedule), length, int(said.get("seed", 0)) if seed is None else seed, calm)
 
     def kinds(self) -> tuple[tuple[str, float], ...]:
         weights: dict[str, float] = {}
@@ -132,6 +139,16 @@ class _Parser:
         if self._next < len(self._words):
             word = self._words[self._next]
             raise self._wrong(word.position, f"{word.text!r} is one word too many")
+
+    def _calm(self, word: _Word) -> tuple[float, float]:
+        self._next += 1
+        seconds = self._time()
+        if not self._taken("every"):
+            raise self._wrong(self._position(), "'every' is missing", "such as calm 1m every 6m")
+        every = self._time()
+        if not 0 < seconds < every:
+            raise self._wrong(word.position, "the calm must be longer than nothing and shorter than the whole")
+        return seconds, every
 
     def _rate(self) -> Rate:
         start = self._words[self._next]

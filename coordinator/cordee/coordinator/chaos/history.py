@@ -5,8 +5,8 @@ holds it to the sentences that the coordinator and the workers really write.
 """
 
 import re
-from collections.abc import Collection, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Final
 
@@ -37,6 +37,7 @@ _ANYBODY: Final = frozenset({"checkpoint_damaged", "checkpoint_failed"})
 """These say what is wrong with a file; who wrote it is not always known."""
 
 _WORLD = re.compile(r"generation (\d+) \(([\w ]+)\) from step (\d+): (.+)")
+_PART = re.compile(r"(before|world|mesh|state|step) (\d+\.\d+) s")
 _SECONDS = re.compile(r"\((\d[\d.e+-]*) s\)\s*$")
 
 
@@ -59,6 +60,10 @@ class Resumption:
     time: float
     stall_seconds: float
     """From the last commit before it."""
+    parts: Mapping[str, float] = field(default_factory=dict[str, float])
+    """What rank 0 waited for, as it says: `before` it met the others, `world`, `mesh`, `state`, `step`."""
+    first: bool = False
+    """There was no step before."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,7 +125,9 @@ def read_history(events: Iterable[Happening]) -> History:
             members = tuple(short(name.strip()) for name in match[4].split(","))
             worlds.append(World(event.time, int(match[1]), match[2], int(match[3]), members))
         elif event.kind == "resumed":
-            resumptions.append(Resumption(event.time, _seconds(event.message)))
+            parts = {name: float(seconds) for name, seconds in _PART.findall(event.message)}
+            is_first = "(start)" in event.message
+            resumptions.append(Resumption(event.time, _seconds(event.message), parts, is_first))
         elif event.kind == "healed":
             heals.append((event.time, _seconds(event.message)))
         elif event.kind in NOTICED:

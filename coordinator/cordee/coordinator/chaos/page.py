@@ -51,12 +51,18 @@ def _tiles(report: Report) -> str:
     tiles = [
         _same_tile("weights", report.proof.weights),
         _ledger_tile(report),
-        _tile(percent(report.goodput["while_training"]), "goodput while training"),
+        _goodput_tile(report.goodput),
         _tile(str(everything["count"] + report.coordinator["kills"]), "faults"),
         _tile(_middle(everything["stall"]), "survivors' stall, median"),
         _tile(_middle(everything["heal"]), "whole again, median"),
     ]
     return f'<div class="tiles">{"".join(tiles)}</div>'
+
+
+def _goodput_tile(goodput: dict[str, Any]) -> str:
+    if goodput["throughput"] is not None:
+        return _tile(percent(goodput["throughput"]["ratio"]), "of the undisturbed throughput")
+    return _tile(percent(goodput["while_training"]), "goodput while training")
 
 
 def _tile(value: str, words: str, kind: str = "") -> str:
@@ -113,12 +119,18 @@ def _losses(report: Report) -> str:
         bar = f'<i class="bar {kind}" style="width:{width:.0f}px"></i>'
         rows.append(_row(LOSSES[name], seconds, percent(seconds / wall), bar))
     rows.append(_row("wall time", wall, ""))
+    found, in_turns = goodput["throughput"], ""
+    if found is not None:
+        in_turns = (
+            f'<p class="quiet">In turns on one machine: {found["calm"]:.2f} steps per second in the calm stretches, '
+            f"{found['disturbed']:.2f} in the disturbed ones between them: {percent(found['ratio'])}.</p>"
+        )
     head = '<tr><th></th><th class="number">seconds</th><th class="number">of the wall time</th><th></th></tr>'
     return (
         f'<h2>Where the time went</h2><div class="card"><table>{head}{"".join(rows)}</table></div>'
         f'<p class="quiet">Goodput is useful time over wall time: {share} of all of it, '
         f"{percent(goodput['while_training'])} without the start and the end. "
-        f"A step in calm takes {seconds_words(step)}, {escape(goodput['step_seconds_from'])}.</p>"
+        f"A step in calm takes {seconds_words(step)}, {escape(goodput['step_seconds_from'])}.</p>{in_turns}"
     )
 
 

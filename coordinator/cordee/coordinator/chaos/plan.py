@@ -9,6 +9,7 @@ number of workers would never be disturbed by that rule; of such a one a single 
 """
 
 import heapq
+import math
 import random
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -118,9 +119,13 @@ class Plan:
     seconds: float | None = None
     """How long; None: until the job has ended."""
     seed: int = 0
+    calm: tuple[float, float] | None = None
+    """The first so many seconds of every so many: no fault of a rate comes then, and what a step takes is measured."""
 
     def __str__(self) -> str:
         parts = [str(part) for part in (*self.rates, *self.schedule)]
+        if self.calm is not None:
+            parts.append(f"calm {duration_words(self.calm[0])} every {duration_words(self.calm[1])}")
         parts += [] if self.seconds is None else [f"for {duration_words(self.seconds)}"]
         return "; ".join([*parts, f"seed {self.seed}"])
 
@@ -154,7 +159,28 @@ class Plan:
         while True:
             at += chooser.expovariate(1 / rate.every_seconds) if rate.exponential else rate.every_seconds
             (kind,) = chooser.choices(kinds, weights)
-            yield at, len(self.schedule) + index, Scheduled(kind, at), True
+            due = self._after_calm(at)
+            yield due, len(self.schedule) + index, Scheduled(kind, due), True
+
+    def _after_calm(self, at: float) -> float:
+        """A rate's clock stands while it is calm."""
+        if self.calm is None:
+            return at
+        calm, every = self.calm
+        disturbed = every - calm
+        # What is due as a calm begins is the last of before, not the first of after.
+        rounds = math.ceil(at / disturbed - 1e-9)
+        return at + calm * max(rounds, 1)
+
+    def calm_windows(self, seconds: float) -> list[tuple[float, float]]:
+        """When it is to be calm, as far as so many seconds go."""
+        if self.calm is None:
+            return []
+        calm, every = self.calm
+        end = seconds if self.seconds is None else min(seconds, self.seconds)
+        starts = [index * every for index in range(math.ceil(end / every))]
+        windows = [(start, min(start + calm, end)) for start in starts]
+        return [*windows, (end, seconds)] if end < seconds else windows
 
 
 @dataclass(frozen=True, slots=True)

@@ -75,6 +75,8 @@ class Recording:
     samples: tuple[Sample, ...] = ()
     events: tuple[Happening, ...] = ()
     outages: tuple[Outage, ...] = ()
+    calm: tuple[tuple[float, float], ...] = ()
+    """When no fault was to come, by the plan."""
     notes: tuple[str, ...] = field(default=())
     """What a reader should know about how it came about."""
 
@@ -96,6 +98,7 @@ class Recording:
         values = {key: value for key, value in data.items() if key != "format"}
         for name, kind in rows.items():
             values[name] = tuple(kind(**_tuples(row)) for row in values.get(name, ()))
+        values["calm"] = tuple((start, end) for start, end in values.get("calm", ()))
         return cls(**{**values, "notes": tuple(values.get("notes", ()))})
 
 

@@ -16,7 +16,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Final
 
-from cordee.coordinator.chaos.accounts import calm_step_seconds, rate_of_steps, split_stalls
+from cordee.coordinator.chaos.accounts import calm_step_seconds, rate_of_steps, split_stalls, throughput
 from cordee.coordinator.chaos.history import BREAKING, History, Sign, World, read_history, shorts
 from cordee.coordinator.chaos.plan import COORDINATOR, MASS
 from cordee.coordinator.chaos.recording import Injection, Recording, Sample
@@ -29,9 +29,9 @@ FORMAT: Final = "cordee-chaos-report/1"
 LOSSES: Final = {
     "starting": "starting, before the first step",
     "detection": "detection: from the fault to its first sign",
-    "rendezvous": "rendezvous: from there to the next world",
+    "rendezvous": "rendezvous: the next world, and its connections",
     "below_minimum": "below the minimum: waiting for a successor",
-    "heal": "heal: a joiner takes its state",
+    "heal": "heal: who joins, or is behind, takes the state",
     "redone": "the step at hand, computed again",
     "ending": "ending, after the last step",
     "slower": "steps that took longer than in calm",
@@ -196,6 +196,7 @@ def make_report(recording: Recording, proof: Proof | None = None, *, step_second
             "steps": steps,
             "step_seconds": step_seconds,
             "step_seconds_from": basis,
+            "throughput": throughput(samples, recording),
         },
         losses=losses,
         coordinator=_coordinator(recording, samples),

@@ -37,6 +37,7 @@ def _facts(report: Report) -> str:
             f"{percent(goodput['ratio'])} of the wall time, {percent(goodput['while_training'])} while training",
         ),
         ("step", "unknown" if step is None else f"{seconds_words(step)} in calm, {goodput['step_seconds_from']}"),
+        *_throughput(report),
         ("weights", same_words(proof.weights)),
         ("ledger", same_words(proof.ledger)),
     ]
@@ -49,6 +50,14 @@ def _facts(report: Report) -> str:
         rows.append(("coordinator", f"killed {report.coordinator['kills']} times{back}; {steps} steps meanwhile"))
     width = max(len(name) for name, _ in rows)
     return "\n".join(f"{name.ljust(width)}  {value}" for name, value in rows)
+
+
+def _throughput(report: Report) -> list[tuple[str, str]]:
+    found = report.goodput["throughput"]
+    if found is None:
+        return []
+    rates = f"{found['disturbed']:.2f} steps/s disturbed, {found['calm']:.2f} in calm, in turns"
+    return [("throughput", f"{percent(found['ratio'])} of the undisturbed: {rates}")]
 
 
 def _kinds(report: Report) -> str:
