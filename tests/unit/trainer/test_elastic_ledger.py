@@ -348,6 +348,45 @@ def test_a_script_keeps_a_ledger_under_plain_python_of_whatever_it_loads(
     assert proof.samples == 2 * run.loader.samples_per_epoch
 
 
+def train_in_turns(run: elastic.Run) -> None:
+    """Two optimisers, and two passes over the shards of each step."""
+    first, second = run.optimizer["first"], run.optimizer["second"]  # type: ignore[index]
+    for step in run.steps(2):
+        for batch in step.shards:
+            step.backward(run.model(batch[0]).sum())
+        step.update(first)
+        for batch in step.shards:
+            step.backward(run.model(batch[0]).square().sum())
+        step.update(second)
+        step.commit()
+
+
+def make_two(path: Path) -> elastic.Run:
+    model = nn.Linear(2, 1)
+    optimizers = {"first": optim.SGD([model.weight], lr=0.01), "second": optim.SGD([model.bias], lr=0.01)}
+    loader = data.DataLoader(data.TensorDataset(np.ones((10, 2), np.float32)), 4, shuffle=True, shards=3)
+    return elastic.Run(model, optimizers, loader, ledger=path)
+
+
+def test_a_step_that_goes_through_its_shards_twice_consumes_them_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = make_two(tmp_path / "samples.ledger")
+    train_in_turns(run)
+    assert proven(tmp_path / "samples.ledger", 6).samples == 20
+
+    mixed_up = make_two(tmp_path / "mixed-up.ledger")
+    fetched = itertools.count()
+    give = data.DataLoader.shard_batch
+    monkeypatch.setattr(
+        data.DataLoader,
+        "shard_batch",
+        lambda loader, epoch, index, shard: give(loader, epoch, index, 0 if next(fetched) == 4 else shard),
+    )
+    with pytest.raises(RuntimeError, match="step 1 went through its shards twice, and got other samples"):
+        train_in_turns(mixed_up)
+
+
 def test_a_second_run_goes_on_in_the_same_file_and_one_of_other_data_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "samples.ledger"
     train_own(make_own(path, shuffle=True))

@@ -33,6 +33,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+import numpy as np
+
 from cordee.trainer.elastic.ledger_entry import (
     MAX_LINE_BYTES,
     LedgerData,
@@ -84,6 +86,7 @@ class Ledger:
         self._failed_at: float | None = None
         self._first_shard = 0
         self._read: list[Indices] = []
+        self._read_before: list[Indices] = []
 
     @property
     def path(self) -> Path:
@@ -100,8 +103,9 @@ class Ledger:
 
     # A step
 
-    def begin(self, first_shard: int) -> None:
-        """A step begins, maybe once more; this worker's shards are those from `first_shard` on."""
+    def begin(self, first_shard: int, *, again: bool = False) -> None:
+        """The shards of a step are gone through, or within one step `again`: those from `first_shard` on."""
+        self._read_before = self._read if again else []
         self._first_shard = first_shard
         self._read = []
 
@@ -115,6 +119,10 @@ class Ledger:
 
     def part(self, step: Step) -> bytes:
         """What this worker tells the others with the step's exchange."""
+        for before, now in zip(self._read_before, self._read, strict=bool(self._read_before)):
+            if not np.array_equal(before, now):
+                raise RuntimeError(f"step {step.number} went through its shards twice, and got other samples")
+        self._read_before = []
         written, plan = 0, 0
         if self._rank == 0:
             with self._lock:

@@ -283,7 +283,7 @@ class Step:
         self._gone_through = True
         self.num_passes += 1
         if self._ledger is not None:
-            self._ledger.begin(self._range[0])
+            self._ledger.begin(self._range[0], again=self.num_passes > 1)
         if self.num_passes == 1:  # the others read the same shards again, which nobody has loaded ahead
             self._loader.expect(self.epoch - 1, self.index, self._range)
 
