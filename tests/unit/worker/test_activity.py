@@ -177,7 +177,7 @@ def test_the_members_that_a_new_world_misses_are_named_and_given_up_after_a_sile
 
 def test_a_dial_that_is_never_answered_is_given_up_and_named() -> None:
     with listeners(2) as (opened, members):
-        opened[1].cut.add("job-w0")
+        opened[1].cut["job-w0"] = time.monotonic() + 60.0
         result = in_threads(
             1,
             lambda _: connect(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import tempfile
 from pathlib import Path
 
@@ -72,3 +73,16 @@ def test_closing_unmaps_and_refusals_leave_nothing_open() -> None:
     window.close()
     outbox.close()
     assert held() == before
+
+
+def test_an_outbox_that_cannot_grow_is_a_lack_of_memory() -> None:
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    outbox = Outbox()
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (HEAD_BYTES, limits[1]))
+        with pytest.raises(MemoryError, match="no 1,000,000 bytes of shared memory"):
+            outbox.memory(1_000_000)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert outbox.memory(1_000_000).size == 1_000_000
+    outbox.close()

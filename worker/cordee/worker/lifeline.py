@@ -50,6 +50,11 @@ class Lifeline:
             die_with_parent()
         threading.Thread(target=self._watch, name="cordee-lifeline", daemon=True).start()
 
+    @property
+    def agent(self) -> int | None:
+        """The process that holds the other end; None: there is no agent."""
+        return None if self._socket is None else os.getppid()
+
     def became_member(self) -> None:
         """Tells the agent."""
         self._say(lifeword.MEMBER)

@@ -81,8 +81,8 @@ class Listener:
         self.address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
         self.incoming: list[Incoming] = []
         """Connections that no world has taken yet, oldest first."""
-        self.cut: set[str] = set()
-        """Workers that are not to be reached: a fault that was injected (`cordee.worker.faults`)."""
+        self.cut: dict[str, float] = {}
+        """Workers that cannot be reached, and until when: a fault that was injected (`cordee.worker.faults`)."""
 
     def fileno(self) -> int:
         return self._socket.fileno()

@@ -21,6 +21,8 @@ from cordee.worker.postmortem import PostMortem, leave_stacks
 from cordee.worker.settings import SettingsError, WorkerSettings
 
 if TYPE_CHECKING:
+    from cordee.worker.faults import Faults
+    from cordee.worker.listener import Listener
     from cordee.worker.session import Session
 
 __all__ = ["main", "prepare_environment"]
@@ -91,6 +93,7 @@ def _work(settings: WorkerSettings, lifeline: Lifeline, previous: PostMortem | N
     )
     session = Session(identity, settings.coordinator, settings.token, orphan_seconds=settings.orphan_seconds)
     departure = Departure(session, lifeline.ending)
+    faults = _faults(settings, session, listener, lifeline)
     session.start()
     # From here on the coordinator is being reached in the background; NumPy and the trainer are imported meanwhile.
     try:
@@ -102,6 +105,8 @@ def _work(settings: WorkerSettings, lifeline: Lifeline, previous: PostMortem | N
             session, listener, settings, on_connected=lifeline.became_member, on_committed=lifeline.committed
         )
         departure.break_off = membership.break_off
+        if faults is not None:
+            faults.connections = membership.connections
         try:
             source = _source(settings, session)
             settings.output.mkdir(parents=True, exist_ok=True)
@@ -129,6 +134,30 @@ def _work(settings: WorkerSettings, lifeline: Lifeline, previous: PostMortem | N
     session.close()
     listener.close()
     return code
+
+
+def _faults(settings: WorkerSettings, session: Session, listener: Listener, lifeline: Lifeline) -> Faults | None:
+    """Lets the coordinator inject faults into this process, if the job allows it."""
+    from cordee.rpc.v1 import worker_pb2 as pb
+
+    def note(text: str) -> None:
+        session.post(pb.WorkerMessage(note=pb.Note(kind="fault", message=text)))
+
+    if not settings.chaos:
+        session.on_fault = lambda fault: note(f"{fault.kind} is refused: this job allows no faults (chaos: true)")
+        return None
+    from cordee.worker.faults import Faults
+
+    faults = Faults(
+        activity=session.activity,
+        listener=listener,
+        coordinator=settings.coordinator,
+        checkpoints=settings.checkpoints,
+        agent=lifeline.agent,
+        note=note,
+    )
+    session.on_fault = faults.inject
+    return faults
 
 
 def _source(settings: WorkerSettings, session: Session) -> Path:

@@ -6,6 +6,7 @@ connections are being made, this worker arrives again, from the generation it co
 
 from __future__ import annotations
 
+import socket
 import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -14,7 +15,6 @@ from typing import Literal
 from cordee.rpc.v1 import worker_pb2 as pb
 from cordee.trainer.elastic.protocols import (
     CheckpointPolicy,
-    Communicator,
     PeerLostError,
     ProgressReport,
     RunResult,
@@ -22,7 +22,7 @@ from cordee.trainer.elastic.protocols import (
 )
 from cordee.worker.abort import Abort
 from cordee.worker.activity import COMPUTING, MEETING, OUTSIDE
-from cordee.worker.communicator import connect
+from cordee.worker.communicator import TcpCommunicator, connect
 from cordee.worker.handshake import mesh_key
 from cordee.worker.listener import Listener
 from cordee.worker.mesh import Peer
@@ -74,6 +74,7 @@ class WorkerMembership:
         self._resumption = Resumption()
         self._members: tuple[str, ...] = ()
         self._rank = 0
+        self._mesh: tuple[tuple[str, ...], TcpCommunicator] | None = None
         self._lock = threading.Lock()
         self._abort: tuple[int, Abort] | None = None
         session.on_abort = self._aborted
@@ -112,6 +113,7 @@ class WorkerMembership:
                 continue
             self._activity.enter(COMPUTING, world.step + 1)
             self._resumption.connected()
+            self._mesh = (self._members, communicator)
             self._meter.members = self._members if self._rank == 0 else ()
             self._on_connected()
             return World(
@@ -168,6 +170,14 @@ class WorkerMembership:
             weights_path="" if result.weights_path is None else fit(str(result.weights_path)),
         )
 
+    def connections(self) -> dict[str, socket.socket]:
+        """The connections to the peers of the world at hand, by worker id: for faults to be injected. From any
+        thread; they may be closed by now."""
+        if self._mesh is None:
+            return {}
+        members, communicator = self._mesh
+        return {members[rank]: connection for rank, connection in communicator.connections().items()}
+
     def break_off(self, reason: str) -> None:
         """Makes a blocked exchange fail at once: this process is to go. From any thread."""
         with self._lock:
@@ -195,7 +205,7 @@ class WorkerMembership:
 
     # --- connecting, and breaking it off ---
 
-    def _connect(self, world: pb.World) -> Communicator:
+    def _connect(self, world: pb.World) -> TcpCommunicator:
         abort = Abort()
         with self._lock:
             self._abort = (world.generation, abort)

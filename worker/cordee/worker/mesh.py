@@ -201,7 +201,7 @@ class _Attempt:
         dial = _Dial(peer, connection, connecting=True)
         self.dials.append(dial)
         tune(connection)
-        if peer.worker in self.listener.cut:
+        if self.listener.cut.get(peer.worker, 0.0) > time.monotonic():
             block(connection)
         code = connection.connect_ex(where)
         if code not in (0, errno.EINPROGRESS):

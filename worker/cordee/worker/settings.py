@@ -43,6 +43,8 @@ class WorkerSettings:
     checkpoint_keep: int = 3
     ledger: bool = False
     mesh_host: str = "127.0.0.1"
+    chaos: bool = False
+    """Whether faults may be injected into this process."""
 
     @property
     def source_root(self) -> Path:
@@ -101,6 +103,7 @@ class WorkerSettings:
             checkpoint_steps=read("CORDEE_CHECKPOINT_STEPS", _natural, "a number of steps, from 0", "0"),
             checkpoint_keep=read("CORDEE_CHECKPOINT_KEEP", _count, "a number of checkpoints, from 1", "3"),
             ledger=read("CORDEE_LEDGER", _switch, "0 or 1", "0"),
+            chaos=env.get("CORDEE_CHAOS") == "1",
             mesh_host=read("CORDEE_MESH_HOST", str, "the address where peers reach this worker", "127.0.0.1"),
         )
 

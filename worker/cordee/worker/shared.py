@@ -53,9 +53,12 @@ class Outbox:
         self._memory[:_NONCE_BYTES] = np.frombuffer(self.nonce, np.uint8)
 
     def memory(self, nbytes: int) -> Bytes:
-        """The first `nbytes` of it; it grows when it must."""
+        """The first `nbytes` of it; it grows when it must, or raises `MemoryError`."""
         if self._memory.size < nbytes:
-            os.posix_fallocate(self.fd, 0, nbytes)  # now, with an error, rather than later, with a signal
+            try:
+                os.posix_fallocate(self.fd, 0, nbytes)  # now, with an error, rather than later, with a signal
+            except OSError as error:  # a limit on files or on memory: the machine's fault, as when it has no memory
+                raise MemoryError(f"no {nbytes:,} bytes of shared memory to be had: {error.strerror}") from None
             self._memory = _map(self.fd)
         return self._memory[:nbytes]
 
