@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ import pytest
 
 from cordee.rpc.v1 import worker_pb2 as pb
 from cordee.worker import exit_codes
+from cordee.worker.departure import LEAVE_SECONDS
 
 pytestmark = pytest.mark.slow
 WAIT_SECONDS = 20.0
@@ -183,6 +185,31 @@ def test_a_stop_ends_a_script_that_will_not_let_go(coordinator: Any, start: Star
     stream.send(stop=pb.Stop(reason=pb.STOP_REASON_CANCELLED))
     process.communicate(timeout=WAIT_SECONDS)
     assert process.returncode == exit_codes.STOPPED
+
+
+def test_a_stuck_script_says_where_it_stands_and_is_not_waited_for(coordinator: Any, start: Start) -> None:
+    process = start(
+        "import time\n"
+        "def wait_for_ever():\n"
+        "    while True:\n"
+        "        try:\n"
+        "            print('waiting', flush=True)\n"
+        "            time.sleep(600)\n"
+        "        except BaseException:\n"
+        "            pass\n"
+        "wait_for_ever()\n"
+    )
+    assert process.stdout is not None
+    stream, _ = coordinator.accept()
+    assert process.stdout.readline() == "waiting\n"
+    asked = time.monotonic()
+    stream.send(stop=pb.Stop(reason=pb.STOP_REASON_STUCK))
+    note = stream.expect("note")
+    assert note.kind == "stack"
+    assert "in wait_for_ever" in note.message
+    process.communicate(timeout=WAIT_SECONDS)
+    assert process.returncode == exit_codes.FENCED
+    assert time.monotonic() - asked < LEAVE_SECONDS  # a script that is not stuck would get all of them
 
 
 def test_a_worker_joins_drains_and_goes(coordinator: Any, start: Start) -> None:

@@ -2,7 +2,8 @@
 
 Asked (SIGTERM): the coordinator hears that this worker is leaving, training goes on to the next step boundary, and the
 rendezvous there ends the process. Told (the session has ended): whatever the main thread does is broken off by an
-exception that a script does not catch; should it not come out in a few seconds, the process ends without it.
+exception that a script does not catch; should it not come out in a few seconds (in a moment, if the script is stuck and
+holds its peers up), the process ends without it.
 """
 
 from __future__ import annotations
@@ -23,6 +24,8 @@ __all__ = ["Departure"]
 
 LEAVE_SECONDS = 5.0
 """For the script's `finally` blocks, once the process has been told to go."""
+STUCK_SECONDS = 0.2
+"""For those of a script that is stuck: its peers wait."""
 
 
 class Departure:
@@ -85,7 +88,7 @@ class Departure:
         if self.break_off is not None:
             self.break_off(message)
         signal.pthread_kill(self._main.ident or 0, signal.SIGTERM)
-        self._main.join(LEAVE_SECONDS)
+        self._main.join(STUCK_SECONDS if self._session.stuck else LEAVE_SECONDS)
         self.end(code, f"cordee: {message}\n")
 
     def end(self, code: int, text: str = "") -> NoReturn:

@@ -157,6 +157,11 @@ class Session:
         return self._state.leaving
 
     @property
+    def stuck(self) -> bool:
+        """Whether this process was told that it holds its peers up."""
+        return self._state.stuck
+
+    @property
     def ended(self) -> bool:
         return self._ended.is_set()
 

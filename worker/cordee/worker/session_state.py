@@ -213,6 +213,11 @@ class SessionState:
         """Whether this process was asked to go."""
         return self._leaving is not None
 
+    @property
+    def stuck(self) -> bool:
+        """Whether this process was told that it holds its peers up."""
+        return self._stuck is not None
+
     def deadline(self) -> float:
         """When the next Tick is due, unless something happens before."""
         if self._flush_until is not None:

@@ -1,0 +1,176 @@
+"""When a silent or stopped worker is given up: the watchdog's decisions, moment by moment."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cordee.worker.watch import (
+    ABANDON,
+    ASK,
+    DEATH_SECONDS,
+    HEARTBEAT_SECONDS,
+    KILL,
+    STACK_SECONDS,
+    START_SECONDS,
+    STOPPED_SECONDS,
+    Watch,
+)
+
+
+def member(now: float = 0.0) -> Watch:
+    dog = Watch(now)
+    dog.heard(now, member=True)
+    return dog
+
+
+def test_a_silent_member_is_asked_for_its_stacks_and_then_killed() -> None:
+    dog = member()
+    assert dog.deadline() == HEARTBEAT_SECONDS
+    assert dog.check(HEARTBEAT_SECONDS - 0.01) is None
+    assert dog.check(HEARTBEAT_SECONDS) == ASK
+    assert dog.asked
+    assert dog.check(HEARTBEAT_SECONDS + STACK_SECONDS - 0.01) is None
+    assert dog.check(HEARTBEAT_SECONDS + STACK_SECONDS) == KILL
+    assert dog.reason == "gave no sign of life for 3 s and was killed"
+
+
+def test_stacks_that_are_written_shorten_the_wait() -> None:
+    dog = member()
+    assert dog.check(3.0) == ASK
+    dog.stacks_written(3.05)
+    assert dog.check(3.05) == KILL
+
+
+def test_one_that_speaks_up_after_all_lives_on() -> None:
+    dog = member()
+    assert dog.check(3.0) == ASK
+    dog.heard(3.1, member=True)
+    assert not dog.asked
+    assert dog.check(3.5) is None
+    assert dog.deadline() == 3.1 + HEARTBEAT_SECONDS
+
+
+def test_one_that_was_never_a_member_may_be_silent_for_longer() -> None:
+    dog = Watch(0.0)
+    dog.heard(1.0, member=False)
+    assert dog.deadline() == 1.0 + START_SECONDS
+    dog.heard(2.0, member=True)
+    assert dog.deadline() == 2.0 + HEARTBEAT_SECONDS
+
+
+def test_a_longer_limit_than_that_holds_from_the_start() -> None:
+    assert Watch(0.0, heartbeat_seconds=100.0).deadline() == 100.0
+
+
+def test_a_stopped_worker_is_killed_unless_it_goes_on() -> None:
+    dog = member()
+    dog.stopped(1.0, "SIGSTOP")
+    assert dog.check(1.2) is None
+    dog.continued(1.2)
+    assert dog.check(1.3) is None
+    dog.stopped(2.0, "SIGTSTP")
+    dog.stopped(2.2, "SIGTSTP")  # told twice
+    assert dog.check(2.0 + STOPPED_SECONDS) == KILL
+    assert dog.reason == "was stopped by SIGTSTP for 0.25 s and killed"
+
+
+def test_a_stop_is_judged_by_itself_not_by_the_silence_that_it_brings() -> None:
+    dog = Watch(0.0, heartbeat_seconds=1.0, stopped_seconds=10.0)
+    dog.heard(0.0, member=True)
+    dog.stopped(0.5, "SIGSTOP")
+    assert dog.check(5.0) is None
+    dog.continued(6.0)
+    assert dog.deadline() == 7.0
+
+
+def test_an_end_that_was_announced_takes_what_it_takes() -> None:
+    dog = member()
+    dog.ending(1.0)
+    assert dog.check(30.0) is None
+    assert dog.check(dog.deadline()) == ASK
+
+
+def test_one_that_does_not_leave_in_time_is_killed() -> None:
+    dog = member()
+    dog.leave(1.0, 5.0)
+    dog.heard(5.5, member=True)
+    assert dog.check(5.9) is None
+    assert dog.check(6.0) == KILL
+    assert dog.reason == "did not leave within 5 s and was killed"
+
+
+def test_time_in_which_the_agent_was_not_run_counts_for_nothing() -> None:
+    dog = member()
+    dog.stopped(1.0, "SIGSTOP")
+    dog.late(9.0)
+    assert dog.check(9.2) is None
+    assert dog.check(9.25) == KILL
+    dog = member()
+    assert dog.check(3.0) == ASK
+    dog.late(9.0)
+    assert dog.check(9.0 + HEARTBEAT_SECONDS - 0.01) is None
+
+
+def test_one_that_was_killed_and_does_not_die_is_abandoned() -> None:
+    dog = member()
+    dog.killed(1.0, "was killed: SIGTERM came again")
+    assert dog.check(1.0 + DEATH_SECONDS - 0.01) is None
+    assert dog.check(1.0 + DEATH_SECONDS) == ABANDON
+
+
+@given(st.lists(st.floats(0.01, HEARTBEAT_SECONDS - 0.01), max_size=30))
+def test_a_worker_that_is_heard_in_time_is_never_touched(gaps: list[float]) -> None:
+    dog, now = member(), 0.0
+    for gap in gaps:
+        now += gap
+        assert dog.check(now) is None
+        dog.heard(now, member=True)
+
+
+EVENTS = ("heard", "stopped", "continued", "late", "leave", "written", "nothing")
+
+
+@given(st.lists(st.tuples(st.sampled_from(EVENTS), st.floats(0.0, 4.0)), max_size=40))
+def test_whatever_happens_a_kill_has_its_reason_and_comes_once_and_nobody_waits_for_ever(
+    events: list[tuple[str, float]],
+) -> None:
+    dog, now, kills = Watch(0.0), 0.0, 0
+    for event, gap in events:
+        now += gap
+        match event:
+            case "heard":
+                dog.heard(now, member=True)
+            case "stopped":
+                dog.stopped(now, "SIGSTOP")
+            case "continued":
+                dog.continued(now)
+            case "late":
+                dog.late(now)
+            case "leave":
+                dog.leave(now, 1.0)
+            case "written":
+                dog.stacks_written(now)
+        told = dog.check(now)
+        assert told in (None, ASK, KILL, ABANDON)
+        kills += told == KILL
+        assert (kills > 0) == bool(dog.reason)
+        if told is None:
+            assert now < dog.deadline() <= now + START_SECONDS
+    assert kills <= 1
+    silent = [dog.check(dog.deadline()) for _ in range(3)]  # from here on not a word
+    assert kills or KILL in silent
+
+
+@pytest.mark.parametrize("limit", [0.5, 3.0, 45.0])
+def test_the_reason_of_the_same_fault_is_the_same_each_time(limit: float) -> None:
+    """The coordinator counts deaths of the same kind by these words."""
+    reasons = set()
+    for delay in (0.0, 0.013, 0.4):
+        dog = Watch(0.0, heartbeat_seconds=limit)
+        dog.heard(delay, member=True)
+        assert dog.check(limit + 2 * delay) == ASK
+        assert dog.check(limit + 2 * delay + 1) == KILL
+        reasons.add(dog.reason)
+    assert len(reasons) == 1
