@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import queue
+import sys
 import tarfile
 import threading
 from collections.abc import Callable, Iterator
@@ -14,12 +15,12 @@ from typing import Any
 
 import grpc
 import pytest
+from tests.unit.worker.agents import SAY, WAIT_SECONDS, Agent
 
 from cordee.rpc.v1 import worker_pb2 as pb
 from cordee.rpc.v1 import worker_pb2_grpc as rpc
 
 TOKEN = "the-jobs-worker-token"
-WAIT_SECONDS = 20.0
 
 
 class Stream:
@@ -154,5 +155,54 @@ def job(coordinator: Coordinator, tmp_path: Path) -> Callable[..., dict[str, str
             "CORDEE_BUNDLE": sha256,
             **extra,
         }
+
+    return make
+
+
+@pytest.fixture
+def agents() -> Iterator[list[Agent]]:
+    started: list[Agent] = []
+    yield started
+    for agent in started:
+        if agent.process.poll() is None:
+            agent.process.kill()
+            agent.process.wait(WAIT_SECONDS)
+        if agent.log.is_file():
+            print(agent.log.read_text())  # shown when the test has failed
+
+
+@pytest.fixture
+def start(job: Callable[..., dict[str, str]], agents: list[Agent]) -> Callable[..., Agent]:
+    """`start(script, VARIABLE=value)`: an agent whose worker runs the script against the scripted coordinator."""
+
+    def make(script: str, **extra: str) -> Agent:
+        agent = Agent(job(script, **extra), [sys.executable, "-P", "-m", "cordee.worker.agent"])
+        agents.append(agent)
+        return agent
+
+    return make
+
+
+@pytest.fixture
+def start_bare(tmp_path: Path, agents: list[Agent]) -> Callable[..., Agent]:
+    """`start_bare(code)`: an agent whose "worker" is a bare Python program: fast, and needs no coordinator.
+
+    The program may `say(word)` on its lifeline: `say("f0")` before it ends in good order.
+    """
+
+    def make(code: str, before: str = "", **settings: float) -> Agent:
+        run = (
+            "import sys\n"
+            "from cordee.worker.agent import Agent\n"
+            "from cordee.worker.logfile import LogFile\n"
+            f"{before}\n"
+            "command = [sys.executable, '-S', '-c', sys.argv[1]]\n"
+            f"sys.exit(Agent(command, LogFile(sys.argv[2], 'w'), **{settings!r}).run())"
+        )
+        log = tmp_path / "logs" / "w.jsonl"
+        environment = {"CORDEE_WORKER": "w", "CORDEE_WORKDIR": str(tmp_path)}
+        agent = Agent(environment, [sys.executable, "-c", run, SAY + code, str(log)])
+        agents.append(agent)
+        return agent
 
     return make

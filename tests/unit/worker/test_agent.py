@@ -9,127 +9,17 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import psutil
 import pytest
+from tests.unit.worker.agents import JOIN, WAIT_SECONDS, Agent, eventually, is_gone, world_of_one
 
-from cordee.rpc.v1 import worker_pb2 as pb
 from cordee.worker import exit_codes
 
 pytestmark = pytest.mark.slow
-WAIT_SECONDS = 20.0
-
-
-class Agent:
-    """An agent under test, and what it wrote."""
-
-    def __init__(self, environment: dict[str, str], command: list[str]) -> None:
-        self.log = Path(environment["CORDEE_WORKDIR"]) / "logs" / f"{environment['CORDEE_WORKER']}.jsonl"
-        self.process = subprocess.Popen(command, env={**os.environ, **environment}, start_new_session=True)
-
-    def lines(self, stream: str) -> list[str]:
-        if not self.log.exists():
-            return []
-        entries = [json.loads(line) for line in self.log.read_text().splitlines()]
-        return [entry["line"] for entry in entries if entry["stream"] == stream]
-
-    def wait_line(self, stream: str, line: str, count: int = 1) -> None:
-        eventually(lambda: self.lines(stream).count(line) >= count, f"{count} × {line!r} in {self.lines(stream)}")
-
-    def wait(self) -> int:
-        return self.process.wait(WAIT_SECONDS)
-
-
-def eventually(holds: Callable[[], bool], what: str = "") -> None:
-    deadline = time.monotonic() + WAIT_SECONDS
-    while not holds():
-        assert time.monotonic() < deadline, f"never came: {what}"
-        time.sleep(0.01)
-
-
-def is_gone(pid: int) -> bool:
-    try:
-        return psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
-        return True
-
-
-@pytest.fixture
-def agents() -> Iterator[list[Agent]]:
-    started: list[Agent] = []
-    yield started
-    for agent in started:
-        if agent.process.poll() is None:
-            agent.process.kill()
-            agent.process.wait(WAIT_SECONDS)
-        if agent.log.is_file():
-            print(agent.log.read_text())  # shown when the test has failed
-
-
-@pytest.fixture
-def start(job: Callable[..., dict[str, str]], agents: list[Agent]) -> Callable[..., Agent]:
-    """`start(script, VARIABLE=value)`: an agent whose worker runs the script against the scripted coordinator."""
-
-    def make(script: str, **extra: str) -> Agent:
-        agent = Agent(job(script, **extra), [sys.executable, "-P", "-m", "cordee.worker.agent"])
-        agents.append(agent)
-        return agent
-
-    return make
-
-
-@pytest.fixture
-def start_bare(tmp_path: Path, agents: list[Agent]) -> Callable[..., Agent]:
-    """`start_bare(code)`: an agent whose "worker" is a bare Python program: fast, and needs no coordinator.
-
-    The program may `say(word)` on its lifeline: `say("f0")` before it ends in good order.
-    """
-
-    def make(code: str, before: str = "", **settings: float) -> Agent:
-        run = (
-            "import sys\n"
-            "from cordee.worker.agent import Agent\n"
-            "from cordee.worker.logfile import LogFile\n"
-            f"{before}\n"
-            "command = [sys.executable, '-S', '-c', sys.argv[1]]\n"
-            f"sys.exit(Agent(command, LogFile(sys.argv[2], 'w'), **{settings!r}).run())"
-        )
-        log = tmp_path / "logs" / "w.jsonl"
-        environment = {"CORDEE_WORKER": "w", "CORDEE_WORKDIR": str(tmp_path)}
-        agent = Agent(environment, [sys.executable, "-c", run, SAY + code, str(log)])
-        agents.append(agent)
-        return agent
-
-    return make
-
-
-SAY = (
-    "def say(word):\n"
-    "    import os, socket\n"
-    "    lifeline = socket.socket(fileno=os.dup(int(os.environ['CORDEE_LIFELINE'])))\n"
-    "    lifeline.send(word.encode())\n"
-)
-
-
-def world_of_one(stream: Any, hello: pb.Hello, generation: int) -> None:
-    member = pb.Member(rank=0, worker=hello.worker, incarnation=hello.incarnation, address=hello.address)
-    stream.send(world=pb.World(generation=generation, members=[member], cause="start"))
-
-
-JOIN = (
-    "import time\n"
-    "from cordee.trainer.elastic import runtime\n"
-    "from cordee.trainer.elastic.protocols import ProgressReport\n"
-    "member = runtime.current()\n"
-    "world = member.rendezvous(step=None, reason='join')\n"
-    "member.report(ProgressReport(world.generation, 9, 1, 1, 0.5, 1, 0.1))\n"
-    "print('member', flush=True)\n"
-    "time.sleep(60)\n"
-)
-"""It joins and commits a step."""
 
 
 def test_a_killed_worker_is_back_with_a_new_incarnation_each_time_at_once(

@@ -85,7 +85,8 @@ class Agent:
         now = time.monotonic()
         while self._ended is None:
             timeout = self._timeout(now)
-            events = self._selector.select(timeout)
+            # Once more when time was up: a process that goes on after a stop is told of the time first, not of what came.
+            events = self._selector.select(timeout) or self._selector.select(0)
             slept_until, now = now + (timeout or 0.0), time.monotonic()
             if timeout is not None and now - slept_until > LATE_SECONDS:
                 self._late(now, now - slept_until)
