@@ -23,7 +23,7 @@ from collections.abc import Sequence
 from cordee.worker import exit_codes, watch
 from cordee.worker.child import Child
 from cordee.worker.logfile import LogFile
-from cordee.worker.orphans import end_orphans, kill_group
+from cordee.worker.orphans import adopt_orphans, end_orphans, kill_group
 from cordee.worker.postmortem import ENVIRONMENT, PostMortem
 from cordee.worker.restart import BUDGET, WINDOW_SECONDS, RestartPolicy
 from cordee.worker.spawner import Spawner
@@ -81,11 +81,13 @@ class Agent:
             signal.signal(number, lambda *_: None)  # what arrives is read from the wake-up pipe
         self._selector.register(self._wake_read, selectors.EVENT_READ, self._on_signals)
         self._spawner.open()
+        if not adopt_orphans():
+            self._spawner.close()  # what it forks could not be ours
         self._start()
         now = time.monotonic()
         while self._ended is None:
             timeout = self._timeout(now)
-            # Once more when time was up: a process that goes on after a stop is told of the time first, not of what came.
+            # Once more when time was up: one that goes on after a stop is told of the time first, not of what came.
             events = self._selector.select(timeout) or self._selector.select(0)
             slept_until, now = now + (timeout or 0.0), time.monotonic()
             if timeout is not None and now - slept_until > LATE_SECONDS:

@@ -11,12 +11,23 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import sys
 import time
 
-__all__ = ["end_orphans", "kill_group"]
+__all__ = ["adopt_orphans", "end_orphans", "kill_group"]
 
 WAIT_SECONDS = 0.05
 """For the killed ones to be gone, so that their own children show up as ours."""
+_PR_SET_CHILD_SUBREAPER = 36
+
+
+def adopt_orphans() -> bool:
+    """From now on what its descendants leave behind becomes this process's child. Linux only; whether it is so."""
+    if sys.platform != "linux":
+        return False
+    import ctypes  # takes longer than all the rest of an agent: its zygote starts meanwhile
+
+    return bool(ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) == 0)
 
 
 def kill_group(pid: int) -> None:

@@ -14,7 +14,6 @@ import os
 import selectors
 import signal
 import socket
-import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 
@@ -30,7 +29,6 @@ FORK_SECONDS = 2.0
 FIRST_PAUSE_SECONDS = 2.0
 """Before the next zygote is started: its imports are not to compete with those of a worker that was started afresh."""
 LAST_PAUSE_SECONDS = 60.0
-_PR_SET_CHILD_SUBREAPER = 36
 _DEFAULTED = (signal.SIGPIPE, signal.SIGXFSZ)
 """Python ignores these, and a child would inherit that."""
 
@@ -89,9 +87,6 @@ class Spawner:
         self._output[output] = LineSplitter()
         self._selector.register(output, selectors.EVENT_READ, self._on_output)
         self._selector.register(ours, selectors.EVENT_READ, self._on_control)
-        if not _adopt_orphans():
-            self._zygote_command = None  # no Linux: its children could not be ours
-            self._close_zygote()
 
     def start(self, environment: Mapping[str, str], descriptors: Sequence[int]) -> int | None:
         """The new process's pid; None: the zygote was asked for it. Raises `OSError`."""
@@ -224,12 +219,3 @@ def _spawn(command: list[str], environment: Mapping[str, str], stdout: int, stde
     return os.posix_spawn(
         command[0], command, environment, file_actions=actions, setpgroup=0, setsigmask=(), setsigdef=_DEFAULTED
     )
-
-
-def _adopt_orphans() -> bool:
-    """From now on what its descendants leave behind becomes this process's child."""
-    if sys.platform != "linux":
-        return False
-    import ctypes  # takes longer than the rest of the agent: the zygote imports meanwhile
-
-    return bool(ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) == 0)
