@@ -40,8 +40,9 @@ def find_cut(members: Sequence[Standing], *, idle_seconds: float) -> frozenset[P
         return frozenset()
     if any(a.doing not in (Doing.EXCHANGING, Doing.MEETING) or a.idle_seconds < idle_seconds for a in activities):
         return frozenset()
-    if len({a.step for a in activities if a.doing is Doing.EXCHANGING}) > 1:
-        return frozenset()
+    steps = [a.step for a in activities if a.doing is Doing.EXCHANGING]
+    if steps and max(steps) - min(steps) > 1:
+        return frozenset()  # small gradients take one round: who has heard everybody is at the next step already
     return frozenset(
         pair(one.worker, other.worker)
         for one in members

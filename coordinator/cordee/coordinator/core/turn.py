@@ -156,6 +156,8 @@ def _muster(crew: Crew) -> Muster:
     awaited = 0
     for slot in crew.in_order():
         member = crew.is_live(slot)
+        if slot.session is not None and crew.links.is_apart(slot.worker, slot.session.incarnation):
+            continue  # it stands there, and is not to be let in yet
         if slot.session is not None and crew.is_waiting(slot):
             rank = crew.ranks[slot.worker] if member else None
             step = slot.session.step

@@ -34,6 +34,7 @@ SERVER_OPTIONS: Final = (
     ("grpc.http2.min_ping_interval_without_data_ms", 5_000),
     ("grpc.keepalive_permit_without_calls", 1),
 )
+_LAST_WORDS_SECONDS: Final = 3.0
 _CHUNK_BYTES: Final = 256 << 10
 _MAX_TEXT: Final = 64 << 10
 _MAX_METRICS: Final = 200
@@ -91,7 +92,10 @@ class WorkerServicer(rpc.WorkerServiceServicer):
             return
         session.outgoing.put_nowait(_to_wire(message))
         if isinstance(message, actions.SendStop):
-            session.outgoing.put_nowait(None)
+            if message.reason is StopReason.STUCK:  # it says where it stands, and closes
+                asyncio.get_running_loop().call_later(_LAST_WORDS_SECONDS, session.outgoing.put_nowait, None)
+            else:
+                session.outgoing.put_nowait(None)
 
     # grpc.aio takes a coroutine that writes as well as a generator; the stubs know only the latter. A generator would
     # be left standing at its `yield` when the stream breaks during a write, and its end would come late.
