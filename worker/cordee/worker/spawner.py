@@ -158,11 +158,15 @@ class Spawner:
     def _on_control(self, _fd: int) -> None:
         assert self._control is not None
         try:
-            kind, _, rest = self._control.recv(4096, socket.MSG_DONTWAIT).decode("utf-8", "replace").partition(" ")
+            try:
+                message = self._control.recv(4096, socket.MSG_DONTWAIT)
+            except ConnectionResetError:  # it ended with a request unread; what it said before that comes after
+                message = self._control.recv(4096, socket.MSG_DONTWAIT)
         except BlockingIOError:
             return
         except OSError:
-            kind = rest = ""
+            message = b""
+        kind, _, rest = message.decode("utf-8", "replace").partition(" ")
         if kind == "ready":
             self._ready, self._awaited = True, False
             self._pause = FIRST_PAUSE_SECONDS
