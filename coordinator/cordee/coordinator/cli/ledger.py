@@ -57,18 +57,17 @@ def ledger(
     Works while the job trains, and after its end. Exit code 0: proven, and equal to what it was compared with; 1: not.
     """
     words, name = _located(job, server, state)
-    if compare is not None:
-        other, other_name = _located(compare, server, state)
-        words += ["--compare", other[0]]
-    answer = prove_ledger(words)
-    answer = {"job": name, **answer}
-    if compare is not None:
-        answer["compared"] = {"job": other_name, **answer["compared"]}
+    other = None if compare is None else _located(compare, server, state)
+    if other is not None:
+        words += ["--compare", other[0][0]]
+    answer = {"job": name, **prove_ledger(words)}
+    if other is not None:
+        answer["compared"] = {"job": other[1], **answer["compared"]}
     if is_document(output):
         dump(answer, output)
     else:
         write(_told(answer, wide=output is Format.WIDE))
-    good = answer["proven"] and (compare is None or answer["compared"]["equal"])
+    good = answer["proven"] and (other is None or answer["compared"]["equal"])
     raise typer.Exit(ExitCode.DONE if good else ExitCode.ERROR)
 
 
@@ -77,7 +76,9 @@ def _located(ref: str, server: str | None, state: Path | None) -> tuple[list[str
     from cordee.coordinator.cli.reach import reach
 
     path = Path(ref)
-    if (os.sep in ref or path.suffix) and path.is_file():
+    if os.sep in ref or path.suffix:  # no id and no name
+        if not path.is_file():
+            raise NotFoundError(f"there is no ledger {ref}", "give a job's id or name, or the path of a ledger")
         return [str(path.absolute())], None
     with reach(server, state) as coordinators:
         _, found = coordinators.find(ref)

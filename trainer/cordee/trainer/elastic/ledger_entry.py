@@ -115,10 +115,9 @@ class LedgerData:
         """Raises `LedgerError` when it is no ledger's first line."""
         try:
             told = json.loads(line)
-            known = told.pop("format") if isinstance(told, dict) else None
-        except (ValueError, KeyError):
-            known = None
-        if known != FORMAT:
+        except ValueError:
+            told = None
+        if not isinstance(told, dict) or told.get("format") != FORMAT:
             raise LedgerError(f"it does not begin as a ledger does, with a line of {FORMAT}")
         try:
             return cls(**{field.name: told[field.name] for field in fields(cls)})
