@@ -281,6 +281,23 @@ def test_kill_of_all_but_a_joiner_that_was_just_healed(folder: Path, undisturbed
     assert six.generation == 1, "it is not what somebody has done again"
 
 
+@pytest.mark.parametrize("rank", [0, 1])
+def test_whoever_flushes_has_all_on_the_disk_also_what_a_dead_one_wrote(
+    rank: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "samples.ledger"
+    train_own(make_own(path))
+    ledger = make_own(path)._ledger
+    assert ledger is not None
+    ledger.joined(2, rank)
+    synced = []
+    monkeypatch.setattr(
+        ledger_module.os, "fsync", lambda number: synced.append(Path(f"/proc/self/fd/{number}").resolve())
+    )
+    ledger.flush()
+    assert synced == [path]
+
+
 def test_what_is_under_way_is_in_the_file_before_the_step_is_reported(folder: Path) -> None:
     path = folder / "reported"
     told = []

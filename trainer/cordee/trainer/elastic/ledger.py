@@ -256,9 +256,12 @@ class _File:
             raise OSError(errno.ENOSPC, "the disk is full")
 
     def sync(self) -> None:
-        """What was appended is on the disk when this returns; nothing happens when nothing was."""
+        """What anybody on this machine has appended is on the disk when this returns."""
         if self._descriptor is not None:
             os.fsync(self._descriptor)
+            return
+        with contextlib.suppress(FileNotFoundError), self.path.open("rb") as file:
+            os.fsync(file.fileno())
 
     def close(self) -> None:
         self._descriptor = None
