@@ -41,8 +41,8 @@ class Thing:
     get: Callable[[], Any]
     set: Callable[[Any], object]
     references: References
-    is_rebound: bool = False
-    """Whether its arrays are not written to between steps, so that a copy is not needed to take them back."""
+    by_updates: bool = False
+    """Whether its arrays change by updates alone, which are taken back elsewhere: no step needs a copy of them."""
 
 
 class Registered:
@@ -51,6 +51,8 @@ class Registered:
     def __init__(self) -> None:
         self._things: dict[str, Thing] = {}
         self._waiting: Frozen = {}
+        self._new: Frozen = {}
+        """What has been registered since the moment that a lost step goes back to, as it was then."""
 
     def __bool__(self) -> bool:
         return bool(self._things or self._waiting)
@@ -73,6 +75,7 @@ class Registered:
         waiting = self._waiting.pop(name, None)
         if waiting is not None:
             thing.set(unflatten(*waiting, thing.references))
+        self._new[name] = copied(flatten(thing.get(), thing.references))
 
     def flat(self) -> Frozen:
         """Every state of the moment; the arrays are the live ones."""
@@ -84,10 +87,15 @@ class Registered:
                 raise TypeError(f"the state {name!r} cannot travel: {error}") from error
         return found
 
+    def moment(self) -> Frozen:
+        """Every state of the moment, for `take_back`."""
+        self._new = {}
+        return self.freeze()
+
     def freeze(self) -> Frozen:
         """Every state of the moment, not to be changed by what comes."""
         return {
-            name: flat if name in self._things and self._things[name].is_rebound else copied(flat)
+            name: flat if name in self._things and self._things[name].by_updates else copied(flat)
             for name, flat in self.flat().items()
         }
 
@@ -104,10 +112,13 @@ class Registered:
                 thing.set(unflatten(plain, own, thing.references))
 
     def take_back(self, frozen: Frozen) -> None:
-        """Makes every state what it was."""
+        """Makes every state what it was at a moment, or when it was registered since."""
+        frozen = {**self._new, **frozen}
         for name, thing in self._things.items():
-            if name in frozen:
-                thing.set(unflatten(*frozen[name], thing.references))
+            plain, arrays = frozen[name]
+            if thing.by_updates:  # whoever has changed its arrays has put them back
+                arrays = {**arrays, **flatten(thing.get(), thing.references)[1]}
+            thing.set(unflatten(plain, arrays, thing.references))
 
     def changed(self, frozen: Frozen) -> list[str]:
         """Which states are not what they were; those that nobody may change between two exchanges."""
@@ -115,7 +126,7 @@ class Registered:
         return [
             name
             for name, thing in self._things.items()
-            if name in frozen and not thing.is_rebound and not same(frozen[name], now[name])
+            if name in frozen and not thing.by_updates and not same(frozen[name], now[name])
         ]
 
 

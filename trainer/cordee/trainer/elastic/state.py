@@ -97,7 +97,7 @@ class TrainingState:
     def _add_own_attributes(self, name: str, optimizer: Optimizer) -> None:
         if type(optimizer).__module__.startswith("cordee."):
             return
-        ways = Thing(optimizer.own_attributes, optimizer.set_own_attributes, references(optimizer), is_rebound=True)
+        ways = Thing(optimizer.own_attributes, optimizer.set_own_attributes, references(optimizer), by_updates=True)
         self.registered.add(f"optimizer:{name}", ways)
 
     def _add_extra_state(self, path: str, module: Any) -> None:
@@ -159,7 +159,7 @@ class TrainingState:
 
     def moment(self) -> Moment:
         """What a step takes back when it is lost, beside what it has applied itself."""
-        states = self.registered.freeze() if self.registered else {}
+        states = self.registered.moment() if self.registered else {}
         return Moment(self._scalars(states), states)
 
     def take_back(self, moment: Moment) -> None:
@@ -169,7 +169,7 @@ class TrainingState:
         self._attached.load_scalars(moment.scalars["attached"])
         random.set_state(moment.scalars["random"])
         self._modes.load(moment.scalars["modes"])
-        if moment.states:
+        if self.registered:
             self.registered.take_back(moment.states)
 
     def before_shards(self) -> None:

@@ -1,0 +1,66 @@
+"""Everything people train with is inside the promise: whatever happens to the workers, it ends the same, bit for bit.
+
+Each script of `elastic_topics` runs alone, and then in worlds of 1, 2, 3, 5 and 8 workers through random histories of
+deaths, joins and departures. `-m long` tries many histories for each.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parent))
+try:
+    topics: Any = importlib.import_module("elastic_topics")
+    world: Any = importlib.import_module("elastic_world")
+finally:
+    sys.path.remove(str(Path(__file__).parent))
+
+TOPICS = topics.TOPICS
+WORLDS = (1, 2, 3, 5, 8)
+
+
+@functools.cache
+def alone(topic: str) -> Any:
+    """What the script returns in an undisturbed world of one."""
+    outcome = world.play(TOPICS[topic], world.History(1, ()))
+    assert outcome.sizes == [1]
+    (result,) = outcome.results
+    return result
+
+
+def check(topic: str, past: Any) -> None:
+    outcome = world.play(TOPICS[topic], past)
+    assert outcome.results
+    for result in outcome.results:
+        assert result == alone(topic), past
+
+
+@pytest.mark.parametrize("workers", WORLDS)
+@pytest.mark.parametrize("topic", TOPICS)
+def test_a_random_history_ends_the_same(topic: str, workers: int) -> None:
+    check(topic, world.history(1, workers, 30))
+
+
+@pytest.mark.long
+@pytest.mark.timeout(1800)
+@pytest.mark.parametrize("topic", TOPICS)
+def test_many_random_histories_end_the_same(topic: str) -> None:
+    for seed in range(2, 42):
+        for workers in WORLDS:
+            check(topic, world.history(seed, workers, 40))
+
+
+@pytest.mark.parametrize("topic", TOPICS)
+def test_a_loss_at_every_exchange_ends_the_same(topic: str) -> None:
+    """One after the other: the exchanges of one step in three die, with and without somebody who got the sum."""
+    events = [
+        world.Event(at, "kill", frozenset({at % 3}), frozenset({(at + 1) % 3} if at % 2 else ()))
+        for at in range(2, 30, 3)
+    ]
+    check(topic, world.History(3, tuple(events)))
