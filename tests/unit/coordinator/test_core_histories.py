@@ -2,11 +2,12 @@
 
 The workers follow the protocol of `worker.proto`: they import, join, connect, heal, train in lock step (a step's
 exchange is complete for a member once all members have contributed; who dies in between leaves some with the step and
-some without), meet, finish, and may die, hang, or lose their stream at any moment. Messages are first-in-first-out per
-process and delayed at will. The coordinator may die between any two actions, and comes back from what was stored.
+some without), meet, finish, and may die, hang, get stuck, or lose their stream at any moment; links between two of
+them may be cut, and the network between one and the coordinator. Messages are first-in-first-out per process and
+delayed at will. The coordinator may die between any two actions, and comes back from what was stored.
 
-Laws are checked at every message and every action; at the end the faults stop, and the job must end. A failing history
-prints the machine's events.
+Laws are checked at every message and every action; at the end the faults stop (a worker that is stuck stays so), and
+the job must end. A failing history prints the machine's events.
 """
 
 from __future__ import annotations
@@ -25,12 +26,15 @@ from hypothesis.stateful import RuleBasedStateMachine, precondition, rule
 
 from cordee.coordinator.core import actions as act
 from cordee.coordinator.core import events as ev
+from cordee.coordinator.core.activity import Activity, Doing
+from cordee.coordinator.core.cover import Pair, pair
 from cordee.coordinator.core.job import JobMachine
 from cordee.coordinator.core.model import (
     TERMINAL_STATES,
     ArrivalReason,
     JobState,
     Policy,
+    PostMortem,
     Result,
     StopReason,
     World,
@@ -44,7 +48,12 @@ EXIT_CODES = {
     StopReason.FINISHED: 72,
     StopReason.FAILED: 72,
     StopReason.FENCED: 73,
+    StopReason.STUCK: 73,
 }
+CONNECT_SECONDS = 1.5
+"""How long a member of a new world waits for a peer that it cannot reach."""
+WATCHDOG_SECONDS = 3.0
+"""An agent that hears nothing of its process for so long replaces it."""
 
 
 @dataclass
@@ -62,6 +71,11 @@ class Process:
     pending: bool = False
     leaving: bool = False
     stopped: bool = False  # SIGSTOP
+    stopped_at: float = 0.0
+    stuck: bool = False  # its training thread gets no further; the rest of it lives
+    cut_off: bool = False  # from the coordinator
+    since: float = 0.0  # when it began what it does
+    previous: PostMortem | None = None  # how the last process of this worker ended
     connected: bool = False
     vanished: bool = False  # dead without a word: its machine lost its power, and no connection to it breaks
     out: deque[ev.Event] = field(default_factory=deque)
@@ -83,6 +97,7 @@ class SimAgent:
     asked: bool = False
     killed: bool = False
     deaf: bool = False  # it does not mind SIGTERM
+    blind: bool = False  # it does not see that its process hangs
     process: Process | None = None
 
 
@@ -93,11 +108,14 @@ class Exchange:
     world: World
     contributed: dict[int, set[str]] = field(default_factory=dict)
     changed: set[int] = field(default_factory=set)
+    done: set[int] = field(default_factory=set)  # all bytes of the step's exchange have come through
+    begun: float = 0.0
+    moved: float = 0.0  # when a byte last moved
 
 
 class Simulation:
     def __init__(self, minimum: int, maximum: int) -> None:
-        self.policy = Policy()
+        self.policy = Policy(stuck_seconds=5.0, stuck_alone=True)
         self.now = 1000.0
         self.names = itertools.count()
         self.stored: dict[str, Any] = JobRecord("job", minimum, maximum, created_at=self.now).to_json()
@@ -108,6 +126,7 @@ class Simulation:
         self.unnoticed: list[SimAgent] = []  # agents that are gone, which the launcher has yet to see
         self.agent_exits: dict[str, deque[ev.AgentExited | ev.AgentAbsent]] = {}
         self.crash_after: int | None = None
+        self.cut: set[Pair] = set()
         self.log: list[tuple[float, ev.Event]] = []
         self.replies: list[list[act.Action]] = []
         self.first = self.machine.record
@@ -213,8 +232,8 @@ class Simulation:
             case act.RecordRecovery(_, seconds):
                 self.seen["recovery"] += 1
                 assert seconds >= 0
-            case act.RecordEvent():
-                pass
+            case act.RecordEvent(kind):
+                self.seen[f"event {kind}"] += 1
 
     def finishers(self) -> list[Process]:
         return [p for p in self.processes if p.mode == "finished"]
@@ -238,7 +257,10 @@ class Simulation:
         keepers = sum(self.is_draining(m.worker, m.incarnation) for m in world.members)
         assert keepers <= 1, "of the draining workers, at most one is kept"
         assert record.minimum <= len(world.members) <= record.wanted + keepers
-        steps = [s for s in present.values() if s is not None]
+        apart = {a.incarnation for a in self.machine._crew.links.apart.values()}
+        assert not apart & {m.incarnation for m in world.members}, "who is to stay out stays out"
+        self.seen["apart"] += bool(apart)
+        steps = [s for i, s in present.items() if s is not None and i not in apart]
         assert world.step == max([*steps, *(m.step for m in world.members if m.step is not None)], default=0)
         for worker, incarnation in live_before:
             process = self.process(incarnation)
@@ -268,7 +290,7 @@ class Simulation:
                 kept = [m.worker for m in old.world.members if m.incarnation in {n.incarnation for n in world.members}]
                 assert ranks[: len(kept)] == kept, "survivors keep their order, and come before joiners"
                 assert set(kept) <= set(survivors)
-        self.exchanges[world.generation] = Exchange(world)
+        self.exchanges[world.generation] = Exchange(world, begun=self.now, moved=self.now)
         self.seen[f"world {world.cause}"] += 1
         self.seen[f"size {len(world.members)}"] += 1
 
@@ -305,8 +327,8 @@ class Simulation:
 
     # ----------------------------------------------------------------------------------------------------- workers
 
-    def spawn(self, agent: SimAgent) -> None:
-        agent.process = Process(agent.worker, f"i{next(self.names)}")
+    def spawn(self, agent: SimAgent, previous: PostMortem | None = None) -> None:
+        agent.process = Process(agent.worker, f"i{next(self.names)}", since=self.now, previous=previous)
         self.processes.append(agent.process)
         self.everybody[agent.process.incarnation] = agent.process
         self.connect(agent.process)
@@ -324,6 +346,7 @@ class Simulation:
                 process.step,
                 1,
                 waiting,
+                process.previous,
             )
         )
         if process.leaving:
@@ -361,7 +384,8 @@ class Simulation:
         if code in (0, 70, 71, 72):
             self.agent_gone(agent, code)
         else:
-            self.spawn(agent)
+            words = f"was killed by signal {-code}" if code < 0 else f"exited with {code}"
+            self.spawn(agent, PostMortem(process.incarnation, code, words, step=process.step or 0, asked=code == 73))
 
     def kill_agent(self, agent: SimAgent, code: int) -> None:
         """The agent dies, and with it its process (it asks the kernel for that)."""
@@ -395,7 +419,7 @@ class Simulation:
         self.agent_exits.setdefault(agent.worker, deque()).append(ev.AgentExited(agent.worker, code))
 
     def arrive(self, process: Process, reason: ArrivalReason, suspects: tuple[str, ...] = ()) -> None:
-        process.mode = "waiting"
+        process.mode, process.since = "waiting", self.now
         process.pending = False
         process.arrival = ev.WorkerArrived(
             process.worker, process.incarnation, process.generation, process.step, reason, suspects
@@ -406,9 +430,11 @@ class Simulation:
         """The process does the next thing it can do by itself. Returns whether it did anything."""
         if not process.alive or process.stopped:
             return False
-        if not process.connected and not process.out:
+        if not process.connected and not process.out and not process.cut_off:
             self.connect(process)
             return True
+        if process.stuck:
+            return False
         if process.mode == "importing":
             self.arrive(process, ArrivalReason.JOIN)
             return True
@@ -431,10 +457,17 @@ class Simulation:
         )
         # A member that still waits with the older generation has not got this world yet: it is not gone.
         gone = tuple(w for w in gone if not self.not_yet_there(w, exchange.world))
+        cut = self.cut_in(exchange.world)
+        if not process.healed and cut and not exchange.contributed:
+            missing = tuple(w for link in cut if process.worker in link for w in link if w != process.worker)
+            if gone or (missing and self.now - exchange.begun >= CONNECT_SECONDS):
+                self.arrive(process, ArrivalReason.PEER_LOST, gone or missing)
+                return True
+            return False
         if not process.healed:
             holder = self.holder(exchange.world)
             if process.incarnation == holder:
-                process.healed = True
+                process.healed, process.since = True, self.now
                 process.step = max(process.step or 0, exchange.world.step) if process.step is not None else None
                 if process.step is None:
                     process.step = self.checkpoint
@@ -444,7 +477,7 @@ class Simulation:
             if source.alive and source.mode == "training" and source.generation == process.generation:
                 if source.healed:  # it cannot have gone further: nobody contributes before being healed
                     process.step = source.step
-                    process.healed = True
+                    process.healed, process.since, exchange.moved = True, self.now, self.now
                     self.end_if_done(process)
                     return True
                 return False
@@ -454,15 +487,18 @@ class Simulation:
             return False
         assert process.step is not None
         target = process.step + 1
-        complete = exchange.contributed.get(target, set()) == {m.incarnation for m in exchange.world.members}
+        contributed = exchange.contributed.get(target, set()) == {m.incarnation for m in exchange.world.members}
+        if contributed and not cut:
+            exchange.done.add(target)
+        complete = target in exchange.done
         if process.contributed < target and not gone:
-            process.contributed = target
+            process.contributed, process.since, exchange.moved = target, self.now, self.now
             exchange.contributed.setdefault(target, set()).add(process.incarnation)
             if process.pending:
                 exchange.changed.add(target)
             return True
         if complete and not (break_off and gone):
-            process.step = target
+            process.step, process.since = target, self.now
             self.seen["commit"] += 1
             if self.end_if_done(process):
                 return True
@@ -474,6 +510,34 @@ class Simulation:
             self.arrive(process, ArrivalReason.PEER_LOST, gone)
             return True
         return False
+
+    def cut_in(self, world: World) -> set[Pair]:
+        members = {m.worker for m in world.members}
+        return {link for link in self.cut if members.issuperset(link)}
+
+    def activity(self, process: Process) -> Activity:
+        """What its session's thread sees of it."""
+        step, seconds = (process.step or 0) + 1, self.now - process.since
+        if process.mode == "importing":
+            return Activity(Doing.PREPARING, 0, seconds)
+        if process.mode in ("evaluating", "finished"):
+            return Activity(Doing.OUTSIDE, step, seconds)
+        if process.mode == "waiting":
+            return Activity(Doing.MEETING, step, seconds)
+        exchange = self.exchanges[process.generation]
+        peers = [m for m in exchange.world.members if m.incarnation != process.incarnation]
+        ends = {w for link in self.cut_in(exchange.world) if process.worker in link for w in link}
+        idle = self.now - max(process.since, exchange.moved)
+        if not process.healed:
+            # It connects, or waits for the state of a peer.
+            holder = next(m.worker for m in exchange.world.members if m.incarnation == self.holder(exchange.world))
+            awaited = ends or {holder}
+            return Activity(Doing.MEETING, step, seconds, tuple(sorted(awaited - {process.worker})), idle)
+        if process.contributed < step:
+            return Activity(Doing.COMPUTING, step, seconds)
+        late = {p.worker for p in peers if p.incarnation not in exchange.contributed.get(step, set())}
+        awaited = late | ends or {w for link in self.cut_in(exchange.world) for w in link}
+        return Activity(Doing.EXCHANGING, step, seconds, tuple(sorted(awaited - {process.worker})), idle)
 
     def not_yet_there(self, worker: str, world: World) -> bool:
         member = next(m for m in world.members if m.worker == worker)
@@ -494,13 +558,16 @@ class Simulation:
         """The process takes the next message from the coordinator."""
         if not process.alive or process.stopped or not process.inbox:
             return False
+        if process.stuck and not isinstance(process.inbox[0], act.SendStop):
+            process.inbox.popleft()  # its session's thread hears it, and its training thread does not
+            return True
         message = process.inbox.popleft()
         match message:
             case act.SendWorld(_, _, world):
                 assert process.mode == "waiting", "a world is sent to a worker that waits for one"
                 assert world.generation > process.generation
                 process.generation = world.generation
-                process.mode = "training"
+                process.mode, process.since = "training", self.now
                 process.contributed, process.healed, process.pending = 0, False, False
                 member = next(m for m in world.members if m.incarnation == process.incarnation)
                 assert member.step == process.step or process.step is None
@@ -565,7 +632,9 @@ class Simulation:
             self.now = min(end, self.now + self.policy.heartbeat_seconds)
             for process in self.processes:
                 if process.alive and process.connected and not process.stopped:
-                    self.handle(ev.WorkerHeard(process.worker, process.incarnation, process.step))
+                    current = process.generation == self.machine.generation
+                    step, activity = (process.step or None, self.activity(process)) if current else (None, None)
+                    self.handle(ev.WorkerHeard(process.worker, process.incarnation, step, activity))
             deadline = self.machine.next_deadline()
             if deadline is not None and deadline <= self.now:
                 self.handle(ev.Tick())
@@ -573,6 +642,10 @@ class Simulation:
                 assert due is None or due > self.now, "a deadline that has passed was dealt with"
             for agent in list(self.agents.values()):
                 hangs = agent.process is not None and agent.process.stopped
+                if hangs and not agent.blind and self.now - agent.process.stopped_at >= WATCHDOG_SECONDS:
+                    self.seen["watchdog"] += 1
+                    self.exit(agent.process, -9)
+                    continue
                 if agent.alive and agent.killed:
                     self.kill_agent(agent, -9)
                 elif agent.alive and agent.asked and not agent.deaf and not hangs:
@@ -595,11 +668,12 @@ class Simulation:
     def run_to_the_end(self) -> None:
         """Faults have stopped. The job must end, and leave nothing running."""
         for process in self.processes:
-            process.stopped = False
+            process.stopped = process.cut_off = False
+        self.cut.clear()
         for agent in self.unnoticed:
             if self.agents[agent.worker] is agent:
                 self.agent_exits.setdefault(agent.worker, deque()).append(ev.AgentExited(agent.worker, None, "lost"))
-        for _ in range(600):
+        for _ in range(1200):
             if self.machine.done:
                 break
             self.round()
@@ -636,6 +710,13 @@ FAULTS = {
     "kill": 6,
     "kill agent": 2,
     "stop": 2,
+    "stop for good": 1,
+    "stick": 2,
+    "crash": 2,
+    "cut link": 3,
+    "mend links": 2,
+    "cut off": 2,
+    "mend network": 1,
     "resume": 2,
     "break stream": 2,
     "restart coordinator": 2,
@@ -676,8 +757,24 @@ def inflict(sim: Simulation, fault: str, pick: random.Random) -> None:
             dies = sim.crash_after is not None  # then nobody was told that it is cancelled
             sim.handle(ev.CancelRequested())
             assert dies or sim.machine.state in TERMINAL_STATES
+        case "cut link":
+            workers = sorted({p.worker for p in alive})
+            if len(workers) > 1:
+                sim.cut.add(pair(*pick.sample(workers, 2)))
+        case "mend links":
+            sim.cut.clear()
+        case "mend network":
+            for process in alive:
+                process.cut_off = False
         case _ if victim is None:
             return
+        case "stick":
+            victim.stuck = victim.mode == "training"
+        case "crash":
+            sim.exit(victim, -11)
+        case "cut off":
+            victim.cut_off = True
+            sim.disconnect(victim, words_arrive=pick.random() < 0.5)
         case "kill":
             if pick.random() < 0.3:
                 victim.out.clear()  # its last words are lost
@@ -691,8 +788,9 @@ def inflict(sim: Simulation, fault: str, pick: random.Random) -> None:
             usable = sum(slot.usable for slot in sim.machine._crew.slots.values())
             if agent.alive and usable > sim.machine.record.minimum:
                 sim.kill_agent(agent, 74)
-        case "stop":
-            victim.stopped = True
+        case "stop" | "stop for good":
+            victim.stopped, victim.stopped_at = True, sim.now
+            sim.agents[victim.worker].blind = fault != "stop"
         case "lose power":
             sim.vanish(victim, stream_breaks=pick.random() < 0.5)
         case "orphan":

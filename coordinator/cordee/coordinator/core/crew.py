@@ -48,6 +48,7 @@ class Crew:
         self.loss: Loss | None = None
         self.broken = False
         """A member of the current world is lost, or its exchange broke."""
+        self.broken_at = float("-inf")
         self.asked: set[str] = set()
         """Members told ChangePending in this generation, on the stream they have now."""
         self.aborted: set[str] = set()
@@ -198,7 +199,8 @@ class Crew:
 
     def break_world(self, cause: LossCause) -> None:
         self.note_loss(cause)
-        self.broken = True
+        if not self.broken:
+            self.broken, self.broken_at = True, self.now
 
     def lose(self, slot: Slot, cause: LossCause) -> None:
         """A member is lost for certain."""

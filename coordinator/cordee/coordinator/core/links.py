@@ -10,9 +10,9 @@ Two kinds of evidence:
 - **In a step's exchange**: two members wait for each other, no byte has moved at either for a while, and nobody
   computes or moves bytes, so nobody else is the reason. (A worker that computes is for `stuck`.)
 - **At the rendezvous**: a member says which peers it lost. A live one that loses a peer closes all its links, so most
-  of these suspicions are echoes of somebody's death. It counts when two that live suspect each other; half when only
-  one does, in a world that never got to a step and in which nobody died. A connection that merely broke is made again
-  at once: it takes the same again, with no step in between, to be called a cut link.
+  of these suspicions are echoes. They count only from a world that never got to a step, where connecting failed: at
+  once when two that live suspect each other, the second time when only one does and nobody died. A connection that
+  merely broke is made again at once, with everybody.
 """
 
 from __future__ import annotations
@@ -64,19 +64,21 @@ def judge(
     `suspicions` are who lost whom, in a world that `advanced` by a step at least or did not, and in which somebody
     really `died` or not. What was held against a link is forgiven by a world that advanced.
     """
-    found: dict[Pair, int] = {} if advanced else dict(strikes)
-    fresh: dict[Pair, int] = {}
-    for accuser, suspects in suspicions.items():
-        for suspect in suspects:
-            if accuser == suspect or accuser not in alive or suspect not in alive:
-                continue
-            mutual = accuser in suspicions.get(suspect, ())
-            weight = (1 if advanced else _ENOUGH) if mutual else (0 if advanced or died else 1)
-            link = pair(accuser, suspect)
-            fresh[link] = max(fresh.get(link, 0), weight)
-    for link, weight in fresh.items():
-        if weight:
-            found[link] = found.get(link, 0) + weight
+    if advanced:
+        return {}
+    said = {
+        (accuser, suspect)
+        for accuser, suspects in suspicions.items()
+        for suspect in suspects
+        if accuser != suspect and accuser in alive and suspect in alive
+    }
+    mutual = {pair(accuser, suspect) for accuser, suspect in said if (suspect, accuser) in said}
+    found: dict[Pair, int] = dict(strikes)
+    if mutual:  # what the others say is an echo of it
+        found.update(dict.fromkeys(mutual, _ENOUGH))
+    elif not died:
+        for link in {pair(accuser, suspect) for accuser, suspect in said}:
+            found[link] = found.get(link, 0) + 1
     return found
 
 
@@ -154,8 +156,10 @@ class Links:
             self._cuts[link] = _Cut(now, last.times + 1 if again and last is not None else 1)
         return max(self._cuts[link].backoff for link in links)
 
-    def settle(self) -> None:
-        """A world was formed: what was said of the last one is dealt with."""
+    def settle(self, advanced: bool) -> None:
+        """A world was formed: what was said of the last one, which had `advanced` or not, is dealt with."""
+        if advanced:
+            self.strikes.clear()
         self.suspicions.clear()
         self.found.clear()
         self.retry_at, self.reason = None, ""

@@ -24,6 +24,8 @@ _LEAST_SECONDS = 0.001
 _WINDOW_STEPS = 20
 _WINDOW_SECONDS = 5.0
 """What is looked at: so many steps or so many seconds, whichever is more."""
+_LEAST_WORDS = 3
+"""Nobody is judged by fewer: the first steps of a process are slow."""
 _REPLACE_AGAIN_SECONDS = 60.0
 _REPLACE_AGAIN_MAX_SECONDS = 3600.0
 
@@ -97,14 +99,18 @@ class Stragglers:
     def _means(self, members: set[str], now: float) -> tuple[dict[str, float], list[str]]:
         """Each member's mean, and who was there for long enough to be judged."""
         sums: dict[str, tuple[float, int]] = {}
-        since: dict[str, float] = {}
+        words: dict[str, list[float]] = {}
         for told in self._window:
             for worker, seconds in told.seconds.items():
                 if worker in members:
                     total, steps = sums.get(worker, (0.0, 0))
                     sums[worker] = total + seconds * told.steps, steps + told.steps
-                    since.setdefault(worker, told.at)
-        ripe = [w for w in sums if sums[w][1] >= _WINDOW_STEPS or now - since[w] >= _WINDOW_SECONDS]
+                    words.setdefault(worker, []).append(told.at)
+        ripe = [
+            worker
+            for worker, times in words.items()
+            if len(times) >= _LEAST_WORDS and (sums[worker][1] >= _WINDOW_STEPS or now - times[0] >= _WINDOW_SECONDS)
+        ]
         return {worker: total / steps for worker, (total, steps) in sums.items()}, sorted(ripe)
 
     def _changes(self, ripe: list[str]) -> list[Change]:

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 
 from cordee.coordinator.core.activity import Activity, Doing, Standing
 
-__all__ = ["Stuck", "find_alone", "find_standstill", "find_stuck", "limit_seconds"]
+__all__ = ["Stuck", "find_alone", "find_deaf", "find_standstill", "find_stuck", "limit_seconds"]
 
 _FEW = 10.0
 """How many times longer a worker has that few wait for, or none."""
@@ -56,12 +56,29 @@ def find_stuck(members: Sequence[Standing], *, limit: float, usual_seconds: floa
     return found
 
 
+def find_deaf(members: Sequence[Standing], *, broken_seconds: float, limit: float) -> list[Stuck]:
+    """Members of a broken world that do not come to the rendezvous, when nobody, or only joiners, stand there.
+
+    Who computes comes when it has computed; who waits for bytes is woken at once, unless it cannot be.
+    """
+    found = [
+        member
+        for member in members
+        if not member.arrived
+        and member.activity.doing is not Doing.OUTSIDE
+        and broken_seconds >= (limit if member.activity.doing in (Doing.EXCHANGING, Doing.MEETING) else _FEW * limit)
+    ]
+    come = f"was told {broken_seconds:.0f} s ago that its world is broken, and does not come"
+    return [Stuck(m.worker, m.activity.step, f"{m.worker} has been {_describe(m)} and {come}") for m in found]
+
+
 def find_alone(members: Sequence[Standing], *, limit: float) -> Stuck | None:
     """A world of one has no peers to measure by: only a very long step is worth a word."""
     if len(members) != 1 or members[0].arrived:
         return None
     member = members[0]
-    if member.activity.doing is not Doing.COMPUTING or member.activity.seconds < _FEW * limit:
+    busy = member.activity.doing in (Doing.COMPUTING, Doing.MEETING, Doing.EXCHANGING)
+    if not busy or member.activity.seconds < _FEW * limit:
         return None
     words = f"{member.worker} has been {_describe(member)} for {member.activity.seconds:.0f} s, and trains alone"
     return Stuck(member.worker, member.activity.step, words)
@@ -114,6 +131,8 @@ def _describe(member: Standing) -> str:
             return "connecting to its peers, or taking their state,"
         case Doing.EXCHANGING:
             return f"in the exchange of step {member.activity.step}, which is broken off,"
+        case Doing.UNKNOWN | Doing.PREPARING:
+            return "silent about what it does"
         case _:
             return f"computing step {member.activity.step}"
 

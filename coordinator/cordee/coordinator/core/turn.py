@@ -162,8 +162,8 @@ def _muster(crew: Crew) -> Muster:
             rank = crew.ranks[slot.worker] if member else None
             step = slot.session.step
             present.append(Attendee(slot.worker, slot.index, rank, step, slot.draining, slot.usable))
-        elif member and (slot.missing is None or slot.missing.awaited):
-            awaited += 1
+        elif member and not (slot.session is not None and crew.links.is_apart(slot.worker, slot.incarnation)):
+            awaited += slot.missing is None or slot.missing.awaited
     return Muster(
         minimum=crew.durable.minimum,
         present=tuple(present),
@@ -198,11 +198,12 @@ def _form(crew: Crew, attendees: tuple[Attendee, ...]) -> None:
         crew.actions.append(RecordRecovery(crew.loss.cause, crew.now - crew.loss.at))
         crew.durable = replace(crew.durable, recoveries=crew.durable.recoveries + 1)
     started_at = crew.durable.started_at
+    advanced = crew.durable.world is not None and crew.tempo.step > crew.durable.world.step
     crew.durable = replace(crew.durable, world=world, started_at=crew.now if started_at is None else started_at)
     crew.take_world(world)
     crew.loss, crew.broken, crew.drained = None, False, None
     crew.asked, crew.aborted, crew.first_joiner = set(), set(), None
-    crew.links.settle()
+    crew.links.settle(advanced)
     ranks = ", ".join(m.worker.rpartition("-")[2] for m in members)
     crew.tell("world", f"generation {world.generation} ({world.cause}) from step {world.step}: {ranks}")
     for member in members:

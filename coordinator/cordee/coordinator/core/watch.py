@@ -31,9 +31,12 @@ def watch_members(crew: Crew) -> None:
         step, times = crew.durable.held_up
         at_hand = max(member.activity.step for member in members)
         limit = stuck.limit_seconds(crew.policy.stuck_seconds, usual, times if step == at_hand else 0)
-        for found in stuck.find_stuck(members, limit=limit, usual_seconds=usual):
+        late = stuck.find_stuck(members, limit=limit, usual_seconds=usual)
+        if crew.broken and not late:
+            late = stuck.find_deaf(members, broken_seconds=crew.now - crew.broken_at, limit=limit)
+        for found in late:
             _replace_stuck(crew, found)
-        if len(crew.members) == 1:
+        if len(crew.members) == 1 and not late:
             _watch_alone(crew, stuck.find_alone(members, limit=limit))
     if crew.broken or len(members) < len(crew.members):
         return

@@ -1,0 +1,725 @@
+"""What the job machine does about faults that break no connection, and about those that come again and again.
+
+Silence while the world goes on, workers that are stuck, links that are cut, stragglers, deaths that repeat, too few
+workers for too long: each story with the events and times of the real thing. The decisions alone are in
+`test_core_watch`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any, TypeVar
+
+import pytest
+
+from cordee.coordinator.core import actions as act
+from cordee.coordinator.core import events as ev
+from cordee.coordinator.core.activity import Activity, Doing
+from cordee.coordinator.core.job import JobMachine
+from cordee.coordinator.core.model import (
+    ArrivalReason,
+    Cause,
+    JobState,
+    LossCause,
+    Policy,
+    PostMortem,
+    StopReason,
+    StragglerPolicy,
+    World,
+)
+from cordee.coordinator.core.record import JobRecord
+
+A = TypeVar("A", bound=act.Action)
+POLICY = Policy()
+
+
+class Party:
+    """Workers that train together, in simulated time: who is not said to do otherwise computes, and commits."""
+
+    def __init__(self, size: int, *, minimum: int = 1, maximum: int = 0, **policy: Any) -> None:
+        self.now = 1000.0
+        self.policy = replace(POLICY, **policy)
+        self.machine = JobMachine(JobRecord("j", minimum, maximum or size, created_at=self.now), self.policy)
+        self.life: dict[int, int] = {}
+        self.step = 0
+        self.told: list[act.Action] = []
+        self.tell(ev.Scheduled(size))
+        self.join(*range(size))
+
+    def tell(self, event: ev.Event) -> None:
+        self.told += self.machine.handle(event, self.now)
+
+    def who(self, k: int) -> tuple[str, str]:
+        return f"j-w{k}", f"{k}.{self.life.get(k, 0)}"
+
+    def join(self, *workers: int, previous: PostMortem | None = None) -> None:
+        for k in workers:
+            self.tell(ev.WorkerAttached(*self.who(k), f"host:{k}", pid=1, previous=previous))
+            self.tell(ev.WorkerArrived(*self.who(k), 0, None, ArrivalReason.JOIN))
+
+    def arrive(self, k: int, *suspects: int, lost: bool = True, step: int | None = None) -> None:
+        reason = ArrivalReason.PEER_LOST if lost else ArrivalReason.CHANGE
+        names = tuple(f"j-w{s}" for s in suspects)
+        step = self.step if step is None else step
+        self.tell(ev.WorkerArrived(*self.who(k), self.machine.generation, step, reason, names))
+
+    def die(self, k: int, **end: Any) -> None:
+        """Its stream breaks; its agent starts another process, which has attached when this returns."""
+        _, incarnation = self.who(k)
+        self.tell(ev.WorkerDetached(*self.who(k)))
+        self.life[k] = self.life.get(k, 0) + 1
+        end = {"code": -9, "words": "was killed by SIGKILL", "step": self.step, **end}
+        self.join(k, previous=PostMortem(incarnation, **end))
+
+    def go(self, seconds: float, doing: dict[int, Activity] | None = None, *, heard: tuple[int, ...] = ()) -> None:
+        """Time passes, with two heartbeats a second and the ticks that are asked for.
+
+        `doing`: who is heard, and what they do; their `seconds` and `idle_seconds` grow by themselves. `heard`: who is
+        heard, and commits ten steps a second.
+        """
+        end = self.now + seconds
+        begun = self.now
+        while self.now < end - 1e-9:
+            self.now += 0.25
+            for k in heard:
+                self.step += 5 if k == heard[0] else 0
+                self.tell(ev.WorkerHeard(*self.who(k), self.step, Activity(Doing.COMPUTING, self.step + 1)))
+            for k, activity in (doing or {}).items():
+                passed = self.now - begun
+                idle = passed if activity.doing is Doing.EXCHANGING else activity.idle_seconds
+                grown = replace(activity, seconds=activity.seconds + passed, idle_seconds=idle)
+                self.tell(ev.WorkerHeard(*self.who(k), self.step or None, grown))
+            deadline = self.machine.next_deadline()
+            if deadline is not None and deadline <= self.now:
+                self.tell(ev.Tick())
+
+    def take(self, kind: type[A]) -> list[A]:
+        """What was decided of this kind since it was asked last."""
+        found = [action for action in self.told if isinstance(action, kind)]
+        self.told = [action for action in self.told if not isinstance(action, kind)]
+        return found
+
+    def events(self, kind: str) -> list[str]:
+        return [action.message for action in self.told if isinstance(action, act.RecordEvent) and action.kind == kind]
+
+    def restart(self, *agents: int) -> None:
+        self.machine = JobMachine(JobRecord.from_json(self.machine.record.to_json()), self.policy)
+        self.tell(ev.Recovered(frozenset(f"j-w{k}" for k in agents)))
+
+    @property
+    def world(self) -> World:
+        assert self.machine.record.world is not None
+        return self.machine.record.world
+
+    @property
+    def ranks(self) -> list[int]:
+        return [int(member.worker[3:]) for member in self.world.members]
+
+    @property
+    def state(self) -> JobState:
+        return self.machine.state
+
+
+def computing(step: int, seconds: float = 0.0) -> Activity:
+    return Activity(Doing.COMPUTING, step, seconds)
+
+
+def waiting(step: int, *workers: int) -> Activity:
+    return Activity(Doing.EXCHANGING, step, 0.0, tuple(f"j-w{k}" for k in workers))
+
+
+# --------------------------------------------------------------------------------- silence, and a world that goes on
+
+
+def test_a_worker_cut_off_from_the_coordinator_alone_goes_on_training() -> None:
+    party = Party(3)
+    party.tell(ev.WorkerDetached(*party.who(1)))
+    party.go(60.0, heard=(0, 2))
+    assert (party.state, party.world.generation, party.events("lost")) == (JobState.RUNNING, 1, [])
+    party.tell(ev.WorkerAttached(*party.who(1), "host:1", 1, party.step, 1))
+    assert not party.take(act.SendStop)
+    assert [view.rank for view in party.machine.workers()] == [0, 1, 2]
+
+
+def test_one_that_is_silent_on_a_stream_that_stands_goes_on_as_well() -> None:
+    party = Party(2)
+    party.go(60.0, heard=(0,))
+    assert (party.state, party.events("silent")) == (JobState.RUNNING, [])
+
+
+def test_at_the_next_world_it_is_waited_for_and_then_lost() -> None:
+    party = Party(3)
+    party.tell(ev.WorkerDetached(*party.who(1)))
+    party.go(20.0, heard=(0, 2))
+    party.tell(ev.WorkerLeaving(*party.who(2)))  # a reason to meet
+    for k in (0, 2):
+        party.arrive(k, lost=False)
+    assert party.world.generation == 1  # it takes part, and stands at this boundary as well: it may come back
+    party.go(POLICY.heartbeat_timeout_seconds + 0.5, {0: Activity(Doing.MEETING), 2: Activity(Doing.MEETING)})
+    assert party.ranks == [0]
+    assert party.events("lost") == ["j-w1 is lost (disconnected)"]
+
+
+def test_a_killed_worker_is_not_waited_for_though_words_from_before_its_death_come_in_late() -> None:
+    party = Party(3)
+    party.go(2.0, heard=(0, 1, 2))
+    party.tell(ev.WorkerDetached(*party.who(1)))
+    party.step += 40
+    party.tell(ev.WorkerHeard(*party.who(0), party.step))  # sent before
+    for k in (0, 2):
+        party.arrive(k, 1)
+    assert party.ranks == [0, 2]
+
+
+def test_who_went_on_without_a_stream_is_not_waited_for_once_its_peers_lose_it() -> None:
+    party = Party(3)
+    party.tell(ev.WorkerDetached(*party.who(1)))
+    party.go(20.0, heard=(0, 2))
+    for k in (0, 2):
+        party.arrive(k, 1)
+    assert party.ranks == [0, 2]
+
+
+def test_silence_counts_as_soon_as_the_world_stands_still() -> None:
+    party = Party(2)
+    party.go(10.0, heard=(0,))
+    party.go(POLICY.heartbeat_timeout_seconds + 0.5, {0: waiting(party.step + 1, 1)})
+    assert [a.worker for a in party.take(act.SendAbort)] == ["j-w0"]
+    assert len(party.events("silent")) == 1
+
+
+# ----------------------------------------------------------------------------------------------------------- stuck
+
+
+def stick(party: Party, seconds: float) -> None:
+    """w2 computes, the others wait for it."""
+    step = party.step + 1
+    party.go(seconds, {0: waiting(step, 2), 1: waiting(step, 2), 2: computing(step)})
+
+
+def test_a_stuck_worker_is_named_stopped_and_replaced_and_the_others_go_on_without_it() -> None:
+    party = Party(3)
+    party.go(5.0, heard=(0, 1, 2))
+    stick(party, POLICY.stuck_seconds - 1.0)
+    assert party.events("stuck") == []
+    stick(party, POLICY.stuck_seconds + 1.5)
+    [words] = party.events("stuck")
+    assert f"j-w2 has been computing step {party.step + 1} for 30 s; w0 and w1 wait for it" in words
+    assert [(a.worker, a.reason) for a in party.take(act.SendStop)] == [("j-w2", StopReason.STUCK)]
+    assert {a.worker for a in party.take(act.SendAbort)} == {"j-w0", "j-w1"}
+    for k in (0, 1):
+        party.arrive(k, 2)
+    assert party.ranks == [0, 1]
+    assert [r.cause for r in party.take(act.RecordRecovery)] == [LossCause.STUCK]
+    party.life[2] = 1
+    party.join(2)
+    assert not party.take(act.StopAgent)
+
+
+def test_an_agent_that_does_not_end_a_stuck_worker_is_killed() -> None:
+    party = Party(3)
+    stick(party, POLICY.stuck_seconds + 1.5)
+    party.go(POLICY.replacement_seconds + 1.0, {0: Activity(Doing.MEETING), 1: Activity(Doing.MEETING)})
+    assert act.StopAgent("j-w2", 0.0) in party.told
+
+
+def test_the_limit_doubles_at_the_same_step_also_over_a_restart_so_that_what_is_slow_gets_through() -> None:
+    party = Party(3)
+    for times, limit in enumerate((30.0, 60.0, 120.0)):
+        stick(party, limit - 2.0)
+        assert len(party.events("stuck")) == times
+        stick(party, limit + 1.5)
+        assert len(party.events("stuck")) == times + 1
+        party.restart(0, 1, 2)
+        for k in (0, 1):
+            party.tell(ev.WorkerAttached(*party.who(k), f"host:{k}", party.machine.generation, None, 1, True))
+            party.arrive(k, 2)
+        party.life[2] = party.life.get(2, 0) + 1
+        party.join(2)
+        for k in (0, 1):
+            party.arrive(k, lost=False)
+        assert len(party.ranks) == 3
+
+
+def test_a_step_that_takes_minutes_is_no_fault() -> None:
+    party = Party(3)
+    for _ in range(3):
+        party.go(100.0, {k: computing(party.step + 1) for k in range(3)})
+        party.step += 1
+    party.go(1.0, {k: computing(party.step + 1) for k in range(3)})
+    stick(party, 500.0)  # ten times as long as usual is more than the limit
+    assert party.events("stuck") == []
+    stick(party, 1100.0)
+    assert len(party.events("stuck")) == 1
+
+
+def test_a_lone_worker_is_spoken_of_once_and_replaced_only_if_that_is_wanted() -> None:
+    party = Party(1)
+    party.go(20.0 * POLICY.stuck_seconds, {0: computing(1)})
+    assert len(party.events("stuck")) == 1
+    assert not party.take(act.SendStop)
+    wanted = Party(1, stuck_alone=True)
+    wanted.go(11.0 * POLICY.stuck_seconds, {0: computing(1)})
+    assert [a.reason for a in wanted.take(act.SendStop)] == [StopReason.STUCK]
+
+
+def test_without_a_limit_nobody_is_stuck() -> None:
+    party = Party(3, stuck_seconds=0.0)
+    stick(party, 4000.0)
+    assert party.events("stuck") == []
+
+
+def test_a_member_that_does_not_come_out_of_a_broken_world_is_stuck() -> None:
+    party = Party(3)
+    party.die(1)
+    party.arrive(0, 1)
+    meeting = Activity(Doing.MEETING)
+    party.go(POLICY.stuck_seconds + 1.5, {0: meeting, 1: meeting, 2: waiting(1, 1)})
+    assert [(a.worker, a.reason) for a in party.take(act.SendStop)] == [("j-w2", StopReason.STUCK)]
+    assert party.ranks == [0, 1]
+
+
+# ----------------------------------------------------------------------------------------------------------- links
+
+
+def cut_in_an_exchange(party: Party, a: int, b: int) -> None:
+    step = party.step + 1
+    others = {k: waiting(step, a, b) for k in party.ranks if k not in (a, b)}
+    party.go(1.0, {**others, a: waiting(step, b), b: waiting(step, a)})
+
+
+def test_a_cut_link_costs_a_second_and_one_worker_which_comes_back() -> None:
+    party = Party(4)
+    party.go(5.0, heard=(0, 1, 2, 3))
+    cut_in_an_exchange(party, 1, 3)
+    assert {a.worker for a in party.take(act.SendAbort)} == {f"j-w{k}" for k in range(4)}
+    for k in range(4):
+        party.arrive(k)
+    assert party.ranks == [0, 1, 2]
+    assert [r.cause for r in party.take(act.RecordRecovery)] == [LossCause.LINK]
+    [words] = party.events("isolated")
+    assert "w1 and w3 cannot reach each other (no byte between them for" in words
+    assert words.endswith("w3 stays out, and tries again in 1 s")
+    assert not party.take(act.SendStop)  # it is told nothing
+    assert party.machine.workers()[3].state == "isolated"
+    party.take(act.SendChangePending)
+    party.go(0.5, heard=(0, 1, 2))
+    party.tell(ev.WorkerHeard(*party.who(3)))
+    assert not party.take(act.SendChangePending)
+    party.go(1.0, heard=(0, 1, 2))
+    assert {a.worker for a in party.take(act.SendChangePending)} == {"j-w0", "j-w1", "j-w2"}
+    for k in range(3):
+        party.arrive(k, lost=False)
+    assert party.ranks == [0, 1, 2, 3]
+    assert (party.world.cause, party.events("lost")) == (Cause.JOIN, [])
+    assert party.world.members[3].incarnation == "3.0"  # the same process, which takes the state it lacks
+
+
+def refuse(party: Party, a: int, b: int) -> None:
+    """A new world in which a and b cannot connect."""
+    for k in party.ranks:
+        party.arrive(k, *((b,) if k == a else (a,) if k == b else (a, b)))
+
+
+def test_a_link_that_stays_cut_is_tried_a_few_times_a_minute_at_most() -> None:
+    party = Party(3)
+    cut_in_an_exchange(party, 0, 2)
+    for k in range(3):
+        party.arrive(k)
+    worlds: list[float] = []
+    begun = party.now
+    while party.now < begun + 600.0:
+        party.go(0.5, heard=tuple(party.ranks))
+        out = ({0, 1, 2} - set(party.ranks)).pop()
+        party.tell(ev.WorkerHeard(*party.who(out)))
+        if party.take(act.SendChangePending):
+            for k in party.ranks:
+                party.arrive(k, lost=False)
+            worlds.append(party.now - begun)
+            refuse(party, 0, 2)
+            assert len(party.ranks) == 2
+    assert len(worlds) == 14
+    assert worlds[-1] - worlds[-2] >= 60.0
+    assert party.step > 10_000  # of 12,000 that 600 s have room for
+
+
+def test_no_world_below_the_minimum_all_try_again_with_a_back_off_and_the_reason_names_the_link() -> None:
+    party = Party(2, minimum=2)
+    cut_in_an_exchange(party, 0, 1)
+    waits: list[float] = []
+    for k in range(2):
+        party.arrive(k)
+    while len(waits) < 6:
+        assert party.state is JobState.RECOVERING
+        assert "w0 and w1 cannot reach each other" in party.machine.record.reason
+        generation, begun = party.machine.generation, party.now
+        while party.machine.generation == generation:
+            party.go(0.25, {k: Activity(Doing.MEETING) for k in range(2)})
+        waits.append(party.now - begun)
+        assert party.ranks == [0, 1]
+        refuse(party, 0, 1)
+    assert waits == pytest.approx([1.0, 2.0, 4.0, 8.0, 16.0, 32.0], abs=0.3)
+
+
+def test_when_those_who_were_left_are_too_few_the_isolated_are_called_at_once() -> None:
+    party = Party(3, minimum=2)
+    cut_in_an_exchange(party, 1, 2)
+    for k in range(3):
+        party.arrive(k)
+    assert party.ranks == [0, 1]
+    party.tell(ev.WorkerDetached(*party.who(0)))
+    party.arrive(1, 0)
+    assert party.ranks == [1, 2]
+
+
+def test_a_connection_that_broke_once_is_made_again_at_once_with_everybody() -> None:
+    party = Party(3)
+    party.go(5.0, heard=(0, 1, 2))
+    party.arrive(0, 1)
+    party.arrive(1, 0)
+    party.arrive(2, 0)
+    assert party.ranks == [0, 1, 2]
+    assert party.events("isolated") == []
+
+
+def test_a_worker_cut_off_from_all_its_peers_stays_out_alone() -> None:
+    party = Party(4)
+    step = party.step + 1
+    party.go(1.0, {0: waiting(step, 1, 2, 3), **{k: waiting(step, 0) for k in (1, 2, 3)}})
+    for k in range(4):
+        party.arrive(k)
+    assert party.ranks == [1, 2, 3]
+    assert "nor can 2 more pairs" in party.events("isolated")[0]
+
+
+def test_the_isolated_are_known_to_the_next_coordinator() -> None:
+    party = Party(3)
+    cut_in_an_exchange(party, 0, 2)
+    for k in range(3):
+        party.arrive(k)
+    generation = party.machine.generation
+    party.restart(0, 1, 2)
+    for k in (0, 1):
+        party.tell(ev.WorkerAttached(*party.who(k), f"host:{k}", generation, 5, 1))
+    party.step = 5
+    party.tell(ev.WorkerAttached(*party.who(2), "host:2", generation - 1, 1, 1, True))
+    party.tell(ev.WorkerArrived(*party.who(2), generation - 1, 1, ArrivalReason.PEER_LOST))
+    assert not party.take(act.SendStop)
+    for k in (0, 1):
+        party.arrive(k, lost=False)
+    assert [member.step for member in party.world.members] == [5, 5, 1]  # it has a state, if an older one
+
+
+def test_a_world_in_which_all_wait_for_no_reason_is_formed_again() -> None:
+    party = Party(3)
+    ring = {k: waiting(1, (k + 1) % 3) for k in range(3)}
+    party.go(POLICY.standstill_seconds + 1.5, ring)
+    assert len(party.events("stuck")) == 1
+    assert len(party.take(act.SendAbort)) == 3
+    for k in range(3):
+        party.arrive(k)
+    assert (party.ranks, party.world.generation) == ([0, 1, 2], 2)
+    party.go(POLICY.standstill_seconds + 1.5, ring)
+    assert len(party.events("stuck")) == 1  # the next time it takes twice as long
+
+
+# ------------------------------------------------------------------------------------------------------ stragglers
+
+
+def pace(party: Party, seconds: float, **shards: float) -> None:
+    paces = tuple((f"j-{worker}", took) for worker, took in shards.items())
+    end = party.now + seconds
+    while party.now < end:
+        party.now += 0.25
+        party.step += 5
+        for k in range(3):
+            party.tell(ev.WorkerHeard(*party.who(k), party.step, paces=paces if k == 0 else ()))
+        party.tell(ev.Tick())
+
+
+def test_a_straggler_is_told_of_and_seen_and_left_alone() -> None:
+    party = Party(3)
+    pace(party, 10.0, w0=0.01, w1=0.01, w2=0.05)
+    [words] = party.events("straggler")
+    assert words.startswith("j-w2 is slow: 0.05 s per shard, where the others take 0.01 s")
+    assert [(view.shard_seconds, view.slow) for view in party.machine.workers()] == [
+        (pytest.approx(0.01), False),
+        (pytest.approx(0.01), False),
+        (pytest.approx(0.05), True),
+    ]
+    assert not party.take(act.SendChangePending)
+
+
+def test_a_straggler_is_replaced_where_that_is_wanted_and_loses_nothing() -> None:
+    party = Party(3, stragglers=StragglerPolicy.REPLACE)
+    pace(party, 10.0, w0=0.01, w1=0.01, w2=0.05)
+    assert len(party.take(act.SendChangePending)) == 3
+    for k in range(3):
+        party.arrive(k, lost=False)
+    assert party.ranks == [0, 1]
+    assert [(a.worker, a.reason) for a in party.take(act.SendStop)] == [("j-w2", StopReason.DRAINED)]
+    party.tell(ev.WorkerDetached(*party.who(2)))
+    party.tell(ev.AgentExited("j-w2", 71))
+    assert act.StartAgent("j-w2") in party.told
+    party.life[2] = 1
+    party.join(2)
+    for k in range(2):
+        party.arrive(k, lost=False)
+    assert party.ranks == [0, 1, 2]
+    pace(party, 10.0, w0=0.01, w1=0.01, w2=0.05)  # so it is the machine
+    assert len(party.events("straggler")) == 2
+    assert not [a for a in party.take(act.SendChangePending) if a.generation == party.machine.generation]
+
+
+def test_a_straggler_is_kept_when_without_it_too_few_are_left() -> None:
+    party = Party(3, minimum=3, stragglers=StragglerPolicy.REPLACE)
+    pace(party, 10.0, w0=0.01, w1=0.01, w2=0.05)
+    assert party.events("straggler")[1] == "j-w2 is kept: without it fewer than the minimum are left"
+    assert not party.take(act.SendChangePending)
+
+
+def test_stragglers_may_be_nobodys_business() -> None:
+    party = Party(3, stragglers=StragglerPolicy.OFF)
+    pace(party, 10.0, w0=0.01, w1=0.01, w2=0.05)
+    assert party.events("straggler") == []
+
+
+# ----------------------------------------------------------------------------------------- deaths that come again
+
+SEGFAULT: dict[str, Any] = {"code": -11, "words": "was killed by SIGSEGV", "stack": 'File "a.py", line 3 in f'}
+
+
+def test_the_end_of_every_process_is_told_with_the_stack_it_left() -> None:
+    party = Party(2)
+    party.go(5.0, heard=(0, 1))
+    party.die(1, **SEGFAULT)
+    assert party.events("died") == [f"j-w1 was killed by SIGSEGV after step {party.step}"]
+    assert party.events("stack") == ['j-w1, as it ended:\nFile "a.py", line 3 in f']
+    party.die(1, asked=True)
+    assert len(party.events("died")) == 1
+
+
+def test_the_same_death_three_times_without_a_step_is_a_bug() -> None:
+    party = Party(2)
+    party.go(5.0, heard=(0, 1))
+    for _ in range(2):
+        party.die(1, **SEGFAULT)
+        assert party.state is not JobState.FAILED
+    party.restart(0, 1)  # it survives the coordinator
+    party.tell(ev.WorkerAttached(*party.who(1), "host:1"))
+    party.die(1, **SEGFAULT)
+    assert party.state is JobState.FAILED
+    error = party.machine.record.error
+    assert error is not None
+    assert error.exception.startswith(f"j-w1 was killed by SIGSEGV at about step {party.step}, 3 times")
+    assert error.traceback == SEGFAULT["stack"]
+
+
+def test_a_step_in_between_and_another_death_begin_the_count_anew() -> None:
+    party = Party(2)
+    for k in range(6):
+        party.go(5.0, heard=(0,))
+        party.die(1, **SEGFAULT)
+        party.arrive(0, 1)
+        assert party.ranks == [0, 1], k
+    for k in range(6):
+        party.die(1, **(SEGFAULT if k % 2 else {"code": 1, "words": "crashed"}))
+    assert party.state is not JobState.FAILED
+
+
+def test_many_that_die_of_the_same_at_once_are_one_time() -> None:
+    party = Party(16)
+    for k in range(16):
+        party.die(k, **SEGFAULT)
+    for k in range(16):
+        party.die(k, **SEGFAULT)
+    assert party.state is not JobState.FAILED
+    party.die(7, **SEGFAULT)
+    assert party.state is JobState.FAILED
+
+
+def test_kills_from_outside_are_no_bug_however_often_they_come() -> None:
+    party = Party(2)
+    for code in (-9, -15, -9, -9, -9, -9, -2):
+        party.die(1, code=code)
+    assert party.state is not JobState.FAILED
+    assert party.events("died")
+
+
+def test_a_script_that_ends_the_process_without_a_word_is_a_bug_the_third_time() -> None:
+    party = Party(1)
+    for _ in range(3):
+        assert party.state is not JobState.FAILED
+        party.tell(ev.WorkerDetached(*party.who(0)))
+        party.tell(ev.AgentExited("j-w0", 0))
+        party.life[0] = party.life.get(0, 0) + 1
+        party.go(1.0)
+        party.join(0)
+    assert party.state is JobState.FAILED
+    assert "ended without a result that was heard of before the first step, 3 times" in party.machine.record.reason
+
+
+def test_agents_that_cannot_be_started_use_up_their_budget_and_the_reason_says_what_it_is() -> None:
+    party = Party(1, restart_budget=4)
+    party.tell(ev.WorkerDetached(*party.who(0)))
+    for times in range(4):
+        party.tell(ev.AgentExited("j-w0", None, "no space left on device"))
+        assert party.state is not JobState.FAILED, times
+        assert "could not be run: no space left on device" in party.machine.record.reason
+        party.go(10.0)
+    party.tell(ev.AgentExited("j-w0", None, "no space left on device"))
+    assert party.state is JobState.FAILED
+
+
+# ------------------------------------------------------------------------------------ budgets, and too few workers
+
+
+def test_the_budget_of_restarts_survives_the_coordinator() -> None:
+    """kubeflow/trainer#3779: a retry budget that a clean-up reset was no budget."""
+    party = Party(2, restart_budget=5)
+    for _ in range(5):
+        party.tell(ev.AgentExited("j-w1", -9))
+        party.restart(0)
+        party.go(10.0, heard=(0,))
+        assert any(isinstance(action, act.StartAgent) for action in party.take(act.StartAgent))
+    party.tell(ev.AgentExited("j-w1", -9))
+    assert len(party.events("given_up")) == 1
+
+
+def test_a_job_that_is_old_does_not_run_out_of_restarts_for_being_old() -> None:
+    party = Party(2, restart_budget=5)
+    for _ in range(50):
+        party.tell(ev.AgentExited("j-w1", -9))
+        party.go(150.0, heard=(0,))
+    assert party.events("given_up") == []
+
+
+def test_below_the_minimum_a_job_waits_as_long_as_its_user_wants_and_then_fails_with_a_sentence() -> None:
+    party = Party(2, minimum=2, minimum_timeout_seconds=60.0)
+    party.tell(ev.WorkerDetached(*party.who(1)))
+    party.arrive(0, 1)
+    party.go(40.0, {0: Activity(Doing.MEETING)})
+    assert party.state is JobState.RECOVERING
+    party.restart(0)  # the time goes on
+    party.tell(ev.WorkerAttached(*party.who(0), "host:0", 1, 3, 1, True))
+    party.arrive(0, 1)
+    party.go(25.0, {0: Activity(Doing.MEETING)})
+    assert party.state is JobState.FAILED
+    assert party.machine.record.reason == (
+        "the job could not train for 60 s: 1 of the at least 2 workers are there "
+        "(spec.failurePolicy.minimumTimeoutSeconds)"
+    )
+
+
+def test_a_job_that_reaches_its_minimum_again_has_its_time_anew() -> None:
+    party = Party(2, minimum=2, minimum_timeout_seconds=60.0)
+    for _ in range(5):
+        party.tell(ev.WorkerDetached(*party.who(1)))
+        party.arrive(0, 1)
+        party.go(40.0, {0: Activity(Doing.MEETING)})
+        party.life[1] = party.life.get(1, 0) + 1
+        party.join(1)
+        party.go(10.0, heard=(0, 1))
+    assert party.state is JobState.RUNNING
+    assert party.machine.record.below_since is None
+
+
+def test_a_job_that_never_gets_its_minimum_together_fails_as_well_and_without_a_limit_it_waits() -> None:
+    for limit, state in ((30.0, JobState.FAILED), (0.0, JobState.STARTING)):
+        machine = JobMachine(JobRecord("j", 2, 2), replace(POLICY, minimum_timeout_seconds=limit))
+        machine.handle(ev.Scheduled(2), 0.0)
+        machine.handle(ev.WorkerAttached("j-w0", "i"), 1.0)
+        for k in range(1, 600):
+            machine.handle(ev.WorkerHeard("j-w0", "i"), 0.5 * k)
+            if (machine.next_deadline() or 1e9) <= 0.5 * k:
+                machine.handle(ev.Tick(), 0.5 * k)
+        assert machine.state is state
+
+
+def test_waiting_for_capacity_is_no_fault() -> None:
+    machine = JobMachine(JobRecord("j", 2, 2), replace(POLICY, minimum_timeout_seconds=30.0))
+    machine.handle(ev.Scheduled(0), 0.0)
+    for k in range(100):
+        machine.handle(ev.Tick(), float(k))
+    assert machine.state is JobState.PENDING
+
+
+def test_horovods_schedule_the_first_worker_leaves_and_its_state_survives() -> None:
+    """{A}, then {A, B}, then {B}."""
+    party = Party(1, maximum=2)
+    party.go(5.0, heard=(0,))
+    party.tell(ev.Scheduled(2))
+    party.join(1)
+    party.arrive(0, lost=False)
+    assert (party.ranks, party.world.step) == ([0, 1], party.step)
+    party.go(5.0, heard=(0, 1))
+    party.tell(ev.WorkerLeaving(*party.who(0), "SIGTERM"))
+    for k in (0, 1):
+        party.arrive(k, lost=False)
+    assert (party.ranks, party.world.step, party.world.cause) == ([1], party.step, Cause.DRAIN)
+    assert party.machine.record.recoveries == 0
+
+
+def test_a_graceful_loss_below_the_minimum_and_a_return_is_no_deadlock() -> None:
+    """horovod#3494."""
+    party = Party(2, minimum=2)
+    party.go(5.0, heard=(0, 1))
+    party.tell(ev.WorkerLeaving(*party.who(1), "SIGTERM"))
+    for k in (0, 1):
+        party.arrive(k, lost=False)
+    assert party.state is JobState.RECOVERING
+    party.tell(ev.WorkerDetached(*party.who(1)))
+    party.tell(ev.AgentExited("j-w1", 71))
+    party.go(30.0, {0: Activity(Doing.MEETING)})
+    party.life[1] = 1
+    party.join(1)
+    assert (party.ranks, party.world.step, party.state) == ([0, 1], party.step, JobState.RUNNING)
+
+
+# ------------------------------------------------------------------------------------------------ many at once
+
+
+def test_the_loss_of_fourteen_of_sixteen_costs_one_world_and_their_return_one_more() -> None:
+    party = Party(16)
+    party.go(2.0, heard=tuple(range(16)))
+    party.take(act.SendWorld)
+    lost = [k for k in range(16) if k not in (3, 11)]
+    for k in lost[:5]:
+        party.tell(ev.WorkerDetached(*party.who(k)))
+    party.arrive(3, *lost)
+    for k in lost[5:]:
+        party.tell(ev.WorkerDetached(*party.who(k)))
+    party.arrive(11, *lost)
+    assert (party.ranks, party.world.generation) == ([3, 11], 2)
+    for k in lost:
+        party.life[k] = 1
+        party.tell(ev.WorkerAttached(*party.who(k), f"host:{k}"))
+    for k in lost:
+        party.now += 0.02
+        party.tell(ev.WorkerArrived(*party.who(k), 0, None, ArrivalReason.JOIN))
+    assert {a.generation for a in party.take(act.SendChangePending)} == {2}
+    for k in (3, 11):
+        party.arrive(k, lost=False)
+    assert (len(party.ranks), party.world.generation) == (16, 3)
+
+
+def test_one_joiner_waits_for_nobody_and_of_many_the_first_waits_half_a_second_at_most() -> None:
+    party = Party(4)
+    party.die(3)
+    for k in range(3):
+        party.arrive(k, 3)
+    assert party.ranks == [0, 1, 2, 3]
+    party.go(1.0, heard=(0, 1, 2, 3))
+    for k in (2, 3):
+        party.tell(ev.WorkerDetached(*party.who(k)))
+    for k in range(2):
+        party.arrive(k, 2, 3)
+    for k in (2, 3):
+        party.life[k] = 5
+        party.tell(ev.WorkerAttached(*party.who(k), f"host:{k}"))
+    party.tell(ev.WorkerArrived(*party.who(2), 0, None, ArrivalReason.JOIN))
+    assert not party.take(act.SendChangePending)  # the other one is about to come
+    begun = party.now
+    while not party.take(act.SendChangePending):
+        party.go(0.25, heard=(0, 1))
+    assert party.now - begun <= POLICY.gather_max_seconds
