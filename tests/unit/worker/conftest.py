@@ -73,6 +73,9 @@ class Coordinator(rpc.WorkerServiceServicer):
     def __init__(self) -> None:
         self.streams: queue.SimpleQueue[Stream] = queue.SimpleQueue()
         self.bundle = b""
+        self.stall = threading.Event()
+        """Cleared: a bundle stalls after its first pieces."""
+        self.stall.set()
         self.fetches = 0
         self.port = 0
         self._server: grpc.Server | None = None
@@ -115,6 +118,8 @@ class Coordinator(rpc.WorkerServiceServicer):
         if not self.bundle:
             context.abort(grpc.StatusCode.NOT_FOUND, f"job {request.job} has no bundle")
         for start in range(0, len(self.bundle), 1000):
+            if start == 2000:
+                self.stall.wait(WAIT_SECONDS)
             yield pb.BundleChunk(data=self.bundle[start : start + 1000])
 
 

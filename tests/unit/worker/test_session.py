@@ -161,6 +161,12 @@ def test_the_bundle_comes_over_the_same_connection(coordinator: Any, open_sessio
         list(session.fetch_bundle(WAIT_SECONDS))
     coordinator.bundle = bytes(range(256)) * 40
     assert b"".join(session.fetch_bundle(WAIT_SECONDS)) == coordinator.bundle
+    coordinator.stall.clear()  # two pieces come, and then nothing any more
+    pieces = session.fetch_bundle(1.0)
+    assert [len(next(pieces)), len(next(pieces))] == [1000, 1000]
+    with pytest.raises(OSError, match="cannot fetch the job's source: nothing came for 1 s"):
+        list(pieces)
+    coordinator.stall.set()
     coordinator.stop()
-    with pytest.raises(OSError, match="cannot fetch the job's source: DEADLINE_EXCEEDED"):
+    with pytest.raises(OSError, match="cannot fetch the job.s source: nothing came for 0"):
         list(session.fetch_bundle(0.2))

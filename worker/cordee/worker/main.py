@@ -167,7 +167,7 @@ def _source(settings: WorkerSettings, session: Session) -> Path:
     from cordee.worker.source import ensure_source
 
     return ensure_source(
-        settings.source_root, settings.bundle, lambda: session.fetch_bundle(timeout=settings.orphan_seconds)
+        settings.source_root, settings.bundle, lambda: session.fetch_bundle(silence_seconds=settings.orphan_seconds)
     )
 
 

@@ -172,18 +172,25 @@ class Session:
             return aborted.lost
         return () if self._state.ended is not None else None
 
-    def fetch_bundle(self, timeout: float) -> Iterator[bytes]:
-        """The job's source bundle, piece by piece. `BundleError`: the job has none; `OSError`: it cannot be had now."""
+    def fetch_bundle(self, silence_seconds: float) -> Iterator[bytes]:
+        """The job's source bundle, piece by piece. `BundleError`: the job has none; `OSError`: it cannot be had now,
+        nothing having come for `silence_seconds` perhaps. However long it takes, it may take, while something comes."""
         request = pb.FetchBundleRequest(job=self._state.identity.job)
-        call = self._stub.FetchBundle(request, metadata=self._metadata, timeout=timeout, wait_for_ready=True)
+        call = self._stub.FetchBundle(request, metadata=self._metadata, wait_for_ready=True)
+        silence = _Silence(silence_seconds, call.cancel)
         try:
             for chunk in call:
+                silence.broken()
                 yield chunk.data
         except grpc.RpcError as error:
             code, words = _describe(error)
+            if silence.over:
+                words = f"nothing came for {silence_seconds:g} s"
             if code is grpc.StatusCode.NOT_FOUND:
                 raise BundleError(f"the coordinator has no source for this job ({words})") from None
             raise OSError(errno.EIO, f"cannot fetch the job's source: {words}") from None
+        finally:
+            silence.end()
 
     def close(self) -> None:
         """Ends the thread and the connection. The coordinator sees a broken stream."""
@@ -266,6 +273,35 @@ class Session:
         except grpc.RpcError as failure:
             _, error = _describe(failure)
         self._inbox.put((stream, StreamEnded(error)))
+
+
+class _Silence:
+    """Does something when nothing has been heard for so long."""
+
+    def __init__(self, seconds: float, on_over: Callable[[], object]) -> None:
+        self.over = False
+        self._seconds = seconds
+        self._on_over = on_over
+        self._heard = threading.Event()
+        self._ended = False
+        threading.Thread(target=self._watch, name="cordee-silence", daemon=True).start()
+
+    def broken(self) -> None:
+        """Something was heard."""
+        self._heard.set()
+
+    def end(self) -> None:
+        """It does not matter any more."""
+        self._ended = True
+        self._heard.set()
+
+    def _watch(self) -> None:
+        while self._heard.wait(self._seconds):
+            self._heard.clear()
+            if self._ended:
+                return
+        self.over = True
+        self._on_over()
 
 
 def _describe(error: grpc.RpcError) -> tuple[Any, str]:
