@@ -55,7 +55,9 @@ FAULTS: Final[Mapping[str, FaultKind]] = {
         FaultKind("hang", "the training thread never comes back from its next step", ends=True),
         FaultKind("slow", "every step takes so many times as long", seconds=10.0, amount=3.0),
         FaultKind("drop", "the connection to a peer is shut", peer="optional"),
-        FaultKind("half-open", "nothing from a peer arrives, and the connection stays open", seconds=10.0, peer="optional"),
+        FaultKind(
+            "half-open", "nothing from a peer arrives, and the connection stays open", seconds=10.0, peer="optional"
+        ),
         FaultKind("partition", "two workers do not reach each other any more", seconds=5.0, peer="both"),
         FaultKind("cut-off", "the worker does not reach the coordinator, nor the other way round", seconds=5.0),
         FaultKind("disk-full", "what this process writes to files fails", seconds=10.0),

@@ -164,9 +164,9 @@ def test_the_bundle_comes_over_the_same_connection(coordinator: Any, open_sessio
     coordinator.stall.clear()  # two pieces come, and then nothing any more
     pieces = session.fetch_bundle(1.0)
     assert [len(next(pieces)), len(next(pieces))] == [1000, 1000]
-    with pytest.raises(OSError, match="cannot fetch the job's source: nothing came for 1 s"):
+    with pytest.raises(OSError, match="nothing came for 1 s"):
         list(pieces)
     coordinator.stall.set()
     coordinator.stop()
-    with pytest.raises(OSError, match="cannot fetch the job.s source: nothing came for 0"):
+    with pytest.raises(OSError, match="nothing came for 0"):
         list(session.fetch_bundle(0.2))
