@@ -301,20 +301,22 @@ def main() -> int:
         [*python, "cordee.worker.main"],
         LogFile(f"{os.environ['CORDEE_WORKDIR']}/logs/{worker}.jsonl", worker),
         zygote_command=[*python, "cordee.worker.zygote"],
-        grace_seconds=_number("CORDEE_GRACE_SECONDS", GRACE_SECONDS),
+        grace_seconds=_number("CORDEE_GRACE_SECONDS", GRACE_SECONDS, least=0),
         heartbeat_seconds=_number("CORDEE_HEARTBEAT_TIMEOUT_SECONDS", watch.HEARTBEAT_SECONDS),
         stopped_seconds=_number("CORDEE_STOPPED_SECONDS", watch.STOPPED_SECONDS),
         policy=RestartPolicy(
-            int(_number("CORDEE_RESTARTS", BUDGET)), _number("CORDEE_RESTART_WINDOW_SECONDS", WINDOW_SECONDS)
+            int(_number("CORDEE_RESTARTS", BUDGET, least=0)), _number("CORDEE_RESTART_WINDOW_SECONDS", WINDOW_SECONDS)
         ),
     ).run()
 
 
-def _number(name: str, default: float) -> float:
+def _number(name: str, default: float, least: float = 0.001) -> float:
+    """A number from the environment; what is none, or makes no sense, counts as not set."""
     try:
-        return float(os.environ.get(name, ""))
+        number = float(os.environ.get(name, ""))
     except ValueError:
         return default
+    return number if least <= number < float("inf") else default
 
 
 if __name__ == "__main__":

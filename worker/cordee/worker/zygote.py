@@ -22,6 +22,7 @@ import signal
 import socket
 import sys
 import time
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, NoReturn
@@ -106,7 +107,7 @@ def serve(control: socket.socket) -> None:
         told = json.loads(message)
         request = Request(told["agent"], told["environment"], descriptors)
         try:
-            child = os.fork()
+            child = _fork()
         except OSError as error:
             control.send(f"refused {error}".encode())
         else:
@@ -119,10 +120,16 @@ def serve(control: socket.socket) -> None:
             os.close(descriptor)
 
 
+def _fork() -> int:
+    with warnings.catch_warnings():  # of threads that do not survive: BLAS stops and starts its own around a fork
+        warnings.simplefilter("ignore", DeprecationWarning)
+        return os.fork()
+
+
 def _fork_again(control: socket.socket) -> None:
     """Returns in the grandchild."""
     try:
-        grandchild = os.fork()
+        grandchild = _fork()
     except OSError as error:
         _refuse(control, error)
     if grandchild:
