@@ -53,6 +53,10 @@ LAUNCHERS: Final = ("process",)
 MAX_WORKERS: Final = 4096
 MAX_NAME_LENGTH: Final = 40  # leaves room for the job id's suffix and a worker's `-w<k>` within a DNS label's 63
 
+STORAGE_SCHEMES: Final = {"s3": "AWS_*", "gs": "GOOGLE_*", "az": "AZURE_*", "file": ""}
+"""URLs of storage, and the environment variables that give access to it."""
+PLACE_FORMS: Final = "a path, s3://bucket/prefix, gs://bucket/prefix or az://container/prefix"
+
 _NAME = re.compile(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?")
 _ENV_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _WORKERS = re.compile(r"\s*(\d{1,9})\s*(?::\s*(\d{1,9})\s*)?")
@@ -95,6 +99,22 @@ def _check_path(text: str) -> str:
     if not text.strip():
         raise _wrong('is empty; give a path such as "train.py"')
     return _check_text(text)
+
+
+def _check_place(text: str) -> str:
+    """A folder or file, or a URL of storage. Credentials are never part of a job."""
+    _check_path(text)
+    scheme, separator, rest = text.partition("://")
+    if not separator:
+        return text
+    if scheme not in STORAGE_SCHEMES or not rest.strip("/") or (scheme == "file" and not rest.startswith("/")):
+        raise _wrong(f"is {brief(text)}; give {PLACE_FORMS}")
+    if "@" in rest.split("/")[0] or "?" in rest or "#" in rest:
+        raise _wrong(
+            f"is a URL with more than a place in it; give {PLACE_FORMS}, and credentials in the environment of the "
+            f"coordinator ({', '.join(STORAGE_SCHEMES[name] for name in ('s3', 'gs', 'az'))})"
+        )
+    return text
 
 
 def _check_env(env: dict[str, str]) -> dict[str, str]:
@@ -166,6 +186,13 @@ class Checkpoint(_Model):
     interval_seconds: float = Field(default=30.0, ge=0, description="seconds between checkpoints; 0: not by time")
     interval_steps: int = Field(default=0, ge=0, description="steps between checkpoints; 0: not by steps")
     keep: int = Field(default=3, ge=1, description="how many checkpoints are kept; older ones are removed")
+    keep_seconds: float = Field(
+        default=0.0, ge=0, description="beyond those, what is younger than this is kept as well; 0: nothing more"
+    )
+    storage: Annotated[str, AfterValidator(_check_place)] | None = Field(
+        default=None,
+        description=f"where they lie: {PLACE_FORMS}; each job's in a folder of its own (default: the job's folder)",
+    )
 
 
 class FailurePolicy(_Model):
@@ -219,11 +246,16 @@ class JobSpec(_Model):
     env: Annotated[dict[str, str], AfterValidator(_check_env)] = Field(
         default_factory=dict, description="environment variables of the script"
     )
-    checkpoint: Checkpoint = Field(default=Checkpoint(), description="when the state goes to storage")
+    checkpoint: Checkpoint = Field(default=Checkpoint(), description="when and where the state goes to storage")
     ledger: bool = Field(
         default=False, description="whether it is noted which samples every step consumed: cordee ledger proves by it"
     )
     failure_policy: FailurePolicy = Field(default=FailurePolicy(), description="what is done about faults")
+    warm_start: Annotated[str, AfterValidator(_check_place)] | None = Field(
+        default=None,
+        description="the weights to begin with: a checkpoint's folder, a folder of checkpoints or a .safetensors file; "
+        + PLACE_FORMS,
+    )
     chaos: bool = Field(default=False, description="faults may be injected into this job: cordee chaos")
 
 
@@ -309,5 +341,11 @@ def _unbundled(job: JobDocument) -> Iterator[tuple[str, str]]:
     script = PurePosixPath(job.spec.script)
     if script.is_absolute() or ".." in script.parts or "\\" in job.spec.script:
         yield "spec.script", f"is {job.spec.script!r}; it must be a path inside the bundle, such as 'train.py'"
+    for field, place in (
+        ("spec.checkpoint.storage", job.spec.checkpoint.storage),
+        ("spec.warmStart", job.spec.warm_start),
+    ):
+        if place is not None and "://" not in place and not PurePosixPath(place).is_absolute():
+            yield field, f"is {place!r}; it must be a URL or an absolute path on the workers' machines"
     if job.spec.source is not None:
         yield "spec.source", "names a folder of the client's machine; leave it out and send the bundle's sha256"

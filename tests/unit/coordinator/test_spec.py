@@ -40,7 +40,14 @@ FULL: dict[str, Any] = {
         "device": "cpu",
         "launcher": "process",
         "env": {"MODE": "fast"},
-        "checkpoint": {"intervalSeconds": 12.5, "intervalSteps": 100, "keep": 2},
+        "checkpoint": {
+            "intervalSeconds": 12.5,
+            "intervalSteps": 100,
+            "keep": 2,
+            "keepSeconds": 3600.0,
+            "storage": "s3://bucket/checkpoints",
+        },
+        "warmStart": "/data/pretrained.safetensors",
         "ledger": True,
         "chaos": True,
         "failurePolicy": {
@@ -160,6 +167,14 @@ MISTAKES = [
     ("spec: {script: a.py, env: {CORDEE_JOB: a}}", "spec.env sets CORDEE_JOB, but names that begin with CORDEE_"),
     ("spec: {script: a.py, checkpoint: {intervalSeconds: .inf}}", "spec.checkpoint.intervalSeconds is inf"),
     ("spec: {script: a.py, checkpoint: {intervalSeconds: -1}}", "spec.checkpoint.intervalSeconds is -1"),
+    (
+        "spec: {script: a.py, checkpoint: {storage: 'ftp://a/b'}}",
+        "spec.checkpoint.storage is 'ftp://a/b'; give a path, s3://bucket/prefix",
+    ),
+    (
+        "spec: {script: a.py, warmStart: 's3://key:secret@bucket/x'}",
+        "spec.warmStart is a URL with more than a place in it; give a path, s3://bucket/prefix, gs://bucket/prefix or ",
+    ),
     ("spec: {script: a.py, checkpoint: {keep: 0}}", "spec.checkpoint.keep is 0; it must be at least 1"),
     ("spec: 3", "spec is 3, a number; it must be a mapping of fields"),
     ("spec: {script: a.py, script: b.py}", "'script' is given twice (first in line 4); keep one of them"),

@@ -311,7 +311,7 @@ class SimulatedMembership:
     @property
     def checkpoint_policy(self) -> CheckpointPolicy | None:
         folder = self.simulation.folder
-        return None if folder is None else CheckpointPolicy(folder, interval_seconds=0, interval_steps=2)
+        return None if folder is None else CheckpointPolicy(str(folder), interval_seconds=0, interval_steps=2)
 
     result_directory: Path | None = None
 
@@ -345,7 +345,7 @@ class SimulatedMembership:
     def report(self, progress: ProgressReport) -> None:
         self.reports.append(progress)
 
-    def checkpointed(self, step: int, path: Path, size_bytes: int, seconds: float) -> None:
+    def checkpointed(self, step: int, where: str, size_bytes: int, seconds: float) -> None:
         self.simulation.saved.set()
 
     def note(self, kind: str, message: str, seconds: float = 0.0) -> None:
@@ -477,7 +477,7 @@ class LeavingMembership(SoloMembership):
     """A world of one that is asked to leave after its third step."""
 
     def __init__(self, folder: Path) -> None:
-        self.checkpoint_policy = CheckpointPolicy(folder, interval_seconds=3600)
+        self.checkpoint_policy = CheckpointPolicy(str(folder), interval_seconds=3600)
         self.steps = 0
 
     def leaving(self) -> bool:

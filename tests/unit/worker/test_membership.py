@@ -269,7 +269,7 @@ def test_news_reach_the_coordinator(worker: Callable[[str], Worker], tmp_path: P
     one = worker("job-w0")
     membership: Membership = one.membership
     one.stream.expect("heartbeat")  # it is attached
-    membership.checkpointed(12, tmp_path / "c12", 1000, 0.5)
+    membership.checkpointed(12, str(tmp_path / "c12"), 1000, 0.5)
     membership.note("healed", "took the state", 0.25)
     told = one.stream.expect("checkpointed")
     assert (told.step, told.path, told.size_bytes, told.seconds) == (12, str(tmp_path / "c12"), 1000, 0.5)
@@ -281,7 +281,7 @@ def test_the_folders_and_the_policy_come_from_the_settings(worker: Callable[[str
     membership: Membership = worker("job-w0").membership
     policy = membership.checkpoint_policy
     assert policy is not None
-    assert policy.directory == tmp_path / "checkpoints"
+    assert policy.storage == str(tmp_path / "checkpoints")
     assert (policy.interval_seconds, policy.interval_steps, policy.keep) == (7.0, 3, 2)
     assert membership.result_directory == tmp_path / "result"
 

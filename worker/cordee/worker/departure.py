@@ -36,6 +36,8 @@ class Departure:
         """Makes an exchange that the main thread is blocked in fail at once."""
         self._announce = announce
         """Tells the agent which code this process ends with."""
+        self.saving: Callable[[], bool] = lambda: False
+        """Whether the run is writing a checkpoint; a worker that is drained is given the time for it."""
         self._session = session
         self._asked = False
         self._finishing = False
@@ -89,6 +91,8 @@ class Departure:
             self.break_off(message)
         signal.pthread_kill(self._main.ident or 0, signal.SIGTERM)
         self._main.join(STUCK_SECONDS if self._session.stuck else LEAVE_SECONDS)
+        while code == exit_codes.DRAINED and self.saving() and self._main.is_alive():
+            self._main.join(0.1)  # what it saves may be all that is left; the agent's grace ends even that
         self.end(code, f"cordee: {message}\n")
 
     def end(self, code: int, text: str = "") -> NoReturn:

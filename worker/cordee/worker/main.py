@@ -107,6 +107,7 @@ def _work(settings: WorkerSettings, lifeline: Lifeline, previous: PostMortem | N
         departure.break_off = membership.break_off
         if faults is not None:
             faults.connections = membership.connections
+        departure.saving = runtime.saving
         try:
             source = _source(settings, session)
             settings.output.mkdir(parents=True, exist_ok=True)
@@ -152,7 +153,7 @@ def _faults(settings: WorkerSettings, session: Session, listener: Listener, life
         activity=session.activity,
         listener=listener,
         coordinator=settings.coordinator,
-        checkpoints=settings.checkpoints,
+        checkpoints=Path(settings.checkpoints),
         agent=lifeline.agent,
         note=note,
     )

@@ -142,10 +142,10 @@ class WorkerMembership:
         if self._meter.add(progress) and self._rank == 0:
             self._flush_progress()
 
-    def checkpointed(self, step: int, path: Path, size_bytes: int, seconds: float) -> None:
+    def checkpointed(self, step: int, where: str, size_bytes: int, seconds: float) -> None:
         self._session.post(
             pb.WorkerMessage(
-                checkpointed=pb.Checkpointed(step=step, path=fit(str(path)), size_bytes=size_bytes, seconds=seconds)
+                checkpointed=pb.Checkpointed(step=step, path=fit(where), size_bytes=size_bytes, seconds=seconds)
             )
         )
 
@@ -193,6 +193,8 @@ class WorkerMembership:
             interval_seconds=settings.checkpoint_seconds,
             interval_steps=settings.checkpoint_steps,
             keep=settings.checkpoint_keep,
+            keep_seconds=settings.checkpoint_keep_seconds,
+            warm_start=settings.warm_start,
         )
 
     @property

@@ -42,6 +42,10 @@ class WorkerSettings:
     checkpoint_steps: int = 0
     checkpoint_keep: int = 3
     ledger: bool = False
+    checkpoint_keep_seconds: float = 0.0
+    checkpoint_storage: str = ""
+    """A folder or a URL; empty: the job's folder."""
+    warm_start: str = ""
     mesh_host: str = "127.0.0.1"
     chaos: bool = False
     """Whether faults may be injected into this process."""
@@ -55,8 +59,8 @@ class WorkerSettings:
         return self.source_root / self.bundle
 
     @property
-    def checkpoints(self) -> Path:
-        return self.workdir / "checkpoints"
+    def checkpoints(self) -> str:
+        return self.checkpoint_storage or str(self.workdir / "checkpoints")
 
     @property
     def ledger_path(self) -> Path:
@@ -104,6 +108,9 @@ class WorkerSettings:
             checkpoint_keep=read("CORDEE_CHECKPOINT_KEEP", _count, "a number of checkpoints, from 1", "3"),
             ledger=read("CORDEE_LEDGER", _switch, "0 or 1", "0"),
             chaos=env.get("CORDEE_CHAOS") == "1",
+            checkpoint_keep_seconds=read("CORDEE_CHECKPOINT_KEEP_SECONDS", _amount, "a number of seconds, from 0", "0"),
+            checkpoint_storage=env.get("CORDEE_CHECKPOINT_STORAGE", ""),
+            warm_start=env.get("CORDEE_WARM_START", ""),
             mesh_host=read("CORDEE_MESH_HOST", str, "the address where peers reach this worker", "127.0.0.1"),
         )
 

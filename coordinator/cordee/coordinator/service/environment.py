@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 from typing import Final
 
+from cordee.coordinator.places import checkpoint_root
 from cordee.coordinator.service.job import Job
 
 __all__ = ["agent_environment"]
@@ -31,6 +32,9 @@ def agent_environment(job: Job, worker: str, *, coordinator: str, orphan_seconds
         "CORDEE_CHECKPOINT_SECONDS": f"{spec.checkpoint.interval_seconds:g}",
         "CORDEE_CHECKPOINT_STEPS": str(spec.checkpoint.interval_steps),
         "CORDEE_CHECKPOINT_KEEP": str(spec.checkpoint.keep),
+        "CORDEE_CHECKPOINT_KEEP_SECONDS": f"{spec.checkpoint.keep_seconds:g}",
+        "CORDEE_CHECKPOINT_STORAGE": checkpoint_root(spec.checkpoint.storage, job.id, job.folder),
+        "CORDEE_WARM_START": spec.warm_start or "",
         "CORDEE_MESH_HOST": _MESH_HOST,
         "CORDEE_LEDGER": "1" if spec.ledger else "0",
         "CORDEE_HEARTBEAT_TIMEOUT_SECONDS": f"{policy.heartbeat_timeout_seconds:g}",

@@ -1,6 +1,16 @@
-"""Asynchronous, hashed, atomically committed checkpoints: for the day that everybody is lost."""
+"""Asynchronous, sharded, hashed, atomically committed checkpoints: for the day that everybody is lost."""
 
-from cordee.trainer.checkpoint.reader import CheckpointError, Loaded, load_latest
+from cordee.trainer.checkpoint.reader import CheckpointError, Loaded, load_latest, load_weights
+from cordee.trainer.checkpoint.storage import Storage, StorageError, open_storage
 from cordee.trainer.checkpoint.writer import CheckpointWriter
 
-__all__ = ["CheckpointError", "CheckpointWriter", "Loaded", "load_latest"]
+__all__ = [
+    "CheckpointError",
+    "CheckpointWriter",
+    "Loaded",
+    "Storage",
+    "StorageError",
+    "load_latest",
+    "load_weights",
+    "open_storage",
+]

@@ -1,146 +1,217 @@
-"""Writes checkpoints beside training: the step pays for a copy in memory, a thread pays for the disk."""
+"""Writes checkpoints beside training: a step pays for a copy in memory, a thread pays for the storage.
+
+Every member of a world writes its own part; the one that commits waits for the others' records, has what belongs to the
+step flushed, writes the manifest, and tidies up. Whatever goes wrong is told, and training goes on.
+"""
 
 from __future__ import annotations
 
 import contextlib
-import errno
-import json
-import os
-import secrets
-import shutil
+import hashlib
+import logging
 import threading
 import time
-from collections.abc import Callable, Mapping
-from pathlib import Path
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final, Protocol
 
 import numpy as np
 
-from cordee.trainer.checkpoint.layout import (
-    FORMAT,
-    MANIFEST,
-    STATE_FILE,
-    step_directories,
-    step_directory,
-    unfinished_directories,
-)
-from cordee.trainer.files import alone_in, fsync_directory, fsync_file, sha256_of
+from cordee.trainer.checkpoint.layout import MANIFEST, Attempt, step_folders, superseded
+from cordee.trainer.checkpoint.manifest import Manifest, PartRecord
+from cordee.trainer.checkpoint.storage import Storage, open_storage
 
-__all__ = ["CheckpointWriter", "write_checkpoint"]
+__all__ = [
+    "AbandonedError",
+    "CheckpointWriter",
+    "Listener",
+    "Snapshot",
+    "commit",
+    "tidy",
+    "write_part",
+]
+
+_log = logging.getLogger(__name__)
+
+WAIT_SECONDS: Final = 120.0
+"""How long the parts of others are waited for once the own one is written."""
+HURRIED_SECONDS: Final = 2.0
+"""The same when a member was lost: what it had not written by then never comes."""
+PATIENCE_SECONDS: Final = 300.0
+"""An unfinished step this old is nobody's any more: longer than anybody waits for parts."""
+_FIRST_POLL_SECONDS, _LAST_POLL_SECONDS = 0.02, 2.0
 
 Arrays = Mapping[str, np.ndarray[Any, Any]]
 
-RESERVED_BYTES = 32 << 20
-"""What a checkpoint leaves free of its disk: the coordinator's database is often on the same one, and a job can do
-without a checkpoint, but not without that."""
+
+class AbandonedError(Exception):
+    """A part did not come: there will be no checkpoint of this step."""
 
 
-def write_checkpoint(directory: Path, step: int, arrays: Arrays, meta: Mapping[str, Any]) -> tuple[Path, int]:
-    """Writes one checkpoint and returns its folder and size in bytes. Raises `OSError` when storage fails."""
-    from cordee.trainer.interop.safetensors import save_safetensors
+class Listener(Protocol):
+    """Who is told, from the writing threads."""
 
-    directory.mkdir(parents=True, exist_ok=True)
-    needed = sum(array.nbytes for array in arrays.values())
-    free = shutil.disk_usage(directory).free
-    if needed + RESERVED_BYTES > free:
-        raise OSError(
-            errno.ENOSPC, f"{needed >> 20} MiB are to be written and {RESERVED_BYTES >> 20} kept, {free >> 20} are free"
-        )
-    target = step_directory(directory, step)
-    unfinished = directory / f".{target.name}.{os.getpid()}.{secrets.token_hex(4)}.tmp"
-    unfinished.mkdir()
+    def written(self, step: int, where: str, num_bytes: int, seconds: float) -> None: ...
+
+    def failed(self, step: int, error: Exception) -> None: ...
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """What one member has of a checkpoint: copies that training does not change."""
+
+    attempt: Attempt
+    number: int
+    """Of its part; the member that has part 0 commits."""
+    arrays: Arrays | Exception
+    """By their names in the part; an exception: there was no room for the copies."""
+    cut: Mapping[str, int] = field(default_factory=dict)
+    meta: Mapping[str, Any] = field(default_factory=dict)
+
+
+def write_part(storage: Storage, snapshot: Snapshot) -> PartRecord:
+    """Writes a part, and its record unless its writer is the one that commits."""
+    from cordee.trainer.interop.safetensors import encode_safetensors
+
+    attempt, number = snapshot.attempt, snapshot.number
+    file = attempt.part(number)
     try:
-        state = unfinished / STATE_FILE
-        save_safetensors(arrays, state)
-        size = state.stat().st_size
-        manifest = {
-            "format": FORMAT,
-            "step": step,
-            "created": time.time(),
-            "files": {STATE_FILE: {"bytes": size, "sha256": sha256_of(state)}},
-            "meta": dict(meta),
-        }
-        (unfinished / MANIFEST).write_text(json.dumps(manifest, indent=1), encoding="utf-8")
-        fsync_file(unfinished / MANIFEST)
-        fsync_directory(unfinished)
-        if target.exists():
-            # A redone step writes the same bits; or the one there was found damaged. Either way the new one is good.
-            _discard(target)
-        unfinished.rename(target)
-        fsync_directory(directory)
-    finally:
-        shutil.rmtree(unfinished, ignore_errors=True)
-    return target, size
+        if isinstance(snapshot.arrays, Exception):
+            raise snapshot.arrays
+        pieces = encode_safetensors(snapshot.arrays)
+        digest = hashlib.sha256()
+        for piece in pieces:
+            digest.update(piece)
+        size = storage.put(f"{attempt.folder}/{file}", pieces)
+    except Exception as error:
+        if number:  # who commits need not wait for it
+            failure = PartRecord(file, 0, "", f"{type(error).__name__}: {error}")
+            with contextlib.suppress(OSError):
+                storage.put(f"{attempt.folder}/{attempt.record(number)}", [failure.to_json()])
+        raise
+    record = PartRecord(file, size, digest.hexdigest())
+    if number:
+        storage.put(f"{attempt.folder}/{attempt.record(number)}", [record.to_json()])
+    return record
 
 
-def _discard(path: Path) -> None:
-    """Takes a checkpoint away in one step, then deletes it: half deleted, it would look like a damaged one."""
-    doomed = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
-    with contextlib.suppress(OSError):  # another worker was faster
-        path.rename(doomed)
-    shutil.rmtree(doomed, ignore_errors=True)
+def commit(
+    storage: Storage, snapshot: Snapshot, parts: Sequence[PartRecord], hooks: Sequence[Callable[[int], None]] = ()
+) -> Manifest:
+    """Makes the checkpoint of which all parts are on storage."""
+    step = snapshot.attempt.step
+    for hook in hooks:
+        hook(step)
+    manifest = Manifest(step, time.time(), tuple(parts), snapshot.cut, snapshot.meta)
+    storage.put(f"{snapshot.attempt.folder}/{MANIFEST}", [manifest.to_json()])
+    return manifest
+
+
+def tidy(storage: Storage, manifest: Manifest, *, keep: int, keep_seconds: float) -> None:
+    """Removes what a committed checkpoint has made superfluous."""
+    files = [part.file for part in manifest.parts]
+    for names in superseded(
+        step_folders(storage.list()),
+        manifest.step,
+        files,
+        keep=keep,
+        keep_seconds=keep_seconds,
+        patience=PATIENCE_SECONDS,
+    ):
+        storage.delete(names[:1])
+        storage.delete(names[1:])
 
 
 class CheckpointWriter:
-    """Keeps the newest `keep` checkpoints of a run in `directory`.
+    """Saves a run's checkpoints at `location`; one per world member. Failing storage never stops training."""
 
-    `on_written(step, path, size_bytes, seconds)` and `on_failed(step, error)` are called from the writing thread. A
-    failing disk never stops training: the failure is reported, and the next checkpoint tries again.
-    """
-
-    def __init__(
-        self,
-        directory: Path,
-        *,
-        keep: int,
-        on_written: Callable[[int, Path, int, float], None],
-        on_failed: Callable[[int, Exception], None],
-    ) -> None:
+    def __init__(self, location: str, *, keep: int, keep_seconds: float = 0.0, listener: Listener) -> None:
         if keep < 1:
             raise ValueError(f"keep at least one checkpoint, not {keep}")
-        self._directory = directory
+        self.before_commit: list[Callable[[int], None]] = []
+        """Called with the step by the thread that is about to commit it, when all parts are there: what belongs to the
+        step is then to be on storage as well. One that raises makes the checkpoint fail."""
+        self._location = location
         self._keep = keep
-        self._on_written = on_written
-        self._on_failed = on_failed
-        self._thread: threading.Thread | None = None
+        self._keep_seconds = keep_seconds
+        self._listener = listener
+        self._threads: list[threading.Thread] = []
+        self._hurry = threading.Condition()
+        self._hurried: tuple[float, float] | None = None
+        """Up to which generation, and until when."""
 
     @property
     def busy(self) -> bool:
-        """Whether a checkpoint is being written now; `save` would wait for it."""
-        return self._thread is not None and self._thread.is_alive()
+        """Whether this member is writing now, or waits for the parts of others."""
+        self._threads = [thread for thread in self._threads if thread.is_alive()]
+        return bool(self._threads)
 
-    def save(self, step: int, arrays: Arrays, meta: Mapping[str, Any]) -> None:
-        """Writes `arrays` in the background. They must not change any more: hand over copies."""
-        self.wait()
-        self._thread = threading.Thread(
-            target=self._write, args=(step, arrays, meta), name=f"checkpoint-{step}", daemon=True
+    def save(self, snapshot: Snapshot) -> None:
+        """Writes in the background."""
+        self._threads = [thread for thread in self._threads if thread.is_alive()]
+        thread = threading.Thread(
+            target=self._write, args=(snapshot,), name=f"checkpoint-{snapshot.attempt.step}", daemon=True
         )
-        self._thread.start()
+        self._threads.append(thread)
+        thread.start()
+
+    def hurry(self, generation: float, seconds: float = HURRIED_SECONDS) -> None:
+        """The parts of the worlds up to `generation` are waited for so long and no longer: their members are gone."""
+        with self._hurry:
+            self._hurried = (generation, time.monotonic() + seconds)
+            self._hurry.notify_all()
 
     def wait(self) -> None:
-        """Waits until nothing is being written."""
-        if self._thread is not None:
-            self._thread.join()
-            self._thread = None
+        """Waits until nothing is being written here."""
+        for thread in self._threads:
+            thread.join()
+        self._threads = []
 
-    def _write(self, step: int, arrays: Arrays, meta: Mapping[str, Any]) -> None:
-        started = time.monotonic()
+    def _write(self, snapshot: Snapshot) -> None:
+        step, started = snapshot.attempt.step, time.monotonic()
         try:
-            self._directory.mkdir(parents=True, exist_ok=True)
-            # A writer of a world that is gone may still be at it: one after the other, they do not get in their way.
-            with alone_in(self._directory) as alone:
-                if alone:
-                    for _, leftover in unfinished_directories(self._directory):  # of writers that were killed
-                        shutil.rmtree(leftover, ignore_errors=True)
-                path, size = write_checkpoint(self._directory, step, arrays, meta)
-                self._prune(step)
+            storage = open_storage(self._location)
+            record = write_part(storage, snapshot)
+            if snapshot.number:
+                return
+            parts = [record, *self._others(storage, snapshot.attempt)]
+            manifest = commit(storage, snapshot, parts, self.before_commit)
         except Exception as error:  # whatever storage throws: training goes on, the error is told
-            self._on_failed(step, error)
+            self._listener.failed(step, error)
             return
-        self._on_written(step, path, size, time.monotonic() - started)
+        where = storage.where(snapshot.attempt.folder)
+        self._listener.written(step, where, manifest.num_bytes, time.monotonic() - started)
+        try:
+            tidy(storage, manifest, keep=self._keep, keep_seconds=self._keep_seconds)
+        except Exception as error:
+            _log.warning(
+                "the checkpoint of step %d is there, but what it replaces could not be removed: %s", step, error
+            )
 
-    def _prune(self, newest: int) -> None:
-        # What is newer than the one just written is no successor of it: it was found damaged and passed over.
-        reached = [path for step, path in step_directories(self._directory) if step <= newest]
-        for path in reached[: -self._keep]:
-            _discard(path)
+    def _others(self, storage: Storage, attempt: Attempt) -> list[PartRecord]:
+        """The records of all parts but the first, in their order, as soon as the last is there."""
+        found: dict[int, PartRecord] = {}
+        deadline, pause = time.monotonic() + WAIT_SECONDS, _FIRST_POLL_SECONDS
+        while True:
+            if self._hurried is not None and attempt.generation <= self._hurried[0]:
+                deadline = min(deadline, self._hurried[1])
+            last_look = time.monotonic() >= deadline
+            awaited = {
+                f"{attempt.folder}/{attempt.record(number)}": number
+                for number in range(1, attempt.num_parts)
+                if number not in found
+            }
+            for entry in storage.list(attempt.folder) if awaited else ():
+                if entry.name in awaited:
+                    number = awaited.pop(entry.name)
+                    found[number] = record = PartRecord.from_json(storage.get(entry.name).tobytes())
+                    if record.failed:
+                        raise AbandonedError(f"part {number} of {attempt.num_parts} failed: {record.failed}")
+            if not awaited:
+                return [found[number] for number in sorted(found)]
+            if last_look:
+                missing = ", ".join(str(number) for number in sorted(awaited.values()))
+                raise AbandonedError(f"of its {attempt.num_parts} parts these were not written: {missing}")
+            with self._hurry:
+                self._hurry.wait(pause)
+            pause = min(pause * 1.5, _LAST_POLL_SECONDS)

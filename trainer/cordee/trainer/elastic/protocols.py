@@ -128,11 +128,16 @@ class RunResult:
 class CheckpointPolicy:
     """Where and how often a run saves itself. Saving never changes a weight."""
 
-    directory: Path
+    storage: str
+    """A folder's path, or the URL of a bucket and a prefix."""
     interval_seconds: float = 30.0
     interval_steps: int = 0
     """0: by time alone."""
     keep: int = 3
+    keep_seconds: float = 0.0
+    """Beyond the newest `keep` those stay that are not this old."""
+    warm_start: str = ""
+    """Where the weights are that the job begins with: a checkpoint or a file of weights; empty: the script's own."""
 
 
 class Membership(Protocol):
@@ -162,7 +167,9 @@ class Membership(Protocol):
         """Tells the coordinator how far training is. Cheap: called by every worker at every committed step."""
         ...
 
-    def checkpointed(self, step: int, path: Path, size_bytes: int, seconds: float) -> None: ...
+    def checkpointed(self, step: int, where: str, size_bytes: int, seconds: float) -> None:
+        """A checkpoint is committed at the path or URL `where`. Called from any thread, like `note`."""
+        ...
 
     def note(self, kind: str, message: str, seconds: float = 0.0) -> None:
         """A sentence for the job's events: a heal and how long it took, a damaged checkpoint that was passed over."""

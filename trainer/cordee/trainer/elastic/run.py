@@ -8,6 +8,7 @@ and the rule that a worker which holds the whole sum may apply it. After a loss 
 
 from __future__ import annotations
 
+import contextlib
 import os
 import time
 from collections.abc import Iterator, Mapping
@@ -26,7 +27,7 @@ from cordee.trainer.elastic.heal import synchronise
 from cordee.trainer.elastic.ledger import Ledger
 from cordee.trainer.elastic.position import Position
 from cordee.trainer.elastic.protocols import PeerLostError, ProgressReport, RunResult, World
-from cordee.trainer.elastic.saving import Saver
+from cordee.trainer.elastic.saving import Place, Saver
 from cordee.trainer.elastic.several import Models, Optimizers, check_for_steps
 from cordee.trainer.elastic.state import ORDER_KIND, Moment, TrainingState, model_arrays
 from cordee.trainer.elastic.step import Step
@@ -38,6 +39,8 @@ if TYPE_CHECKING:
     from cordee.trainer.nn import Parameter
 
 __all__ = ["Run"]
+
+_KEEPING_SECONDS = 0.05
 
 
 @dataclass(frozen=True)
@@ -98,7 +101,9 @@ class Run:
             self.register(name, thing)
         policy = self._membership.checkpoint_policy
         self._saver = Saver(policy, self._state, self._membership) if policy is not None else None
-        self._ledger = self._open_ledger(ledger)
+        self._ledger = noted = self._open_ledger(ledger)
+        if self._saver is not None and noted is not None:
+            self._saver.before_commit.append(lambda _: noted.flush())
         self._position = Position()
         self._has_state = False
         self._may_hold_alone = False
@@ -106,6 +111,8 @@ class Run:
         self._world: World | None = None
         self._agreement: Agreement | None = None
         """Of the step committed last."""
+        self._place = Place(0, 0, 1)
+        """In the world that committed it."""
         self._arrival: tuple[Literal["join", "change", "lost"], tuple[int, ...]] = ("join", ())
         self._at_loss: list[tuple[Parameter, Any, Any]] = []
         """The parameters of a lost step, where they live, and their values at its loss."""
@@ -244,7 +251,6 @@ class Run:
             )
             if not step.index:
                 self._state.check_names()
-            saver = self._saver if self.rank == 0 else None
             before, metrics = self._state.moment(), self._position.metrics
             self._hold("in an elastic run step.commit() applies the update, on all workers or on none")
             self._state.at_step(step)
@@ -259,8 +265,9 @@ class Run:
                 self._take_back(step, before, metrics)
             elif not step.committed:
                 raise RuntimeError(f"step {step.number} was left without step.commit()")
-            elif saver is not None and self._agreement is not None and self._agreement.checkpoint:
-                saver.save(self._position)  # now, not in the commit: what the script did since belongs to the step
+            elif self._saver is not None and self._agreement is not None:
+                # Now, not in the commit: what the script did since belongs to the step.
+                self._save(self._saver, self._agreement)
         self._state.check_names()
         if self._ahead is None:
             self._finish()
@@ -295,6 +302,24 @@ class Run:
             self._position = self._ahead.position
             self._ahead = None
 
+    # Checkpoints
+
+    def _save(self, saver: Saver, agreement: Agreement) -> None:
+        """Saves the state that the step at hand has ended in, if its members have agreed to."""
+        if not agreement.all_leaving:
+            if agreement.checkpoint:
+                saver.save(self._position, self._place)
+            return
+        # Nobody is left to hold the state: it goes to storage before anybody goes, and no step follows that would not.
+        saver.save_at_once(self._position, self._place)
+        if not saver.wanted or self._world is None:
+            return
+        if self._world.size == 1:
+            # The coordinator keeps a worker for its state until another one comes to take it over.
+            while not self._membership.change_pending() and self._membership.leaving():
+                time.sleep(_KEEPING_SECONDS)  # the process's end comes as a signal, which interrupts this
+        self._leave_world("change", ())
+
     # What a step tells
 
     def _checkpoint_due(self) -> bool:
@@ -321,6 +346,8 @@ class Run:
             )
         )
         self._agreement = agreement
+        assert self._world is not None
+        self._place = Place.of(self._world)
         if agreement.change_pending:
             self._leave_world("change", ())
 
@@ -336,6 +363,8 @@ class Run:
     def _leave_world(self, reason: Literal["join", "change", "lost"], suspects: tuple[int, ...]) -> None:
         assert self._world is not None
         self._world.communicator.close()
+        if self._saver is not None:
+            self._saver.left(self._world, lost=reason == "lost")
         # The others of a world go on with its state; alone, or after a loss, this worker may be all that holds it.
         self._may_hold_alone = self._world.size == 1 or reason == "lost"
         self._world = None
@@ -344,14 +373,21 @@ class Run:
     def _meet(self, last: int) -> None:
         """One rendezvous: ends in a world whose members all hold the same state, or in none, to be tried again."""
         reason, suspects = self._arrival
+        saver = self._saver if self._has_state else None
+        holder = saver if self._may_hold_alone or self._membership.leaving() else None
         try:
-            self._world = world = self._membership.rendezvous(
-                step=self.step if self._has_state else None, reason=reason, suspects=suspects
-            )
+            with holder.standing_by(self._position, self._place) if holder is not None else contextlib.nullcontext():
+                self._world = world = self._membership.rendezvous(
+                    step=self.step if self._has_state else None, reason=reason, suspects=suspects
+                )
         except BaseException:  # told to leave: a drain loses nothing
-            if self._saver is not None and self._has_state and self._may_hold_alone:
-                self._saver.save_last(self._position)
+            if saver is not None and self._may_hold_alone:
+                saver.save_last(self._position, self._place)
+            elif saver is not None:
+                saver.wait()  # the others wait for this member's part
             raise
+        if self._saver is not None:
+            self._saver.joined(world)
         started, loop = time.monotonic(), self._state.loop
         try:
             self._position, givers = synchronise(world, self._state, self._position, self._begin, self._ledger)
@@ -392,10 +428,19 @@ class Run:
 
     def _begin(self) -> Position:
         """Where a run starts whose members are all new: from its checkpoint, or from what its script made."""
-        restored = self._saver.restore() if self._saver is not None else None
+        if self._saver is None:
+            return self._position
+        restored = self._saver.restore(first_world=self.generation <= 1)
+        if restored is None:
+            self._saver.warm_start()
         return restored or self._position
 
     # The result
+
+    @property
+    def saving(self) -> bool:
+        """Whether a part of a checkpoint is being written here. For whoever ends the process."""
+        return self._saver is not None and self._saver.saving
 
     def conclude(self) -> None:
         """Tells what stands now as the result: of a loop that the script has left early as well, and with what it
@@ -405,7 +450,7 @@ class Run:
 
     def _finish(self) -> None:
         if self._saver is not None:
-            self._saver.wait()
+            self._saver.finish()
         if self._ledger is not None:
             self._ledger.finish()
         self._announce_result()

@@ -11,7 +11,7 @@ from typing import Protocol
 from cordee.trainer.elastic.protocols import Membership
 from cordee.trainer.elastic.solo import SoloMembership
 
-__all__ = ["Claimant", "claim", "conclude", "current", "install"]
+__all__ = ["Claimant", "claim", "conclude", "current", "install", "saving"]
 
 
 class Claimant(Protocol):
@@ -19,6 +19,11 @@ class Claimant(Protocol):
 
     def conclude(self) -> None:
         """The script has ended."""
+        ...
+
+    @property
+    def saving(self) -> bool:
+        """Whether it writes to storage in the background."""
         ...
 
 
@@ -41,6 +46,11 @@ def conclude() -> None:
     """The script has ended: what its run holds now is the job's result, be its loop at its end or left by `break`."""
     if _claimed_by is not None:
         _claimed_by.conclude()
+
+
+def saving() -> bool:
+    """Whether this process's run writes to storage in the background: whoever ends the process may wait for that."""
+    return _claimed_by is not None and _claimed_by.saving
 
 
 def claim(membership: Membership, run: Claimant) -> None:

@@ -1,19 +1,59 @@
 """When a run saves itself, and how it finds its way back: the policy between the elastic step and the checkpoint
-files."""
+files.
+
+All members of a world save at the same step, because they have read it in the same headers: each copies its share of
+the state, and its thread writes that. Only the member of rank 0 keeps the time, and commits.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import logging
+import math
+import threading
 import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
 
-from cordee.trainer.checkpoint import CheckpointError, CheckpointWriter, load_latest
+import numpy as np
+
+from cordee.trainer.array import Array, to_numpy
+from cordee.trainer.checkpoint.layout import Attempt
+from cordee.trainer.checkpoint.parts import Piece, Shape, count_parts, cut_arrays, deal
+from cordee.trainer.checkpoint.reader import CheckpointError, load_latest, load_weights
+from cordee.trainer.checkpoint.storage import StorageError, open_storage
+from cordee.trainer.checkpoint.writer import AbandonedError, CheckpointWriter, Snapshot
 from cordee.trainer.elastic.position import Position
-from cordee.trainer.elastic.protocols import CheckpointPolicy, Membership
+from cordee.trainer.elastic.protocols import CheckpointPolicy, Membership, World
 from cordee.trainer.elastic.state import TrainingState
 
-__all__ = ["Saver"]
+__all__ = ["Place", "Saver"]
 
 _log = logging.getLogger(__name__)
+
+STANDBY_SECONDS = 1.0
+"""How long a worker that may be the last to hold the state waits for a world before it saves that by itself."""
+FINISH_SECONDS = 5.0
+"""How long the parts of others are waited for at a run's end: its result is there."""
+
+
+@dataclass(frozen=True)
+class Place:
+    """Who saves which part: a member's place in the world that committed the step."""
+
+    generation: int
+    rank: int
+    size: int
+
+    @staticmethod
+    def of(world: World) -> Place:
+        return Place(world.generation, world.rank, world.size)
+
+    @property
+    def alone(self) -> Place:
+        """The same member, saving all by itself."""
+        return Place(self.generation, 0, 1)
 
 
 class Saver:
@@ -24,54 +64,178 @@ class Saver:
         self._state = state
         self._membership = membership
         self._writer = CheckpointWriter(
-            policy.directory, keep=policy.keep, on_written=membership.checkpointed, on_failed=self._failed
+            policy.storage, keep=policy.keep, keep_seconds=policy.keep_seconds, listener=self
         )
         self._last_step = 0
         self._last_time = time.monotonic()
+        self._rank: int | None = None
+        self._overdue = False
+        """A checkpoint was not finished, or may not have been: the next one is due at once."""
 
-    def restore(self) -> Position | None:
-        """Takes over the newest checkpoint that is whole; None when there is none."""
+    @property
+    def before_commit(self) -> list[Callable[[int], None]]:
+        """Called with a step by the thread that is about to commit its checkpoint."""
+        return self._writer.before_commit
+
+    @property
+    def saving(self) -> bool:
+        """Whether something is being written here."""
+        return self._writer.busy
+
+    @property
+    def wanted(self) -> bool:
+        """Whether the job wants checkpoints at all."""
+        return bool(self._policy.interval_steps or self._policy.interval_seconds)
+
+    # Finding the way back
+
+    def restore(self, *, first_world: bool) -> Position | None:
+        """Takes over the newest checkpoint that is whole; None when there is none.
+
+        Storage that cannot be read is no reason to begin anew, unless nothing was ever trained (`first_world`): then
+        it is told, and raised otherwise (an `OSError`, a machine's fault: the worker is started again).
+        """
         started = time.monotonic()
-        loaded = load_latest(self._policy.directory, self._damaged)
+        try:
+            loaded = load_latest(open_storage(self._policy.storage), self._damaged)
+        except OSError as error:
+            if not first_world:
+                raise StorageError(f"cannot look for the job's checkpoints: {error}") from error
+            self._failed(f"cannot look for checkpoints: {error}")
+            return None
         if loaded is None:
             return None
-        self._state.restore(loaded.arrays, loaded.meta["scalars"])
         position = Position.from_json(loaded.meta["position"])
+        self._state.restore(loaded.arrays, loaded.meta["scalars"])
         self._last_step, self._last_time = position.step, time.monotonic()
-        self._membership.note("restored", f"resumed from {loaded.path.name}", time.monotonic() - started)
+        name = loaded.where.rstrip("/").rpartition("/")[2]
+        self._membership.note("restored", f"resumed from {name}", time.monotonic() - started)
         return position
+
+    def warm_start(self) -> None:
+        """Takes over the weights that the job begins with, if it names any.
+
+        Raises `CheckpointError` when there are none, `StateError` when they are not the model's.
+        """
+        if not self._policy.warm_start:
+            return
+        started = time.monotonic()
+        weights, where = load_weights(self._policy.warm_start, self._damaged)
+        self._state.load_weights(weights, where)
+        self._membership.note("warm_start", f"took {len(weights)} arrays from {where}", time.monotonic() - started)
+
+    # Saving
+
+    def joined(self, world: World) -> None:
+        """This member's world of the moment."""
+        if world.rank == 0 and self._rank not in (None, 0):
+            self._overdue = True  # whoever committed before is gone, perhaps in the middle of it
+        self._rank = world.rank
+
+    def left(self, world: World, *, lost: bool) -> None:
+        """This member has left `world`; `lost`: because another one is gone, with the part it may not have written."""
+        if lost:
+            self._writer.hurry(world.generation)
 
     def due(self, step: int) -> bool:
         """Whether it is time to save the state that `step` ends in."""
         policy = self._policy
         by_steps = policy.interval_steps and step - self._last_step >= policy.interval_steps
         by_time = policy.interval_seconds and time.monotonic() - self._last_time >= policy.interval_seconds
-        return bool(by_steps or by_time) and not self._writer.busy  # slow storage: no step waits for it
+        due = by_steps or by_time or (self._overdue and self.wanted)
+        return bool(due) and not self._writer.busy  # slow storage: no step waits for it
 
-    def save(self, position: Position) -> None:
-        """Called after a committed step, by the one worker that saves. Costs a copy in memory."""
-        self._save(position)
+    def save(self, position: Position, place: Place) -> None:
+        """Called after a committed step, by every member of its world. Costs a copy of the own part in memory."""
+        self._last_step, self._last_time, self._overdue = position.step, time.monotonic(), False
+        snapshot = self._snapshot(position, place)
+        if snapshot is not None:
+            self._writer.save(snapshot)
 
-    def save_last(self, position: Position) -> None:
-        """Saves before this worker leaves with what nobody else may hold; returns when it is on storage."""
-        wanted = self._policy.interval_steps or self._policy.interval_seconds
-        if wanted and position.step > self._last_step:
-            self._save(position)
+    def save_at_once(self, position: Position, place: Place) -> None:
+        """The same; returns when this member's part is on storage (with rank 0: the whole)."""
+        if self.wanted and position.step:
+            self.save(position, place)
         self._writer.wait()
 
-    def _save(self, position: Position) -> None:
-        self._last_step, self._last_time = position.step, time.monotonic()
-        meta = {"position": position.to_json(), "scalars": self._state.scalars()}
-        self._writer.save(position.step, self._state.host_copies(), meta)
+    def save_last(self, position: Position, place: Place) -> None:
+        """Saves before this worker leaves with what nobody else may hold; returns when it is on storage."""
+        if self.wanted and position.step > self._last_step:
+            self.save(position, place.alone)
+        self._writer.wait()
+
+    @contextlib.contextmanager
+    def standing_by(self, position: Position, place: Place) -> Iterator[None]:
+        """While this worker waits in here for a world, with a state that it may be the last to hold: should that take
+        long, it saves it. Nothing changes the state meanwhile."""
+        over = threading.Event()
+
+        def save() -> None:
+            if not over.wait(STANDBY_SECONDS) and self.wanted and position.step > self._last_step:
+                self.save(position, place.alone)
+
+        thread = threading.Thread(target=save, name="checkpoint-standby", daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            over.set()
+            thread.join()
 
     def wait(self) -> None:
-        """Waits until nothing is being written."""
+        """Waits until nothing is being written here."""
         self._writer.wait()
+
+    def finish(self) -> None:
+        """The same at the run's end, where nobody's part is worth a long wait."""
+        self._writer.hurry(math.inf, FINISH_SECONDS)
+        self._writer.wait()
+
+    def _snapshot(self, position: Position, place: Place) -> Snapshot | None:
+        views = self._state.views()
+        shapes = {name: Shape(view.shape[0] if view.ndim else 0, view.nbytes) for name, view in views.items()}
+        attempt = Attempt(position.step, place.generation, count_parts(shapes, place.size))
+        if place.rank >= attempt.num_parts:
+            return None  # the state is small: others write all of it
+        parts = deal(shapes, attempt.num_parts)
+        copies: dict[str, np.ndarray[Any, Any]] | Exception
+        try:
+            copies = _copies(views, parts[place.rank])
+        except MemoryError as error:
+            copies = MemoryError(f"no memory for a copy of the state: {error}")
+        if place.rank:
+            return Snapshot(attempt, place.rank, copies)
+        meta = {"position": position.to_json(), "scalars": self._state.scalars()}
+        return Snapshot(attempt, 0, copies, cut_arrays(shapes, parts), meta)
+
+    # What the writing threads tell
+
+    def written(self, step: int, where: str, num_bytes: int, seconds: float) -> None:
+        """A checkpoint is committed."""
+        self._membership.checkpointed(step, where, num_bytes, seconds)
+
+    def failed(self, step: int, error: Exception) -> None:
+        """There will be none of this step, or this member's part is missing."""
+        if isinstance(error, AbandonedError):
+            self._overdue = True
+        self._failed(f"step {step}: {error or type(error).__name__}")
+
+    def _failed(self, message: str) -> None:
+        _log.warning("the checkpoint failed: %s", message)
+        self._membership.note("checkpoint_failed", message)
 
     def _damaged(self, error: CheckpointError) -> None:
         _log.warning("passed over a damaged checkpoint: %s", error)
         self._membership.note("checkpoint_damaged", f"passed over: {error}")
 
-    def _failed(self, step: int, error: Exception) -> None:
-        _log.warning("the checkpoint of step %d failed: %s", step, error)
-        self._membership.note("checkpoint_failed", f"step {step}: {error}")
+
+def _copies(views: Mapping[str, Array], pieces: Sequence[Piece]) -> dict[str, np.ndarray[Any, Any]]:
+    """Copies in host memory, in C order, of what belongs to a part."""
+    return {
+        piece.key: np.array(
+            to_numpy(views[piece.name] if piece.end is None else views[piece.name][piece.begin : piece.end]),
+            order="C",
+            copy=True,
+        )
+        for piece in pieces
+    }

@@ -73,7 +73,7 @@ class SoloMembership:
     def report(self, progress: ProgressReport) -> None:
         """Nobody asks."""
 
-    def checkpointed(self, step: int, path: Path, size_bytes: int, seconds: float) -> None:
+    def checkpointed(self, step: int, where: str, size_bytes: int, seconds: float) -> None:
         """Nobody asks."""
 
     def note(self, kind: str, message: str, seconds: float = 0.0) -> None:

@@ -217,17 +217,40 @@ class TrainingState:
                 "the training state does not fit this script's model, optimizer and data (the script is to make the "
                 "same ones on every worker, every time): " + "; ".join(problems)
             )
-        for name, view in views.items():
+        before = self.moment()
+        try:
+            for name, optimizer in self.optimizers.items():
+                optimizer.load_scalars(saved[name])
+            self._attached.load_scalars(attached_scalars)
+            random.set_state(scalars["random"])
+            if "modes" in scalars:
+                self._modes.load(scalars["modes"])
+            self.registered.load(scalars.get("state", {}), apart)
+            self.given_loop = int(scalars.get("loop", 0))
+        except Exception as error:
+            self.take_back(before)
+            raise StateError(f"the training state does not fit this script: {error!r}") from error
+        for name, view in views.items():  # of the right shapes and dtypes: from here on nothing can fail
             view[...] = array_module(view).asarray(to_numpy(arrays[name]))
-        for name, optimizer in self.optimizers.items():
-            optimizer.load_scalars(saved[name])
-        random.set_state(scalars["random"])
         self._attached.load(attached_scalars, apart)
-        if "modes" in scalars:
-            self._modes.load(scalars["modes"])
-        self.registered.load(scalars.get("state", {}), apart)
-        self.given_loop = int(scalars.get("loop", 0))
         self.given = (whole, scalars) if self.given_loop > self.loop else ({}, {})
+
+    def load_weights(self, weights: Mapping[str, Any], where: str) -> None:
+        """Takes over parameters and buffers by their names, in place. Raises `StateError`, changing nothing, when they
+        are not exactly the model's."""
+        views = model_arrays(self.model)
+        problems = [f"{name} is missing" for name in sorted(views.keys() - weights.keys())]
+        problems += [f"{name} is not in the model" for name in sorted(weights.keys() - views.keys())]
+        for name in sorted(views.keys() & weights.keys()):
+            view, array = views[name], weights[name]
+            if tuple(view.shape) != tuple(array.shape):
+                problems.append(f"{name} is of shape {tuple(array.shape)}, the model's is {tuple(view.shape)}")
+            elif view.dtype != array.dtype and not (_is_float(view.dtype) and _is_float(array.dtype)):
+                problems.append(f"{name} is {array.dtype}, the model's is {view.dtype}")
+        if problems:
+            raise StateError(f"the weights of {where} do not fit the script's model: " + "; ".join(problems))
+        for name, view in views.items():
+            view[...] = array_module(view).asarray(np.asarray(weights[name]).astype(view.dtype, copy=False))
 
 
 def _optimizer_scalars(scalars: Mapping[str, Any]) -> dict[str, Any]:
@@ -240,3 +263,8 @@ def _listed(names: Mapping[str, Any]) -> str:
 
 def _set_extra_state(module: Any, value: Any) -> None:
     module.set_extra_state(value)
+
+
+def _is_float(dtype: Any) -> bool:
+    """Weights may be of another precision than the model's; bfloat16 and the eight-bit kinds are NumPy's 'void'."""
+    return np.dtype(dtype).kind in "fV"
