@@ -115,6 +115,21 @@ def test_what_rank_0_says_of_a_stall_goes_before_what_the_history_suggests() -> 
     assert len(report.stalls) == 1  # the wait for the first step is no stall
 
 
+def test_a_world_that_broke_before_its_first_step_is_time_of_its_own() -> None:
+    words = "soak-abcdef-w0: generation 3 (loss) committed step 9 first: "
+    words += "before 0.001 s, world 1.020 s, mesh 0.010 s, state 0.000 s, step 0.050 s (1.08 s)"
+    cut = Injection(1, START + 9.0, "partition", names(0, 1), 5.0)
+    events = [
+        world(20.005, 2, "join", 0, 2, 1),
+        said(21.005, "isolated", "w0 and w1 cannot reach each other (no byte between them for 0.8 s): w1 stays out"),
+        world(21.02, 3, "loss", 0, 2),
+        said(21.08, "resumed", words),
+    ]
+    report = make_report(recording((cut, events)), step_seconds=STEP)
+    assert report.losses["failed"] == pytest.approx(1.0)
+    assert report.losses["rendezvous"] == pytest.approx(1.02 - 1.0 + 0.01)
+
+
 def test_goodput_is_useful_time_over_wall_time() -> None:
     report = make_report(recording(KILL))
     goodput = report.goodput

@@ -3,6 +3,7 @@
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Final
 
 from cordee.coordinator.chaos.history import BREAKING, History, Resumption, Sign, World
@@ -38,8 +39,8 @@ def split_stalls(
         begin, finish = max(one.time - one.stall_seconds, edge), min(one.time, recording.end)
         if finish <= begin or one.first:
             continue
-        edge = finish
-        scene = _scene(begin, finish, recording, history, injected)
+        since, edge = edge, finish
+        scene = _scene(begin, finish, recording, history, [f for f in injected if f.time > since])
         parts = _told(one, scene, step_seconds) if one.parts else _inferred(scene, history, step_seconds)
         stalls.append(Stall(begin, finish, {name: seconds for name, seconds in parts.items() if seconds > 0}))
     return stalls
@@ -59,28 +60,36 @@ class _Scene:
     """When the world was formed that ended it."""
     waiting: str
     """What the time before that world was spent on."""
+    failed: float
+    """How long worlds lasted that came to no step: a link that is still cut, somebody else lost."""
 
 
 def _scene(begin: float, end: float, recording: Recording, history: History, injected: Sequence[Injection]) -> _Scene:
-    worlds = [world for world in history.worlds if begin <= world.time <= end]
+    # A stall is told in three digits: what happened as it began may seem to lie before it.
+    worlds = [world for world in history.worlds if begin - _LATE_SECONDS <= world.time <= end]
     formed = worlds[-1].time if worlds else begin
-    earlier = history.world_at(begin)
-    fault = next((one.time for one in injected if begin <= one.time <= formed), None)
+    earlier = history.world_at(worlds[0].time - 1e-6 if worlds else begin)
+    fault = next((one.time for one in injected if one.time <= formed), None)
     signs = [sign for sign in history.signs if begin <= sign.time <= formed and sign.kind in BREAKING]
     seen = signs[0].time if signs else (formed if fault is not None else begin)
     minimum = int(recording.job["workers"]["min"])
     survivors = len(earlier.workers) - len(_missing(signs, worlds, earlier)) if earlier is not None else minimum
     below = (signs or fault is not None) and survivors < minimum
-    return _Scene(begin, end, fault, seen, formed, "below_minimum" if below else "rendezvous")
+    failed = sum(
+        min([sign.time for sign in signs if world.time < sign.time <= later.time] + [later.time]) - world.time
+        for world, later in pairwise(worlds)
+    )
+    return _Scene(begin, end, fault, seen, formed, "below_minimum" if below else "rendezvous", failed)
 
 
 def _told(one: Resumption, scene: _Scene, step_seconds: float) -> dict[str, float]:
     """By what rank 0 says of it."""
     told = {name: one.parts.get(name, 0.0) for name in ("before", "world", "mesh", "state", "step")}
     at_hand = told["before"] if scene.fault is None else min(max(scene.fault - scene.begin, 0.0), told["before"])
-    parts = dict.fromkeys(("detection", "rendezvous", "below_minimum", "heal", "redone"), 0.0)
+    parts = dict.fromkeys(("detection", "rendezvous", "below_minimum", "failed", "heal", "redone"), 0.0)
     parts["detection"] = told["before"] - at_hand
-    parts[scene.waiting] += told["world"]
+    parts["failed"] = min(scene.failed, told["world"])
+    parts[scene.waiting] += told["world"] - parts["failed"]
     parts["rendezvous"] += told["mesh"]
     parts["heal"] = told["state"]
     parts["redone"] = max(at_hand + told["step"] - step_seconds, 0.0)
@@ -93,14 +102,16 @@ def _inferred(scene: _Scene, history: History, step_seconds: float) -> dict[str,
     last commit … fault: the step at hand, lost · fault … sign: detection · sign … world: rendezvous, or a minimum that
     is waited for · world … commit: the joiner's heal, and the step
     """
-    was_at = scene.fault if scene.fault is not None and scene.fault <= scene.seen else scene.seen
+    fault = scene.fault if scene.fault is not None and scene.fault <= scene.seen else scene.seen
+    was_at = max(fault, scene.begin)
     healing = sum(seconds for time, seconds in history.heals if scene.formed <= time <= scene.end + _LATE_SECONDS)
     after = scene.end - scene.formed
     heal = min(healing, max(after - step_seconds, 0.0))
     again = after - heal + was_at - scene.begin
     return {
         "detection": scene.seen - was_at,
-        scene.waiting: max(scene.formed - scene.seen, 0.0),
+        scene.waiting: max(scene.formed - scene.seen - scene.failed, 0.0),
+        "failed": min(scene.failed, scene.formed - scene.seen),
         "heal": heal,
         "redone": max(again - step_seconds, 0.0),
     }

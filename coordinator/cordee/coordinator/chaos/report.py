@@ -30,11 +30,12 @@ LOSSES: Final = {
     "starting": "starting, before the first step",
     "detection": "detection: from the fault to its first sign",
     "rendezvous": "rendezvous: the next world, and its connections",
+    "failed": "worlds that broke before their first step",
     "below_minimum": "below the minimum: waiting for a successor",
     "heal": "heal: who joins, or is behind, takes the state",
     "redone": "the step at hand, computed again",
     "ending": "ending, after the last step",
-    "slower": "steps that took longer than in calm",
+    "slower": "steps that took longer (below 0: less) than in calm",
 }
 """Where time goes that is not useful, in the order in which it is told."""
 
