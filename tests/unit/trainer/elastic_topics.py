@@ -409,6 +409,7 @@ def freezing_and_modes() -> Any:
             model[1].eval()
         shards(step, model)
         step.commit()
+        model[3].train(not model[3].training)  # every other step without dropout, by what it was before
         if step.number == 8:
             model[2].eval()
             model[4].bias.requires_grad = False

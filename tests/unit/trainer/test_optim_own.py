@@ -161,3 +161,47 @@ def test_a_class_that_extends_a_given_optimiser_keeps_its_state() -> None:
     assert train(net, optimizer, 3) == train(other, optim.SGD(other.parameters(), lr=0.1, momentum=0.9), 3)
     assert optimizer.count == 3
     assert "momentum_buffer" in optimizer.state[next(net.parameters())]
+
+
+class Kinds(optim.Optimizer):
+    """Numbers of every kind, whose rounding depends on what they are."""
+
+    def __init__(self, params: Any) -> None:
+        super().__init__(params, {"lr": 0.1})
+        self.total = np.float32(0)
+        self.history: dict[Any, list[Any]] = {}
+        self.function = print
+
+    def step(self, closure: Callable[[], Any] | None = None) -> None:
+        for group in self.param_groups:
+            for p in group["params"]:
+                state = self.state[p]
+                if not state:
+                    state.update(scale=ct.tensor(1.0), wide=np.float64(1), narrow=np.float32(1), rows=np.ones(2))
+                state["scale"] = state["scale"] * 0.9
+                state["narrow"] *= np.float32(0.9)
+                state["rows"] *= 0.9
+                self.total += np.float32(0.1)
+                self.history.setdefault(p, []).append(state["rows"].copy())
+
+
+def test_numbers_keep_their_kinds_where_they_are_handed_on() -> None:
+    """A float32 that comes back as Python's float is rounded otherwise from then on."""
+    loader = data.DataLoader(data.TensorDataset(np.zeros((8, 3))), batch_size=8)
+    net, joining = model(), model()
+    giver, taker = Kinds(net.parameters()), Kinds(joining.parameters())
+    train(net, giver, 3)
+    state = TrainingState(net, giver, loader)
+    arrays, scalars = state.host_copies(), json.loads(json.dumps(state.scalars(), allow_nan=False))
+    TrainingState(joining, taker, loader).restore(arrays, scalars)
+    for optimizer in (giver, taker):
+        optimizer.step()
+    for one, other in zip(net.parameters(), joining.parameters(), strict=True):
+        ours, theirs = giver.state[one], taker.state[other]
+        assert {key: type(value) for key, value in ours.items()} == {key: type(value) for key, value in theirs.items()}
+        assert all(np.array_equal(ours[key], theirs[key]) for key in ("wide", "narrow", "rows"))
+        assert ours["scale"].item() == theirs["scale"].item()
+        assert np.array_equal(giver.history[one], taker.history[other])
+    assert type(taker.total) is np.float32
+    assert taker.total == giver.total
+    assert taker.function is print
