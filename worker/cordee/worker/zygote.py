@@ -14,6 +14,7 @@ asked for such, which is the agent (PR_SET_CHILD_SUBREAPER).
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import importlib
 import json
@@ -45,6 +46,8 @@ MODULES = (
     "cordee.trainer.optim",
 )
 """What a worker imports by itself, and what nearly every script does. They bring NumPy and gRPC."""
+LATE_MODULES = ("grpc._channel",)
+"""What libraries import when they are first used, wherever they keep it now."""
 
 ADOPTION_SECONDS = 5.0
 _MAX_REQUEST_BYTES = 1 << 17
@@ -91,6 +94,9 @@ def warm_up() -> None:
     prepare_environment(os.environ)
     for module in MODULES:
         importlib.import_module(module)
+    for module in LATE_MODULES:
+        with contextlib.suppress(ImportError):
+            importlib.import_module(module)
     gc.collect()
     gc.freeze()  # or a child's first collection would copy every page
 
