@@ -45,6 +45,8 @@ class Member(TypedDict):
     step: int
     restarts: int
     pid: int | None
+    shard_seconds: float | None
+    slow: bool
 
 
 class Event(TypedDict):

@@ -49,7 +49,16 @@ def job(**changes: Any) -> JobView:
         "weights_sha256": None,
         "weights_path": None,
         "members": [
-            {"worker": "digits-abc234-w0", "rank": 0, "state": "training", "step": 10, "restarts": 1, "pid": 42}
+            {
+                "worker": "digits-abc234-w0",
+                "rank": 0,
+                "state": "training",
+                "step": 10,
+                "restarts": 1,
+                "pid": 42,
+                "shard_seconds": 0.01234,
+                "slow": True,
+            }
         ],
         "events": [{"time": 1_000_000.5, "kind": "start", "message": "3 workers"}],
         "error": None,
@@ -153,7 +162,18 @@ def test_no_text_of_a_job_reaches_the_terminal_as_a_control_code() -> None:
         metrics={HOSTILE: 1.0},
         weights_path=HOSTILE,
         weights_sha256="0" * 64,
-        members=[{"worker": HOSTILE, "rank": 0, "state": HOSTILE, "step": 1, "restarts": 0, "pid": 1}],
+        members=[
+            {
+                "worker": HOSTILE,
+                "rank": 0,
+                "state": HOSTILE,
+                "step": 1,
+                "restarts": 0,
+                "pid": 1,
+                "shard_seconds": None,
+                "slow": False,
+            }
+        ],
         events=[{"time": 1.0, "kind": HOSTILE, "message": HOSTILE}],
         error={"exception": HOSTILE, "traceback": HOSTILE, "worker": HOSTILE},
         folder=HOSTILE,
@@ -210,3 +230,14 @@ def test_a_run_s_folder_is_fresh_and_named_after_its_time_and_job(tmp_path: Path
     first, second = new_run_folder(tmp_path, "digits"), new_run_folder(tmp_path, "digits")
     assert first != second
     assert "-digits-" in first.name
+
+
+def test_a_worker_is_shown_with_its_pace_and_a_stack_by_its_first_line() -> None:
+    from cordee.coordinator.cli.output import job_details
+
+    stack = {"time": 1_000_001.0, "kind": "stack", "message": "w1, as it ended:\nFile a.py\nFile b.py"}
+    short = job_details(job(events=[stack]), wide=False)
+    assert "12.3 ms (slow)" in short
+    assert "w1, as it ended: … (all of it: -o wide)" in short
+    assert "File a.py" not in short
+    assert "stack: w1, as it ended:\nFile a.py\nFile b.py" in job_details(job(events=[stack]), wide=True)

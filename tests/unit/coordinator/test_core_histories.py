@@ -215,7 +215,8 @@ class Simulation:
                 self.deliver(worker, incarnation, action)
             case act.SendStop(worker, incarnation, reason):
                 step = self.waiting.pop(incarnation, None)
-                if reason is StopReason.DRAINED and step is not None:
+                apart = incarnation in {slot.apart for slot in self.machine._crew.slots.values()}
+                if reason is StopReason.DRAINED and step is not None and not apart:
                     others = [s for s in self.waiting.values() if s is not None]
                     usable = sum(slot.usable for slot in self.machine._crew.slots.values())
                     assert max(others, default=-1) >= step or usable <= 1, "draining loses no step"

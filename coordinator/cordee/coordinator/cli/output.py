@@ -13,7 +13,7 @@ from cordee.coordinator.cli.options import Format
 from cordee.coordinator.views import TERMINAL_STATES
 
 if TYPE_CHECKING:
-    from cordee.coordinator.views import JobView
+    from cordee.coordinator.views import JobView, Member
 
 __all__ = [
     "clean",
@@ -81,6 +81,20 @@ def number(value: float | None, form: str = ".4g") -> str:
 def count(number_of: int, thing: str, things: str = "") -> str:
     """`1 step`, `2 steps`."""
     return f"{number_of:,} {thing if number_of == 1 else things or thing + 's'}"
+
+
+def _pace(member: "Member") -> str:
+    """How long a worker computes per shard, and whether that is long."""
+    seconds = member.get("shard_seconds")  # an older coordinator does not say
+    if seconds is None:
+        return "-"
+    return f"{seconds * 1000.0:.3g} ms{' (slow)' if member.get('slow') else ''}"
+
+
+def _first_line(message: str) -> str:
+    """Of a stack, what it is the stack of."""
+    first, _, rest = message.strip().partition("\n")
+    return f"{first} … (all of it: -o wide)" if rest else first
 
 
 def _of(value: int | None, total: int | None) -> str:
@@ -169,16 +183,26 @@ def job_details(job: "JobView", *, wide: bool) -> str:
     parts = [facts(pairs)]
     if job["members"]:
         rows = [
-            [m["worker"], number(m["rank"], "d"), m["state"], str(m["step"]), str(m["restarts"]), number(m["pid"], "d")]
+            [
+                m["worker"],
+                number(m["rank"], "d"),
+                m["state"],
+                str(m["step"]),
+                _pace(m),
+                str(m["restarts"]),
+                number(m["pid"], "d"),
+            ]
             for m in job["members"]
         ]
-        parts.append(columns([["WORKER", "RANK", "STATE", "STEP", "RESTARTS", "PID"], *rows]))
+        parts.append(columns([["WORKER", "RANK", "STATE", "STEP", "PER SHARD", "RESTARTS", "PID"], *rows]))
     events = job["events"] if wide else job["events"][-10:]
     if events:
         start = job["created_at"]
         lines = [["EVENT", "AT", "MESSAGE"]]
-        lines += [[e["kind"], f"+{duration(e['time'] - start)}", e["message"]] for e in events]
+        lines += [[e["kind"], f"+{duration(e['time'] - start)}", _first_line(e["message"])] for e in events]
         parts.append(columns(lines))
+        if wide:
+            parts += [f"{clean(e['kind'])}: {printable(e['message'])}" for e in events if "\n" in e["message"].strip()]
     if job["error"]:
         parts.append(printable(job["error"]["traceback"] or job["error"]["exception"]))
     return "\n\n".join(parts)

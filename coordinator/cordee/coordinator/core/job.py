@@ -121,6 +121,11 @@ class JobMachine:
         return self._crew.generation
 
     @property
+    def stragglers(self) -> int:
+        """How often a worker was found to be much slower than the others, since this machine was made."""
+        return self._crew.stragglers.count
+
+    @property
     def occupied(self) -> int:
         """How many of the launcher's slots the job holds or is about to hold, those still draining included."""
         slots = self._crew.slots.values()

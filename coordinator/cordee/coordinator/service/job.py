@@ -194,6 +194,8 @@ class Job:
                     step=member.step or 0,
                     restarts=member.restarts,
                     pid=member.pid or None,
+                    shard_seconds=member.shard_seconds,
+                    slow=member.slow,
                 )
                 for member in members
             ],

@@ -114,11 +114,13 @@ class Metrics:
         now = time.time()
         by_state = dict.fromkeys(STATES, 0)
         shown: list[tuple[JobView, Progress]] = []
+        stragglers: dict[str, int] = {}
         for job in self._jobs():
             by_state[str(job.machine.state)] += 1
             finished_at = job.machine.record.finished_at
             if finished_at is None or now - finished_at < _KEEP_SECONDS:
                 shown.append((job.view(now), job.progress))
+                stragglers[job.id] = job.machine.stragglers
         for gone in self._counts.keys() - {view.id for view, _ in shown}:
             del self._counts[gone]
 
@@ -155,8 +157,18 @@ class Metrics:
         step = HistogramMetricFamily(
             "cordee_job_step_duration_seconds", "Wall time of a committed step.", labels=labels
         )
+        paces = GaugeMetricFamily(
+            "cordee_worker_shard_seconds", "How long a worker computes per shard, lately.", labels=[*labels, "worker"]
+        )
+        slow = CounterMetricFamily(
+            "cordee_stragglers_total", "How often a worker was found to be much slower than the others.", labels=labels
+        )
         for view, _ in shown:
             of = [view.id, view.name]
+            slow.add_metric(of, stragglers[view.id])
+            for member in view.members:
+                if member.shard_seconds is not None:
+                    paces.add_metric([*of, member.worker], member.shard_seconds)
             workers.add_metric([*of, "wanted"], view.workers.wanted)
             workers.add_metric([*of, "now"], view.workers.now)
             kept = self._of(view.id)
@@ -164,7 +176,7 @@ class Metrics:
                 causes.add_metric([*of, cause], count)
             recovery.add_metric(of, kept.recovery.buckets(), kept.recovery.total)
             step.add_metric(of, kept.step.buckets(), kept.step.total)
-        yield from (workers, causes, recovery, step)
+        yield from (workers, paces, slow, causes, recovery, step)
 
 
 class _Snapshot:

@@ -48,6 +48,8 @@ class MemberView(_Model):
     step: int
     restarts: int
     pid: int | None
+    shard_seconds: float | None = Field(default=None, description="how long it computes per shard, lately")
+    slow: bool = Field(default=False, description="a straggler: more than twice as long as the others")
 
 
 class EventView(_Model):
