@@ -3,6 +3,7 @@ proves it, with the fingerprint of an undisturbed run."""
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import random
@@ -91,6 +92,36 @@ def test_a_storm_of_kills_loses_no_sample_and_repeats_none(
         job.wait_for(lambda commits, g=last: any(c.generation > g for c in commits), "it goes on")
     told = assert_exactly_once(job, EPOCHS, undisturbed)
     assert told["worlds"] >= 5
+
+
+@pytest.mark.long
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("seed", range(6))
+def test_long_storms_of_everything_at_once(
+    seed: int, make_job: Callable[[], Any], undisturbed: Callable[[int], tuple[str, str]]
+) -> None:
+    """Kills of some and of all, requests to go, and other numbers of workers, in any order, on up to eight workers."""
+    chooser = random.Random(seed)
+    job = make_job()
+    job.slow_down()
+    job.start("--workers", "1:8", "--ledger", "--checkpoint-every", "0.5", arguments=("--epochs", str(3 * EPOCHS)))
+    job.wait_for(lambda commits: any(c.size > 1 for c in commits), "some train")
+    for _ in range(12):
+        commits = job.commits()
+        last = max(c.generation for c in commits)
+        newest = {c.rank: c.pid for c in commits if c.generation == last}
+        kind = chooser.choice(["first", "some", "all", "ask", "scale"])
+        if kind == "scale":
+            workers = chooser.choice(["1:2", "3:3", "1:5", "1:8"])
+            assert job.cordee("scale", "train", workers, "--state", str(job.state)).returncode == 0
+        else:
+            ranks = chooser.sample(sorted(newest), chooser.randint(1, len(newest)))
+            ranks = {"first": [min(newest)], "all": sorted(newest)}.get(kind, ranks)
+            for rank in ranks:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(newest[rank], signal.SIGTERM if kind == "ask" else signal.SIGKILL)
+            job.wait_for(lambda commits, g=last: any(c.generation > g for c in commits), f"it goes on after {kind}")
+    assert_exactly_once(job, 3 * EPOCHS, undisturbed)
 
 
 def test_everybody_killed_twice_and_what_is_done_again_reads_the_same(

@@ -254,7 +254,7 @@ class Settled(histories.Simulation):  # type: ignore[misc, name-defined]
             run._saver.wait()
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=12, deadline=None)
 @given(kills=st.lists(st.integers(3, STEPS - 1), min_size=1, max_size=3, unique=True), strikes=strikes)
 def test_everybody_may_be_lost_and_the_ledger_goes_on_from_the_checkpoint(
     kills: list[int], strikes: dict[int, Moment], folder: Path, undisturbed: str
@@ -279,6 +279,43 @@ def test_kill_of_all_but_a_joiner_that_was_just_healed(folder: Path, undisturbed
     assert proven(path).sha256 == undisturbed
     six = next(entry for entry in entries(path) if entry.step == 6)
     assert six.generation == 1, "it is not what somebody has done again"
+
+
+def test_the_ledger_is_on_the_disk_before_a_checkpoint_is_committed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, checkpoints = tmp_path / "samples.ledger", tmp_path / "checkpoints"
+    told: list[tuple[bytes, set[int]]] = []
+
+    def committed() -> set[int]:
+        return {int(manifest.parent.name.split("-")[1]) for manifest in checkpoints.glob("step-*/manifest.json")}
+
+    class Saving(histories.SoloMembership):
+        checkpoint_policy = histories.CheckpointPolicy(str(checkpoints), interval_seconds=0, interval_steps=3, keep=9)
+        ledger_path = path
+
+    flush = ledger_module.Ledger.flush
+
+    def flushed(ledger: Any) -> None:
+        flush(ledger)
+        told.append((path.read_bytes(), committed()))
+
+    monkeypatch.setattr(ledger_module.Ledger, "flush", flushed)
+    runtime.install(Saving())
+    try:
+        run = histories.make_run()
+        for step in run.steps(EPOCHS):
+            for batch in step.shards:
+                step.backward(nn.functional.cross_entropy(run.model(batch.x), batch.y))
+            step.commit()
+            run._saver.wait()
+    finally:
+        runtime.install(None)
+    assert committed() >= {3, 6, 9}
+    for step in committed() - {STEPS}:
+        text = next(text for text, there in told if there == {other for other in committed() if other < step})
+        (tmp_path / "then").write_bytes(text)
+        assert prove(tmp_path / "then", at_least=step).proven
 
 
 @pytest.mark.parametrize("rank", [0, 1])
