@@ -8,28 +8,23 @@ it, and in the middle of it.
 
 from __future__ import annotations
 
-import errno
 import importlib.util
 import itertools
 import math
-import os
-import subprocess
 import sys
-import textwrap
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cordee.trainer import data, elastic, nn, optim
+from cordee.trainer import elastic, nn
 from cordee.trainer.elastic import ledger as ledger_module
 from cordee.trainer.elastic import runtime
-from cordee.trainer.elastic.ledger_entry import LedgerData, LedgerEntry, frames
+from cordee.trainer.elastic.ledger_entry import LedgerEntry, frames
 from cordee.trainer.elastic.ledger_proof import Proof, prove
 
 
@@ -318,23 +313,6 @@ def test_the_ledger_is_on_the_disk_before_a_checkpoint_is_committed(
         assert prove(tmp_path / "then", at_least=step).proven
 
 
-@pytest.mark.parametrize("rank", [0, 1])
-def test_whoever_flushes_has_all_on_the_disk_also_what_a_dead_one_wrote(
-    rank: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    path = tmp_path / "samples.ledger"
-    train_own(make_own(path))
-    ledger = make_own(path)._ledger
-    assert ledger is not None
-    ledger.joined(2, rank)
-    synced = []
-    monkeypatch.setattr(
-        ledger_module.os, "fsync", lambda number: synced.append(Path(f"/proc/self/fd/{number}").resolve())
-    )
-    ledger.flush()
-    assert synced == [path]
-
-
 def test_what_is_under_way_is_in_the_file_before_the_step_is_reported(folder: Path) -> None:
     path = folder / "reported"
     told = []
@@ -352,216 +330,3 @@ def test_what_is_under_way_is_in_the_file_before_the_step_is_reported(folder: Pa
     finally:
         runtime.install(None)
     assert told == [1, 2, 3, 4]
-
-
-# --- a ledger of one's own ---
-
-
-def make_own(path: Path, **options: Any) -> elastic.Run:
-    x = np.arange(20, dtype=np.float32).reshape(10, 2)
-    model = nn.Linear(2, 1)
-    given = {"batch_size": 4, "shards": 3, **options}
-    loader = data.DataLoader(given.pop("dataset", data.TensorDataset(x)), **given)
-    return elastic.Run(model, optim.SGD(model.parameters(), lr=0.01), loader, ledger=path)
-
-
-def train_own(run: elastic.Run, epochs: int = 2) -> None:
-    for step in run.steps(epochs):
-        for batch in step.shards:
-            step.backward(run.model(batch[0].reshape(-1, 2)).sum())
-        step.commit()
-
-
-class Pairs(data.IterableDataset[Any]):
-    def __len__(self) -> int:
-        return 10
-
-    def stream(self, epoch: int, start: int) -> Any:
-        return iter(np.arange(20, dtype=np.float32).reshape(10, 2)[start:])
-
-
-@pytest.mark.parametrize(
-    "options",
-    [
-        {"shuffle": True},
-        {"shuffle": True, "num_workers": 2},
-        {"drop_last": True},
-        {"sampler": [3, 3, 1, 9, 0]},
-        {"batch_size": 1, "batch_sampler": [[1, 2, 3], [4], [5, 6]]},
-        {"dataset": data.ShuffledStream(Pairs(), 5)},
-        {"dataset": Pairs(), "steps_per_epoch": 2},
-    ],
-    ids=str,
-)
-def test_a_script_keeps_a_ledger_under_plain_python_of_whatever_it_loads(
-    options: dict[str, Any], tmp_path: Path
-) -> None:
-    run = make_own(tmp_path / "own" / "samples.ledger", **options)
-    train_own(run)
-    proof = proven(tmp_path / "own" / "samples.ledger", 2 * len(run.loader))
-    assert proof.samples == 2 * run.loader.samples_per_epoch
-
-
-def train_in_turns(run: elastic.Run) -> None:
-    """Two optimisers, and two passes over the shards of each step."""
-    first, second = run.optimizer["first"], run.optimizer["second"]  # type: ignore[index]
-    for step in run.steps(2):
-        for batch in step.shards:
-            step.backward(run.model(batch[0]).sum())
-        step.update(first)
-        for batch in step.shards:
-            step.backward(run.model(batch[0]).square().sum())
-        step.update(second)
-        step.commit()
-
-
-def make_two(path: Path) -> elastic.Run:
-    model = nn.Linear(2, 1)
-    optimizers = {"first": optim.SGD([model.weight], lr=0.01), "second": optim.SGD([model.bias], lr=0.01)}
-    loader = data.DataLoader(data.TensorDataset(np.ones((10, 2), np.float32)), 4, shuffle=True, shards=3)
-    return elastic.Run(model, optimizers, loader, ledger=path)
-
-
-def test_a_step_that_goes_through_its_shards_twice_consumes_them_once(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    run = make_two(tmp_path / "samples.ledger")
-    train_in_turns(run)
-    assert proven(tmp_path / "samples.ledger", 6).samples == 20
-
-    mixed_up = make_two(tmp_path / "mixed-up.ledger")
-    fetched = itertools.count()
-    give = data.DataLoader.shard_batch
-    monkeypatch.setattr(
-        data.DataLoader,
-        "shard_batch",
-        lambda loader, epoch, index, shard: give(loader, epoch, index, 0 if next(fetched) == 4 else shard),
-    )
-    with pytest.raises(RuntimeError, match="step 1 went through its shards twice, and got other samples"):
-        train_in_turns(mixed_up)
-
-
-def test_a_second_run_goes_on_in_the_same_file_and_one_of_other_data_is_refused(tmp_path: Path) -> None:
-    path = tmp_path / "samples.ledger"
-    train_own(make_own(path, shuffle=True))
-    train_own(make_own(path, shuffle=True), 3)
-    assert proven(path, 9).recorded_twice == 6
-    with pytest.raises(ValueError, match=r"is the ledger of .*shuffle=True.*, and this is .*shuffle=False.*: choose"):
-        make_own(path)
-    path.write_text("something else\n")
-    with pytest.raises(ValueError, match="does not begin as a ledger does"):
-        make_own(path)
-    assert path.read_text() == "something else\n"
-
-
-def test_a_ledger_whose_first_line_was_not_finished_is_begun_again(tmp_path: Path) -> None:
-    path = tmp_path / "samples.ledger"
-    run = make_own(path)
-    path.write_bytes(LedgerData.of(run.loader, 2).line()[:40])
-    train_own(run)
-    proven(path, 6)
-
-
-def test_nothing_is_read_twice_and_no_file_is_made_without_a_ledger(tmp_path: Path) -> None:
-    run = make_own(None)  # type: ignore[arg-type]
-    train_own(run)
-    assert list(tmp_path.iterdir()) == []
-
-
-# --- a disk that is full ---
-
-
-class Noting(histories.SoloMembership):
-    def __init__(self, path: Path) -> None:
-        self.ledger_path = path
-        self.notes: list[tuple[str, str]] = []
-
-    def note(self, kind: str, message: str, seconds: float = 0.0) -> None:
-        self.notes.append((kind, message))
-
-
-@pytest.mark.parametrize("recovers", [True, False])
-def test_a_full_disk_stops_no_training_and_is_not_papered_over(
-    recovers: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    path = tmp_path / "samples.ledger"
-    write, full = os.write, [False]
-    monkeypatch.setattr(ledger_module, "RETRY_SECONDS", 0.0)
-
-    def filling(descriptor: int, text: Any) -> int:
-        if not full[0]:
-            return write(descriptor, text)
-        if full[0] is True:  # the last bytes of the disk
-            full[0] = "to the brim"
-            return write(descriptor, bytes(text)[: len(text) // 2])
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-
-    monkeypatch.setattr(ledger_module.os, "write", filling)
-    membership = Noting(path)
-    runtime.install(membership)
-    try:
-        run = histories.make_run()
-        for step in run.steps(EPOCHS):
-            full[0] = full[0] or step.number == 4
-            if step.number == 9 and recovers:
-                full[0] = False
-            for batch in step.shards:
-                step.backward(nn.functional.cross_entropy(run.model(batch.x), batch.y))
-            step.commit()
-    finally:
-        runtime.install(None)
-    assert run.step == STEPS
-    kinds = [kind for kind, _ in membership.notes]
-    if recovers:
-        assert kinds == ["ledger_failed", "ledger"]
-        assert membership.notes[1][1].endswith("is written again, from step 4 on")
-        assert proven(path).skipped_bytes > 0
-    else:
-        assert kinds == ["ledger_failed"], "it is told once, and not at every step"
-        assert "cannot be written: the disk is full; training goes on" in membership.notes[0][1]
-        assert prove(path, steps=STEPS).violations == ["steps 4 to 12 are missing"]
-
-
-def test_what_is_kept_for_a_full_disk_has_a_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ledger_module, "KEPT_BYTES", 300)
-    (tmp_path / "taken").write_text("no folder")
-    membership = Noting(tmp_path / "taken" / "samples.ledger")
-    runtime.install(membership)
-    try:
-        run = histories.make_run()
-        histories.train(run)
-    finally:
-        runtime.install(None)
-    assert [kind for kind, _ in membership.notes] == ["ledger_failed"]
-    assert run._ledger is not None
-    assert 0 < sum(map(len, run._ledger._kept.values())) <= 300
-    assert run._ledger._kept_bytes == sum(map(len, run._ledger._kept.values()))
-
-
-def test_a_disk_that_is_really_full(tmp_path: Path) -> None:
-    """The kernel refuses in the middle of an entry, as it does when a file may not grow any more."""
-    script = """
-        import resource, signal, sys
-        import numpy as np
-        from cordee.trainer import data, elastic, nn, optim
-
-        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-        resource.setrlimit(resource.RLIMIT_FSIZE, (1000, resource.RLIM_INFINITY))
-        model = nn.Linear(1, 1)
-        loader = data.DataLoader(data.TensorDataset(np.ones((64, 1), np.float32)), 4, shuffle=True)
-        run = elastic.Run(model, optim.SGD(model.parameters(), lr=0.1), loader, ledger=sys.argv[1])
-        for step in run.steps(1):
-            for batch in step.shards:
-                step.backward(model(batch.x).sum())
-            step.commit()
-        print(run.step)
-    """
-    path = tmp_path / "samples.ledger"
-    words = [sys.executable, "-c", textwrap.dedent(script), str(path)]
-    ran = subprocess.run(words, capture_output=True, text=True, timeout=60, check=False)
-    assert (ran.returncode, ran.stdout) == (0, "16\n"), ran.stderr
-    assert "cannot be written" in ran.stderr
-    assert path.stat().st_size == 1000
-    proof = prove(path, steps=16)
-    assert proof.torn_bytes > 0
-    assert proof.violations == [f"steps {proof.steps + 1} to 16 are missing"]
