@@ -55,10 +55,15 @@ def test_cut_links_and_stuck_workers_are_found_and_named_and_cost_no_bit(
 
         # A small model takes one round of messages: who hears everybody is a step ahead of the two that are cut.
         first, second, third = ranks()
-        client.inject("disturbed", "partition", second, peer=third, seconds=1.5)
+        before = max(commit.generation for commit in job.commits())
+        client.inject("disturbed", "partition", second, peer=third, seconds=4.0)
         wait_until(job, lambda: said("isolated", "cannot reach each other"), "the cut link is found")
         wait_until(job, trains(2), "two go on")
         wait_until(job, trains(3), "all three train again")
+        # However long the link is cut: one world without the one that stays out, and one with it again.
+        sizes = {commit.generation: commit.size for commit in job.commits() if commit.generation >= before}
+        assert sizes == {before: 3, before + 1: 2, before + 2: 3}
+        assert said("link", f"{third} comes back after")
 
         client.inject("disturbed", "drop", first, peer=second)
         wait_until(job, trains(3), "a connection that broke is made again")

@@ -288,7 +288,34 @@ def cut_in_an_exchange(party: Party, a: int, b: int) -> None:
     party.go(1.0, {**others, a: waiting(step, b), b: waiting(step, a)})
 
 
-def test_a_cut_link_costs_a_second_and_one_worker_which_comes_back() -> None:
+def isolate(size: int, a: int, b: int) -> Party:
+    """A world in which the link of a and b is cut; b stays out."""
+    party = Party(size)
+    party.go(5.0, heard=tuple(range(size)))
+    cut_in_an_exchange(party, a, b)
+    for k in range(size):
+        party.arrive(k)
+    assert party.ranks == [k for k in range(size) if k != b]
+    return party
+
+
+def go_on(party: Party, seconds: float, k: int) -> None:
+    """Time passes, and k stays out."""
+    while seconds > 0.0:
+        party.go(0.25, heard=tuple(party.ranks))
+        party.tell(ev.WorkerHeard(*party.who(k)))
+        seconds -= 0.25
+
+
+def answer(party: Party, k: int, *reached: int) -> None:
+    party.tell(ev.WorkerReached(*party.who(k), tuple(party.who(r)[1] for r in reached)))
+
+
+def probed(party: Party) -> list[list[tuple[str, str, str]]]:
+    return [[(m.worker, m.incarnation, m.address) for m in probe.peers] for probe in party.take(act.SendProbe)]
+
+
+def test_a_cut_link_costs_a_second_and_one_worker_which_comes_back_when_it_is_whole() -> None:
     party = Party(4)
     party.go(5.0, heard=(0, 1, 2, 3))
     cut_in_an_exchange(party, 1, 3)
@@ -299,20 +326,93 @@ def test_a_cut_link_costs_a_second_and_one_worker_which_comes_back() -> None:
     assert [r.cause for r in party.take(act.RecordRecovery)] == [LossCause.LINK]
     [words] = party.events("isolated")
     assert "w1 and w3 cannot reach each other (no byte between them for" in words
-    assert words.endswith("w3 stays out, and tries again in 1 s")
+    assert words.endswith("w3 stays out until they do again")
     assert not party.take(act.SendStop)  # it is told nothing
     assert party.machine.workers()[3].state == "isolated"
     party.take(act.SendChangePending)
-    party.go(0.5, heard=(0, 1, 2))
-    party.tell(ev.WorkerHeard(*party.who(3)))
-    assert not party.take(act.SendChangePending)
-    party.go(1.0, heard=(0, 1, 2))
+    assert probed(party) == []
+    for _ in range(10):  # ten seconds; the world goes on
+        go_on(party, 1.0, 3)
+        assert probed(party) == [[("j-w1", "1.0", "host:1")]] * 2
+        answer(party, 3)
+        assert not party.take(act.SendChangePending)
+    assert (party.world.generation, party.events("link")) == (2, [])
+    answer(party, 3, 1)
     assert {a.worker for a in party.take(act.SendChangePending)} == {"j-w0", "j-w1", "j-w2"}
+    assert party.events("link") == ["j-w3 comes back after 10.0 s"]
     for k in range(3):
         party.arrive(k, lost=False)
     assert party.ranks == [0, 1, 2, 3]
-    assert (party.world.cause, party.events("lost")) == (Cause.JOIN, [])
+    assert (party.world.generation, party.world.cause, party.events("lost")) == (3, Cause.JOIN, [])
     assert party.world.members[3].incarnation == "3.0"  # the same process, which takes the state it lacks
+
+
+def test_who_is_cut_off_from_several_comes_back_when_it_reaches_all_of_them_at_once() -> None:
+    party = Party(4)
+    step = party.step + 1
+    party.go(1.0, {0: waiting(step, 1, 2, 3), **{k: waiting(step, 0) for k in (1, 2, 3)}})
+    for k in range(4):
+        party.arrive(k)
+    go_on(party, 0.5, 0)
+    assert [[worker for worker, _, _ in peers] for peers in probed(party)] == [["j-w1", "j-w2", "j-w3"]]
+    for reached in ((1, 2), (3,), (2, 3)):
+        answer(party, 0, *reached)
+        assert not party.take(act.SendChangePending)
+    answer(party, 0, 1, 2, 3)
+    assert len(party.take(act.SendChangePending)) == 3
+
+
+def test_a_peer_that_was_replaced_is_probed_anew_and_an_answer_of_the_last_one_does_not_count() -> None:
+    party = isolate(3, 1, 2)
+    go_on(party, 0.5, 2)
+    party.take(act.SendProbe)
+    party.life[1] = 1
+    party.join(1)
+    party.arrive(0, 1)
+    assert party.ranks == [0, 1]  # the one that stays out is not in it
+    party.tell(ev.WorkerReached(*party.who(2), ("1.0",)))
+    assert party.machine.workers()[2].state == "isolated"
+    go_on(party, 0.5, 2)
+    assert probed(party) == [[("j-w1", "1.1", "host:1")]]
+    answer(party, 2, 1)
+    assert len(party.take(act.SendChangePending)) == 2
+
+
+def test_who_was_cut_off_from_the_dead_is_in_the_next_world_at_once() -> None:
+    party = isolate(3, 0, 2)
+    party.tell(ev.WorkerDetached(*party.who(0)))
+    assert party.machine.workers()[2].state == "isolated"  # its stream alone is broken perhaps
+    go_on(party, 0.5, 2)
+    assert [[worker for worker, _, _ in peers] for peers in probed(party)] == [["j-w0"]]
+    party.tell(ev.AgentExited("j-w0", -9))
+    assert party.events("link") == ["j-w2 comes back after 0.5 s, for those it did not reach are gone"]
+    party.arrive(1, 0)
+    assert party.ranks == [1, 2]
+
+
+def test_who_stays_out_and_has_no_stream_is_asked_when_it_has_one_again() -> None:
+    party = isolate(3, 0, 2)
+    party.tell(ev.WorkerDetached(*party.who(2)))
+    party.go(100.0, heard=(0, 1))
+    assert probed(party) == []
+    party.tell(ev.WorkerAttached(*party.who(2), "host:2", 1, 50, 1, True))
+    party.tell(ev.WorkerArrived(*party.who(2), 1, 50, ArrivalReason.PEER_LOST))
+    assert len(probed(party)) == 1
+    assert not party.take(act.SendChangePending)
+    answer(party, 2, 0)
+    assert len(party.take(act.SendChangePending)) == 2
+
+
+def test_the_end_of_who_stays_out_ends_the_probes_and_its_replacement_is_let_in() -> None:
+    party = isolate(3, 0, 2)
+    go_on(party, 0.5, 2)
+    party.take(act.SendProbe)
+    party.take(act.SendChangePending)
+    party.die(2)
+    answer(party, 2, 0)  # of a probe that nobody sent
+    party.go(1.0, heard=(0, 1))
+    assert probed(party) == []
+    assert len(party.take(act.SendChangePending)) == 2
 
 
 def refuse(party: Party, a: int, b: int) -> None:
@@ -321,25 +421,24 @@ def refuse(party: Party, a: int, b: int) -> None:
         party.arrive(k, *((b,) if k == a else (a,) if k == b else (a, b)))
 
 
-def test_a_link_that_stays_cut_is_tried_a_few_times_a_minute_at_most() -> None:
-    party = Party(3)
-    cut_in_an_exchange(party, 0, 2)
-    for k in range(3):
-        party.arrive(k)
+@pytest.mark.parametrize("behaviour", ["not reached", "reached", "no answer"])
+def test_a_link_that_stays_cut_stops_the_world_a_few_times_a_minute_at_most(behaviour: str) -> None:
+    party = isolate(3, 0, 2)
     worlds: list[float] = []
     begun = party.now
     while party.now < begun + 600.0:
-        party.go(0.5, heard=tuple(party.ranks))
-        out = ({0, 1, 2} - set(party.ranks)).pop()
-        party.tell(ev.WorkerHeard(*party.who(out)))
+        go_on(party, 0.5, 2)
+        if party.take(act.SendProbe) and behaviour != "no answer":
+            answer(party, 2, *((0,) if behaviour == "reached" else ()))
         if party.take(act.SendChangePending):
             for k in party.ranks:
                 party.arrive(k, lost=False)
             worlds.append(party.now - begun)
             refuse(party, 0, 2)
-            assert len(party.ranks) == 2
-    assert len(worlds) == 14
-    assert worlds[-1] - worlds[-2] >= 60.0
+            assert party.ranks == [0, 1]
+    # Probes may get through where gradients do not; who never answers may be of an older version.
+    assert len(worlds) == {"not reached": 0, "reached": 14, "no answer": 9}[behaviour]
+    assert not worlds or worlds[-1] - worlds[-2] >= 60.0
     assert party.step > 10_000  # of 12,000 that 600 s have room for
 
 

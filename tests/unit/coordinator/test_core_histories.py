@@ -213,6 +213,11 @@ class Simulation:
                 assert incarnation not in self.told_to_stop
                 assert action.generation == self.machine.generation
                 self.deliver(worker, incarnation, action)
+            case act.SendProbe(worker, incarnation, peers):
+                assert incarnation in self.waiting, "who is probed stays out, and waits"
+                assert peers
+                assert worker not in {m.worker for m in peers}
+                self.deliver(worker, incarnation, action)
             case act.SendStop(worker, incarnation, reason):
                 step = self.waiting.pop(incarnation, None)
                 apart = incarnation in {slot.apart for slot in self.machine._crew.slots.values()}
@@ -516,6 +521,11 @@ class Simulation:
         members = {m.worker for m in world.members}
         return {link for link in self.cut if members.issuperset(link)}
 
+    def reaches(self, process: Process, incarnation: str) -> bool:
+        """The kernel of a process answers, whatever that does."""
+        other = self.process(incarnation)
+        return other is not None and other.alive and pair(process.worker, other.worker) not in self.cut
+
     def activity(self, process: Process) -> Activity:
         """What its session's thread sees of it."""
         step, seconds = (process.step or 0) + 1, self.now - process.since
@@ -559,7 +569,7 @@ class Simulation:
         """The process takes the next message from the coordinator."""
         if not process.alive or process.stopped or not process.inbox:
             return False
-        if process.stuck and not isinstance(process.inbox[0], act.SendStop):
+        if process.stuck and not isinstance(process.inbox[0], act.SendStop | act.SendProbe):
             process.inbox.popleft()  # its session's thread hears it, and its training thread does not
             return True
         message = process.inbox.popleft()
@@ -578,6 +588,10 @@ class Simulation:
             case act.SendAbort(_, _, generation, lost):
                 if generation == process.generation and process.mode == "training":
                     self.arrive(process, ArrivalReason.PEER_LOST, lost)
+            case act.SendProbe(_, _, peers):
+                reached = tuple(m.incarnation for m in peers if self.reaches(process, m.incarnation))
+                self.seen["reached" if len(reached) == len(peers) else "not reached"] += 1
+                process.say(ev.WorkerReached(process.worker, process.incarnation, reached))
             case act.SendStop(_, _, reason):
                 self.seen[f"stop {reason}"] += 1
                 done = process.mode == "finished" and reason is StopReason.FINISHED

@@ -248,6 +248,20 @@ def test_sigterm_asks_to_leave_and_training_goes_on(coordinator: Any, start: Sta
     assert process.returncode == exit_codes.DRAINED
 
 
+def test_who_waits_says_whom_it_reaches(coordinator: Any, start: Start) -> None:
+    process = start(MEET)
+    stream, hello = coordinator.accept()
+    stream.expect("arrived")
+    me = pb.Member(worker=hello.worker, incarnation=hello.incarnation, address=hello.address)
+    stream.send(probe=pb.Probe(peers=[me, pb.Member(worker="w", incarnation="gone", address="127.0.0.1:1")]))
+    assert list(stream.expect("reached").incarnations) == [hello.incarnation]
+    world_of_one(stream, hello)
+    stream.expect("finished")
+    stream.send(stop=pb.Stop(reason=pb.STOP_REASON_FINISHED))
+    process.communicate(timeout=WAIT_SECONDS)
+    assert process.returncode == 0
+
+
 def test_a_coordinator_that_is_gone_for_good_ends_the_worker(coordinator: Any, start: Start) -> None:
     process = start("import time\ntime.sleep(60)", CORDEE_ORPHAN_SECONDS="0.5")
     coordinator.accept()

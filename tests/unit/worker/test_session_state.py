@@ -21,6 +21,7 @@ from cordee.worker.session_state import (
     Instruction,
     OpenStream,
     Post,
+    ProbePeers,
     Received,
     Send,
     SessionState,
@@ -122,6 +123,23 @@ def test_a_world_said_twice_is_delivered_once() -> None:
     state.handle(arrived(1), 0.0)
     assert state.handle(world(1), 0.0) == []  # the answer to an earlier arrival
     assert state.handle(world(2), 0.0) == [DeliverWorld(pb.World(generation=2))]
+
+
+def test_who_waits_probes_and_who_has_a_world_does_not() -> None:
+    probe = pb.Probe(peers=[pb.Member(worker="job-w1", incarnation="bb", address="127.0.0.1:2")])
+    asked = Received(pb.CoordinatorMessage(probe=probe))
+    answer = Post(pb.WorkerMessage(reached=pb.Reached(incarnations=["bb"])))
+    state = in_world(2)
+    assert state.handle(asked, 0.0) == []
+    state.handle(arrived(2, 7), 0.0)
+    assert state.handle(asked, 0.0) == [ProbePeers(probe)]
+    assert sent(state.handle(answer, 0.0)) == ["reached"]
+    state.handle(LOST, 1.0)
+    assert state.handle(answer, 1.0) == []  # who needs it asks again
+    state.handle(Tick(), state.deadline())
+    assert sent(state.handle(WELCOME, 1.5)) == ["arrived"]
+    assert state.handle(world(3), 2.0) == [DeliverWorld(pb.World(generation=3))]
+    assert state.handle(asked, 2.0) == []
 
 
 def test_nothing_is_delivered_that_was_not_waited_for() -> None:
@@ -270,10 +288,12 @@ EVENTS: list[Event] = [
     world(7),
     Received(pb.CoordinatorMessage(change_pending=pb.ChangePending(generation=2))),
     Received(pb.CoordinatorMessage(abort=pb.Abort(generation=2))),
+    Received(pb.CoordinatorMessage(probe=pb.Probe())),
     Received(pb.CoordinatorMessage()),
     stop(pb.STOP_REASON_FINISHED),
     Post(pb.WorkerMessage(note=pb.Note(message="x"))),
     Post(pb.WorkerMessage(progress=pb.Progress(step=1))),
+    Post(pb.WorkerMessage(reached=pb.Reached())),
     Post(pb.WorkerMessage(leaving=pb.Leaving())),
     FINISHED,
     FAILED,

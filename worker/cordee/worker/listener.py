@@ -97,13 +97,13 @@ class Listener:
                 break
             if len(self.incoming) >= _MAX_INCOMING and (stranger := self._stranger()) is not None:
                 self.drop(stranger)
-            connection.setblocking(False)
-            tune(connection)
             message, nonce = handshake.challenge()
             incoming = Incoming(connection, nonce, time.monotonic())
             try:
+                connection.setblocking(False)
+                tune(connection)
                 connection.send(message)
-            except OSError:
+            except OSError:  # reset while it waited, as probes are (`cordee.worker.prober`)
                 connection.close()
                 continue
             self.incoming.append(incoming)

@@ -75,6 +75,7 @@ def _work(settings: WorkerSettings, lifeline: Lifeline, previous: PostMortem | N
     from cordee.rpc.v1 import worker_pb2 as pb
     from cordee.worker.departure import Departure
     from cordee.worker.listener import Listener
+    from cordee.worker.prober import Prober
     from cordee.worker.session import Leave, Session
     from cordee.worker.session_state import WorkerIdentity
 
@@ -94,6 +95,7 @@ def _work(settings: WorkerSettings, lifeline: Lifeline, previous: PostMortem | N
     session = Session(identity, settings.coordinator, settings.token, orphan_seconds=settings.orphan_seconds)
     departure = Departure(session, lifeline.ending)
     faults = _faults(settings, session, listener, lifeline)
+    session.on_probe = Prober(listener.cut, session.post).start
     session.start()
     # From here on the coordinator is being reached in the background; NumPy and the trainer are imported meanwhile.
     try:

@@ -37,6 +37,7 @@ from cordee.worker.session_state import (
     Instruction,
     OpenStream,
     Post,
+    ProbePeers,
     Received,
     Say,
     Send,
@@ -103,6 +104,8 @@ class Session:
         """Called by the session's thread when the coordinator breaks this generation's exchange off."""
         self.on_fault: Callable[[pb.Fault], None] | None = None
         """Called by the session's thread when the coordinator injects a fault."""
+        self.on_probe: Callable[[pb.Probe], None] | None = None
+        """Called by the session's thread when the coordinator asks whether peers can be reached."""
         self.on_end: Callable[[int, str], None] | None = None
         """Called by the session's thread, once, when the process is to go."""
         self.progress_source: Callable[[], pb.Progress | None] | None = None
@@ -244,6 +247,9 @@ class Session:
                 case CarryOut(fault):
                     if self.on_fault is not None:
                         self.on_fault(fault)
+                case ProbePeers(probe):
+                    if self.on_probe is not None:
+                        self.on_probe(probe)
                 case OpenStream():
                     self._open_stream()
                 case CloseStream():

@@ -27,6 +27,7 @@ __all__ = [
     "Instruction",
     "OpenStream",
     "Post",
+    "ProbePeers",
     "Received",
     "Say",
     "Send",
@@ -130,6 +131,13 @@ class CarryOut:
 
 
 @dataclass(frozen=True)
+class ProbePeers:
+    """Find out who of them can be reached, and post the answer."""
+
+    probe: pb.Probe
+
+
+@dataclass(frozen=True)
 class End:
     """The session is over, and with it the process."""
 
@@ -144,7 +152,7 @@ class Say:
     text: str
 
 
-Instruction = OpenStream | Send | CloseStream | DeliverWorld | AbortMesh | CarryOut | End | Say
+Instruction = OpenStream | Send | CloseStream | DeliverWorld | AbortMesh | CarryOut | ProbePeers | End | Say
 
 STOP_CODES = {
     pb.STOP_REASON_DRAINED: (exit_codes.DRAINED, "drained: it left its world at a step boundary"),
@@ -358,6 +366,9 @@ class SessionState:
     def _fault(self, message: pb.Fault, _now: float) -> list[Instruction]:
         return [CarryOut(message)]
 
+    def _probe(self, message: pb.Probe, _now: float) -> list[Instruction]:
+        return [] if self._arrival is None else [ProbePeers(message)]  # else it has been let in meanwhile
+
     def _stop(self, message: pb.Stop, now: float) -> list[Instruction]:
         if self._ending is not None and self._flush_until is not None:
             return [End(self._ending_code(), "the coordinator was told everything")]
@@ -402,6 +413,9 @@ class SessionState:
     def _keep_note(self, message: pb.Note) -> None:
         self._notes.append(message)
 
+    def _keep_nothing(self, _message: Any) -> None:
+        """Who needs to know asks again."""
+
     def _keep_ending(self, message: pb.WorkerMessage) -> None:
         self._ending = message
 
@@ -429,6 +443,7 @@ _MESSAGES: dict[str, Callable[..., list[Instruction]]] = {
     "abort": SessionState._abort,
     "stop": SessionState._stop,
     "fault": SessionState._fault,
+    "probe": SessionState._probe,
 }
 _KEPT: dict[str, Callable[..., None]] = {
     "arrived": SessionState._keep_arrival,
@@ -436,6 +451,7 @@ _KEPT: dict[str, Callable[..., None]] = {
     "progress": SessionState._keep_progress,
     "checkpointed": SessionState._keep_checkpoint,
     "note": SessionState._keep_note,
+    "reached": SessionState._keep_nothing,
     "finished": SessionState._keep_ending,
     "script_failed": SessionState._keep_ending,
 }

@@ -35,6 +35,7 @@ MODULES = (
     "cordee.worker.departure",
     "cordee.worker.listener",
     "cordee.worker.membership",
+    "cordee.worker.prober",
     "cordee.worker.script",
     "cordee.worker.session",
     "cordee.worker.source",

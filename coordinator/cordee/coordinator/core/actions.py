@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from cordee.coordinator.core.model import JobState, LossCause, StopReason, World
+from cordee.coordinator.core.model import JobState, LossCause, Member, StopReason, World
 from cordee.coordinator.core.record import JobRecord
 
 __all__ = [
@@ -19,6 +19,7 @@ __all__ = [
     "RecordRecovery",
     "SendAbort",
     "SendChangePending",
+    "SendProbe",
     "SendStop",
     "SendWorld",
     "SetState",
@@ -82,6 +83,15 @@ class SendAbort:
 
 
 @dataclass(frozen=True, slots=True)
+class SendProbe:
+    """Ask a worker that stays out whether it reaches these peers again; it answers with `WorkerReached`."""
+
+    worker: str
+    incarnation: str
+    peers: tuple[Member, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class SendStop:
     """Send Stop and end the stream. To a worker that has said Finished, Stop(FINISHED) is the acknowledgement."""
 
@@ -122,6 +132,7 @@ Action = (
     | SendWorld
     | SendChangePending
     | SendAbort
+    | SendProbe
     | SendStop
     | SetState
     | RecordRecovery

@@ -30,6 +30,7 @@ __all__ = [
     "WorkerFinished",
     "WorkerHeard",
     "WorkerLeaving",
+    "WorkerReached",
 ]
 
 
@@ -92,6 +93,16 @@ class WorkerLeaving:
     worker: str
     incarnation: str
     reason: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerReached:
+    """A worker that stays out has tried to reach the peers it is cut off from."""
+
+    worker: str
+    incarnation: str
+    reached: tuple[str, ...]
+    """The incarnations of those that it does reach."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,6 +195,7 @@ Event = (
     | WorkerHeard
     | WorkerArrived
     | WorkerLeaving
+    | WorkerReached
     | WorkerFinished
     | ScriptFailed
     | AgentExited

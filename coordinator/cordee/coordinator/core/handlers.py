@@ -149,6 +149,16 @@ def _on_leaving(crew: Crew, event: events.WorkerLeaving) -> None:
         crew.dismiss(slot, StopReason.DRAINED, "it may go")
 
 
+def _on_reached(crew: Crew, event: events.WorkerReached) -> None:
+    _, session = crew.current(event.worker, event.incarnation)
+    if session is None:
+        return
+    session.heard = crew.now
+    apart = crew.links.apart.get(event.worker)
+    if apart is not None and apart.incarnation == event.incarnation:
+        apart.reached, apart.unanswered_since = frozenset(event.reached), None
+
+
 def _on_finished(crew: Crew, event: events.WorkerFinished) -> None:
     slot, session = crew.current(event.worker, event.incarnation)
     if slot is None or session is None or session.phase is Phase.STOPPED:
@@ -297,6 +307,7 @@ _HANDLERS: dict[type, Callable[[Crew, Any], None]] = {
     events.WorkerDetached: _on_detached,
     events.WorkerArrived: _on_arrived,
     events.WorkerLeaving: _on_leaving,
+    events.WorkerReached: _on_reached,
     events.WorkerFinished: _on_finished,
     events.ScriptFailed: _on_script_failed,
     events.AgentExited: _on_agent_exited,

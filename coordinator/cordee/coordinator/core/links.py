@@ -1,9 +1,10 @@
-"""Links between two workers that carry nothing, though both live: found, gone round, and tried again now and then.
+"""Links between two workers that carry nothing, though both live: found, and gone round until they are whole again.
 
 A world needs every pair of its members. When two of them cannot reach each other, the world goes on at once without
-one of the two. Who stays out is told nothing: it stands in the rendezvous, with its state, and is let in again after
-a back-off, a second at first and a minute at last. So a link that is cut for long costs a few short attempts a
-minute, and one that was cut for a moment costs about a second.
+one of the two. Who stays out stands in the rendezvous, with its state, tries now and then to reach the peers it is cut
+off from, and is let in again when it does (`probing`). So a link that is cut costs its world two changes, however long
+it is cut. One that is cut again and again, since it carries probes but no gradients perhaps, is left alone for longer
+and longer: a second at first and a minute at last.
 
 Two kinds of evidence:
 
@@ -24,11 +25,13 @@ from cordee.coordinator.core.activity import Doing, Standing
 from cordee.coordinator.core.cover import Pair, covers, pair
 from cordee.coordinator.core.rendezvous import Attendee
 
-__all__ = ["Apart", "Links", "choose", "convicted", "find_cut", "judge"]
+__all__ = ["PROBE_SECONDS", "Apart", "Links", "choose", "convicted", "find_cut", "judge"]
 
 _ENOUGH = 2
 _FIRST_BACKOFF_SECONDS = 1.0
 _LAST_BACKOFF_SECONDS = 60.0
+PROBE_SECONDS = 0.5
+"""Asking costs nobody anything but the one that is asked."""
 _FORGET_SECONDS = 60.0
 """A link that has held for so long, beyond its last back-off, is as good as new."""
 
@@ -110,12 +113,20 @@ def choose(cut: Collection[Pair], present: Sequence[Attendee], minimum: int) -> 
     return None if len(present) - len(out) < minimum else out
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Apart:
-    """A worker that stays out for a while."""
+    """A worker that stays out until it reaches its peers again."""
 
     incarnation: str
-    until: float
+    peers: frozenset[str]
+    """The workers it is cut off from."""
+    since: float
+    probe_at: float
+    """When to ask it next whether it reaches them."""
+    reached: frozenset[str] = frozenset()
+    """Incarnations that it has said a moment ago to have reached."""
+    unanswered_since: float | None = None
+    """When it was first asked without having answered since."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,6 +167,12 @@ class Links:
             self._cuts[link] = _Cut(now, last.times + 1 if again and last is not None else 1)
         return max(self._cuts[link].backoff for link in links)
 
+    def keep_apart(self, worker: str, incarnation: str, cut: Collection[Pair], now: float, wait: float) -> None:
+        """This worker stays out, for `wait` at least unless that is the first and shortest one."""
+        peers = frozenset(end for link in cut if worker in link for end in link) - {worker}
+        first = PROBE_SECONDS if wait <= _FIRST_BACKOFF_SECONDS else wait
+        self.apart[worker] = Apart(incarnation, peers, now, now + first)
+
     def settle(self, advanced: bool) -> None:
         """A world was formed: what was said of the last one, which had `advanced` or not, is dealt with."""
         if advanced:
@@ -163,8 +180,3 @@ class Links:
         self.suspicions.clear()
         self.found.clear()
         self.retry_at, self.reason = None, ""
-
-    def readmit(self, now: float) -> None:
-        """Lets in again whose time has come."""
-        for worker in [worker for worker, apart in self.apart.items() if now >= apart.until]:
-            del self.apart[worker]

@@ -12,6 +12,7 @@ from cordee.coordinator.core.activity import UNKNOWN
 from cordee.coordinator.core.crew import Crew
 from cordee.coordinator.core.lifecycle import Facts, finish_due, state_of
 from cordee.coordinator.core.model import Cause, JobError, JobState, LossCause, Member, StopReason, World, worker_id
+from cordee.coordinator.core.probing import look_again, probe_due
 from cordee.coordinator.core.rendezvous import Attendee, Decision, Muster, change_needed, decide
 from cordee.coordinator.core.roster import Agent, Phase, Slot
 from cordee.coordinator.core.watch import below_until, part, watch_members, watch_minimum
@@ -34,7 +35,7 @@ def reconcile(crew: Crew) -> None:
         _start_agents(crew)
         _set_state(crew, decision)
         watch_minimum(crew)
-        until.append(below_until(crew))
+        until += [below_until(crew), probe_due(crew)]
     _press_on(crew)
     crew.deadline = _next(crew, until)
 
@@ -129,7 +130,7 @@ def _part_with_retired(crew: Crew) -> None:
 
 def _meet(crew: Crew) -> Decision:
     """Forms the next world, if one can be formed, and lets go who may go."""
-    crew.links.readmit(crew.now)
+    look_again(crew)
     muster = _muster(crew)
     if not muster.awaited and part(crew, muster):
         muster = _muster(crew)
@@ -343,8 +344,6 @@ def _next(crew: Crew, until: list[float | None]) -> float | None:
             times.append(crew.missing_until(slot))
         if slot.session is not None:
             times.append(crew.silent_at(slot.session))
-    if not over and not crew.finishing:
-        times.extend(apart.until for apart in crew.links.apart.values())
     if not over and any(s.session is not None or s.missing is not None for s in crew.slots.values()):
         times.append(crew.now + crew.policy.tick_seconds)
     soonest = min(times, default=float("inf"))

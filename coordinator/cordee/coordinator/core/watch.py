@@ -101,8 +101,8 @@ def _keep_apart(crew: Crew, muster: Muster, cut: Mapping[Pair, str]) -> None:
         slot = crew.slots[worker]
         assert slot.session is not None
         slot.apart = slot.session.incarnation
-        crew.links.apart[worker] = links.Apart(slot.apart, crew.now + wait)
-        crew.tell("isolated", f"{words}: {_short(worker)} stays out, and tries again in {wait:g} s")
+        crew.links.keep_apart(worker, slot.apart, named, crew.now, wait)
+        crew.tell("isolated", f"{words}: {_short(worker)} stays out until they do again")
 
 
 def watch_minimum(crew: Crew) -> None:

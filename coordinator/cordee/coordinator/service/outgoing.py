@@ -20,7 +20,9 @@ class SendFault:
     """The other end, as this worker sees it."""
 
 
-Outgoing = actions.SendWorld | actions.SendChangePending | actions.SendAbort | actions.SendStop | SendFault
+Outgoing = (
+    actions.SendWorld | actions.SendChangePending | actions.SendAbort | actions.SendProbe | actions.SendStop | SendFault
+)
 """What is said to one incarnation of a worker."""
 
 Mailbox = Callable[[Outgoing], None]

@@ -168,7 +168,9 @@ class Turns:
 
     def _carry_out(self, job: Job, action: actions.Action) -> None:
         match action:
-            case actions.SendWorld() | actions.SendChangePending() | actions.SendAbort() | actions.SendStop():
+            case actions.SendWorld() | actions.SendChangePending() | actions.SendAbort():
+                self.mailbox(action)
+            case actions.SendProbe() | actions.SendStop():
                 self.mailbox(action)
             case actions.StartAgent(worker):
                 self._agents.start(AgentSpec(worker, job.id, Path(job.folder), self._environment(job, worker)))

@@ -16,7 +16,7 @@ import grpc.aio
 
 from cordee.coordinator.core import actions, events
 from cordee.coordinator.core.activity import Activity, Doing
-from cordee.coordinator.core.model import ArrivalReason, PostMortem, Result, StopReason
+from cordee.coordinator.core.model import ArrivalReason, Member, PostMortem, Result, StopReason
 from cordee.coordinator.service import auth
 from cordee.coordinator.service.controller import Controller
 from cordee.coordinator.service.folder import StateFolder
@@ -338,6 +338,11 @@ def _on_note(controller: Controller, session: _Session, message: pb.Note) -> Non
     _heard(controller, session)
 
 
+def _on_reached(controller: Controller, session: _Session, message: pb.Reached) -> None:
+    reached = tuple(message.incarnations[:_MAX_NAMES])
+    controller.feed(session.job, events.WorkerReached(session.worker, session.incarnation, reached))
+
+
 _HANDLERS: Final[dict[str, Callable[[Controller, _Session, Any], None]]] = {
     "heartbeat": _on_heartbeat,
     "arrived": _on_arrived,
@@ -347,6 +352,7 @@ _HANDLERS: Final[dict[str, Callable[[Controller, _Session, Any], None]]] = {
     "finished": _on_finished,
     "script_failed": _on_script_failed,
     "note": _on_note,
+    "reached": _on_reached,
 }
 
 
@@ -356,25 +362,28 @@ _HANDLERS: Final[dict[str, Callable[[Controller, _Session, Any], None]]] = {
 def _to_wire(message: Outgoing) -> pb.CoordinatorMessage:
     match message:
         case actions.SendWorld(world=world):
-            members = [
-                pb.Member(
-                    rank=rank,
-                    worker=member.worker,
-                    incarnation=member.incarnation,
-                    address=member.address,
-                    step=member.step or 0,
-                    has_state=member.step is not None,
-                )
-                for rank, member in enumerate(world.members)
-            ]
+            members = [_member(rank, member) for rank, member in enumerate(world.members)]
             sent = pb.World(generation=world.generation, members=members, step=world.step, cause=world.cause.value)
             return pb.CoordinatorMessage(world=sent)
         case actions.SendChangePending(generation=generation):
             return pb.CoordinatorMessage(change_pending=pb.ChangePending(generation=generation))
         case actions.SendAbort(generation=generation, lost=lost):
             return pb.CoordinatorMessage(abort=pb.Abort(generation=generation, lost=lost))
+        case actions.SendProbe(peers=peers):
+            return pb.CoordinatorMessage(probe=pb.Probe(peers=[_member(k, peer) for k, peer in enumerate(peers)]))
         case actions.SendStop(reason=reason, message=text):
             return pb.CoordinatorMessage(stop=pb.Stop(reason=_STOPS[reason], message=text))
         case SendFault(fault=fault, peer=peer):
             told = pb.Fault(kind=fault.kind, seconds=fault.seconds, peer=peer, amount=fault.amount)
             return pb.CoordinatorMessage(fault=told)
+
+
+def _member(rank: int, member: Member) -> pb.Member:
+    return pb.Member(
+        rank=rank,
+        worker=member.worker,
+        incarnation=member.incarnation,
+        address=member.address,
+        step=member.step or 0,
+        has_state=member.step is not None,
+    )

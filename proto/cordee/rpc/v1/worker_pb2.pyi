@@ -51,7 +51,7 @@ STOP_REASON_FENCED: StopReason
 STOP_REASON_STUCK: StopReason
 
 class WorkerMessage(_message.Message):
-    __slots__ = ("hello", "heartbeat", "arrived", "progress", "checkpointed", "leaving", "finished", "script_failed", "note")
+    __slots__ = ("hello", "heartbeat", "arrived", "progress", "checkpointed", "leaving", "finished", "script_failed", "note", "reached")
     HELLO_FIELD_NUMBER: _ClassVar[int]
     HEARTBEAT_FIELD_NUMBER: _ClassVar[int]
     ARRIVED_FIELD_NUMBER: _ClassVar[int]
@@ -61,6 +61,7 @@ class WorkerMessage(_message.Message):
     FINISHED_FIELD_NUMBER: _ClassVar[int]
     SCRIPT_FAILED_FIELD_NUMBER: _ClassVar[int]
     NOTE_FIELD_NUMBER: _ClassVar[int]
+    REACHED_FIELD_NUMBER: _ClassVar[int]
     hello: Hello
     heartbeat: Heartbeat
     arrived: Arrived
@@ -70,23 +71,26 @@ class WorkerMessage(_message.Message):
     finished: Finished
     script_failed: ScriptFailed
     note: Note
-    def __init__(self, hello: _Optional[_Union[Hello, _Mapping]] = ..., heartbeat: _Optional[_Union[Heartbeat, _Mapping]] = ..., arrived: _Optional[_Union[Arrived, _Mapping]] = ..., progress: _Optional[_Union[Progress, _Mapping]] = ..., checkpointed: _Optional[_Union[Checkpointed, _Mapping]] = ..., leaving: _Optional[_Union[Leaving, _Mapping]] = ..., finished: _Optional[_Union[Finished, _Mapping]] = ..., script_failed: _Optional[_Union[ScriptFailed, _Mapping]] = ..., note: _Optional[_Union[Note, _Mapping]] = ...) -> None: ...
+    reached: Reached
+    def __init__(self, hello: _Optional[_Union[Hello, _Mapping]] = ..., heartbeat: _Optional[_Union[Heartbeat, _Mapping]] = ..., arrived: _Optional[_Union[Arrived, _Mapping]] = ..., progress: _Optional[_Union[Progress, _Mapping]] = ..., checkpointed: _Optional[_Union[Checkpointed, _Mapping]] = ..., leaving: _Optional[_Union[Leaving, _Mapping]] = ..., finished: _Optional[_Union[Finished, _Mapping]] = ..., script_failed: _Optional[_Union[ScriptFailed, _Mapping]] = ..., note: _Optional[_Union[Note, _Mapping]] = ..., reached: _Optional[_Union[Reached, _Mapping]] = ...) -> None: ...
 
 class CoordinatorMessage(_message.Message):
-    __slots__ = ("welcome", "world", "change_pending", "abort", "stop", "fault")
+    __slots__ = ("welcome", "world", "change_pending", "abort", "stop", "fault", "probe")
     WELCOME_FIELD_NUMBER: _ClassVar[int]
     WORLD_FIELD_NUMBER: _ClassVar[int]
     CHANGE_PENDING_FIELD_NUMBER: _ClassVar[int]
     ABORT_FIELD_NUMBER: _ClassVar[int]
     STOP_FIELD_NUMBER: _ClassVar[int]
     FAULT_FIELD_NUMBER: _ClassVar[int]
+    PROBE_FIELD_NUMBER: _ClassVar[int]
     welcome: Welcome
     world: World
     change_pending: ChangePending
     abort: Abort
     stop: Stop
     fault: Fault
-    def __init__(self, welcome: _Optional[_Union[Welcome, _Mapping]] = ..., world: _Optional[_Union[World, _Mapping]] = ..., change_pending: _Optional[_Union[ChangePending, _Mapping]] = ..., abort: _Optional[_Union[Abort, _Mapping]] = ..., stop: _Optional[_Union[Stop, _Mapping]] = ..., fault: _Optional[_Union[Fault, _Mapping]] = ...) -> None: ...
+    probe: Probe
+    def __init__(self, welcome: _Optional[_Union[Welcome, _Mapping]] = ..., world: _Optional[_Union[World, _Mapping]] = ..., change_pending: _Optional[_Union[ChangePending, _Mapping]] = ..., abort: _Optional[_Union[Abort, _Mapping]] = ..., stop: _Optional[_Union[Stop, _Mapping]] = ..., fault: _Optional[_Union[Fault, _Mapping]] = ..., probe: _Optional[_Union[Probe, _Mapping]] = ...) -> None: ...
 
 class Hello(_message.Message):
     __slots__ = ("job", "worker", "incarnation", "address", "generation", "step", "has_state", "pid", "waiting", "previous")
@@ -215,6 +219,18 @@ class Abort(_message.Message):
     generation: int
     lost: _containers.RepeatedScalarFieldContainer[str]
     def __init__(self, generation: _Optional[int] = ..., lost: _Optional[_Iterable[str]] = ...) -> None: ...
+
+class Probe(_message.Message):
+    __slots__ = ("peers",)
+    PEERS_FIELD_NUMBER: _ClassVar[int]
+    peers: _containers.RepeatedCompositeFieldContainer[Member]
+    def __init__(self, peers: _Optional[_Iterable[_Union[Member, _Mapping]]] = ...) -> None: ...
+
+class Reached(_message.Message):
+    __slots__ = ("incarnations",)
+    INCARNATIONS_FIELD_NUMBER: _ClassVar[int]
+    incarnations: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, incarnations: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class Stop(_message.Message):
     __slots__ = ("reason", "message")
