@@ -36,7 +36,7 @@ from dataclasses import dataclass, replace
 from cordee.coordinator.core import handlers, turn
 from cordee.coordinator.core.actions import Action, Persist
 from cordee.coordinator.core.crew import Crew
-from cordee.coordinator.core.events import Event, WorkerHeard
+from cordee.coordinator.core.events import Event, WorkerArrived, WorkerHeard
 from cordee.coordinator.core.hearing import heard
 from cordee.coordinator.core.model import JobState, Policy
 from cordee.coordinator.core.record import JobRecord
@@ -90,7 +90,10 @@ class JobMachine:
             if not heard(crew, event):
                 return []
         else:
+            broken = crew.broken
             handlers.take(crew, event)
+            if isinstance(event, WorkerArrived) and broken is crew.broken and turn.only_waits(crew):
+                return []
         turn.reconcile(crew)
         record = crew.record()
         if record == self._stored:

@@ -44,6 +44,8 @@ def find_stuck(members: Sequence[Standing], *, limit: float, usual_seconds: floa
     """The members that others have waited for, for longer than the limit."""
     late: list[tuple[Standing, list[Standing]]] = []
     for member in members:
+        if member.activity.seconds < limit:
+            continue  # nearly always: this is asked in every turn, and the rest of it is quadratic
         waiting = [peer for peer in members if peer is not member and peer.waits_for(member)]
         if not waiting or not _may_be_late(member, waiting):
             continue

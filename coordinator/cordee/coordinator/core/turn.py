@@ -17,7 +17,25 @@ from cordee.coordinator.core.rendezvous import Attendee, Decision, Muster, chang
 from cordee.coordinator.core.roster import Agent, Phase, Slot
 from cordee.coordinator.core.watch import below_until, part, watch_members, watch_minimum
 
-__all__ = ["reconcile"]
+__all__ = ["only_waits", "reconcile"]
+
+
+def only_waits(crew: Crew) -> bool:
+    """Whether a member that has just come to a rendezvous, to which all were called before, only waits for others.
+
+    A turn costs time for every worker of the job, and a rendezvous has an arrival of every worker: without this short
+    cut its cost would grow with the square.
+    """
+    if crew.actions or crew.over or crew.finishing or not (crew.broken or crew.asked):
+        return False
+    for worker in crew.members:
+        slot = crew.slots.get(worker)
+        session = None if slot is None else slot.session
+        if slot is None or session is None or session.phase is not Phase.TRAINING:
+            continue
+        if crew.is_member(slot, session.incarnation):
+            return worker in (crew.aborted if crew.broken else crew.asked)
+    return False
 
 
 def reconcile(crew: Crew) -> None:
