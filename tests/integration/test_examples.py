@@ -22,6 +22,7 @@ SETTINGS: dict[str, tuple[str, ...]] = {
     ),
     "digits.py": ("--epochs", "2", "--width", "32"),
     "fit_digits.py": ("--epochs", "4", "--patience", "1"),
+    "gan_digits.py": ("--epochs", "2", "--width", "32"),
     "lenet_digits.py": ("--epochs", "2"),
 }
 """Arguments that make an example short; one without an entry runs as it is."""

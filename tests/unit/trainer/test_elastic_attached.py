@@ -5,6 +5,7 @@ The simulated job is that of `test_elastic_run.py`.
 
 from __future__ import annotations
 
+import copy
 import importlib.util
 import json
 import sys
@@ -184,6 +185,18 @@ def test_an_average_is_updated_after_the_commit() -> None:
     with pytest.raises(RuntimeError, match=r"update the average after step\.commit\(\)"):
         run.ema.update_parameters(run.model)
     assert step.number == 1
+
+
+def test_an_average_of_another_model_is_refused() -> None:
+    run = make_run()
+    other = swa_utils.AveragedModel(copy.deepcopy(run.model))
+    with pytest.raises(RuntimeError, match="made of a module that is no part of the elastic run"):
+        for step in run.steps(1):
+            for batch in step.shards:
+                step.backward(nn.functional.cross_entropy(run.model(batch.x), batch.y))
+            step.commit()
+            copy.deepcopy(run.ema).module  # noqa: B018 (a copy that nobody updates is nobody's business)
+            other.update_parameters(run.model)
 
 
 def test_a_lost_step_leaves_schedule_and_average_as_they_were() -> None:

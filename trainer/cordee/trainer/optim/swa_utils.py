@@ -129,7 +129,8 @@ class AveragedModel(Module):
         """Takes the model's parameters of the moment into the average; the first time, copies them.
 
         Raises:
-            RuntimeError: in an elastic step that is not committed yet.
+            RuntimeError: in an elastic step that is not committed yet, or when the average is of another model than the
+                run's.
         """
         watch = watch_of(model)
         step = watch.step
@@ -140,8 +141,11 @@ class AveragedModel(Module):
                 "in an elastic run, update the average after step.commit(): the step's update may still be lost"
             )
         if step is not None and not self._travels:
-            if not watch.knows(self):  # it was made of a copy, or of a part that the run did not know
-                attach(model, self)
+            if not watch.knows(self):
+                raise RuntimeError(
+                    "this AveragedModel was made of a module that is no part of the elastic run (a copy?), so it would "
+                    "not go to workers that join: make it of the model that the run trains, AveragedModel(model)"
+                )
             self._travels = True
         plan = self._plan
         if plan is None or not plan.holds(model):
