@@ -1,10 +1,12 @@
 """The model of `benchmarks/chaos.py`: an MLP on 8×8 digits, in steps that many workers share.
 
 The digits are repeated with noise, keyed by seed, to batches that are large enough for a step to be arithmetic rather
-than talk: with 16 workers on 2 cores some tens of milliseconds. Every epoch's mean loss is printed by rank 0.
+than talk: with 16 workers on 2 cores some tens of milliseconds. `--pace` makes steps last longer without computing, as
+on a device of one's own. Rank 0 prints the loss at the end of every epoch.
 """
 
 import argparse
+import time
 
 import numpy as np
 
@@ -17,6 +19,7 @@ parser.add_argument("--batch", type=int, default=4096, help="the global batch")
 parser.add_argument("--shards", type=int, default=16)
 parser.add_argument("--width", type=int, default=256)
 parser.add_argument("--steps-per-epoch", type=int, default=25)
+parser.add_argument("--pace", type=float, default=0.0, help="seconds that a step takes at least")
 arguments = parser.parse_args()
 
 trainer.manual_seed(0)
@@ -38,8 +41,10 @@ loader = data.DataLoader(
 
 run = elastic.Run(model, optimizer, loader)
 for step in run.steps(epochs=max(arguments.steps // len(loader), 1)):
+    until = time.monotonic() + arguments.pace
     for batch in step.shards:
         step.backward(criterion(model(batch.x), batch.y))
+    time.sleep(max(until - time.monotonic(), 0.0))
     step.commit()
     if run.rank == 0 and step.number % len(loader) == 0:
         print(f"step {step.number} loss {run.loss:.9f}", flush=True)
