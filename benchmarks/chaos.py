@@ -172,15 +172,12 @@ def soak(workers: int, every: float, minutes: float, report: Path, seed: int, si
         seconds = trial["chaos"]["goodput"]["step_seconds"]
         steps = int((length + CALM_SECONDS) / seconds) // 25 * 25
         arguments = ["--steps", str(steps), *size]
-        print(
-            f"# a step takes {seconds * 1000:.1f} ms with {workers} workers; {steps} steps; plan: {spec}; seed {seed}"
-        )
+        print(f"# a step takes {seconds * 1000:.1f} ms with {workers} workers; {steps} steps")
+        print(f"# plan: {spec}; seed {seed}", flush=True)
         began = time.monotonic()
         reference = here.run(["--workers", "2", "--ledger"], arguments)
-        print(
-            f"# undisturbed with 2 workers: {time.monotonic() - began:.0f} s, weights {reference['weights_sha256'][:16]}"
-        )
-        sys.stdout.flush()
+        took = time.monotonic() - began
+        print(f"# undisturbed with 2 workers: {took:.0f} s, weights {reference['weights_sha256'][:16]}", flush=True)
         options = ["--workers", f"1:{workers}", "--chaos", f"{spec}; seed {seed}", "--reference", reference["job"]]
         try:
             result = here.run([*options, "--report", str(report)], arguments)

@@ -229,6 +229,11 @@ def test_a_dead_coordinator_costs_no_step() -> None:
     assert report.coordinator["away"]["median"] == pytest.approx(1.5)
     assert report.coordinator["steps_meanwhile"] == pytest.approx(1.5 / STEP, abs=4)
     assert report.faults[0].recovery == pytest.approx(1.5)
+    again = Injection(2, START + 31.0, "coordinator"), list[Happening]()  # while it starts
+    assert [one.recovery for one in make_report(recording(killed, again, outages=(gone,))).faults] == [
+        pytest.approx(1.5),
+        pytest.approx(0.5),
+    ]
     never = make_report(recording(killed, outages=(Outage(START + 30.0, None),)))
     assert never.problems == ("fault 1 (coordinator) was not over at the end",)
 

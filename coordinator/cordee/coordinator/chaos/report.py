@@ -230,7 +230,8 @@ def _outcome(one: Injection, recording: Recording, history: History) -> FaultOut
     if one.left_out:
         return FaultOutcome(one.number, at, one.kind, workers, "", None, None, None, None, "left out", one.left_out)
     if one.kind == COORDINATOR:
-        outage = next((o for o in recording.outages if o.start >= one.time - 0.5), None)
+        # One that is killed while it starts is away once.
+        outage = next((o for o in recording.outages if o.start - 0.5 <= one.time <= (o.end or math.inf)), None)
         back = None if outage is None or outage.end is None else outage.end - one.time
         outcome = "open" if back is None else "recovered"
         note = "" if back is None else "the coordinator answers again; training did not wait for it"

@@ -82,7 +82,8 @@ class SupervisedCoordinator:
             if self._child.poll() is None:
                 os.kill(self._child.pid, signal.SIGKILL)
                 self._child.wait()
-                self._outages.append((time.time(), None))
+                if not self._outages or self._outages[-1][1] is not None:
+                    self._outages.append((time.time(), None))  # else it was killed before it answered again
 
     @property
     def outages(self) -> list[tuple[float, float | None]]:
