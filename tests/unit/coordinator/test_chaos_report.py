@@ -205,6 +205,20 @@ def test_a_mass_is_known_when_all_are_known_and_whole_when_all_are_back() -> Non
     assert (one.detection, one.recovery, one.heal) == tuple(pytest.approx(x) for x in (0.4, 0.6, 2.1))
 
 
+def test_when_nobody_is_left_the_stall_counts_from_the_fault() -> None:
+    words = "soak-abcdef-w0: generation 2 (loss) committed step 5 first: "
+    words += "before 0.000 s, world 0.060 s, mesh 0.010 s, state 0.030 s, step 0.100 s (0.2 s)"
+    everybody = Injection(1, START + 20, "mass", names(0, 1, 2))
+    events = [
+        *(said(20.1, "lost", f"{name} is lost (disconnected)") for name in names(0, 1, 2)),
+        world(22.0, 2, "loss", 0, 1, 2),
+    ]
+    report = make_report(recording((everybody, [*events, said(22.1, "resumed", words)])), step_seconds=STEP)
+    assert report.faults[0].stall == pytest.approx(2.1)
+    assert report.losses["below_minimum"] == pytest.approx(1.9)  # until the newest process began to look for a world
+    assert report.stalls == ((pytest.approx(20.0), pytest.approx(22.1)),)
+
+
 def test_a_fault_that_is_not_over_is_a_problem() -> None:
     injection, events = KILL
     report = make_report(recording((injection, events[:1])))

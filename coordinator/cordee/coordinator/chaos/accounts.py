@@ -6,10 +6,11 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Final
 
-from cordee.coordinator.chaos.history import BREAKING, History, Resumption, Sign, World
+from cordee.coordinator.chaos.history import BREAKING, History, Resumption, Sign, World, shorts
+from cordee.coordinator.chaos.plan import MASS
 from cordee.coordinator.chaos.recording import Injection, Recording, Sample
 
-__all__ = ["Stall", "calm_step_seconds", "rate_of_steps", "split_stalls", "throughput"]
+__all__ = ["Stall", "calm_step_seconds", "rate_of_steps", "split_stalls", "takes_all", "throughput"]
 
 SETTLE_SECONDS: Final = 1.0
 """After a change the caches are cold and a successor's start is not quite over."""
@@ -40,10 +41,21 @@ def split_stalls(
         if finish <= begin or one.first:
             continue
         since, edge = edge, finish
-        scene = _scene(begin, finish, recording, history, [f for f in injected if f.time > since])
+        faults = [fault for fault in injected if since < fault.time <= finish]
+        scene = _scene(begin, finish, recording, history, faults)
         parts = _told(one, scene, step_seconds) if one.parts else _inferred(scene, history, step_seconds)
+        ends = [fault.time for fault in faults if fault.time < begin and takes_all(fault, history)]
+        if ends:  # nobody is left to tell since when
+            parts["below_minimum"] = parts.get("below_minimum", 0.0) + begin - ends[0]
+            begin = ends[0]
         stalls.append(Stall(begin, finish, {name: seconds for name, seconds in parts.items() if seconds > 0}))
     return stalls
+
+
+def takes_all(fault: Injection, history: History) -> bool:
+    """Whether a fault left no survivor."""
+    world = history.world_at(fault.time)
+    return world is not None and fault.kind == MASS and set(shorts(fault.workers)) >= set(world.workers)
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,7 +16,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Final
 
-from cordee.coordinator.chaos.accounts import calm_step_seconds, rate_of_steps, split_stalls, throughput
+from cordee.coordinator.chaos.accounts import calm_step_seconds, rate_of_steps, split_stalls, takes_all, throughput
 from cordee.coordinator.chaos.history import BREAKING, History, Sign, World, read_history, shorts
 from cordee.coordinator.chaos.plan import COORDINATOR, MASS
 from cordee.coordinator.chaos.recording import Injection, Recording, Sample
@@ -271,7 +271,7 @@ def _outcome(one: Injection, recording: Recording, history: History) -> FaultOut
         kept,
         recovery=resumed.time - one.time,
         heal=healed,
-        stall=resumed.stall_seconds,
+        stall=max(resumed.stall_seconds, resumed.time - one.time if takes_all(one, history) else 0.0),
         outcome="recovered",
         note="" if healed is not None else "not whole again before the recording ended",
     )
