@@ -14,7 +14,7 @@ from cordee.coordinator.chaos import director as module
 from cordee.coordinator.chaos.director import Director
 from cordee.coordinator.chaos.grammar import parse_plan
 from cordee.coordinator.chaos.recording import Injection, Recording
-from cordee.coordinator.client import ConflictError, JobNotFoundError, UnreachableError
+from cordee.coordinator.client import ClientError, ConflictError, InvalidError, JobNotFoundError, UnreachableError
 
 AHEAD = 500.0  # the coordinator's clock, before this machine's
 
@@ -31,6 +31,7 @@ class Service:
         self.finished_at: float | None = None
         self.alive = [f"job-abcdef-w{k}" for k in range(workers)]
         self.injected: list[tuple[str, str, str]] = []
+        self.refusal: ClientError = InvalidError("the job has no such worker")
         self.on_inject: Callable[[str, str], None] = lambda _kind, _worker: None
 
     def view(self) -> dict[str, Any]:
@@ -65,6 +66,8 @@ class Service:
         self.views.put(UnreachableError("ended"))
 
     def inject(self, _ref: str, kind: str, worker: str, **more: Any) -> dict[str, Any]:
+        if worker not in self.alive:
+            raise self.refusal
         self.on_inject(kind, worker)
         self.injected.append((kind, worker, more["peer"]))
         at = time.time() + AHEAD
@@ -257,6 +260,28 @@ def test_the_plans_time_ends_it_while_the_job_goes_on() -> None:
     recording = Running(service, "at 0s kill; for 200ms").result()
     assert len(recording.injections) == 1
     assert recording.job["state"] == "running"
+
+
+def test_a_job_that_takes_no_faults_says_so_at_once() -> None:
+    service = Service()
+    service.refusal = ConflictError("no faults may be injected into the job job-abcdef", "submit it with --allow-chaos")
+    running = Running(service, "kill@1h")
+    running.thread.join(20)
+    assert running.error is service.refusal
+
+
+def test_of_a_long_run_the_samples_are_thinned(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_MAX_SAMPLES", 10)
+    service = Service()
+    running = Running(service, "kill@1h")
+    for step in range(2, 40):
+        service.step = step
+        service.show()
+    service.end()
+    samples = running.result().samples
+    assert len(samples) <= 11
+    assert [sample.step for sample in samples] == sorted(sample.step for sample in samples)
+    assert samples[-1].step == 39
 
 
 def test_an_unknown_job_is_an_error() -> None:

@@ -273,6 +273,8 @@ def test_what_is_not_the_same_is_a_problem(proof: Proof, problem: str) -> None:
 def test_what_was_not_compared_is_neither_equal_nor_unequal() -> None:
     report = make_report(recording(KILL), Proof(Same("a" * 64, words="without a reference")))
     assert report.passed
+    assert report.verdict == "recovered"
+    assert table(report).startswith("RECOVERED")
     assert report.to_json()["proof"]["weights"]["equal"] is None
     assert "without a reference" in table(report)
 

@@ -16,7 +16,7 @@ from typing import Any, Final, Protocol
 
 from cordee.coordinator.chaos.plan import COORDINATOR, Live, Order, Plan, Postponed, choose
 from cordee.coordinator.chaos.recording import Happening, Injection, Outage, Recording, Sample, sample_of
-from cordee.coordinator.client import Client, ClientError, UnreachableError
+from cordee.coordinator.client import Client, ClientError, InvalidError, UnreachableError
 from cordee.coordinator.faults import Fault
 from cordee.coordinator.views import TERMINAL_STATES, InjectedFault, JobView
 
@@ -29,6 +29,8 @@ PATIENCE_SECONDS: Final = 60.0
 _POSTPONED_SECONDS: Final = 30.0
 """So long an order waits for enough workers; one from a rate not beyond the next."""
 _TICK_SECONDS: Final = 0.05
+_MAX_SAMPLES: Final = 50_000
+_NOBODY: Final = "nobody"
 
 
 class Killable(Protocol):
@@ -92,6 +94,7 @@ class Director:
     def run(self) -> Recording:
         """Carry it out. Raises `ClientError` when there is no such job, or the coordinator stays away."""
         self._see(self._client.job(self._job))
+        self._check_allowed()
         watcher = threading.Thread(target=self._watch, name="chaos-watch", daemon=True)
         watcher.start()
         try:
@@ -110,6 +113,15 @@ class Director:
             self._client.end_streams()
             watcher.join(5.0)
         return self._recording(start, end)
+
+    def _check_allowed(self) -> None:
+        """A job that takes no faults says so now, not when the first one is due."""
+        if self._ended or self._plan.kinds <= {COORDINATOR}:
+            return
+        try:
+            self._client.inject(self._job, "kill", _NOBODY)
+        except (InvalidError, UnreachableError):  # there is no such worker: all else would have been right
+            return
 
     # -- injecting
 
@@ -247,6 +259,8 @@ class Director:
             self._view = job
             at = here - self._offset if self._offset != float("inf") else here
             self._samples.append(sample_of(job, job["finished_at"] or at))
+            if len(self._samples) > _MAX_SAMPLES:  # of a long run half as many tell as much
+                del self._samples[1::2]
             self._changed.notify_all()
 
     def _lost(self, error: ClientError) -> None:

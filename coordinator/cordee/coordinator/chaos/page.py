@@ -35,7 +35,7 @@ def page(report: Report) -> str:
 
 
 def _head(report: Report) -> str:
-    verdict = '<span class="verdict">PASSED</span>' if report.passed else '<span class="verdict failed">FAILED</span>'
+    verdict = f'<span class="verdict {report.verdict}">{report.verdict.upper()}</span>'
     problems = "".join(f"<p>{escape(problem)}</p>" for problem in report.problems)
     job = report.job
     return (

@@ -138,13 +138,18 @@ class Report:
         """Nothing is wrong."""
         return not self.problems
 
+    @property
+    def verdict(self) -> str:
+        """`passed`: recovered, and compared, and the same. `recovered`: the result was not compared. Else `failed`."""
+        return "failed" if self.problems else "passed" if self.proof.weights.equal else "recovered"
+
     def to_json(self) -> dict[str, Any]:
         """The report as a document; see docs/reference/chaos-report.md."""
         document = asdict(self)
         proof = self.proof
         for name, same in (("weights", proof.weights), ("ledger", proof.ledger)):
             document["proof"][name]["equal"] = same.equal
-        return {"format": FORMAT, "passed": self.passed, **document}
+        return {"format": FORMAT, "passed": self.passed, "verdict": self.verdict, **document}
 
 
 def make_report(recording: Recording, proof: Proof | None = None, *, step_seconds: float | None = None) -> Report:

@@ -23,6 +23,7 @@ code { font: 13px/1.5 ui-monospace, "SF Mono", "DejaVu Sans Mono", monospace; ov
 .verdict { display: inline-block; font-weight: 700; font-size: 13px; letter-spacing: .06em; padding: 3px 10px;
   border-radius: 99px; color: var(--card); background: var(--good); margin-bottom: 10px; }
 .verdict.failed { background: var(--bad); }
+.verdict.recovered { background: var(--accent); }
 .problems { border-left: 4px solid var(--bad); padding: 2px 14px; margin: 12px 0; }
 .tiles { display: grid; grid-template-columns: repeat(auto-fit, minmax(165px, 1fr)); gap: 12px; margin: 20px 0 6px;
   }

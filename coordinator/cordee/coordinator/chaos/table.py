@@ -19,7 +19,7 @@ def table(report: Report) -> str:
 def headline(report: Report) -> str:
     """What to remember."""
     if report.passed:
-        return f"PASSED  {report.title}"
+        return f"{report.verdict.upper()}  {report.title}"
     return "\n".join([f"FAILED  {report.title}", *(f"  {problem}" for problem in report.problems)])
 
 
