@@ -24,7 +24,9 @@ def summarise(job: "JobView", folder: Path | str, *, shown: Callable[[str], bool
         if not shown(error["traceback"]):
             say(printable(error["traceback"]).rstrip())
         on = f" on {error['worker']}" if error["worker"] else ""
-        report(f"the script failed{on}: {clean(error['exception'])}")
+        raised = error["exception"] != job["reason"]  # else it is the coordinator's own finding
+        what = f"script failed{on}" if raised else "job failed"
+        report(f"the {what}: {clean(error['exception'])}")
     elif job["state"] == "failed":
         report(f"the job failed: {clean(job['reason']) or 'see its events with cordee status'}")
     counts = (

@@ -110,10 +110,13 @@ def watch_minimum(crew: Crew) -> None:
     limit, facts = crew.policy.minimum_timeout_seconds, crew.durable
     if limit <= 0.0:
         return
-    there = sum(
-        slot.missing is not None or (slot.session is not None and slot.session.phase is not Phase.STOPPED)
+    ready = sum(crew.is_live(slot) or crew.is_waiting(slot) for slot in crew.slots.values())
+    joining = sum(
+        slot.session is not None and slot.session.phase in (Phase.JOINING, Phase.FINISHED)
         for slot in crew.slots.values()
     )
+    # Before anybody waits, those that are about to come are enough; a script without an elastic run has no others.
+    there = ready if ready else joining
     if facts.wanted and (there < facts.minimum or crew.links.retry_at is not None):
         if facts.below_since is None:
             crew.durable = replace(facts, below_since=crew.now)
