@@ -37,6 +37,7 @@ def reach(
     reached: set[str] = set()
     dials: dict[int, tuple[str, socket.socket]] = {}
     poll = select.poll()
+    waiting = 0
     try:
         for peer in peers:
             try:
@@ -52,8 +53,8 @@ def reach(
                 block(connection)
             if connection.connect_ex(where) in (0, errno.EINPROGRESS):
                 poll.register(connection, select.POLLOUT)
+                waiting += 1
         deadline = time.monotonic() + patience_seconds
-        waiting = len(dials)
         while waiting:
             left = deadline - time.monotonic()
             # Looked at once more when the time is over: this thread may not have run meanwhile.
