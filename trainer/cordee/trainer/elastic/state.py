@@ -25,6 +25,7 @@ from cordee.trainer.nested import References
 from cordee.trainer.nn.state import has_extra_state
 from cordee.trainer.optim.attached import Travelling
 from cordee.trainer.optim.own import references
+from cordee.trainer.optim.snapshot import Scalars
 
 if TYPE_CHECKING:
     from cordee.trainer.data import DataLoader
@@ -53,7 +54,10 @@ def model_arrays(model: Module) -> dict[str, Array]:
 class Moment:
     """What a step that is lost takes back, as it was before it: all that is no array of the model or its optimisers."""
 
-    scalars: Mapping[str, Any]
+    optimizers: list[Scalars]
+    attached: Mapping[str, Any]
+    random: dict[str, Any]
+    modes: Mapping[str, Any]
     states: Frozen
 
 
@@ -143,32 +147,34 @@ class TrainingState:
 
     def scalars(self) -> dict[str, Any]:
         """What is no array, as JSON would have it."""
-        return self._scalars(self.registered.flat() if self.registered else {})
-
-    def _scalars(self, states: Frozen) -> dict[str, Any]:
         by_name = {name: optimizer.scalars() for name, optimizer in self.optimizers.items()}
         return {
             **({"optimizer": by_name[""]} if "" in by_name else {"optimizers": by_name}),
             "attached": self._attached.scalars(),
             "random": random.get_state(),
             "modes": self._modes.scalars(),
-            "state": scalars_of(states),
+            "state": scalars_of(self.registered.flat()) if self.registered else {},
             "loop": self.loop,
             "data": self._data,
         }
 
     def moment(self) -> Moment:
         """What a step takes back when it is lost, beside what it has applied itself."""
-        states = self.registered.moment() if self.registered else {}
-        return Moment(self._scalars(states), states)
+        return Moment(
+            [Scalars(optimizer) for optimizer in self.optimizers.values()],
+            self._attached.scalars(),
+            random.get_state(),
+            self._modes.scalars(),
+            self.registered.moment() if self.registered else {},
+        )
 
     def take_back(self, moment: Moment) -> None:
         """Makes everything what it was at a moment of this process."""
-        for name, saved in _optimizer_scalars(moment.scalars).items():
-            self.optimizers[name].load_scalars(saved)
-        self._attached.load_scalars(moment.scalars["attached"])
-        random.set_state(moment.scalars["random"])
-        self._modes.load(moment.scalars["modes"])
+        for scalars in moment.optimizers:
+            scalars.put_back()
+        self._attached.load_scalars(moment.attached)
+        random.set_state(moment.random)
+        self._modes.load(moment.modes)
         if self.registered:
             self.registered.take_back(moment.states)
 

@@ -1,7 +1,7 @@
-"""A copy of everything that an optimiser's update changes, to take the update back.
+"""Copies of an optimiser's state, to take back what a lost step has done: of the scalars alone, or of everything.
 
-An elastic step that applies one optimiser in its middle keeps one until it is committed. The copies' memory is kept and
-used again by the next step.
+Every elastic step keeps its optimisers' scalars, so that is made to be cheap. One that applies an optimiser in its
+middle keeps everything that the update changes until it is committed; the copies' memory is used again by the next.
 """
 
 from __future__ import annotations
@@ -14,12 +14,37 @@ import numpy as np
 from cordee.trainer.array import array_module
 from cordee.trainer.nested import copied, flatten, unflatten
 from cordee.trainer.optim.own import references
+from cordee.trainer.optim.plain import from_json, to_json
 
 if TYPE_CHECKING:
     from cordee.trainer.optim.flat import FlatGroup
     from cordee.trainer.optim.optimizer import Optimizer
 
-__all__ = ["Snapshot"]
+__all__ = ["Scalars", "Snapshot"]
+
+_NOT_OPTIONS = frozenset(("params", "names"))
+
+
+class Scalars:
+    """Of one optimiser at one moment: options, counts, numbers."""
+
+    def __init__(self, optimizer: Optimizer) -> None:
+        self._optimizer = optimizer
+        self._options = [dict(options) for options in optimizer.param_groups]
+        self._steps = [group.steps.copy() for group in optimizer.groups]
+        self._numbers = [{name: values.copy() for name, values in group.numbers.items()} for group in optimizer.groups]
+        self._extra = to_json(optimizer.extra) if optimizer.extra else {}
+
+    def put_back(self) -> None:
+        """Makes them what they were; an option that was not there yet stays."""
+        optimizer = self._optimizer
+        for options, saved in zip(optimizer.param_groups, self._options, strict=False):
+            options.update((key, value) for key, value in saved.items() if key not in _NOT_OPTIONS)
+        for group, steps, numbers in zip(optimizer.groups, self._steps, self._numbers, strict=False):
+            group.steps[:] = steps
+            for name, values in numbers.items():
+                group.numbers[name][:] = values
+        optimizer.extra = from_json(self._extra)  # a new one: `OwnState` sees that its entries are old
 
 
 class Snapshot:
@@ -69,7 +94,7 @@ class _Group:
         }
         self._numbers = {name: values.copy() for name, values in group.numbers.items()}
         self._steps = group.steps.copy()
-        self._options = {key: value for key, value in group.options.items() if key not in ("params", "names")}
+        self._options = {key: value for key, value in group.options.items() if key not in _NOT_OPTIONS}
 
     def put_back(self) -> None:
         group = self._group
@@ -87,7 +112,7 @@ class _Group:
         for name, numbers in self._numbers.items():
             group.numbers[name][:] = numbers
         group.steps[:] = self._steps
-        for key in group.options.keys() - self._options.keys() - {"params", "names"}:
+        for key in group.options.keys() - self._options.keys() - _NOT_OPTIONS:
             del group.options[key]
         group.options.update(self._options)
 
