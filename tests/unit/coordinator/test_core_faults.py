@@ -188,6 +188,46 @@ def test_silence_counts_as_soon_as_the_world_stands_still() -> None:
     assert len(party.events("silent")) == 1
 
 
+@pytest.mark.parametrize("size", [1, 2, 5])
+@pytest.mark.parametrize("breaks", [True, False])
+def test_a_network_that_is_down_for_a_while_is_nobodys_death(size: int, breaks: bool) -> None:
+    """The streams of all break, or carry nothing: they train on, as they do without a coordinator."""
+    party = Party(size)
+    party.go(2.0, heard=tuple(range(size)))
+    if breaks:
+        for k in range(size):
+            party.tell(ev.WorkerDetached(*party.who(k)))
+    party.go(POLICY.reattach_seconds - 2.0)
+    party.step += 100
+    if breaks:
+        for k in range(size):
+            party.tell(ev.WorkerAttached(*party.who(k), f"host:{k}", 1, party.step, 1))
+    party.go(5.0, heard=tuple(range(size)))
+    assert (party.state, party.world.generation) == (JobState.RUNNING, 1)
+    assert not party.take(act.SendStop)
+
+
+def test_joiners_alone_do_not_take_the_place_of_a_world_that_is_not_heard() -> None:
+    party = Party(2, maximum=3)
+    party.go(2.0, heard=(0, 1))
+    party.tell(ev.Scheduled(3))
+    party.join(2)
+    for k in (0, 1):
+        party.tell(ev.WorkerDetached(*party.who(k)))
+    party.go(POLICY.heartbeat_timeout_seconds - 1.0, {2: Activity(Doing.MEETING)})
+    for k in (0, 1):
+        party.tell(ev.WorkerAttached(*party.who(k), f"host:{k}", 1, party.step, 1))
+    for k in (0, 1):
+        party.arrive(k, lost=False)
+    assert (party.ranks, party.world.step) == ([0, 1, 2], party.step)
+    for k in range(3):
+        party.tell(ev.WorkerDetached(*party.who(k)))
+    party.life[2] = 1
+    party.join(2)
+    party.go(POLICY.heartbeat_timeout_seconds + 2.0, {2: Activity(Doing.MEETING)})
+    assert party.ranks == [2]  # but they do not wait for ever
+
+
 # ----------------------------------------------------------------------------------------------------------- stuck
 
 

@@ -695,7 +695,7 @@ def test_an_agent_that_does_not_stop_is_killed() -> None:
 
 def test_an_old_answer_that_there_was_no_agent_is_not_about_the_new_one() -> None:
     story = training(0)
-    story.pass_time(POLICY.heartbeat_timeout_seconds + POLICY.replacement_seconds + POLICY.stop_seconds + 2.0)
+    story.pass_time(POLICY.reattach_seconds + POLICY.replacement_seconds + POLICY.stop_seconds + 2.0)
     assert [a.grace_seconds for a in story.told(act.StopAgent)] == [0.0, 0.0]  # two stops, and one agent
     story.tell(ev.AgentExited("j-w0", -9))
     assert story.told(act.StartAgent)
@@ -707,7 +707,7 @@ def test_an_old_answer_that_there_was_no_agent_is_not_about_the_new_one() -> Non
 
 def test_an_agent_that_was_gone_when_it_was_to_be_stopped_is_started_again() -> None:
     story = training(0)
-    story.pass_time(POLICY.heartbeat_timeout_seconds + POLICY.replacement_seconds)
+    story.pass_time(POLICY.reattach_seconds + POLICY.replacement_seconds)
     story.tell(ev.AgentAbsent("j-w0"))
     assert story.told(act.StartAgent) == [act.StartAgent("j-w0")]
 

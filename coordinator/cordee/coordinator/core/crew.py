@@ -56,6 +56,8 @@ class Crew:
         self.drained: Cause | None = None
         """Why somebody was released since the last world."""
         self.last_arrival = float("-inf")
+        self.latest_heard = float("-inf")
+        """When any worker was heard."""
         self.first_joiner: float | None = None
         """Since when a worker waits to be let in."""
         self.standstills = (0, 0)
@@ -159,14 +161,31 @@ class Crew:
             return float("inf")
         if session.phase is Phase.JOINING:
             return session.heard + self.policy.joining_timeout_seconds
+        heard = session.heard + self._patience(session.heard)
+        if session.phase is Phase.WAITING:
+            return heard
         # A world that advances proves that its members compute, heard or not.
-        heard = max(session.heard, self.tempo.advanced_at) if session.phase is Phase.TRAINING else session.heard
-        return heard + self.policy.heartbeat_timeout_seconds
+        return max(heard, self.tempo.advanced_at + self.policy.heartbeat_timeout_seconds)
 
     def missing_until(self, slot: Slot) -> float:
         """When a member without a stream counts as lost, unless it comes back before."""
         assert slot.missing is not None
-        return max(slot.missing.until, self.tempo.advanced_at + self.policy.heartbeat_timeout_seconds)
+        until = max(slot.missing.until, self.tempo.advanced_at + self.policy.heartbeat_timeout_seconds)
+        return until if slot.missing.stored else max(until, slot.missing.at + self._patience(slot.missing.at))
+
+    def _patience(self, since: float) -> float:
+        """How long a worker may be silent that was heard last at this time.
+
+        When nobody has been heard since, nothing says that it is this worker's fault: the network may be down, and all
+        of them may train on, as they do when a coordinator dies. Nobody waits for it either.
+        """
+        if self.latest_heard > since + 1.5 * self.policy.heartbeat_seconds:
+            return self.policy.heartbeat_timeout_seconds
+        return max(self.policy.heartbeat_timeout_seconds, self.policy.reattach_seconds)
+
+    def hear(self, session: Session) -> None:
+        """A word of this worker."""
+        session.heard = self.latest_heard = self.now
 
     # -------------------------------------------------------------------------------------------------------- moves
 

@@ -70,6 +70,7 @@ def _on_attached(crew: Crew, event: events.WorkerAttached) -> None:
         heard=crew.now,
         since=crew.now,
     )
+    crew.latest_heard = crew.now
     if member and event.generation == crew.generation and event.step is not None:
         crew.advance(event.step)
     if slot.agent is not Agent.STOPPING:
@@ -105,7 +106,7 @@ def _on_arrived(crew: Crew, event: events.WorkerArrived) -> None:
     slot, session = crew.current(event.worker, event.incarnation)
     if slot is None or session is None or session.phase in (Phase.STOPPED, Phase.FINISHED):
         return
-    session.heard = crew.now
+    crew.hear(session)
     member = crew.is_member(slot, session.incarnation)
     if event.generation > _newest_generation(crew, slot, session.incarnation):
         crew.fence(slot, f"it comes from generation {event.generation}, which is not current")
@@ -140,7 +141,7 @@ def _on_leaving(crew: Crew, event: events.WorkerLeaving) -> None:
     slot, session = crew.current(event.worker, event.incarnation)
     if slot is None or session is None or session.phase in (Phase.STOPPED, Phase.FINISHED):
         return
-    session.heard = crew.now
+    crew.hear(session)
     if not session.leaving:
         session.leaving = True
         because = f": {event.reason}" if event.reason else ""
@@ -153,7 +154,7 @@ def _on_reached(crew: Crew, event: events.WorkerReached) -> None:
     _, session = crew.current(event.worker, event.incarnation)
     if session is None:
         return
-    session.heard = crew.now
+    crew.hear(session)
     apart = crew.links.apart.get(event.worker)
     if apart is not None and apart.incarnation == event.incarnation:
         apart.reached, apart.unanswered_since = frozenset(event.reached), None
@@ -163,7 +164,7 @@ def _on_finished(crew: Crew, event: events.WorkerFinished) -> None:
     slot, session = crew.current(event.worker, event.incarnation)
     if slot is None or session is None or session.phase is Phase.STOPPED:
         return
-    session.heard = crew.now
+    crew.hear(session)
     known = any(f.incarnation == event.incarnation and f.worker == event.worker for f in crew.durable.finished)
     if not known:
         if crew.durable.world is not None and not crew.is_member(slot, event.incarnation):

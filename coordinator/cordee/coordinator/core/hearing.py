@@ -19,7 +19,7 @@ def heard(crew: Crew, event: WorkerHeard) -> bool:
     slot, session = crew.current(event.worker, event.incarnation)
     if slot is None or session is None:
         return False
-    session.heard = crew.now
+    crew.hear(session)
     if session.phase is not Phase.TRAINING:
         return False
     if event.step is not None:

@@ -170,7 +170,8 @@ class Policy:
     settle_seconds: float = 1.0
     """With the minimum present and nobody holding state, how long to wait for the rest after the latest arrival."""
     reattach_seconds: float = 10.0
-    """After the coordinator's restart: how long a known member may take to attach again. It trains on meanwhile."""
+    """How long members may take to attach again after the coordinator's restart, or when none of them is heard. They
+    train on meanwhile."""
     finish_seconds: float = 5.0
     """Once the first rank has finished, how long the others may take."""
     parting_seconds: float = 3.0

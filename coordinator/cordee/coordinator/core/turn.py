@@ -172,7 +172,7 @@ def _meet(crew: Crew) -> Decision:
 
 def _muster(crew: Crew) -> Muster:
     present: list[Attendee] = []
-    awaited = 0
+    awaited = missing = 0
     for slot in crew.in_order():
         member = crew.is_live(slot)
         if slot.session is not None and crew.links.is_apart(slot.worker, slot.session.incarnation):
@@ -181,8 +181,11 @@ def _muster(crew: Crew) -> Muster:
             rank = crew.ranks[slot.worker] if member else None
             step = slot.session.step
             present.append(Attendee(slot.worker, slot.index, rank, step, slot.draining, slot.usable))
-        elif member and not (slot.session is not None and crew.links.is_apart(slot.worker, slot.incarnation)):
+        elif member:
             awaited += slot.missing is None or slot.missing.awaited
+            missing += slot.missing is not None
+    if all(attendee.rank is None for attendee in present):
+        awaited += missing  # no survivor is there to say that they are gone: joiners alone do not replace a world
     return Muster(
         minimum=crew.durable.minimum,
         present=tuple(present),
