@@ -98,11 +98,10 @@ def _told(one: Resumption, scene: _Scene, step_seconds: float) -> dict[str, floa
     """By what rank 0 says of it."""
     told = {name: one.parts.get(name, 0.0) for name in ("before", "world", "mesh", "state", "step")}
     at_hand = told["before"] if scene.fault is None else min(max(scene.fault - scene.begin, 0.0), told["before"])
-    parts = dict.fromkeys(("detection", "rendezvous", "below_minimum", "failed", "heal", "redone"), 0.0)
+    parts: dict[str, float] = {"rendezvous": told["mesh"], "below_minimum": 0.0}
     parts["detection"] = told["before"] - at_hand
     parts["failed"] = min(scene.failed, told["world"])
     parts[scene.waiting] += told["world"] - parts["failed"]
-    parts["rendezvous"] += told["mesh"]
     parts["heal"] = told["state"]
     parts["redone"] = max(at_hand + told["step"] - step_seconds, 0.0)
     return parts

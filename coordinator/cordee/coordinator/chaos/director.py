@@ -38,10 +38,12 @@ class Killable(Protocol):
 
     def kill(self) -> None:
         """`kill -9`."""
+        ...
 
     @property
     def outages(self) -> Sequence[tuple[float, float | None]]:
         """From when to when it was away, by this machine's clock."""
+        ...
 
 
 @dataclass

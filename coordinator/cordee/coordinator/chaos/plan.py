@@ -209,9 +209,9 @@ def choose(
     members = sorted(live, key=lambda member: _natural(member.worker))
     known = FAULTS.get("kill" if asked.kind == MASS else asked.kind)
     assert known is not None
+    count = asked.count or max(len(members) // 2, 1)
     if asked.kind == MASS:
-        count = asked.count or max(len(members) // 2, 1)
-        needed, missing = (count if asked.count else 2), count
+        needed, missing = (asked.count or 2), count
     else:
         needed = max(len(asked.who), 2 if known.peer == "both" else 1)
         missing = 0 if asked.kind in _HARMLESS else 1
