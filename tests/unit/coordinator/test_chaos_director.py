@@ -284,6 +284,11 @@ def test_of_a_long_run_the_samples_are_thinned(monkeypatch: pytest.MonkeyPatch) 
     assert samples[-1].step == 39
 
 
+def test_what_is_due_as_the_time_ends_still_has_its_turn() -> None:
+    service = Service()
+    assert len(Running(service, "kill@100ms for 300ms").result().injections) == 3
+
+
 def test_an_unknown_job_is_an_error() -> None:
     service = Service()
 

@@ -134,8 +134,6 @@ class Director:
         waiting: list[_Open] = []
         while not self._over:
             now = time.monotonic() - began
-            if self._plan.seconds is not None and now >= self._plan.seconds:
-                break
             if coming is None and not waiting and not steps and self._plan.seconds is None:
                 break
             while coming is not None and coming.at_seconds <= now:
@@ -149,6 +147,8 @@ class Director:
             while steps and (steps[0].asked.at_step or 0) <= step:
                 waiting.append(_Open(steps.pop(0), now + _POSTPONED_SECONDS))
             waiting = [one for one in waiting if not self._done(one, now)]
+            if self._plan.seconds is not None and now >= self._plan.seconds:
+                break  # what was due by then has had its turn
             due = coming.at_seconds - now if coming is not None else _TICK_SECONDS
             pause = _TICK_SECONDS if waiting or steps else max(min(due, 1.0), 0.0)
             self._pause(pause)
