@@ -143,7 +143,7 @@ class Plan:
         arrivals = [self._arrivals(index, rate) for index, rate in enumerate(self.rates)]
         merged = heapq.merge(fixed, *arrivals, key=lambda entry: entry[:2])
         for number, (at, _, asked, is_random) in enumerate(merged, 1):
-            if self.seconds is not None and at > self.seconds:
+            if self.seconds is not None and at > self.seconds + 1e-6:  # three times 0.1 is more than 0.3
                 return
             yield Order(number, at, asked, is_random)
 
