@@ -45,9 +45,11 @@ class Job:
         self.environment = environment
         self.process: subprocess.Popen[str] | None = None
 
-    def slow_down(self) -> None:
+    def slow_down(self, seconds: float = 0.02) -> None:
         """Makes every shard take longer until `finish`: a test gets through its scenario before the run ends."""
-        (self.log / "slow").touch()
+        draft = self.log / "slow.new"
+        draft.write_text(str(seconds))
+        draft.rename(self.log / "slow")
 
     def cordee(self, *arguments: str, timeout: float = 30) -> subprocess.CompletedProcess[str]:
         """Runs another `cordee` command to its end, against the same state folder."""

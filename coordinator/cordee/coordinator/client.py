@@ -7,6 +7,7 @@ import contextlib
 import json
 import socket
 import time
+import uuid
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,6 +37,8 @@ __all__ = [
 _HEALTH_SECONDS: Final = 2.0
 _REQUEST_SECONDS: Final = 30.0
 _STREAM_SILENCE_SECONDS: Final = 60.0  # a watched job may rest; a peer that vanished is found by asking again
+_SUBMIT_AGAIN_SECONDS: Final = 10.0
+_PAUSE_SECONDS: Final = 0.2
 _LOOPBACK: Final = frozenset({"localhost", "127.0.0.1", "::1"})
 
 
@@ -172,7 +175,7 @@ class Client:
         while not self.is_alive():
             if time.monotonic() >= deadline:
                 return False
-            time.sleep(0.2)
+            time.sleep(_PAUSE_SECONDS)
         return True
 
     def jobs(self) -> list[JobView]:
@@ -210,13 +213,28 @@ class Client:
         return cast("Plan", self._call("POST", "/v1/jobs", params={"dry_run": "true"}, json={"job": dict(document)}))
 
     def submit(self, document: Mapping[str, Any], bundle: bytes, sha256: str) -> JobView:
-        """Send the source, unless it is there already, and the job."""
+        """Send the source, unless it is there already, and the job.
+
+        When the connection breaks before the answer is here, it is asked again for a while, under the same key: a
+        coordinator that was killed and is started again takes the job in once.
+        """
         with self._mapped():
             there = self._http.head(f"/v1/bundles/{sha256}").status_code == 200
         if not there:
             headers = {"Content-Type": "application/gzip"}
             self._call("PUT", f"/v1/bundles/{sha256}", content=bundle, headers=headers)
-        return cast("JobView", self._call("POST", "/v1/jobs", json={"job": dict(document), "bundle": sha256}))
+        body = {"job": dict(document), "bundle": sha256, "key": uuid.uuid4().hex}
+        deadline = time.monotonic() + _SUBMIT_AGAIN_SECONDS
+        while True:
+            try:
+                return cast("JobView", self._call("POST", "/v1/jobs", json=body))
+            except UnreachableError as error:
+                if time.monotonic() >= deadline or not self.wait_until_alive(deadline - time.monotonic()):
+                    raise UnreachableError(
+                        f"{error.message}; whether it has taken the job in is not known",
+                        "before you submit it again, see whether it is there: cordee jobs",
+                    ) from error
+                time.sleep(_PAUSE_SECONDS)
 
     def logs(
         self,

@@ -116,6 +116,17 @@ async def test_a_submitted_job_is_listed_newest_first_and_found_by_id_and_by_nam
     assert Path(first["folder"]).is_dir()
 
 
+async def test_a_submission_that_is_sent_again_is_the_same_job(coordinator: Any, tools: Any) -> None:
+    first = await coordinator.submit()
+    [bundle] = (coordinator.state / "bundles").iterdir()
+    body = {"job": tools.make_document(), "bundle": bundle.name.partition(".")[0], "key": "a word"}
+    again = [(await coordinator.http.post("/v1/jobs", json=body)).json()["id"] for _ in range(2)]
+    assert again[0] == again[1] != first["id"]
+    other = await coordinator.http.post("/v1/jobs", json={**body, "key": "another"})
+    assert other.json()["id"] not in {first["id"], again[0]}
+    assert len((await coordinator.http.get("/v1/jobs")).json()["jobs"]) == 3
+
+
 async def test_an_acknowledged_submission_is_on_disk(coordinator: Any) -> None:
     job = await coordinator.submit()
     with sqlite3.connect(f"file:{coordinator.state / 'coordinator.db'}?mode=ro", uri=True) as connection:

@@ -13,7 +13,7 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import Any, ClassVar, get_type_hints
 
 import pytest
 
@@ -209,6 +209,49 @@ def test_a_run_takes_no_new_jobs() -> None:
         assert len(found.clients) == 1
         with pytest.raises(UnreachableError, match="no coordinator runs here"):
             _ = found.service
+
+
+class Speechless(http.server.BaseHTTPRequestHandler):
+    """A coordinator that lives, and breaks off whenever a job is submitted."""
+
+    asked: ClassVar[list[dict[str, Any]]] = []
+
+    def do_HEAD(self) -> None:
+        self.send_response(200)
+        self.end_headers()
+
+    def do_GET(self) -> None:
+        body = json.dumps({"status": "ok"}).encode()
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def do_POST(self) -> None:
+        self.asked.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
+        self.close_connection = True
+
+    def log_message(self, format: str, *args: Any) -> None:
+        pass
+
+
+def test_a_submission_without_an_answer_is_sent_again_under_the_same_key(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("cordee.coordinator.client._SUBMIT_AGAIN_SECONDS", 0.3)
+    monkeypatch.setattr(Speechless, "asked", [])
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Speechless) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        try:
+            endpoint = Endpoint(f"http://127.0.0.1:{server.server_port}", "t" * 20)
+            unknown = pytest.raises(UnreachableError, match="whether it has taken the job in is not known")
+            with Client(endpoint) as client, unknown as refused:
+                client.submit(document(), b"source", "0" * 64)
+        finally:
+            server.shutdown()
+            thread.join()
+    assert "cordee jobs" in refused.value.hint
+    assert len(Speechless.asked) > 1
+    assert len({asked["key"] for asked in Speechless.asked}) == 1
 
 
 class Stranger(http.server.BaseHTTPRequestHandler):

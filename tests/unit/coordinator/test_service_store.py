@@ -41,6 +41,16 @@ def test_a_job_comes_back_as_it_was_given_and_the_newest_first(store: Store, pat
     again.close()
 
 
+def test_a_submission_is_known_by_its_clients_key(store: Store) -> None:
+    store.create_job(row(), "secret", key="mine")
+    store.create_job(row("a-2", 2.0), "other")
+    assert store.submitted("mine") == "a-1"
+    assert store.submitted("yours") is None
+    with pytest.raises(StoreError, match="UNIQUE constraint"):
+        store.create_job(row("a-3", 3.0), "third", key="mine")
+    assert [job.id for job in store.jobs()] == ["a-2", "a-1"]  # nothing of it has stayed
+
+
 def test_a_turn_is_written_whole_or_not_at_all(store: Store) -> None:
     store.create_job(row(), "secret")
     store.save("a-1", record={"state": "running"}, world=world(1, "w0"), events=[EventRow(1.0, "world", "one")])

@@ -173,10 +173,13 @@ class Controller:
             launcher=document.spec.launcher, workers_now=granted, capacity=capacity, free=free, message=message
         )
 
-    async def submit(self, document: JobDocument, bundle: str) -> JobView:
-        """Take a job in. It is on disk when this returns."""
+    async def submit(self, document: JobDocument, bundle: str, *, key: str = "") -> JobView:
+        """Take a job in. It is on disk when this returns. Under a key that is known already: the job of that time."""
         check_capacity(self._launcher, document.spec.workers.min)
         await asyncio.to_thread(check_bundle, self._folder, bundle, document.spec.script)
+        known = self._store.submitted(key) if key else None
+        if known is not None:
+            return self.find(known).view(self._clock.now())
         identity = self._new_id(document.metadata.name)
         now = self._clock.now()
         workers = document.spec.workers
@@ -192,7 +195,7 @@ class Controller:
         )
         token = new_token()
         self._folder.job(identity).mkdir(parents=True, exist_ok=True)
-        self._store.create_job(row, token)
+        self._store.create_job(row, token, key=key)
         job = self._load(row, token)
         self._turns.note(job, "submitted", f"{document.spec.script}, {workers} workers")
         self._turns.reschedule()

@@ -30,7 +30,7 @@ from cordee.coordinator.service import auth
 from cordee.coordinator.service.bundles import remove_drafts
 from cordee.coordinator.service.controller import Controller
 from cordee.coordinator.service.folder import StateFolder
-from cordee.coordinator.service.launchers.process import AGENT_COMMAND, ProcessLauncher
+from cordee.coordinator.service.launchers.process import AGENT_COMMAND, ProcessLauncher, living_agents
 from cordee.coordinator.service.store import Store
 from cordee.coordinator.service.workers import SERVER_OPTIONS, TokenInterceptor, WorkerServicer
 from cordee.rpc.v1 import worker_pb2_grpc as rpc
@@ -234,6 +234,13 @@ class CoordinatorServer:
             except (OSError, RuntimeError) as error:
                 if port == self._grpc_port:
                     raise _port_error("gRPC", self.host, port, "--grpc-port", error) from error
+                if living := len(living_agents(self.folder.root)):
+                    # Elsewhere they would not find it: they would be given up, with all they have trained.
+                    message = f"the coordinator cannot listen on {_address(self.host, port)}, where {living} "
+                    message += f"worker{'s' * (living > 1)} of this folder that train on look for it: "
+                    message += (getattr(error, "strerror", None) or str(error)).lower()
+                    hint = "end the program that has this port; or give another with --grpc-port: then they are lost"
+                    raise CoordinatorError(message, hint=hint) from error
                 _log.warning("port %d, where this folder's workers look for the coordinator, is in use", port)
         raise AssertionError("port 0 is always among the candidates")
 

@@ -67,6 +67,12 @@ _events = sa.Table(
     sa.Column("message", sa.String, nullable=False),
     sa.Index("events_by_job", "job", "id"),
 )
+_submissions = sa.Table(
+    "submissions",
+    _metadata,
+    sa.Column("key", sa.String, primary_key=True),  # the client's, so that asking again is not asking twice
+    sa.Column("job", sa.ForeignKey("jobs.id", ondelete="CASCADE"), nullable=False),
+)
 _tokens = sa.Table(
     "worker_tokens",
     _metadata,
@@ -157,11 +163,13 @@ class Store:
 
     # -- writing
 
-    def create_job(self, row: JobRow, token: str) -> None:
-        """Take a submission in. On disk when this returns."""
+    def create_job(self, row: JobRow, token: str, *, key: str = "") -> None:
+        """Take a submission in. On disk when this returns. `key` is what its client calls it, if it does."""
         with self._synced(), self._transaction() as connection:
             connection.execute(_jobs.insert().values({column.name: getattr(row, column.name) for column in _jobs.c}))
             connection.execute(_tokens.insert().values(job=row.id, token=token))
+            if key:
+                connection.execute(_submissions.insert().values(key=key, job=row.id))
 
     def save(
         self,
@@ -220,6 +228,11 @@ class Store:
         with self._transaction() as connection:
             found = connection.execute(_events.select().where(newer).order_by(_events.c.id).limit(limit))
             return [(row.id, EventRow(row.time, row.kind, row.message)) for row in found]
+
+    def submitted(self, key: str) -> str | None:
+        """The job that was taken in under this key."""
+        with self._transaction() as connection:
+            return connection.scalar(sa.select(_submissions.c.job).where(_submissions.c.key == key))
 
     def tokens(self) -> dict[str, str]:
         """The worker token of every job."""

@@ -106,7 +106,7 @@ def _add_jobs(app: FastAPI, controller: Controller) -> None:
             return Plan(valid=True, placement=controller.plan(job))
         if body.bundle is None:
             raise InvalidError("bundle is missing", hint="upload the source with PUT /v1/bundles/{sha256} first")
-        return await controller.submit(job, body.bundle)
+        return await controller.submit(job, body.bundle, key=body.key)
 
     @app.get("/v1/jobs", tags=["jobs"])
     async def jobs() -> JobList:

@@ -129,6 +129,11 @@ class Submission(_Model):
 
     job: dict[str, Any]
     bundle: str | None = Field(default=None, description="the SHA-256 of an uploaded bundle; not needed for a dry run")
+    key: str = Field(
+        default="",
+        max_length=64,
+        description="a word of the client's own for this submission: sent again with the same, it is the same job",
+    )
 
 
 class Placement(_Model):
