@@ -23,6 +23,7 @@ __all__ = ["SECONDS", "Trial"]
 
 LAUNCHER = Path(__file__).with_name("killed_coordinator.py")
 SECONDS = 60.0
+_ANY_PORTS = ("--port", "0", "--grpc-port", "0")  # the ones it had last time, or any
 
 
 class Watch(threading.Thread):
@@ -82,7 +83,7 @@ class Trial:
         program = ["-m", "cordee.coordinator.cli", "coordinator"] if plan is None else [LAUNCHER, json.dumps(plan)]
         with (self.job.log / f"coordinator{len(self.processes)}.txt").open("w") as said:
             process = subprocess.Popen(
-                [sys.executable, *program, "--state", str(self.state), "--slots", "4", *options],
+                [sys.executable, *program, "--state", str(self.state), "--slots", "4", *_ANY_PORTS, *options],
                 env=self.job.environment, stdin=subprocess.DEVNULL, stderr=said, text=True, cwd=self.state.parent,
             )  # fmt: skip
         self.processes.append(process)
