@@ -24,7 +24,6 @@ PAGES = {
     if "```python" in page.read_text(encoding="utf-8")
 }
 TAKEN_FOR_GRANTED = {
-    "docs/how-to/kill-and-recover.md": "import sys; sys.argv = ['chaos.py', 'no-such-job']",
     "docs/how-to/load-data.md": (
         "import itertools; import numpy as np; read = None; from cordee.trainer import data; "
         "dataset = data.TensorDataset(np.zeros((200, 3), np.float32), np.zeros(200, np.int64))"

@@ -511,6 +511,15 @@ def test_when_those_who_were_left_are_too_few_the_isolated_are_called_at_once() 
     assert party.ranks == [1, 2]
 
 
+def test_a_cut_link_is_found_though_a_third_worker_is_not_heard() -> None:
+    party = Party(4)
+    party.go(5.0, heard=(0, 1, 2, 3))
+    party.go(4.0, heard=(0, 1, 3))  # the third is cut off from the coordinator alone
+    step = party.step + 1
+    party.go(1.0, {0: waiting(step, 1, 3), 1: waiting(step, 3), 3: waiting(step, 1)})
+    assert {a.worker for a in party.take(act.SendAbort)} == {f"j-w{k}" for k in range(4)}
+
+
 def test_a_connection_that_broke_once_is_made_again_at_once_with_everybody() -> None:
     party = Party(3)
     party.go(5.0, heard=(0, 1, 2))

@@ -118,13 +118,15 @@ class Crew:
             return False
         return not self.links.is_apart(slot.worker, session.incarnation)
 
-    def standings(self) -> list[Standing]:
-        """What the members do, as far as they are heard."""
+    def standings(self, *, lately: bool = False) -> list[Standing]:
+        """What the members do, as far as their streams stand; `lately`: only of those that are heard."""
         found: list[Standing] = []
         for worker, rank in self.ranks.items():
             slot = self.slots.get(worker)
             session = None if slot is None else slot.session
             if slot is None or session is None or not self.is_member(slot, session.incarnation):
+                continue
+            if lately and self.now - session.heard > 3.0 * self.policy.heartbeat_seconds:
                 continue
             here = self.now - session.since
             if session.phase is Phase.WAITING:

@@ -55,4 +55,4 @@ def _links_look_cut(crew: Crew, session: Session) -> bool:
     if crew.broken or crew.now < crew.look_at or session.activity.idle_seconds < crew.link_limit:
         return False
     crew.look_at = crew.now + _LOOK_SECONDS
-    return bool(find_cut(crew.standings(), idle_seconds=crew.link_limit))
+    return bool(find_cut(crew.standings(lately=True), idle_seconds=crew.link_limit))

@@ -38,14 +38,18 @@ def watch_members(crew: Crew) -> None:
             _replace_stuck(crew, found)
         if len(crew.members) == 1 and not late:
             _watch_alone(crew, stuck.find_alone(members, limit=limit))
-    if crew.broken or len(members) < len(crew.members):
+    if crew.broken:
         return
-    cut = links.find_cut(members, idle_seconds=crew.link_limit)
+    # That two wait for each other says enough, whatever one does that is not heard.
+    heard = crew.standings(lately=True)
+    cut = links.find_cut(heard, idle_seconds=crew.link_limit)
     if cut:
-        idle = min(member.activity.idle_seconds for member in members)
+        idle = min(member.activity.idle_seconds for member in heard)
         for link in cut:
-            crew.links.found[link] = f"no byte between them for {idle:.1f} s, at step {members[0].activity.step}"
+            crew.links.found[link] = f"no byte between them for {idle:.1f} s, at step {heard[0].activity.step}"
         crew.break_world(LossCause.LINK)
+        return
+    if len(heard) < len(crew.members):
         return
     step, times = crew.standstills
     times = times if step == crew.tempo.step else 0
