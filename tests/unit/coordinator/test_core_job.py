@@ -18,6 +18,7 @@ from cordee.coordinator.core.model import (
     JobState,
     LossCause,
     Policy,
+    PostMortem,
     Result,
     StopReason,
     World,
@@ -322,6 +323,42 @@ def test_a_member_whose_agent_exits_while_its_stream_is_down_is_lost_at_once() -
     assert story.told(act.SendAbort) == []
     story.tell(ev.AgentExited("j-w1", -9))
     assert story.told(act.SendAbort) == [act.SendAbort(*story.who(0), 1, ("j-w1",))]
+
+
+def test_new_workers_do_not_begin_anew_while_the_streams_of_those_that_train_are_broken() -> None:
+    """Found by the model: a switch that blinks must not cost a job its state because a joiner waits."""
+    story = training(0, minimum=1, maximum=2)
+    story.tell(ev.Scheduled(2))
+    story.tell(ev.WorkerDetached(*story.who(0)))
+    story.join(1)
+    assert not story.told(act.SendWorld), "worker 0 holds the state, and is probably well"
+    story.attach(0, generation=1, step=5)
+    assert [a.worker for a in story.told(act.SendChangePending)] == ["j-w0"]
+    story.arrive(0, step=6)
+    assert story.ranks == [0, 1]
+    assert story.world.step == 6
+
+
+def test_new_workers_begin_anew_once_those_that_trained_are_lost_for_certain() -> None:
+    story = training(0, minimum=1, maximum=2)
+    story.tell(ev.Scheduled(2))
+    story.lose(0)
+    story.join(1)
+    assert not story.told(act.SendWorld)
+    story.pass_time(POLICY.heartbeat_timeout_seconds, 1)
+    assert [a.worker for a in story.told(act.SendWorld)] == ["j-w1"]
+    assert story.world.step == 0
+
+
+def test_a_late_hello_of_the_process_before_does_not_replace_its_successor() -> None:
+    """Found by the model: streams are in no order, and a coordinator that slept may read the newer one first."""
+    story = training(0, 1)
+    story.tell(ev.WorkerDetached("j-w1", "1.0"))
+    last = PostMortem("1.1", -9, "was killed by SIGKILL")
+    story.tell(ev.WorkerAttached("j-w1", "1.2", "host:1", previous=last))  # of 1.1 nobody has heard
+    story.tell(ev.WorkerAttached("j-w1", "1.1", "host:1"))
+    assert [(a.incarnation, a.reason) for a in story.told(act.SendStop)] == [("1.1", StopReason.FENCED)]
+    assert {w.worker: w.incarnation for w in story.machine.workers()}["j-w1"] == "1.2"
 
 
 def test_a_newer_process_takes_the_place_of_an_older_one_that_is_still_attached() -> None:

@@ -55,6 +55,8 @@ def _on_attached(crew: Crew, event: events.WorkerAttached) -> None:
         return turn_away(StopReason.FINISHED, "the job has its result already")
     if slot.incarnation != event.incarnation:
         crew.supersede(slot, event.incarnation)
+        if event.previous is not None:
+            slot.fence(event.previous.incarnation)  # its Hello may come late, and would look like a newer process's
         if event.previous is not None and bury(crew, slot, event.previous):
             return turn_away(StopReason.FAILED, "the job has failed")
     # What it was told last may have gone down with its stream; hearing it twice is hearing it once.

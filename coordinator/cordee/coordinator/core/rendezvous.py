@@ -6,7 +6,9 @@ The rules:
   is decided: it may hold a step that the others do not. So the furthest committed step is never lost while a holder
   lives.
 - **Survivors do not wait for the dead.** As soon as all live members have arrived, and they and the joiners are at
-  least the minimum, the world is formed; who comes later joins at a later step boundary.
+  least the minimum, the world is formed; who comes later joins at a later step boundary. A member whose stream broke
+  counts as dead here, for it is a step ahead of the others at most; but where nobody else holds state, it is awaited
+  until its loss is confirmed.
 - **A world that starts from nothing waits a little.** When nobody holds state (the first world, or everybody was
   lost), there is no work that stands still, so all that are expected are waited for, or, with the minimum there, until
   nobody new has come for the settle time.

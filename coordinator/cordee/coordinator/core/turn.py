@@ -184,8 +184,9 @@ def _muster(crew: Crew) -> Muster:
         elif member:
             awaited += slot.missing is None or slot.missing.awaited
             missing += slot.missing is not None
-    if all(attendee.rank is None for attendee in present):
-        awaited += missing  # no survivor is there to say that they are gone: joiners alone do not replace a world
+    if all(attendee.rank is None or attendee.step is None for attendee in present):
+        # No survivor with a state is there to say that they are gone: joiners alone do not replace a world.
+        awaited += missing
     return Muster(
         minimum=crew.durable.minimum,
         present=tuple(present),
