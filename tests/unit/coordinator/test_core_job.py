@@ -339,6 +339,20 @@ def test_new_workers_do_not_begin_anew_while_the_streams_of_those_that_train_are
     assert story.world.step == 6
 
 
+def test_a_member_without_state_does_not_begin_anew_while_the_one_that_gives_it_blinks() -> None:
+    story = training(0, minimum=1, maximum=2)
+    story.tell(ev.Scheduled(2))
+    story.join(1)
+    story.arrive(0, step=5)
+    assert (story.ranks, story.world.step) == ([0, 1], 5)
+    story.tell(ev.WorkerDetached(*story.who(0)))
+    story.arrive(1, reason=ArrivalReason.PEER_LOST, suspects=(0,), generation=2)  # unhealed
+    assert not story.told(act.SendWorld)
+    story.attach(0, generation=2, step=5)
+    story.arrive(0, step=5, reason=ArrivalReason.PEER_LOST, suspects=(1,))
+    assert (story.ranks[0], story.world.generation, story.world.step) == (0, 3, 5)
+
+
 def test_new_workers_begin_anew_once_those_that_trained_are_lost_for_certain() -> None:
     story = training(0, minimum=1, maximum=2)
     story.tell(ev.Scheduled(2))
