@@ -10,6 +10,7 @@ import base64
 import math
 from collections import deque
 from collections.abc import Callable, Mapping
+from enum import Enum
 from typing import Any
 
 import numpy as np
@@ -87,7 +88,7 @@ def flatten(value: Any, references: References = _NOBODY) -> tuple[Any, dict[str
         if isinstance(value, (bytes, bytearray)):
             return {type(value).__name__: base64.b64encode(value).decode()}
         if isinstance(value, (bool, int, str, float)):  # a subclass, such as an enumeration's
-            return walk(value.value if hasattr(value, "value") else _base(value), path)
+            return walk(value.value if isinstance(value, Enum) else _base(value), path)
         if isinstance(value, complex):
             return {"complex": [walk(value.real, path), walk(value.imag, path)]}
         raise NotPlainError(

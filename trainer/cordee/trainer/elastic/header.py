@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["Agreement", "StepHeader", "exact_sum"]
+__all__ = ["Agreement", "StepHeader", "exact_sum", "mean"]
 
 _FIXED = struct.Struct("<QBHdIIHII")
 _CHANGE, _LEAVING, _CHECKPOINT = 1, 2, 4
@@ -146,3 +146,9 @@ def exact_sum(values: Iterable[float]) -> float:
         return math.fsum(values)
     except (ValueError, OverflowError):  # infinities of both signs, or a sum too large
         return sum(values)
+
+
+def mean(parts: Sequence[Sequence[float]], num_values: int) -> float:
+    """The shards' weighted values of all workers added up; NaN unless all `num_values` shards with samples gave one."""
+    given = [value for values in parts for value in values if not math.isnan(value)]
+    return exact_sum(given) if given and len(given) == num_values else math.nan

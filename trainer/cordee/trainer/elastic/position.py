@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 __all__ = ["Position"]
@@ -24,6 +24,16 @@ class Position:
     """Mean loss of the last committed step; NaN where none was given."""
     metrics: Mapping[str, float] = field(default_factory=dict)
     """What the script reported."""
+
+    def reporting(self, metrics: Mapping[str, float]) -> Position:
+        """With these metrics more; the newest value of a name counts. Raises `TypeError` when one is no number."""
+        checked = dict(self.metrics)
+        for name, value in metrics.items():
+            try:
+                checked[name] = float(value)
+            except (TypeError, ValueError) as error:
+                raise TypeError(f"metric {name!r} is to be a number, not {value!r}") from error
+        return replace(self, metrics=checked)
 
     def to_json(self) -> dict[str, Any]:
         """As JSON has it, which knows no NaN."""

@@ -12,7 +12,7 @@ import contextlib
 import os
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -25,32 +25,24 @@ from cordee.trainer.elastic.buffers import ShardBuffers, buffer_places
 from cordee.trainer.elastic.header import Agreement
 from cordee.trainer.elastic.heal import synchronise
 from cordee.trainer.elastic.ledger import Ledger
+from cordee.trainer.elastic.loops import Loops
 from cordee.trainer.elastic.position import Position
-from cordee.trainer.elastic.protocols import PeerLostError, ProgressReport, RunResult, World
+from cordee.trainer.elastic.protocols import PeerLostError, ProgressReport, World
+from cordee.trainer.elastic.result import announce
 from cordee.trainer.elastic.saving import Place, Saver
 from cordee.trainer.elastic.several import Models, Optimizers, check_for_steps
-from cordee.trainer.elastic.state import ORDER_KIND, Moment, TrainingState, model_arrays
+from cordee.trainer.elastic.state import ORDER_KIND, TrainingState, model_arrays
 from cordee.trainer.elastic.step import Step
 from cordee.trainer.elastic.sums import GradientSums
-from cordee.trainer.elastic.weights import weights_sha256, write_weights
+from cordee.trainer.elastic.undo import Undo
+from cordee.trainer.elastic.weights import weights_sha256
 
 if TYPE_CHECKING:
     from cordee.trainer.data import DataLoader
-    from cordee.trainer.nn import Parameter
 
 __all__ = ["Run"]
 
 _KEEPING_SECONDS = 0.05
-
-
-@dataclass(frozen=True)
-class _Ahead:
-    """A state of a later loop of the script than the one at hand."""
-
-    loop: int
-    position: Position
-    arrays: Mapping[str, Any]
-    scalars: Mapping[str, Any]
 
 
 class Run:
@@ -114,11 +106,11 @@ class Run:
         self._place = Place(0, 0, 1)
         """In the world that committed it."""
         self._arrival: tuple[Literal["join", "change", "lost"], tuple[int, ...]] = ("join", ())
-        self._at_loss: list[tuple[Parameter, Any, Any]] = []
-        """The parameters of a lost step, where they live, and their values at its loss."""
+        self._undo: Undo | None = None
+        """Of the step at hand."""
+        self._loops = Loops(self._state)
         self._passes_again = False
         """Whether steps of this script go through their shards more than once."""
-        self._ahead: _Ahead | None = None
 
     # What a script asks
 
@@ -166,7 +158,7 @@ class Run:
 
         What it does there has no consequence: when the script is where the others are, their state is put back.
         """
-        return self._ahead is not None
+        return self._loops.behind
 
     def weights(self) -> dict[str, np.ndarray[Any, Any]]:
         """The parameters and buffers of the moment, by name, in host memory."""
@@ -186,13 +178,7 @@ class Run:
         Raises:
             TypeError: a metric is no number.
         """
-        checked = dict(self._position.metrics)
-        for name, value in metrics.items():
-            try:
-                checked[name] = float(value)
-            except (TypeError, ValueError) as error:
-                raise TypeError(f"metric {name!r} is to be a number, not {value!r}") from error
-        self._position = replace(self._position, metrics=checked)
+        self._position = self._position.reporting(metrics)
 
     def register(self, name: str, thing: Any) -> None:
         """Has something travel with the run: to workers that join, into checkpoints, and back when a step is lost.
@@ -226,8 +212,8 @@ class Run:
         last = epochs * len(self.loader)
         if not self._state.loop:
             self._state.settle()
-        self._enter_loop()
-        buffers = buffer_places(self._state.model)
+        self._position = self._loops.enter() or self._position
+        places = buffer_places(self._state.model)
         while True:
             # Whoever has the last step of this loop needs nobody any more: a joiner is not made to wait for it.
             if self._has_state and self.step >= last:
@@ -235,12 +221,13 @@ class Run:
             if self._world is None:
                 self._meet(last)
                 continue
+            buffers = ShardBuffers(places)
             step = Step(
                 self.step + 1,
                 self._world,
                 loader=self.loader,
                 sums=self._sums,
-                buffers=ShardBuffers(buffers),
+                buffers=buffers,
                 state=self._state,
                 membership=self._membership,
                 ledger=self._ledger,
@@ -251,7 +238,7 @@ class Run:
             )
             if not step.index:
                 self._state.check_names()
-            before, metrics = self._state.moment(), self._position.metrics
+            self._undo, metrics = Undo(self._state, buffers), self._position.metrics
             self._hold("in an elastic run step.commit() applies the update, on all workers or on none")
             self._state.at_step(step)
             try:
@@ -261,46 +248,20 @@ class Run:
                 self._state.at_step(None)
                 self._hold(None)
             if step.lost:
-                # Nothing was applied, so nothing has happened: no learning rate was changed, no number drawn.
-                self._take_back(step, before, metrics)
+                self._undo.take_back()
+                self._position = replace(self._position, metrics=metrics)
             elif not step.committed:
                 raise RuntimeError(f"step {step.number} was left without step.commit()")
             elif self._saver is not None and self._agreement is not None:
                 # Now, not in the commit: what the script did since belongs to the step.
                 self._save(self._saver, self._agreement)
         self._state.check_names()
-        if self._ahead is None:
+        if not self.behind:
             self._finish()
 
     def _hold(self, reason: str | None) -> None:
         for optimizer in self._state.optimizers.values():
             optimizer.held_by = reason
-
-    # A lost step
-
-    def _take_back(self, step: Step, before: Moment, metrics: Mapping[str, float]) -> None:
-        """The rest of the loop's body, which need not have asked, has run after the loss."""
-        for parameter, array, values in self._at_loss:
-            parameter.data = array  # where it lives, whatever the script has bound there
-            array[...] = values
-        self._at_loss = []
-        step.take_back()
-        self._state.take_back(before)
-        self._position = replace(self._position, metrics=metrics)
-
-    # Loops after the first
-
-    def _enter_loop(self) -> None:
-        """The script begins a loop over steps.
-
-        A worker that joins comes through all earlier loops without training, and through what the script does between
-        them, which the state that it was given has in it already: that state counts, and is put back here.
-        """
-        self._state.loop += 1
-        if self._ahead is not None and self._state.loop == self._ahead.loop:
-            self._state.restore(self._ahead.arrays, self._ahead.scalars)
-            self._position = self._ahead.position
-            self._ahead = None
 
     # Checkpoints
 
@@ -354,9 +315,8 @@ class Run:
     def _step_lost(self, error: PeerLostError) -> None:
         """The exchange of the step at hand broke: meet the others, and do it again."""
         self._leave_world("lost", error.ranks)
-        # A script may go on to change weights by hand, without asking whether the step was committed.
-        parameters = self._state.model.parameters()
-        self._at_loss = [(parameter, parameter.data, parameter.data.copy()) for parameter in parameters]
+        assert self._undo is not None
+        self._undo.lost()
 
     # Membership
 
@@ -388,15 +348,14 @@ class Run:
             raise
         if self._saver is not None:
             self._saver.joined(world)
-        started, loop = time.monotonic(), self._state.loop
+        started = time.monotonic()
         try:
             self._position, givers = synchronise(world, self._state, self._position, self._begin, self._ledger)
         except PeerLostError as error:
             self._leave_world("lost" if self._has_state else "join", error.ranks)
             return
         self._has_state = True
-        if self._state.given_loop > loop:
-            self._took_later_state(last)
+        self._loops.took(self._position, last)
         if self._ledger is not None:
             self._ledger.joined(world.generation, world.rank)
         if givers and self.step:
@@ -404,16 +363,6 @@ class Run:
             ranks = ", ".join(map(str, givers))
             whose = f"rank{'s' * (len(givers) > 1)} {ranks}"
             self._membership.note("healed", f"took the state of step {self.step} from {whose}", seconds)
-
-    def _took_later_state(self, last: int) -> None:
-        """The state is that of a later loop of the script than the one at hand, which ends with step `last`."""
-        if self.step < last:  # the loops are not counted alike: this one is where the others are
-            self._state.loop = self._state.given_loop
-        else:
-            arrays, scalars = self._state.given
-            kept = {name: np.array(array) for name, array in arrays.items()}
-            self._ahead = _Ahead(self._state.given_loop, self._position, kept, scalars)
-        self._state.given = ({}, {})
 
     def _open_ledger(self, path: str | os.PathLike[str] | None) -> Ledger | None:
         """The job's, or else the script's."""
@@ -453,13 +402,4 @@ class Run:
             self._saver.finish()
         if self._ledger is not None:
             self._ledger.finish()
-        self._announce_result()
-
-    def _announce_result(self) -> None:
-        weights = self.weights()
-        sha256 = weights_sha256(weights)
-        path = None
-        if self._membership.result_directory is not None:
-            path = self._membership.result_directory / "model.safetensors"
-            write_weights(path, weights, sha256)
-        self._membership.finished(RunResult(self.step, self.samples, sha256, dict(self._position.metrics), path))
+        announce(self._membership, self._position, self.weights())

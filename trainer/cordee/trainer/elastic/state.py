@@ -70,10 +70,8 @@ class TrainingState:
         self.registered = Registered()
         self.loop = 0
         """Which of the script's loops over steps this process is in, or has left."""
-        self.given_loop = 0
-        """The same of the process whose state was taken over last."""
-        self.given: tuple[Mapping[str, Any], Mapping[str, Any]] = ({}, {})
-        """That state, when it is of a later loop than this process is in."""
+        self.given: tuple[Mapping[str, Any], Mapping[str, Any]] | None = None
+        """A state that was taken over and is of a later loop: its arrays and scalars."""
         # Sizes, shards, order: workers that differ in them would train on other samples.
         self._data = f"{loader!r} (orders of kind {ORDER_KIND})"
         self._attached = Travelling(self.model, self.optimizers)
@@ -232,14 +230,14 @@ class TrainingState:
             if "modes" in scalars:
                 self._modes.load(scalars["modes"])
             self.registered.load(scalars.get("state", {}), apart)
-            self.given_loop = int(scalars.get("loop", 0))
+            later = int(scalars.get("loop", 0)) > self.loop
         except Exception as error:
             self.take_back(before)
             raise StateError(f"the training state does not fit this script: {error!r}") from error
         for name, view in views.items():  # of the right shapes and dtypes: from here on nothing can fail
             view[...] = array_module(view).asarray(to_numpy(arrays[name]))
         self._attached.load(attached_scalars, apart)
-        self.given = (whole, scalars) if self.given_loop > self.loop else ({}, {})
+        self.given = (whole, scalars) if later else None
 
     def load_weights(self, weights: Mapping[str, Any], where: str) -> None:
         """Takes over parameters and buffers by their names, in place. Raises `StateError`, changing nothing, when they

@@ -13,8 +13,9 @@ import numpy as np
 from cordee.trainer import random
 from cordee.trainer.elastic import clipping
 from cordee.trainer.elastic.buffers import ShardBuffers
-from cordee.trainer.elastic.header import Agreement, StepHeader, exact_sum
+from cordee.trainer.elastic.header import Agreement, StepHeader, mean
 from cordee.trainer.elastic.protocols import PeerLostError
+from cordee.trainer.elastic.sums import GradientSums, find
 from cordee.trainer.elastic.tree import cover, deal
 
 if TYPE_CHECKING:
@@ -22,7 +23,6 @@ if TYPE_CHECKING:
     from cordee.trainer.elastic.ledger import Ledger
     from cordee.trainer.elastic.protocols import Membership, World
     from cordee.trainer.elastic.state import TrainingState
-    from cordee.trainer.elastic.sums import GradientSums
     from cordee.trainer.optim import Optimizer
     from cordee.trainer.optim.snapshot import Snapshot
     from cordee.trainer.tensors import Tensor
@@ -208,7 +208,7 @@ class Step:
         Afterwards the shards may be gone through again. `commit` still ends the step; it leaves these optimisers alone.
         Returns whether they are applied. False: a worker was lost, all is as before the step, and it comes again.
         """
-        chosen = [self._named(optimizer) for optimizer in optimizers]
+        chosen = [find(self._sums, optimizer) for optimizer in optimizers]
         if not chosen:
             raise TypeError("step.update takes the optimizers to apply now; step.commit() applies all the others")
         if self.lost:
@@ -257,10 +257,6 @@ class Step:
         self._on_committed(self, Agreement.of(headers))
         return True
 
-    def take_back(self) -> None:
-        """The lost step has run to its end: its buffers are as before it."""
-        self._buffers.take_back()
-
     # Shards
 
     def _load(self, shard: int) -> Batch | None:
@@ -304,13 +300,6 @@ class Step:
         self._next_shard = shard + 1
 
     # Exchange and update
-
-    def _named(self, optimizer: Optimizer | str) -> GradientSums:
-        for sums in self._sums:
-            if optimizer is sums.optimizer or (isinstance(optimizer, str) and optimizer and optimizer == sums.name):
-                return sums
-        names = ", ".join(repr(sums.name) for sums in self._sums if sums.name)
-        raise ValueError(f"this run has no such optimizer: {optimizer!r}" + (f"; it has {names}" if names else ""))
 
     def _check_ready(self, what: str) -> None:
         if self.committed:
@@ -386,11 +375,12 @@ class Step:
             for sums in chosen:
                 sums.apply()
         self._buffers.apply([header.buffers for header in headers], self.num_samples)
+        num_values = min(self._loader.num_shards, self.num_samples)
         # Ranks hold ascending ranges, so this is shard order; fsum's result does not depend on the order anyway.
-        self.loss = self._total([header.losses for header in headers])
+        self.loss = mean([header.losses for header in headers], num_values)
         names = {name: None for header in headers for name in header.measures}
         for name in names:
-            self.measures[name] = self._total([header.measures.get(name, ()) for header in headers])
+            self.measures[name] = mean([header.measures.get(name, ()) for header in headers], num_values)
         self._phase += 1
         self._gone_through = False
 
@@ -401,9 +391,3 @@ class Step:
             norm = clip(list(updated))
             self.grad_norm = self.grad_norm if norm is None else norm
         self._clips.clear()
-
-    def _total(self, parts: Sequence[Sequence[float]]) -> float:
-        """The shards' weighted values added up; NaN unless all shards that have samples gave one."""
-        given = [value for values in parts for value in values if not math.isnan(value)]
-        whole = len(given) == min(self._loader.num_shards, self.num_samples)
-        return exact_sum(given) if given and whole else math.nan

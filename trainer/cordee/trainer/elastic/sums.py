@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -14,7 +15,7 @@ if TYPE_CHECKING:
     from cordee.trainer.elastic.protocols import Communicator
     from cordee.trainer.optim import Optimizer
 
-__all__ = ["GradientSums"]
+__all__ = ["GradientSums", "find"]
 
 
 class GradientSums:
@@ -91,3 +92,12 @@ class GradientSums:
             self._snapshot = Snapshot(self.optimizer)
         self._snapshot.take()
         return self._snapshot
+
+
+def find(sums: Sequence[GradientSums], optimizer: Optimizer | str) -> GradientSums:
+    """That of an optimiser, or of a name. Raises `ValueError` when there is none."""
+    for each in sums:
+        if optimizer is each.optimizer or (isinstance(optimizer, str) and optimizer and optimizer == each.name):
+            return each
+    names = ", ".join(repr(each.name) for each in sums if each.name)
+    raise ValueError(f"this run has no such optimizer: {optimizer!r}" + (f"; it has {names}" if names else ""))

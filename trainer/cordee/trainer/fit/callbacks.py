@@ -68,7 +68,8 @@ class Callback:
         """Take over what another worker's remembers."""
 
     def arrays(self) -> dict[str, Array]:
-        """What it remembers that is arrays, as views to be written to; the same names and shapes all the time."""
+        """What it remembers that is arrays, as views to be written to; the same names and shapes all the time. Change
+        them after committed steps (`on_step_end`, `on_epoch_end`): a lost step does not take them back."""
         return {}
 
 

@@ -200,14 +200,15 @@ class Travelling:
     def load_scalars(self, scalars: Mapping[str, Any]) -> None:
         """Takes back the scalars of a moment ago."""
         for name, thing in self._live().items():
-            if name in scalars:
+            if name in scalars and _fits(thing, scalars[name]):
                 thing.load_scalars(scalars[name])
 
 
 def _fits(thing: Traveller, scalars: Mapping[str, Any]) -> bool:
     """Whether a state is for a thing as it is now; some can tell, by a method `fits`, and have `pass_over` for others.
     What was passed over comes again (see `elastic.Run.behind`)."""
-    return not hasattr(thing, "fits") or bool(thing.fits(scalars))
+    fits = getattr(thing, "fits", None)
+    return fits is None or bool(fits(scalars))
 
 
 def _part(arrays: Mapping[str, Any], name: str) -> dict[str, Any]:
