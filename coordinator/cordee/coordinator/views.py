@@ -106,6 +106,7 @@ class JobView(TypedDict):
     events: list[Event]
     error: JobFailure | None
     folder: str
+    checkpoints: str
 
 
 class Placement(TypedDict):

@@ -8,6 +8,7 @@ from typing import Annotated, Any, NoReturn
 import typer
 
 from cordee.coordinator.cli.chaos import chaos
+from cordee.coordinator.cli.checkpoints import checkpoints
 from cordee.coordinator.cli.completion import completion
 from cordee.coordinator.cli.errors import ExitCode, debug, report, set_debug
 from cordee.coordinator.cli.jobs import cancel, jobs, scale, status, wait
@@ -54,7 +55,7 @@ def _cordee(
 
 app.command("run", cls=ScriptCommand, context_settings=_SETTINGS)(run)
 app.command("submit", cls=ScriptCommand, context_settings=_SETTINGS)(submit)
-for _command in (jobs, status, logs, scale, cancel, wait, ledger, coordinator, schema, completion, chaos):
+for _command in (jobs, status, logs, scale, cancel, wait, checkpoints, ledger, coordinator, schema, completion, chaos):
     app.command(_command.__name__, context_settings=_SETTINGS)(_command)
 
 

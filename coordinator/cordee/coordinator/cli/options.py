@@ -12,6 +12,7 @@ __all__ = [
     "AllowChaosOption",
     "ArgsArgument",
     "CheckpointOption",
+    "CheckpointStorageOption",
     "DeviceOption",
     "EnvOption",
     "Format",
@@ -26,6 +27,7 @@ __all__ = [
     "SourceOption",
     "StateOption",
     "ThreadsOption",
+    "WarmStartOption",
     "WorkersOption",
 ]
 
@@ -96,6 +98,23 @@ CheckpointOption = Annotated[
 ]
 AllowChaosOption = Annotated[
     bool, typer.Option("--allow-chaos", help="Allow that faults are injected into this job: cordee chaos.")
+]
+CheckpointStorageOption = Annotated[
+    str | None,
+    typer.Option(
+        "--checkpoint-storage",
+        metavar="PLACE",
+        help="Where checkpoints lie: a folder, s3://bucket/prefix, gs://… or az://… (default: the job's folder).",
+    ),
+]
+WarmStartOption = Annotated[
+    str | None,
+    typer.Option(
+        "--warm-start",
+        metavar="PLACE|JOB",
+        help="Weights to begin with: a checkpoint, a .safetensors file, a URL, or a job's id or name.",
+        autocompletion=complete_jobs,
+    ),
 ]
 LedgerOption = Annotated[
     bool, typer.Option("--ledger", help="Note which samples every step consumed: cordee ledger proves by it.")

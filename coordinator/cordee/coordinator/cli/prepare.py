@@ -5,13 +5,14 @@ override its fields. Everything that can be known to be wrong without starting a
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
 from cordee.coordinator.bundle import IGNORE_FILE, Bundle, pack
 from cordee.coordinator.cli.errors import UsageError
+from cordee.coordinator.cli.warm import absolute_place, warm_start_place, weights_of_job
 from cordee.coordinator.spec import (
     API_VERSION,
     KIND,
@@ -36,6 +37,8 @@ _FLAGS: Final = {
     "spec.launcher": "--launcher",
     "spec.env": "--env",
     "spec.checkpoint.intervalSeconds": "--checkpoint-every",
+    "spec.checkpoint.storage": "--checkpoint-storage",
+    "spec.warmStart": "--warm-start",
 }
 
 
@@ -52,6 +55,8 @@ class Wish:
     name: str | None = None
     env: tuple[str, ...] = ()
     checkpoint_every: float | None = None
+    checkpoint_storage: str | None = None
+    warm_start: str | None = None
     source: Path | None = None
     ledger: bool = False
     allow_chaos: bool = False
@@ -66,8 +71,11 @@ class Prepared:
     notes: tuple[str, ...] = ()
 
 
-def prepare(wish: Wish) -> Prepared:
-    """Check everything and pack the source; a `SpecError` or `CoordinatorError` says what is wrong."""
+def prepare(wish: Wish, *, weights_of_job: Callable[[str], str] = weights_of_job) -> Prepared:
+    """Check everything and pack the source; a `SpecError` or `CoordinatorError` says what is wrong.
+
+    `weights_of_job` says where the weights of a job lie that `--warm-start` names.
+    """
     if wish.script.suffix.lower() in JOB_FILE_SUFFIXES:
         job = load_job(wish.script)
         script = wish.script.parent / job.spec.script
@@ -84,6 +92,8 @@ def prepare(wish: Wish) -> Prepared:
         }
         named_by = "SCRIPT"
     _override(given, wish)
+    job = _checked(given)
+    _locate(given, job, wish, weights_of_job)
     job = _checked(given)
     _check_script(script, named_by)
     source = wish.source or source or script.parent
@@ -119,12 +129,28 @@ def _override(document: dict[str, Any], wish: Wish) -> None:
     spec.update({field: value for field, value in given.items() if value is not None})
     if wish.checkpoint_every is not None:
         spec["checkpoint"] = {**spec.get("checkpoint", {}), "intervalSeconds": wish.checkpoint_every}
+    if wish.checkpoint_storage is not None:
+        spec["checkpoint"] = {**spec.get("checkpoint", {}), "storage": wish.checkpoint_storage}
+    if wish.warm_start is not None:
+        spec["warmStart"] = wish.warm_start
     if wish.ledger:
         spec["ledger"] = True
     if wish.allow_chaos:
         spec["chaos"] = True
     if wish.env:
         spec["env"] = {**spec.get("env", {}), **_environment(wish.env)}
+
+
+def _locate(document: dict[str, Any], job: JobDocument, wish: Wish, weights_of_job: Callable[[str], str]) -> None:
+    """Writes places as they are to be sent: flags are relative to where the user is, fields to the job file."""
+    spec: dict[str, Any] = document["spec"]
+    file, here = wish.script.parent, Path()
+    if job.spec.checkpoint.storage is not None:
+        place = absolute_place(job.spec.checkpoint.storage, file if wish.checkpoint_storage is None else here)
+        spec["checkpoint"] = {**spec["checkpoint"], "storage": place}
+    if job.spec.warm_start is not None:
+        base = file if wish.warm_start is None else here
+        spec["warmStart"] = warm_start_place(job.spec.warm_start, base, weights_of_job)
 
 
 def _environment(pairs: Sequence[str]) -> dict[str, str]:

@@ -20,6 +20,7 @@ from cordee.coordinator.cli.errors import ExitCode, exit_code_of_state, guarded,
 from cordee.coordinator.cli.options import (
     ArgsArgument,
     CheckpointOption,
+    CheckpointStorageOption,
     DeviceOption,
     EnvOption,
     Format,
@@ -30,6 +31,7 @@ from cordee.coordinator.cli.options import (
     ScriptArgument,
     SourceOption,
     ThreadsOption,
+    WarmStartOption,
     WorkersOption,
 )
 from cordee.coordinator.cli.output import count, write
@@ -80,6 +82,8 @@ def run(
     name: NameOption = None,
     env: EnvOption = None,
     checkpoint_every: CheckpointOption = None,
+    checkpoint_storage: CheckpointStorageOption = None,
+    warm_start: WarmStartOption = None,
     source: SourceOption = None,
     ledger: LedgerOption = False,
     chaos: Annotated[
@@ -130,6 +134,8 @@ def run(
         name=name,
         env=tuple(env or ()),
         checkpoint_every=checkpoint_every,
+        checkpoint_storage=checkpoint_storage,
+        warm_start=warm_start,
         source=source,
         ledger=ledger or chaos is not None,
         allow_chaos=chaos is not None,

@@ -1,6 +1,7 @@
 """`cordee submit`: hand a job to a coordinator and go on; and `cordee schema`, the job file's JSON Schema."""
 
 import shlex
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -11,6 +12,7 @@ from cordee.coordinator.cli.options import (
     AllowChaosOption,
     ArgsArgument,
     CheckpointOption,
+    CheckpointStorageOption,
     DeviceOption,
     EnvOption,
     Format,
@@ -23,6 +25,7 @@ from cordee.coordinator.cli.options import (
     SourceOption,
     StateOption,
     ThreadsOption,
+    WarmStartOption,
     WorkersOption,
 )
 from cordee.coordinator.cli.output import dump, is_document, print_job, write
@@ -48,6 +51,8 @@ def submit(
     name: NameOption = None,
     env: EnvOption = None,
     checkpoint_every: CheckpointOption = None,
+    checkpoint_storage: CheckpointStorageOption = None,
+    warm_start: WarmStartOption = None,
     source: SourceOption = None,
     ledger: LedgerOption = False,
     allow_chaos: AllowChaosOption = False,
@@ -64,6 +69,7 @@ def submit(
     """
     from cordee.coordinator.cli.prepare import Wish, prepare
     from cordee.coordinator.cli.reach import reach
+    from cordee.coordinator.cli.warm import weights_of_job
 
     prepared = prepare(
         Wish(
@@ -76,10 +82,13 @@ def submit(
             name=name,
             env=tuple(env or ()),
             checkpoint_every=checkpoint_every,
+            checkpoint_storage=checkpoint_storage,
+            warm_start=warm_start,
             source=source,
             ledger=ledger,
             allow_chaos=allow_chaos,
-        )
+        ),
+        weights_of_job=partial(weights_of_job, server=server, state=state),
     )
     for note in (*context.meta.get(NOTES_KEY, ()), *prepared.notes):
         say(f"note: {note}")

@@ -13,6 +13,7 @@ from typing import Any, Final
 
 from cordee.coordinator.core.job import JobMachine
 from cordee.coordinator.core.model import TERMINAL_STATES
+from cordee.coordinator.places import checkpoint_root
 from cordee.coordinator.service.rest.models import EventView, JobError, JobView, MemberView, WorkersView
 from cordee.coordinator.service.store import EventRow
 from cordee.coordinator.spec import JobDocument
@@ -206,4 +207,5 @@ class Job:
                 else None
             ),
             folder=self.folder,
+            checkpoints=checkpoint_root(self.document.spec.checkpoint.storage, self.id, self.folder),
         )
