@@ -14,6 +14,7 @@ parser = argparse.ArgumentParser()
 parser.add_argument("--log", type=Path, required=True)
 parser.add_argument("--model", choices=["mlp", "conv", "attention", "norm"], default="mlp")
 parser.add_argument("--epochs", type=int, default=4)
+parser.add_argument("--width", type=int, default=48, help="of the MLP; a wide one's checkpoint has several parts")
 parser.add_argument("--ledger", type=Path, help="under plain python; a job keeps its own")
 parser.add_argument("--raise-at", type=int, default=0, help="step at which the script raises")
 arguments = parser.parse_args()
@@ -50,7 +51,7 @@ def make_model() -> nn.Module:
         return nn.Sequential(
             nn.Conv2d(1, 8, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2), nn.Dropout(0.1), nn.Flatten(), nn.Linear(128, 10)
         )
-    return nn.Sequential(nn.Linear(64, 48), nn.ReLU(), nn.Dropout(0.3), nn.Linear(48, 10))
+    return nn.Sequential(nn.Linear(64, arguments.width), nn.ReLU(), nn.Dropout(0.3), nn.Linear(arguments.width, 10))
 
 
 trainer.manual_seed(1)

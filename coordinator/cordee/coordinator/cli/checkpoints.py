@@ -93,7 +93,7 @@ def _located(ref: str, server: str | None, state: Path | None) -> tuple[str, str
     if "://" not in root and not Path(found["folder"]).is_dir() and not Path(root).is_dir():
         raise NotFoundError(
             f"the folder of {found['id']}, {clean(found['folder'])}, is not on this machine",
-            "checkpoints in a job's folder are read where the coordinator runs; --checkpoint-storage s3://… is read anywhere",
+            "checkpoints in a job's folder are read where the coordinator runs; those in a bucket anywhere",
         )
     return root, found["id"]
 

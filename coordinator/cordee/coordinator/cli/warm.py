@@ -16,7 +16,7 @@ def absolute_place(text: str, base: Path) -> str:
 
 
 def warm_start_place(text: str, base: Path, weights_of_job: Callable[[str], str]) -> str:
-    """A URL or an absolute path as it is; a path that exists, relative to `base`, made absolute; else a job's weights."""
+    """A URL or an absolute path as it is; a path that is there, from `base`, made absolute; else a job's weights."""
     path = Path(text).expanduser()
     if not text or "://" in text or path.is_absolute() or (base / path).exists():
         return absolute_place(text, base)

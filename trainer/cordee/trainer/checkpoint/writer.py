@@ -161,11 +161,12 @@ class CheckpointWriter:
             self._hurried = (generation, time.monotonic() + seconds)
             self._hurry.notify_all()
 
-    def wait(self) -> None:
-        """Waits until nothing is being written here."""
+    def wait(self, seconds: float | None = None) -> bool:
+        """Waits until nothing is being written here, or for so long. Returns whether nothing is."""
+        deadline = None if seconds is None else time.monotonic() + seconds
         for thread in self._threads:
-            thread.join()
-        self._threads = []
+            thread.join(None if deadline is None else max(0.0, deadline - time.monotonic()))
+        return not self.busy
 
     def _write(self, snapshot: Snapshot) -> None:
         step, started = snapshot.attempt.step, time.monotonic()

@@ -34,8 +34,8 @@ _log = logging.getLogger(__name__)
 
 STANDBY_SECONDS = 1.0
 """How long a worker that may be the last to hold the state waits for a world before it saves that by itself."""
-FINISH_SECONDS = 5.0
-"""How long the parts of others are waited for at a run's end: its result is there."""
+PARTS_SECONDS, FINISH_SECONDS = 5.0, 30.0
+"""At a run's end, how long others' parts are waited for, and how long the storage: the result is there."""
 
 
 @dataclass(frozen=True)
@@ -187,9 +187,10 @@ class Saver:
         self._writer.wait()
 
     def finish(self) -> None:
-        """The same at the run's end, where nobody's part is worth a long wait."""
-        self._writer.hurry(math.inf, FINISH_SECONDS)
-        self._writer.wait()
+        """The same at the run's end: its result does not wait for the parts of others, nor for storage that hangs."""
+        self._writer.hurry(math.inf, PARTS_SECONDS)
+        if not self._writer.wait(FINISH_SECONDS):
+            self._failed(f"step {self._last_step}: it was still being written when the run ended")
 
     def _snapshot(self, position: Position, place: Place) -> Snapshot | None:
         views = self._state.views()
