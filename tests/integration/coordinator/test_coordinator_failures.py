@@ -16,6 +16,7 @@ from cordee.coordinator.service.bundles import BundleUpload
 from cordee.coordinator.service.folder import StateFolder
 from cordee.coordinator.service.server import CoordinatorServer
 from cordee.coordinator.service.store import StoreError
+from cordee.rpc.v1 import worker_pb2 as pb
 
 
 async def test_a_coordinator_that_cannot_write_says_no_world_and_stops(coordinator: Any) -> None:
@@ -33,6 +34,23 @@ async def test_a_coordinator_that_cannot_write_says_no_world_and_stops(coordinat
     async with asyncio.timeout(20):
         with pytest.raises(StoreError, match="cannot be used: attempt to write a readonly database"):
             await serving
+
+
+@pytest.mark.parametrize("word", ["finished", "script_failed"])
+async def test_a_last_word_that_cannot_be_stored_is_not_taken_for_heard(coordinator: Any, word: str) -> None:
+    """Its stream ends as a broken one does, so that the worker says it again to the next coordinator."""
+    job = (await coordinator.submit())["id"]
+    peers = await coordinator.train(job, 2)
+    coordinator.server.controller._store._pragma("query_only=ON")
+    last = {
+        "finished": pb.Finished(step=9, samples=90, weights_sha256="ab" * 32),
+        "script_failed": pb.ScriptFailed(exception="ValueError: no"),
+    }
+    await peers[0].say(**{word: last[word]})
+    await peers[0].call.done_writing()
+    with pytest.raises(grpc.aio.AioRpcError) as broken:
+        await peers[0].expect_end()
+    assert broken.value.code() == grpc.StatusCode.UNAVAILABLE
 
 
 async def test_a_coordinator_whose_rest_server_fails_does_not_go_on_in_silence(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import contextlib
 import queue
 import sys
 import tarfile
@@ -101,8 +102,11 @@ class Coordinator(rpc.WorkerServiceServicer):
 
     def accept(self) -> tuple[Stream, pb.Hello]:
         """The next stream and its hello, welcomed."""
-        stream = self.streams.get(timeout=WAIT_SECONDS)
-        hello = stream.expect("hello")
+        while True:
+            stream = self.streams.get(timeout=WAIT_SECONDS)
+            with contextlib.suppress(AssertionError):  # opened while the server went down, and gone with it
+                hello = stream.expect("hello")
+                break
         stream.send(welcome=pb.Welcome(heartbeat_seconds=0.1, generation=hello.generation))
         return stream, hello
 

@@ -213,13 +213,27 @@ def test_a_finish_waits_for_a_coordinator() -> None:
     assert sent(state.handle(WELCOME, 0.3)) == ["finished"]
 
 
-def test_a_coordinator_that_never_ends_the_stream_does_not_hold_a_finished_worker() -> None:
+def test_a_last_word_that_nobody_answers_is_said_again_on_another_stream() -> None:
+    """A coordinator that is stopped reads nothing, though the stream is up; killed then, it has stored nothing."""
     state = attached()
+    state.handle(FINISHED, 0.0)
+    assert not [i for i in state.handle(Tick(), state.deadline()) if isinstance(i, End)]
+    assert OpenStream() in state.handle(Tick(), state.deadline())
+    assert sent(state.handle(WELCOME, 6.0)) == ["finished"]
+    (end,) = state.handle(stop(pb.STOP_REASON_FINISHED), 6.1)
+    assert isinstance(end, End)
+    assert end.code == exit_codes.FINISHED
+
+
+def test_a_coordinator_that_never_answers_does_not_hold_a_finished_worker_for_ever() -> None:
+    state = session(orphan_seconds=20.0)
+    state.handle(Tick(), 0.0)
+    state.handle(WELCOME, 0.0)
     state.handle(FINISHED, 0.0)
     ends: list[Instruction] = []
     while not ends:
-        ends = [i for i in state.handle(Tick(), state.deadline()) if isinstance(i, End)]
         assert state.deadline() < 60
+        ends = [i for i in state.handle(Tick(), state.deadline()) if isinstance(i, End)]
     assert isinstance(ends[0], End)
     assert ends[0].code == exit_codes.FINISHED
 

@@ -40,7 +40,7 @@ __all__ = [
 FIRST_BACKOFF_SECONDS = 0.05
 LAST_BACKOFF_SECONDS = 1.0
 FLUSH_SECONDS = 5.0
-"""How long the coordinator may take to end a stream whose last word was said."""
+"""How long the coordinator may take to end a stream whose last word was said, before it is said on another one."""
 LAST_WORDS_SECONDS = 1.0
 """How long a worker that is stopped for being stuck waits for the coordinator to have read where it stands."""
 LOOK_SECONDS = 0.5
@@ -250,7 +250,8 @@ class SessionState:
         if self._flush_until is not None:
             if now < self._flush_until:
                 return []  # the last word is said: nothing may follow it
-            return [self._stuck or End(self._ending_code(), "the coordinator did not end the stream; it knows all")]
+            # Nobody knows whether it was heard: a coordinator that hangs, and then dies, has stored nothing.
+            return self._stream_ended(StreamEnded("it does not answer"), now)
         if not self._attached and now - self._alone_since >= self.orphan_seconds:
             reason = f": {self._complaint}" if self._complaint else ""
             code = exit_codes.STOPPED if self._ending is None else self._ending_code()

@@ -122,6 +122,8 @@ class WorkerServicer(rpc.WorkerServiceServicer):
             self._controller.feed(job, _attached(hello))
             reader = asyncio.get_running_loop().create_task(self._read(session, request_iterator))
             await self._write(session, context, reader)
+            if self._controller.closing:  # a last word was read, perhaps, and not taken: no quiet end
+                await context.abort(grpc.StatusCode.UNAVAILABLE, "this coordinator has ended: look for the next one")
         finally:
             if reader is not None:
                 reader.cancel()
