@@ -28,6 +28,8 @@ from cordee.coordinator.core.model import (
     World,
 )
 from cordee.coordinator.core.record import JobRecord
+from cordee.coordinator.service.policy import job_policy
+from cordee.coordinator.spec import FailurePolicy
 
 A = TypeVar("A", bound=act.Action)
 POLICY = Policy()
@@ -871,3 +873,78 @@ def test_one_joiner_waits_for_nobody_and_of_many_the_first_waits_half_a_second_a
     while not party.take(act.SendChangePending):
         party.go(0.25, heard=(0, 1))
     assert party.now - begun <= POLICY.gather_max_seconds
+
+
+# ------------------------------------------------------------------------------------- a coordinator that was not run
+
+
+def paused(seconds: float, doing: dict[int, Activity]) -> Party:
+    """All of a machine stands still for a while (a container is paused), and goes on; clocks have gone on."""
+    party = Party(len(doing))
+    party.go(5.0, heard=tuple(doing))
+    party.now += seconds
+    party.tell(ev.Tick())
+    for k, activity in doing.items():
+        idle = seconds if activity.doing is Doing.EXCHANGING else 0.0
+        told = replace(activity, step=party.step + 1, seconds=seconds + 0.1, idle_seconds=idle)
+        party.tell(ev.WorkerHeard(*party.who(k), party.step, told))
+    party.now += 0.3
+    party.tell(ev.Tick())
+    return party
+
+
+def test_a_machine_that_stood_still_has_no_stuck_worker_and_no_cut_link() -> None:
+    party = paused(60.0, {0: waiting(0, 1), 1: computing(0)})
+    assert party.events("stuck") == []
+    # It is one if it goes on like this.
+    party.go(31.0, {0: waiting(party.step + 1, 1), 1: computing(party.step + 1)})
+    assert len(party.events("stuck")) == 1
+    party = paused(60.0, {0: waiting(0, 1), 1: waiting(0, 0)})
+    assert (party.take(act.SendAbort), party.state) == ([], JobState.RUNNING)
+    party.go(2.0, {0: waiting(party.step + 1, 1), 1: waiting(party.step + 1, 0)})
+    assert len(party.take(act.SendAbort)) == 2
+
+
+def test_the_time_below_the_minimum_is_that_of_a_coordinator_that_runs() -> None:
+    party = Party(2, minimum=2, minimum_timeout_seconds=300.0)
+    party.go(5.0, heard=(0, 1))
+    party.die(1)
+    party.tell(ev.WorkerDetached(*party.who(1)))
+    party.arrive(0, 1)
+    party.go(10.0, {0: Activity(Doing.MEETING)})
+    party.now += 3600.0
+    party.tell(ev.Tick())
+    assert party.state is JobState.RECOVERING
+    party.go(301.0, {0: Activity(Doing.MEETING)})
+    assert party.state is JobState.FAILED
+
+
+@pytest.mark.parametrize("timeout", [0.5, 1.0, 3.0])
+def test_no_time_out_is_so_short_that_a_moments_pause_of_the_coordinator_loses_everybody(timeout: float) -> None:
+    policy = job_policy(POLICY, FailurePolicy(heartbeat_timeout_seconds=timeout))
+    for pause in (0.5 * timeout, timeout, 1.6 * timeout):
+        party = Party(3, heartbeat_timeout_seconds=timeout, tick_seconds=policy.tick_seconds)
+        for _ in range(20):
+            party.now += policy.heartbeat_seconds
+            for k in range(3):
+                party.tell(ev.WorkerHeard(*party.who(k)))
+            party.tell(ev.Tick())
+        party.now += pause + policy.heartbeat_seconds
+        party.tell(ev.WorkerHeard(*party.who(0)))
+        party.tell(ev.Tick())  # before the rest of what has come in meanwhile is read
+        assert party.events("lost") == []
+
+
+def test_the_only_one_that_holds_the_state_does_not_stay_out() -> None:
+    party = Party(3)
+    party.go(5.0, heard=(0, 1, 2))
+    at = party.step + 1
+    party.go(1.2, {0: waiting(at, 1), 1: waiting(at, 2), 2: waiting(at, 1)})
+    for k in (0, 1, 2):
+        party.arrive(k)
+    assert party.ranks == [0, 1]
+    party.die(0)
+    party.die(1)
+    # The first process that comes takes the state over, and trains on with it at once.
+    assert (party.world.step, party.ranks) == (party.step, [0, 2])
+    assert [member.step for member in party.world.members] == [None, party.step]

@@ -328,6 +328,9 @@ class _Membership:
     def change_pending(self) -> bool:
         return self.job.pending
 
+    def begun(self) -> None:
+        pass
+
     def report(self, progress: ProgressReport) -> None:
         pass
 

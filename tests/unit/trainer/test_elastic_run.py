@@ -342,6 +342,9 @@ class SimulatedMembership:
     def change_pending(self) -> bool:
         return self.simulation.pending
 
+    def begun(self) -> None:
+        pass
+
     def report(self, progress: ProgressReport) -> None:
         self.reports.append(progress)
 
@@ -637,6 +640,27 @@ class Listening(SoloMembership):
 
     def finished(self, result: RunResult) -> None:
         self.results.append(result)
+
+
+def test_every_loop_of_a_script_is_told_of_as_it_begins() -> None:
+    told: list[str] = []
+
+    class Following(SoloMembership):
+        def begun(self) -> None:
+            told.append("begun")
+
+        def finished(self, result: RunResult) -> None:
+            told.append(f"finished {result.step}")
+
+    runtime.install(Following())
+    try:
+        run = make_run()
+        train(run, 1)
+        train(run, 2)
+    finally:
+        runtime.install(None)
+    steps = len(run.loader)
+    assert told == ["begun", f"finished {steps}", "begun", f"finished {2 * steps}"]
 
 
 def test_a_loop_that_is_left_early_has_a_result_at_the_scripts_end() -> None:

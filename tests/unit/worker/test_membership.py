@@ -441,5 +441,9 @@ def test_the_activity_follows_the_membership(worker: Callable[[str], Worker], po
     assert (activity.phase, activity.glance(0.0).step) == (pb.PHASE_COMPUTING, 6)
     while one.stream.expect("heartbeat").activity.step != 6:
         pass
+    one.membership.begun()  # of a loop that it is in already
+    assert (activity.phase, activity.glance(0.0).step) == (pb.PHASE_COMPUTING, 6)
     one.membership.finished(RunResult(5, 320, "ab", {}, None))
     assert activity.phase == pb.PHASE_OUTSIDE
+    one.membership.begun()  # a second loop of the script: who hangs in its first step is to be found
+    assert (activity.phase, activity.glance(0.0).step) == (pb.PHASE_COMPUTING, 6)

@@ -131,6 +131,10 @@ class WorkerMembership:
     def leaving(self) -> bool:
         return self._session.leaving
 
+    def begun(self) -> None:
+        if self._activity.phase == OUTSIDE:  # another loop: from here on the others wait for this worker's steps again
+            self._activity.enter(COMPUTING)
+
     def report(self, progress: ProgressReport) -> None:
         self.step = progress.step
         self._activity.enter(COMPUTING, progress.step + 1)

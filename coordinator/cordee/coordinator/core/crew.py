@@ -60,6 +60,8 @@ class Crew:
         """When any worker was heard."""
         self.first_joiner: float | None = None
         """Since when a worker waits to be let in."""
+        self.woke_at = float("-inf")
+        """When this coordinator last found that it had slept: nobody was waited for in that time."""
         self.standstills = (0, 0)
         """A step at which the world stood still, and how often."""
         self.told_alone = 0
@@ -128,13 +130,14 @@ class Crew:
                 continue
             if lately and self.now - session.heard > 3.0 * self.policy.heartbeat_seconds:
                 continue
-            here = self.now - session.since
+            here = self.now - max(session.since, self.woke_at)
             if session.phase is Phase.WAITING:
                 found.append(Standing(worker, rank, Activity(Doing.MEETING, seconds=here), arrived=True))
             elif session.phase is Phase.TRAINING:
                 activity = session.activity
-                # It may count from before this world was formed.
-                found.append(Standing(worker, rank, replace(activity, seconds=min(activity.seconds, here))))
+                # It may count from before this world was formed, or over a sleep of all.
+                seconds, idle_seconds = min(activity.seconds, here), min(activity.idle_seconds, here)
+                found.append(Standing(worker, rank, replace(activity, seconds=seconds, idle_seconds=idle_seconds)))
         return found
 
     @property

@@ -45,6 +45,10 @@ from cordee.coordinator.core.scheduler import Demand
 
 __all__ = ["JobMachine", "WorkerView"]
 
+_SLEEP_SECONDS = 1.5
+"""A coordinator that was not run for so long takes it that its workers may not have been either: a machine that was
+suspended or a container that was paused stops them all, and their clocks may go on."""
+
 
 @dataclass(frozen=True, slots=True)
 class WorkerView:
@@ -162,10 +166,16 @@ class JobMachine:
 
     def _forgive_sleep(self, now: float) -> None:
         """Adds the time the coordinator itself was not running to every watch over a worker."""
-        slept = now - self._crew.now - 2.0 * self._crew.policy.tick_seconds
+        crew = self._crew
+        gap = now - crew.now
+        slept = gap - 2.0 * crew.policy.tick_seconds
         if not 0.0 < slept < float("inf"):
             return
-        for slot in self._crew.slots.values():
+        if gap >= _SLEEP_SECONDS:
+            crew.woke_at, crew.broken_at = now, min(crew.broken_at + slept, now)
+            if crew.durable.below_since is not None:
+                crew.durable = replace(crew.durable, below_since=min(crew.durable.below_since + slept, now))
+        for slot in crew.slots.values():
             if slot.session is not None:
                 slot.session.heard = min(slot.session.heard + slept, now)
             if slot.missing is not None:

@@ -153,7 +153,9 @@ def _meet(crew: Crew) -> Decision:
     if not muster.awaited and part(crew, muster):
         muster = _muster(crew)
     decision = decide(muster, crew.now)
-    if decision.missing and crew.links.apart:  # better all of them, and a link that may be whole again, than too few
+    # Better all of them, and a link that may be whole again, than too few, or than all over again.
+    if crew.links.apart and (decision.missing or _state_is_apart(crew, muster)):
+        crew.tell("link", "who stays out is let in all the same: without them it does not go on")
         crew.links.apart.clear()
         decision = decide(_muster(crew), crew.now)
     retry_at = crew.links.retry_at
@@ -196,6 +198,14 @@ def _muster(crew: Crew) -> Muster:
         last_arrival=crew.last_arrival,
         settle_seconds=crew.policy.settle_seconds,
     )
+
+
+def _state_is_apart(crew: Crew, muster: Muster) -> bool:
+    """All who trained on are lost, and the only ones that hold state stay out."""
+    if muster.awaited or not muster.present or any(attendee.step is not None for attendee in muster.present):
+        return False
+    sessions = [crew.slots[worker].session for worker in crew.links.apart if worker in crew.slots]
+    return any(s is not None and s.phase is Phase.WAITING and s.step is not None for s in sessions)
 
 
 def _form(crew: Crew, attendees: tuple[Attendee, ...]) -> None:

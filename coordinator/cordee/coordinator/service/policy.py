@@ -28,4 +28,9 @@ def job_policy(base: Policy, spec: FailurePolicy) -> Policy:
         stragglers=StragglerPolicy(spec.stragglers),
     )
     often_enough = policy.heartbeat_timeout_seconds / _HEARTBEATS
-    return replace(policy, heartbeat_seconds=min(policy.heartbeat_seconds, often_enough))
+    # Ticks as well: what the coordinator was not run for is told from its workers' silence by a tick that comes late.
+    return replace(
+        policy,
+        heartbeat_seconds=min(policy.heartbeat_seconds, often_enough),
+        tick_seconds=min(policy.tick_seconds, often_enough),
+    )

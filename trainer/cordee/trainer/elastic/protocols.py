@@ -163,6 +163,10 @@ class Membership(Protocol):
         """Whether this process was asked to go (a preemption notice, a drain). Cheap: asked at every step."""
         ...
 
+    def begun(self) -> None:
+        """The script begins a loop over steps: once more, after `finished`, if it has several."""
+        ...
+
     def report(self, progress: ProgressReport) -> None:
         """Tells the coordinator how far training is. Cheap: called by every worker at every committed step."""
         ...

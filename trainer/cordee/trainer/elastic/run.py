@@ -213,6 +213,7 @@ class Run:
         if not self._state.loop:
             self._state.settle()
         self._position = self._loops.enter() or self._position
+        self._membership.begun()
         places = buffer_places(self._state.model)
         while True:
             # Whoever has the last step of this loop needs nobody any more: a joiner is not made to wait for it.

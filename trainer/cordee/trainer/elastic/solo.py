@@ -70,6 +70,9 @@ class SoloMembership:
     def leaving(self) -> bool:
         return False
 
+    def begun(self) -> None:
+        """Nobody asks."""
+
     def report(self, progress: ProgressReport) -> None:
         """Nobody asks."""
 
