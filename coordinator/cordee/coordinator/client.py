@@ -37,7 +37,7 @@ __all__ = [
 _HEALTH_SECONDS: Final = 2.0
 _REQUEST_SECONDS: Final = 30.0
 _STREAM_SILENCE_SECONDS: Final = 60.0  # a watched job may rest; a peer that vanished is found by asking again
-_SUBMIT_AGAIN_SECONDS: Final = 10.0
+_SUBMIT_AGAIN_SECONDS: Final = 20.0
 _PAUSE_SECONDS: Final = 0.2
 _LOOPBACK: Final = frozenset({"localhost", "127.0.0.1", "::1"})
 

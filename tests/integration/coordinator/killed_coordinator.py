@@ -21,8 +21,10 @@ working folder says so), readonly or full (from now on the database refuses to b
 import asyncio
 import json
 import os
+import resource
 import signal
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -59,8 +61,8 @@ class CrashPoint:
         assert self.store is not None
         if self.act == "readonly":
             self.store._pragma("query_only=ON")
-        elif self.act == "full":  # never below what it has; what is free in it is used up by then
-            self.store._pragma("max_page_count=1")
+        elif self.act == "full":
+            Store.save = in_no_room(Store.save)  # type: ignore[method-assign]
         else:
             raise AssertionError(f"nothing to do with {self.act!r} here")
 
@@ -71,6 +73,20 @@ class CrashPoint:
             else:
                 Path("stalled").touch()
                 await asyncio.Event().wait()
+
+
+def in_no_room(save: Callable[..., None]) -> Callable[..., None]:
+    """Within it no file can grow: what a full disk is to SQLite, for this process and this call only."""
+
+    def wrapped(*args: Any, **kwargs: Any) -> None:
+        before = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (1, before[1]))
+        try:
+            save(*args, **kwargs)
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+    return wrapped
 
 
 def install(point: CrashPoint) -> None:

@@ -108,6 +108,12 @@ def trial(make_job: Callable[..., Any]) -> Iterator[Trial]:
         trial.watch.end()
 
 
+@pytest.fixture
+def pool() -> Iterator[ThreadPoolExecutor]:
+    with ThreadPoolExecutor(1) as pool:
+        yield pool
+
+
 def checkpoints(trial: Trial) -> int:
     return len(list(trial.state.glob("jobs/*/checkpoints/step-*/manifest.json")))
 
@@ -128,14 +134,16 @@ def do(trial: Trial, deed: str) -> None:
 
 @pytest.mark.parametrize("case", [pytest.param(c, id=c.name, marks=() if c.quick else pytest.mark.long) for c in CASES])
 def test_killed_in_any_state_the_next_coordinator_goes_on(
-    trial: Trial, case: Case, undisturbed: Callable[..., str]
+    trial: Trial, pool: ThreadPoolExecutor, case: Case, undisturbed: Callable[..., str]
 ) -> None:
     first = trial.serve({"what": case.what, "when": case.when, "nth": case.nth, "act": "kill"})
     if case.deed or case.trains:
         trial.job.slow_down(SHARD_SECONDS)
-    trial.submit(**({"checkpoint": {"intervalSteps": 8}} if case.state == "checkpoint" else {}))
+    more = {"checkpoint": {"intervalSteps": 8}} if case.state == "checkpoint" else {}
+    submitted: Future[str] = pool.submit(trial.submit, **more)  # it may take two coordinators to answer
     acknowledged = True
     if case.deed:
+        submitted.result(SECONDS)
         trial.until_trained()
         try:
             do(trial, case.deed)
@@ -150,6 +158,7 @@ def test_killed_in_any_state_the_next_coordinator_goes_on(
     before = {(commit.worker, commit.pid) for commit in trial.job.commits()}
 
     trial.serve()
+    submitted.result(SECONDS)
     if not acknowledged:
         with contextlib.suppress(ClientError):  # it has been cancelled, though nobody said so
             do(trial, case.deed)
@@ -164,12 +173,12 @@ def test_killed_in_any_state_the_next_coordinator_goes_on(
     trial.check(undisturbed())
     processes = {(commit.worker, commit.pid) for commit in trial.job.commits()}
     assert before <= processes
-    if case.deed == "loss":
-        assert view["recoveries"] == 1
+    # A world that is stored, and not all were told of, is formed again, as after a loss; but nobody was lost.
+    lost = int(case.deed == "loss")
+    assert lost <= view["recoveries"] <= lost + (case.state not in {"scheduling", "checkpoint", "finishing"})
+    if lost:
         assert len(processes) == 3
     else:
-        # A world that is stored, and not all were told of, is formed again, as after a loss; but nobody was lost.
-        assert view["recoveries"] <= (case.state in {"rendezvous", "scale-up", "scale-down"})
         assert len({worker for worker, _ in processes}) == len(processes), "a worker was started again for nothing"
 
 
@@ -195,14 +204,13 @@ def test_killed_between_the_acknowledgement_and_the_first_agent(trial: Trial, un
     ],
 )
 def test_killed_before_the_acknowledgement_a_client_asks_again_and_has_one_job(
-    trial: Trial, undisturbed: Callable[..., str], what: str, when: str
+    trial: Trial, pool: ThreadPoolExecutor, undisturbed: Callable[..., str], what: str, when: str
 ) -> None:
     first = trial.serve({"what": what, "when": when, "act": "kill"})
-    with ThreadPoolExecutor(1) as pool:
-        asked: Future[str] = pool.submit(trial.submit)
-        trial.until_killed(first)
-        trial.serve()
-        job = asked.result(SECONDS)
+    submitted: Future[str] = pool.submit(trial.submit)
+    trial.until_killed(first)
+    trial.serve()
+    job = submitted.result(SECONDS)
     with trial.client() as client:
         assert [view["id"] for view in client.jobs()] == [job]
     trial.until_ended()
