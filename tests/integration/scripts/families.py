@@ -61,6 +61,8 @@ def turns():
             parameter.data.clip(-0.1, 0.1, out=parameter.data)
         for x, _ in shards(step):
             step.backward(-d(g(trainer.randn(len(x), 8))).mean())
+        if step.number % 2:
+            step.update(opt_g)  # so that the commit has no gradient left to exchange
         step.commit()
         note(run, step, world)
     return run, []

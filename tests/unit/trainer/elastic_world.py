@@ -49,6 +49,8 @@ class History:
     events: tuple[Event, ...]
     respawn: bool = True
     """Whether the dead are replaced."""
+    folder: Path | None = None
+    """Where checkpoints go, after every step; whoever dies waits until there is one."""
 
 
 @dataclass
@@ -59,6 +61,8 @@ class Outcome:
     sizes: list[int]
     """Of the worlds, in order."""
     num_lost: int
+    notes: list[str]
+    """What the job's events would say, by kind."""
 
 
 def history(seed: int, workers: int, exchanges: int) -> History:
@@ -118,6 +122,8 @@ class _Job:
         self.num_started = 0
         self.failures: list[BaseException] = []
         self.results: list[Any] = []
+        self.notes: list[str] = []
+        self.saved = threading.Event()
         for _ in range(past.workers):
             self.spawn()
 
@@ -159,7 +165,7 @@ class _Job:
             assert not thread.is_alive(), "a worker waits for ever"
         if self.failures:
             raise self.failures[0]
-        return Outcome(self.results, self.sizes, self.num_lost)
+        return Outcome(self.results, self.sizes, self.num_lost, self.notes)
 
     def wait(self, condition: Callable[[], Any]) -> None:
         if not self.turn.wait_for(lambda: condition() or self.failures, timeout=60) or self.failures:
@@ -223,6 +229,8 @@ class _Job:
             for _ in victims if self.past.respawn else ():
                 self.spawn()
             return
+        if self.past.folder is not None:  # it is written beside training
+            assert self.saved.wait(30)
         self.num_lost += len(victims)
         for rank in range(exchange.size):
             if rank in victims:
@@ -301,9 +309,13 @@ class _Communicator:
 class _Membership:
     job: _Job
     worker: int
-    checkpoint_policy: CheckpointPolicy | None = None
     ledger_path: Path | None = None
     result_directory: Path | None = None
+
+    @property
+    def checkpoint_policy(self) -> CheckpointPolicy | None:
+        folder = self.job.past.folder
+        return None if folder is None else CheckpointPolicy(str(folder), interval_seconds=0, interval_steps=1)
 
     def rendezvous(
         self, *, step: int | None, reason: Literal["join", "change", "lost"], suspects: Sequence[int] = ()
@@ -334,11 +346,11 @@ class _Membership:
     def report(self, progress: ProgressReport) -> None:
         pass
 
-    def checkpointed(self, step: int, path: Path, size_bytes: int, seconds: float) -> None:
-        pass
+    def checkpointed(self, step: int, where: str, size_bytes: int, seconds: float) -> None:
+        self.job.saved.set()
 
     def note(self, kind: str, message: str, seconds: float = 0.0) -> None:
-        pass
+        self.job.notes.append(kind)
 
     def finished(self, result: RunResult) -> None:
         pass

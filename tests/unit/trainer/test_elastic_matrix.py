@@ -34,11 +34,12 @@ def alone(topic: str) -> Any:
     return result
 
 
-def check(topic: str, past: Any) -> None:
+def check(topic: str, past: Any) -> Any:
     outcome = world.play(TOPICS[topic], past)
     assert outcome.results
     for result in outcome.results:
         assert result == alone(topic), past
+    return outcome
 
 
 @pytest.mark.parametrize("workers", WORLDS)
@@ -63,4 +64,14 @@ def test_a_loss_at_every_exchange_ends_the_same(topic: str) -> None:
         world.Event(at, "kill", frozenset({at % 3}), frozenset({(at + 1) % 3} if at % 2 else ()))
         for at in range(2, 30, 3)
     ]
-    check(topic, world.History(3, tuple(events)))
+    outcome = check(topic, world.History(3, tuple(events)))
+    assert outcome.num_lost >= 3
+    assert len(outcome.sizes) > 3
+
+
+@pytest.mark.parametrize("topic", TOPICS)
+def test_losing_everybody_goes_on_from_a_checkpoint_to_the_same_end(topic: str, tmp_path: Path) -> None:
+    everybody = world.Event(9, "kill", frozenset(range(2)))
+    outcome = check(topic, world.History(2, (everybody,), folder=tmp_path / "checkpoints"))
+    assert outcome.num_lost == 2
+    assert "restored" in outcome.notes

@@ -20,7 +20,12 @@ numbers = st.one_of(
     st.complex_numbers(), st.floats(width=32).map(np.float32), st.integers(-5, 5).map(np.int8),
 )  # fmt: skip
 keys = st.one_of(st.text(max_size=3), st.integers(), st.tuples(st.integers(), st.text(max_size=2)))
-arrays = st.sampled_from([np.zeros(0), np.ones((2, 3), np.float32), np.array(3, np.int16), np.array([True, False])])
+arrays = st.sampled_from(
+    [
+        np.zeros(0), np.ones((2, 3), np.float32), np.array(3, np.int16), np.array([True, False]),
+        np.array(["a", "bc"]), np.array([1j, 2]), np.array("2020-01-01", "M8[D]"),
+    ]
+)  # fmt: skip
 values = st.recursive(
     numbers | arrays,
     lambda inner: (

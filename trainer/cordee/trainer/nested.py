@@ -68,9 +68,13 @@ def flatten(value: Any, references: References = _NOBODY) -> tuple[Any, dict[str
             if array.dtype.hasobject or array.dtype.names:
                 raise NotPlainError(f"{_at(path)} is an array of {array.dtype}: only arrays of numbers travel")
             place = places.get(id(array), path)
-            while arrays.get(place, array) is not array:
+            while place in arrays and places.get(id(array)) != place:
                 place += "'"
             arrays[place], places[id(array)] = array, place
+            if not _is_common(array.dtype):
+                arrays[place] = np.ascontiguousarray(to_numpy(array)).reshape(-1).view(np.uint8)
+                kept = {"dtype": array.dtype.str, "shape": list(array.shape), "tensor": isinstance(value, Tensor)}
+                return {"packed": place, **kept}
             kind = "array" if isinstance(value, np.ndarray) else "device"
             return {"tensor" if isinstance(value, Tensor) else kind: place}
         if isinstance(value, np.generic):
@@ -126,12 +130,20 @@ def unflatten(plain: Any, arrays: Mapping[str, Any], references: References = _N
             made[place] = np.array(to_numpy(arrays[place]))
         return made[place]
 
+    def packed(plain: Mapping[str, Any]) -> Any:
+        place = plain["packed"]
+        if place not in made:
+            data = np.ascontiguousarray(to_numpy(arrays[place]))
+            made[place] = np.frombuffer(data.tobytes(), np.dtype(plain["dtype"])).reshape(plain["shape"]).copy()
+        return Tensor(as_array(made[place])) if plain["tensor"] else made[place]
+
     made_of: dict[str, Callable[[Any, Any], Any]] = {
         **_SIMPLE,
         "is": lambda plain, _: references.named[plain["is"]],
         "id": lambda plain, _: id(references.named[plain["id"]]),
         "array": lambda plain, _: host_array(plain["array"]),
         "device": lambda plain, _: device_array(plain["device"]),
+        "packed": lambda plain, _: packed(plain),
         "tensor": lambda plain, _: Tensor(device_array(plain["tensor"])),
     }
     return walk(plain)
@@ -149,6 +161,16 @@ _SIMPLE: dict[str, Callable[[Any, Any], Any]] = {
     "bytes": lambda plain, _: base64.b64decode(plain["bytes"]),
     "bytearray": lambda plain, _: bytearray(base64.b64decode(plain["bytearray"])),
 }
+
+
+def _is_common(dtype: Any) -> bool:
+    """Whether files of arrays know such numbers; others travel as bytes."""
+    return dtype.name in _COMMON
+
+
+_COMMON = frozenset(f"{sign}int{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64)) | {
+    "bool", "complex64", "bfloat16", "float16", "float32", "float64",
+}  # fmt: skip
 
 
 def copied(flat: tuple[Any, Mapping[str, Any]]) -> tuple[Any, dict[str, Any]]:

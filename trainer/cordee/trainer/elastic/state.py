@@ -116,6 +116,7 @@ class TrainingState:
                 for index, parameter in enumerate(group.parameters):
                     name = self._parameter_names[id(parameter)]
                     arrays.update((f"{prefix}{key}.{name}", array) for key, array in group.arrays(index).items())
+        arrays = {name: _as_pairs(array) for name, array in arrays.items()}
         arrays.update(self._attached.arrays())
         if self.registered:
             arrays.update(arrays_of(self.registered.flat()))
@@ -255,6 +256,13 @@ class TrainingState:
             raise StateError(f"the weights of {where} do not fit the script's model: " + "; ".join(problems))
         for name, view in views.items():
             view[...] = array_module(view).asarray(np.asarray(weights[name]).astype(view.dtype, copy=False))
+
+
+def _as_pairs(array: Array) -> Array:
+    """Complex numbers of twice 64 bits as pairs of reals, in the same memory: files of arrays do not know them."""
+    if array.dtype != np.complex128 or not array.flags.c_contiguous:
+        return array
+    return array.reshape(-1).view(np.float64).reshape(*array.shape, 2)
 
 
 def _optimizer_scalars(scalars: Mapping[str, Any]) -> dict[str, Any]:
