@@ -35,7 +35,7 @@ class Case:
     when: str = "before"
     nth: int = 1
     deed: str = ""
-    """up | down | cancel | loss: done once training runs."""
+    """up | down | cancel | loss: done once training runs; "cancel at once": while the workers start."""
     trains: bool = False
     """Steps are committed while there is no coordinator."""
     quick: bool = False
@@ -81,7 +81,7 @@ CASES = [
     Case("loss", "store:SendWorld", "before", 2, deed="loss"),
     Case("loss", "store:SendWorld", "after", 2, deed="loss"),
     Case("loss", "sent:world", "after", 3, deed="loss"),
-    Case("checkpoint", "hear:checkpointed", "before", trains=True, quick=True),
+    Case("checkpoint", "hear:checkpointed", "before", trains=True),
     Case("checkpoint", "hear:checkpointed", "after", trains=True),
     Case("finishing", "hear:finished", "before"),
     Case("finishing", "store:finished", "before"),
@@ -94,7 +94,8 @@ CASES = [
     Case("cancelling", "store:cancelled", "after", deed="cancel", trains=True, quick=True),
     Case("cancelling", "sent:stop", "after", deed="cancel"),
     Case("cancelling", "answer:cancel", "after", deed="cancel"),
-    Case("cancelling", "do:StopAgent", "before", deed="cancel"),
+    Case("cancelling", "do:StopAgent", "before", deed="cancel at once"),
+    Case("cancelling", "do:StopAgent", "after", deed="cancel at once"),
 ]
 
 
@@ -126,7 +127,7 @@ def do(trial: Trial, deed: str) -> None:
                 client.scale(trial.id, 3, 3)
             case "down":
                 client.scale(trial.id, 1, 1)
-            case "cancel":
+            case "cancel" | "cancel at once":
                 client.cancel(trial.id)
             case "loss":
                 os.kill(trial.job.members()[f"{trial.id}-w1"], signal.SIGKILL)
@@ -144,7 +145,8 @@ def test_killed_in_any_state_the_next_coordinator_goes_on(
     acknowledged = True
     if case.deed:
         submitted.result(SECONDS)
-        trial.until_trained()
+        if case.deed != "cancel at once":
+            trial.until_trained()
         try:
             do(trial, case.deed)
         except UnreachableError:
@@ -162,7 +164,7 @@ def test_killed_in_any_state_the_next_coordinator_goes_on(
     if not acknowledged:
         with contextlib.suppress(ClientError):  # it has been cancelled, though nobody said so
             do(trial, case.deed)
-    if case.deed == "cancel":
+    if case.state == "cancelling":
         trial.until_ended("cancelled")
         trial.check()
         return
