@@ -522,6 +522,43 @@ def test_a_cut_link_is_found_though_a_third_worker_is_not_heard() -> None:
     assert {a.worker for a in party.take(act.SendAbort)} == {f"j-w{k}" for k in range(4)}
 
 
+def say_idle(party: Party, idle_seconds: float, *workers: int) -> None:
+    """One heartbeat of each: it waits for all, and no byte has moved."""
+    for k in workers:
+        others = tuple(f"j-w{other}" for other in workers if other != k)
+        activity = Activity(Doing.EXCHANGING, party.step + 1, idle_seconds, others, idle_seconds)
+        party.tell(ev.WorkerHeard(*party.who(k), party.step or None, activity))
+
+
+@pytest.mark.parametrize("size", [2, 16])
+def test_a_machine_that_was_throttled_for_a_moment_has_no_cut_link(size: int) -> None:
+    party = Party(size)
+    everybody = tuple(range(size))
+    for _ in range(5):
+        party.go(2.0, heard=everybody)
+        party.now += 0.8
+        say_idle(party, 0.8, *everybody)
+        say_idle(party, 0.81, *everybody)  # two that were held up, and are heard at once
+    party.now += 0.25
+    say_idle(party, 0.8, *everybody)  # a byte has moved in between
+    party.tell(ev.Tick())
+    assert (party.take(act.SendAbort), party.state, party.world.generation) == ([], JobState.RUNNING, 1)
+
+
+@pytest.mark.parametrize(("size", "patience"), [(2, 1.0), (3, 3.0), (16, 3.0)])
+def test_where_no_pair_moves_a_byte_it_is_hardly_the_links_unless_there_is_but_one(size: int, patience: float) -> None:
+    party = Party(size)
+    party.go(5.0, heard=tuple(range(size)))
+    everybody = {k: waiting(party.step + 1, *(w for w in range(size) if w != k)) for k in range(size)}
+    party.go(patience - 0.25, everybody)
+    assert not party.take(act.SendAbort)
+    begun = party.now
+    while not party.take(act.SendAbort):
+        say_idle(party, patience + party.now - begun, *range(size))
+        party.now += 0.25
+    assert party.now - begun <= 0.75
+
+
 def test_a_connection_that_broke_once_is_made_again_at_once_with_everybody() -> None:
     party = Party(3)
     party.go(5.0, heard=(0, 1, 2))
@@ -750,10 +787,13 @@ def test_below_the_minimum_a_job_waits_as_long_as_its_user_wants_and_then_fails_
     party.arrive(0, 1)
     party.go(40.0, {0: Activity(Doing.MEETING)})
     assert party.state is JobState.RECOVERING
-    party.restart(0)  # the time goes on
+    party.now += 3600.0  # nobody is there to come to
+    party.restart(0)
     party.tell(ev.WorkerAttached(*party.who(0), "host:0", 1, 3, 1, True))
     party.arrive(0, 1)
-    party.go(25.0, {0: Activity(Doing.MEETING)})
+    party.go(55.0, {0: Activity(Doing.MEETING)})
+    assert party.state is JobState.RECOVERING
+    party.go(10.0, {0: Activity(Doing.MEETING)})
     assert party.state is JobState.FAILED
     assert party.machine.record.reason == (
         "the job could not train for 60 s: 1 of the at least 2 workers are there "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import combinations
 
 import pytest
@@ -23,11 +24,13 @@ def computing(k: int, seconds: float, step: int = 812) -> Standing:
 
 def exchanging(k: int, seconds: float, *waits_for: int, step: int = 812, idle: float | None = None) -> Standing:
     names = tuple(f"j-w{w}" for w in waits_for)
-    return Standing(f"j-w{k}", k, Activity(Doing.EXCHANGING, step, seconds, names, seconds if idle is None else idle))
+    activity = Activity(Doing.EXCHANGING, step, seconds, names, seconds if idle is None else idle)
+    return Standing(f"j-w{k}", k, activity, idle_known=0.25)
 
 
 def meeting(k: int, seconds: float, *waits_for: int, idle: float = 0.0) -> Standing:
-    return Standing(f"j-w{k}", k, Activity(Doing.MEETING, 812, seconds, tuple(f"j-w{w}" for w in waits_for), idle))
+    activity = Activity(Doing.MEETING, 812, seconds, tuple(f"j-w{w}" for w in waits_for), idle)
+    return Standing(f"j-w{k}", k, activity, idle_known=0.25)
 
 
 def arrived(k: int, seconds: float) -> Standing:
@@ -55,7 +58,7 @@ def worlds(draw: st.DrawFn) -> list[Standing]:
             continue
         waits = tuple(f"j-w{w}" for w in draw(st.lists(st.sampled_from(others), unique=True))) if others else ()
         activity = Activity(Doing(doing), draw(st.integers(1, 2)), draw(seconds), waits, draw(seconds))
-        members.append(Standing(f"j-w{k}", k, activity))
+        members.append(Standing(f"j-w{k}", k, activity, idle_known=draw(st.sampled_from([0.0, 0.25, 1.0]))))
     return members
 
 
@@ -179,6 +182,17 @@ def test_two_that_wait_for_each_other_without_a_byte_have_no_link() -> None:
     assert find_cut([meeting(0, 1.0, 1, idle=1.0), meeting(1, 1.0, 0, idle=1.0)], idle_seconds=0.75)
 
 
+def test_one_word_of_each_end_proves_no_cut_link_and_that_nobody_moves_a_byte_takes_longer() -> None:
+    pairs = [exchanging(0, 1.0, 1), exchanging(1, 1.0, 0)]
+    assert find_cut(pairs, idle_seconds=0.75) == {("j-w0", "j-w1")}
+    for k in range(2):
+        once = [replace(member, idle_known=0.0) if member is pairs[k] else member for member in pairs]
+        assert find_cut(once, idle_seconds=0.75) == frozenset()
+    for idle, cut in ((2.9, 0), (3.1, 3)):
+        everybody = [exchanging(k, idle, *({0, 1, 2} - {k})) for k in range(3)]
+        assert len(find_cut(everybody, idle_seconds=0.75)) == cut
+
+
 @given(worlds(), st.floats(0.1, 10.0))
 def test_a_link_is_cut_only_between_two_that_wait_for_each_other_while_nobody_does_anything(
     members: list[Standing], idle: float
@@ -189,6 +203,7 @@ def test_a_link_is_cut_only_between_two_that_wait_for_each_other_while_nobody_do
         assert by_name[other].waits_for(by_name[one])
         assert all(m.activity.doing in (Doing.EXCHANGING, Doing.MEETING) for m in members)
         assert all(m.activity.idle_seconds >= idle for m in members)
+        assert min(by_name[one].idle_known, by_name[other].idle_known) >= 0.2
 
 
 ALL = {"j-w0", "j-w1", "j-w2"}

@@ -53,6 +53,9 @@ class Standing:
     activity: Activity
     arrived: bool = False
     """It stands in the rendezvous, for `activity.seconds`, until all have come."""
+    idle_known: float = 0.0
+    """For how long heartbeat after heartbeat has said that it waits at this step without a byte: from the first one
+    heard that did to the last. One alone says little: a process that was not run for a moment says it as well."""
 
     def waits_for(self, other: Standing) -> bool:
         """Whether it can do nothing until the other has done its part."""

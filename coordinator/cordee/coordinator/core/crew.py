@@ -137,7 +137,11 @@ class Crew:
                 activity = session.activity
                 # It may count from before this world was formed, or over a sleep of all.
                 seconds, idle_seconds = min(activity.seconds, here), min(activity.idle_seconds, here)
-                found.append(Standing(worker, rank, replace(activity, seconds=seconds, idle_seconds=idle_seconds)))
+                known = 0.0
+                if session.idle_since is not None:
+                    known = max(0.0, session.idle_heard - max(session.idle_since, self.woke_at))
+                activity = replace(activity, seconds=seconds, idle_seconds=idle_seconds)
+                found.append(Standing(worker, rank, activity, idle_known=known))
         return found
 
     @property

@@ -27,7 +27,7 @@ def heard(crew: Crew, event: WorkerHeard) -> bool:
         if crew.is_member(slot, event.incarnation):
             crew.advance(event.step)
     if event.activity is not None:
-        session.activity = event.activity
+        session.does(event.activity, crew.now, crew.link_limit)
     if event.paces and crew.policy.stragglers is not StragglerPolicy.OFF and not crew.finishing:
         _take_paces(crew, event)
     return bool(crew.actions) or _links_look_cut(crew, session)

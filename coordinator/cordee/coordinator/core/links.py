@@ -34,10 +34,18 @@ PROBE_SECONDS = 0.5
 """Asking costs nobody anything but the one that is asked."""
 _FORGET_SECONDS = 60.0
 """A link that has held for so long, beyond its last back-off, is as good as new."""
+_CONFIRM_SECONDS = 0.2
+"""Between the first and the last heartbeat of each end that say so: an idle worker is heard four times a second."""
+_ALL_IDLE_SECONDS = 3.0
+"""A world in which no pair moves a byte has so long to go on by itself."""
 
 
 def find_cut(members: Sequence[Standing], *, idle_seconds: float) -> frozenset[Pair]:
-    """The pairs that wait for each other, when nobody else can be the reason."""
+    """The pairs that wait for each other, when nobody else can be the reason.
+
+    Both ends have said so twice: a machine that was throttled for a moment has all its workers say it once. And where
+    no pair at all moves a byte, it is hardly the links.
+    """
     activities = [member.activity for member in members]
     if len(members) < 2 or any(member.arrived for member in members):
         return frozenset()
@@ -46,12 +54,16 @@ def find_cut(members: Sequence[Standing], *, idle_seconds: float) -> frozenset[P
     steps = [a.step for a in activities if a.doing is Doing.EXCHANGING]
     if steps and max(steps) - min(steps) > 1:
         return frozenset()  # small gradients take one round: who has heard everybody is at the next step already
-    return frozenset(
-        pair(one.worker, other.worker)
+    found = {
+        pair(one.worker, other.worker): min(one.idle_known, other.idle_known)
         for one in members
         for other in members
         if one.worker < other.worker and one.waits_for(other) and other.waits_for(one)
-    )
+    }
+    everybody = len(members) > 2 and len(found) == len(members) * (len(members) - 1) // 2
+    if everybody and min(a.idle_seconds for a in activities) < _ALL_IDLE_SECONDS:
+        return frozenset()
+    return frozenset(link for link, known in found.items() if known >= _CONFIRM_SECONDS)
 
 
 def judge(

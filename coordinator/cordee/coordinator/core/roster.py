@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import Enum
 
-from cordee.coordinator.core.activity import UNKNOWN, Activity
+from cordee.coordinator.core.activity import UNKNOWN, Activity, Doing
 from cordee.coordinator.core.model import LossCause
 from cordee.coordinator.core.record import SlotRecord
 
@@ -47,8 +47,23 @@ class Session:
     """When its phase began."""
     activity: Activity = UNKNOWN
     """Its last heartbeat's word on what it does, in this world."""
+    idle_since: float | None = None
+    """When the first of the heartbeats was heard that say, one after the other, that it waits without a byte."""
+    idle_heard: float = 0.0
+    """When the latest of them was."""
     leaving: bool = False
     """Its process was asked to go (SIGTERM); a replacement is wanted."""
+
+    def does(self, activity: Activity, now: float, idle_seconds: float) -> None:
+        """A heartbeat's word on what it does. Without a byte for `idle_seconds`, it is worth noting since when."""
+        last, self.activity = self.activity, activity
+        if activity.doing not in (Doing.EXCHANGING, Doing.MEETING) or activity.idle_seconds < idle_seconds:
+            self.idle_since = None
+            return
+        goes_on = (last.doing, last.step) == (activity.doing, activity.step)
+        if self.idle_since is None or not goes_on or activity.idle_seconds <= last.idle_seconds:
+            self.idle_since = now
+        self.idle_heard = now
 
 
 @dataclass(frozen=True, slots=True)

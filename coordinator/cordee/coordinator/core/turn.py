@@ -245,6 +245,7 @@ def _form(crew: Crew, attendees: tuple[Attendee, ...]) -> None:
         session = slot.session
         assert session is not None
         session.phase, session.since, session.activity = Phase.TRAINING, crew.now, UNKNOWN
+        session.idle_since = None
         crew.actions.append(SendWorld(member.worker, member.incarnation, world))
 
 

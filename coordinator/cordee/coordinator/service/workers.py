@@ -276,7 +276,7 @@ def _on_arrived(controller: Controller, session: _Session, message: pb.Arrived) 
         generation=message.generation,
         step=message.step if message.has_state else None,
         reason=_REASONS.get(message.reason, ArrivalReason.JOIN),
-        suspects=tuple(message.suspects),
+        suspects=tuple(message.suspects[:_MAX_NAMES]),
     )
     controller.feed(session.job, event)
 
