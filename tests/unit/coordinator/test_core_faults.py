@@ -283,6 +283,42 @@ def test_the_limit_doubles_at_the_same_step_also_over_a_restart_so_that_what_is_
         assert len(party.ranks) == 3
 
 
+def test_an_evaluation_that_got_through_once_has_its_time_from_the_beginning() -> None:
+    """w2 evaluates for 100 s, after some steps, again and again."""
+    party = Party(3)
+    for limit in (30.0, 60.0):
+        stick(party, limit + 1.5)
+        for k in (0, 1):
+            party.arrive(k, 2)
+        party.life[2] = party.life.get(2, 0) + 1
+        party.join(2)
+        for k in (0, 1):
+            party.arrive(k, lost=False)
+    assert (len(party.events("stuck")), len(party.ranks)) == (2, 3)
+    for evaluation in range(3):
+        stick(party, 100.0)
+        party.go(5.0, heard=(0, 1, 2))
+        if evaluation == 0:
+            assert party.machine.record.longest_hold == pytest.approx(100.0, abs=2.0)
+            party.restart(0, 1, 2)
+            for k in range(3):
+                party.tell(ev.WorkerAttached(*party.who(k), f"host:{k}", party.machine.generation, party.step, 1))
+            party.go(5.0, heard=(0, 1, 2))
+    assert len(party.events("stuck")) == 2
+    stick(party, 160.0)  # half as long again is too long still
+    assert len(party.events("stuck")) == 3
+
+
+def test_a_hold_that_ended_with_its_world_is_no_measure() -> None:
+    party = Party(3)
+    stick(party, 29.0)
+    party.die(2)
+    for k in (0, 1):
+        party.arrive(k, 2)
+    party.go(5.0, heard=tuple(party.ranks))
+    assert party.machine.record.longest_hold == 0.0
+
+
 def test_a_step_that_takes_minutes_is_no_fault() -> None:
     party = Party(3)
     for _ in range(3):

@@ -64,6 +64,8 @@ class Crew:
         """When this coordinator last found that it had slept: nobody was waited for in that time."""
         self.standstills = (0, 0)
         """A step at which the world stood still, and how often."""
+        self.hold = (0, 0, 0.0)
+        """A world, a step of it that some compute while others wait for them, and for how long these do."""
         self.told_alone = 0
         """The step for which a lone worker was said to take long."""
         self.look_at = float("-inf")

@@ -297,9 +297,8 @@ def _on_recovered(crew: Crew, event: events.Recovered) -> None:
             patience = crew.policy.reattach_seconds if slot.worker in event.agents else 0.0
             slot.missing = Missing(at=crew.now, until=crew.now + patience, awaited=True, stored=True)
     if crew.durable.below_since is not None:
-        crew.durable = replace(
-            crew.durable, below_since=crew.now
-        )  # nobody could come while nobody was there to come to
+        # Without a coordinator nobody could come.
+        crew.durable = replace(crew.durable, below_since=crew.now)
     if crew.state is JobState.RECOVERING:
         crew.break_world(LossCause.DISCONNECTED)
 

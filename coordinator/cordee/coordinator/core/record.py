@@ -86,6 +86,9 @@ class JobRecord:
     deaths: Deaths | None = None
     held_up: tuple[int, int] = (0, 0)
     """A step that workers were found stuck at, and how often: next time they have longer."""
+    longest_hold: float = 0.0
+    """The longest time, in seconds, that a worker computed while others waited for it, and then got through: if it is
+    worth remembering. An evaluation that takes its time is paid for once, and not each time."""
     below_since: float | None = None
     """Since when fewer workers than the minimum are there."""
     created_at: float = 0.0

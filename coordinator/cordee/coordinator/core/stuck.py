@@ -9,7 +9,8 @@ The same rule covers the rendezvous. Who stands there waits for all who have not
 and does not, or that never gets through connecting and healing, holds them up like one that computes.
 
 A limit can be wrong: an evaluation on one worker takes its time. So it doubles each time at the same step, and what
-is slow but right gets through at last.
+is slow but right gets through at last. What got through is remembered for as long as the job lives, so the next
+evaluation, which takes as long, has the time it needs from the beginning.
 """
 
 from __future__ import annotations
@@ -19,13 +20,15 @@ from dataclasses import dataclass
 
 from cordee.coordinator.core.activity import Activity, Doing, Standing
 
-__all__ = ["Stuck", "find_alone", "find_deaf", "find_standstill", "find_stuck", "limit_seconds"]
+__all__ = ["Stuck", "find_alone", "find_deaf", "find_hold", "find_standstill", "find_stuck", "limit_seconds"]
 
 _FEW = 10.0
 """How many times longer a worker has that few wait for, or none."""
 _STEPS = 10.0
 """A worker that holds the others up has at least so many times what a step usually takes."""
 _MANY_DOUBLINGS = 12
+_ROOM = 1.5
+"""How many times longer than the longest that got through."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,9 +38,26 @@ class Stuck:
     words: str
 
 
-def limit_seconds(stuck_seconds: float, usual_seconds: float, times: int) -> float:
-    """How long others may wait for a worker that has held them up at this same step so many times already."""
-    return max(stuck_seconds, _STEPS * usual_seconds) * 2.0 ** min(times, _MANY_DOUBLINGS)
+def limit_seconds(stuck_seconds: float, usual_seconds: float, times: int, longest_hold: float = 0.0) -> float:
+    """How long others may wait for a worker that has held them up at this same step so many times already.
+
+    `longest_hold` is how long one has done so and got through: what did once is right the next time.
+    """
+    limit = max(stuck_seconds, _STEPS * usual_seconds) * 2.0 ** min(times, _MANY_DOUBLINGS)
+    return max(limit, _ROOM * longest_hold)
+
+
+def find_hold(members: Sequence[Standing], *, limit: float) -> tuple[int, float]:
+    """The step that some compute while others wait for them, and for how long: if that is near the limit, or beyond it,
+    so that it is worth remembering; else (0, 0)."""
+    found = (0, 0.0)
+    for member in members:
+        if member.activity.doing is not Doing.COMPUTING or member.arrived or member.activity.seconds * _ROOM <= limit:
+            continue
+        waiting = [peer for peer in members if peer is not member and peer.waits_for(member)]
+        if waiting and _may_be_late(member, waiting):
+            found = max(found, (member.activity.step, _held_up(member, waiting)), key=lambda hold: hold[1])
+    return found if found[1] * _ROOM > limit else (0, 0.0)
 
 
 def find_stuck(members: Sequence[Standing], *, limit: float, usual_seconds: float = 0.0) -> list[Stuck]:
@@ -58,17 +78,20 @@ def find_stuck(members: Sequence[Standing], *, limit: float, usual_seconds: floa
     return found
 
 
-def find_deaf(members: Sequence[Standing], *, broken_seconds: float, limit: float) -> list[Stuck]:
+def find_deaf(
+    members: Sequence[Standing], *, broken_seconds: float, limit: float, longest_hold: float = 0.0
+) -> list[Stuck]:
     """Members of a broken world that do not come to the rendezvous, when nobody, or only joiners, stand there.
 
     Who computes comes when it has computed; who waits for bytes is woken at once, unless it cannot be.
     """
+    long = max(_FEW * limit, _ROOM * longest_hold)
     found = [
         member
         for member in members
         if not member.arrived
         and member.activity.doing is not Doing.OUTSIDE
-        and broken_seconds >= (limit if member.activity.doing in (Doing.EXCHANGING, Doing.MEETING) else _FEW * limit)
+        and broken_seconds >= (limit if member.activity.doing in (Doing.EXCHANGING, Doing.MEETING) else long)
     ]
     come = f"was told {broken_seconds:.0f} s ago that its world is broken, and does not come"
     return [Stuck(m.worker, m.activity.step, f"{m.worker} has been {_describe(m)} and {come}") for m in found]

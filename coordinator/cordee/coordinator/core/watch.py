@@ -8,10 +8,11 @@ wait is formed again, and a job that stays below its minimum ends, if its user h
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from cordee.coordinator.core import links, stuck
+from cordee.coordinator.core.activity import Standing
 from cordee.coordinator.core.cover import Pair
 from cordee.coordinator.core.crew import Crew
 from cordee.coordinator.core.model import JobError, LossCause, StopReason
@@ -28,12 +29,16 @@ def watch_members(crew: Crew) -> None:
         return
     usual = crew.tempo.usual_seconds
     if crew.policy.stuck_seconds > 0.0:
+        _remember_hold(crew, members, usual)
         step, times = crew.durable.held_up
+        longest = crew.durable.longest_hold
         at_hand = max(member.activity.step for member in members)
-        limit = stuck.limit_seconds(crew.policy.stuck_seconds, usual, times if step == at_hand else 0)
+        short = stuck.limit_seconds(crew.policy.stuck_seconds, usual, times if step == at_hand else 0)
+        limit = stuck.limit_seconds(short, 0.0, 0, longest)
         late = stuck.find_stuck(members, limit=limit, usual_seconds=usual)
         if crew.broken and not late:
-            late = stuck.find_deaf(members, broken_seconds=crew.now - crew.broken_at, limit=limit)
+            silence = crew.now - crew.broken_at
+            late = stuck.find_deaf(members, broken_seconds=silence, limit=short, longest_hold=longest)
         for found in late:
             _replace_stuck(crew, found)
         if len(crew.members) == 1 and not late:
@@ -136,6 +141,18 @@ def below_until(crew: Crew) -> float | None:
     """When `watch_minimum` is due."""
     since, limit = crew.durable.below_since, crew.policy.minimum_timeout_seconds
     return None if since is None or limit <= 0.0 or since + limit <= crew.now else since + limit
+
+
+def _remember_hold(crew: Crew, members: Sequence[Standing], usual: float) -> None:
+    """What held the others up for long, and was right: the world has committed that step."""
+    generation, step, seconds = crew.hold
+    if generation == crew.generation and 0 < step <= crew.tempo.step:
+        crew.hold = (0, 0, 0.0)
+        crew.durable = replace(crew.durable, longest_hold=max(crew.durable.longest_hold, round(seconds, 1)))
+    limit = stuck.limit_seconds(crew.policy.stuck_seconds, usual, 0, crew.durable.longest_hold)
+    step, seconds = stuck.find_hold(members, limit=limit)
+    if step > crew.tempo.step and not crew.broken:
+        crew.hold = (crew.generation, step, seconds)
 
 
 def _replace_stuck(crew: Crew, found: stuck.Stuck) -> None:
