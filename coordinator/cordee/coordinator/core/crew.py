@@ -62,7 +62,7 @@ class Crew:
         """Since when a worker waits to be let in."""
         self.woke_at = float("-inf")
         """When this coordinator last found that it had slept: nobody was waited for in that time."""
-        self.standstills = (0, 0)
+        self.standstills: tuple[int, int] = (0, 0)
         """A step at which the world stood still, and how often."""
         self.hold = (0, 0, 0.0)
         """A world, a step of it that some compute while others wait for them, and for how long these do."""
