@@ -207,7 +207,7 @@ class CheckpointWriter:
                     number = awaited.pop(entry.name)
                     found[number] = record = PartRecord.from_json(storage.get(entry.name).tobytes())
                     if record.failed:
-                        raise AbandonedError(f"part {number} of {attempt.num_parts} failed: {record.failed}")
+                        raise OSError(f"part {number} of {attempt.num_parts} failed: {record.failed}")
             if not awaited:
                 return [found[number] for number in sorted(found)]
             if last_look:
