@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -14,6 +16,7 @@ from cordee.worker.postmortem import (
     newest_frame,
     tidy_stacks,
 )
+from cordee.worker.script import name_failure
 
 FAULT = b"""Fatal Python error: Segmentation fault
 
@@ -94,6 +97,23 @@ def test_last_words_are_one_line_with_all_there_is() -> None:
 @given(st.sampled_from([lifeword.MEMBER, lifeword.BEAT, lifeword.ENDING]), st.integers(-(2**62), 2**62))
 def test_words_on_the_lifeline_are_heard_as_they_were_said(kind: str, number: int) -> None:
     assert lifeword.parse(lifeword.say(kind, number)) == (kind, number)
+
+
+@given(st.text())
+def test_what_a_worker_ends_of_is_one_word_in_ascii(text: str) -> None:
+    word = lifeword.say_why(text)
+    assert len(word) <= lifeword.WORD_BYTES
+    assert lifeword.why(word).isascii()
+    assert lifeword.parse(word) == (lifeword.WHY, lifeword.parse(word)[1])
+    assert lifeword.why(lifeword.say(lifeword.ENDING, 1)) == ""
+
+
+def test_two_faults_of_the_machine_are_not_the_same_death() -> None:
+    memory, disk = name_failure(MemoryError("17 bytes")), name_failure(OSError(errno.ENOSPC, "no space", "/x"))
+    crashed = exit_codes.CRASHED
+    assert exit_codes.settle(crashed, crashed, memory) == (crashed, "crashed: MemoryError")
+    assert exit_codes.settle(crashed, crashed, disk) == (crashed, "crashed: OSError (ENOSPC)")
+    assert exit_codes.settle(crashed, crashed) == (crashed, "crashed")
 
 
 @given(st.binary(max_size=64))

@@ -34,6 +34,7 @@ class Child:
         self.step = 0
         """The last step it committed, as far as it told."""
         self._said: int | None = None
+        self._why = ""
         self._selector = selector
         self._log = log
         self._lifeline, lifeline = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
@@ -90,7 +91,7 @@ class Child:
     def _on_lifeline(self, _fd: int) -> None:
         while True:
             try:
-                word = self._lifeline.recv(64)
+                word = self._lifeline.recv(lifeword.WORD_BYTES)
             except BlockingIOError:
                 return
             except OSError:
@@ -98,6 +99,7 @@ class Child:
             if not word:
                 self._selector.unregister(self._lifeline)  # the process's own end tells the rest
                 return
+            self._why = lifeword.why(word) or self._why
             self._hear(*lifeword.parse(word))
 
     def _hear(self, kind: str, number: int) -> None:
@@ -120,7 +122,7 @@ class Child:
         """Reads what the dead process left, and closes everything that belonged to it: the code that its end counts
         as, and the post-mortem."""
         self._drain()
-        settled, words = exit_codes.settle(code, self._said)
+        settled, words = exit_codes.settle(code, self._said, self._why)
         if self.watch is not None and self.watch.reason and self._said is None:
             words = self.watch.reason
         stack = tidy_stacks(os.pread(self._stacks, _READ_BYTES, 0))

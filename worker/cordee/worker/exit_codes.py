@@ -65,14 +65,15 @@ def describe(code: int) -> str:
     return _WORDS.get(code, f"exited with code {code}")
 
 
-def settle(code: int, said: int | None) -> tuple[int, str]:
-    """What a worker's end counts as, and it in words; `said`: the code it announced before it ended, if it did.
+def settle(code: int, said: int | None, why: str = "") -> tuple[int, str]:
+    """What a worker's end counts as, and it in words; `said`: the code it announced before it ended, if it did,
+    and `why` what it said that it ends of.
 
     A script can end its process with any code at any moment (`os._exit(0)`); only an announced end is the worker's own.
     One that was announced counts, whatever happened while the interpreter took itself apart.
     """
     if said is not None:
-        return said, describe(said)
+        return said, f"{describe(said)}: {why}" if why else describe(said)
     if code in FINAL:
         return CRASHED, f"ended with code {code} without finishing"
     return code, describe(code)

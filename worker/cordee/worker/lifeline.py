@@ -71,6 +71,12 @@ class Lifeline:
         if os.getpid() == self._owner:
             self._say(lifeword.ENDING, code)
 
+    def because(self, why: str) -> None:
+        """What it is about to end of: two ends that differ in this are not the same."""
+        if self._socket is not None and os.getpid() == self._owner:
+            with contextlib.suppress(OSError):
+                self._socket.send(lifeword.say_why(why), socket.MSG_DONTWAIT)
+
     def _say(self, kind: str, number: int = 0) -> None:
         if self._socket is not None:
             with contextlib.suppress(OSError):  # the agent is gone, or was not run for a minute

@@ -101,7 +101,7 @@ def _work(settings: WorkerSettings, lifeline: Lifeline, previous: PostMortem | N
     try:
         from cordee.trainer.elastic import runtime
         from cordee.worker.membership import WorkerMembership
-        from cordee.worker.script import describe_failure, is_machine_fault, run_script
+        from cordee.worker.script import describe_failure, is_machine_fault, name_failure, run_script
 
         membership = WorkerMembership(
             session, listener, settings, on_connected=lifeline.became_member, on_committed=lifeline.committed
@@ -125,6 +125,7 @@ def _work(settings: WorkerSettings, lifeline: Lifeline, previous: PostMortem | N
             exception, trace = describe_failure(error, settings.source)
             sys.stderr.write(trace)
             if is_machine_fault(error):
+                lifeline.because(name_failure(error))
                 words = "the machine's fault, not the script's: worth another start"
                 departure.end(exit_codes.CRASHED, f"cordee: {words}\n")
             failed = pb.ScriptFailed(exception=exception, traceback=trace, step=membership.step)

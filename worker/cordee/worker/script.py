@@ -78,6 +78,13 @@ def is_machine_fault(error: BaseException) -> bool:
     return isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno in _MACHINE_ERRNOS)
 
 
+def name_failure(error: BaseException) -> str:
+    """What kind of failure it is, without what is different each time: `OSError (ENOSPC)`."""
+    number = error.errno if isinstance(error, OSError) else None
+    named = "" if number is None else f" ({errno.errorcode.get(number, number)})"
+    return f"{type(error).__name__}{named}"
+
+
 def describe_failure(error: BaseException, source: Path) -> tuple[str, str]:
     """One line, and the traceback that plain `python` would print: from the script's frame on, paths in the source."""
     shown = error.__cause__ if isinstance(error, ScriptExitError) and error.__cause__ is not None else error
