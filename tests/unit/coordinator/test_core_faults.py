@@ -319,6 +319,39 @@ def test_a_hold_that_ended_with_its_world_is_no_measure() -> None:
     assert party.machine.record.longest_hold == 0.0
 
 
+def test_what_stands_still_and_may_be_meant_is_said_once_and_left_alone() -> None:
+    party = Party(2, minimum=2)
+    party.go(5.0, heard=(0, 1))
+    step = party.step + 1
+    party.go(590.0, {k: computing(step) for k in range(2)})
+    assert party.events("waiting") == []
+    party.go(620.0, {k: computing(step) for k in range(2)})
+    [words] = party.events("waiting")
+    assert words.startswith(f"all 2 workers have been computing step {step} for 60")
+    party.go(1.0, heard=(0, 1))
+    party.go(620.0, {0: waiting(party.step + 1, 1), 1: Activity(Doing.OUTSIDE, party.step)})
+    assert len(party.events("waiting")) == 2
+    assert party.events("waiting")[1].startswith("j-w1 is outside of its run, and 1 of its peers have waited for it")
+    party.tell(ev.WorkerDetached(*party.who(1)))
+    party.arrive(0, 1)
+    party.life[1] = 1
+    party.tell(ev.WorkerAttached(*party.who(1), "host:1", pid=1))
+    party.go(290.0, {0: Activity(Doing.MEETING), 1: Activity(Doing.PREPARING)})
+    assert len(party.events("waiting")) == 2
+    party.go(30.0, {0: Activity(Doing.MEETING), 1: Activity(Doing.PREPARING)})
+    assert "j-w1 has prepared for 30" in party.events("waiting")[2]
+    assert (party.events("stuck"), len(party.events("waiting"))) == ([], 3)
+    assert not party.take(act.SendStop)
+
+
+def test_a_joiner_that_nobody_waits_for_may_take_its_time_to_prepare() -> None:
+    party = Party(2, maximum=3)
+    party.tell(ev.Scheduled(3))
+    party.tell(ev.WorkerAttached(*party.who(2), "host:2", pid=1))
+    party.go(700.0, heard=(0, 1, 2))
+    assert party.events("waiting") == []
+
+
 def test_a_step_that_takes_minutes_is_no_fault() -> None:
     party = Party(3)
     for _ in range(3):

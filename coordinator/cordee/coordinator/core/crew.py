@@ -66,6 +66,8 @@ class Crew:
         """A step at which the world stood still, and how often."""
         self.hold = (0, 0, 0.0)
         """A world, a step of it that some compute while others wait for them, and for how long these do."""
+        self.told_waits: set[tuple[int, str, int]] = set()
+        """What the world, or one that is still to be formed, waits for, and that this was said."""
         self.told_alone = 0
         """The step for which a lone worker was said to take long."""
         self.look_at = float("-inf")

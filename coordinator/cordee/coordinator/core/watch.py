@@ -18,6 +18,7 @@ from cordee.coordinator.core.crew import Crew
 from cordee.coordinator.core.model import JobError, LossCause, StopReason
 from cordee.coordinator.core.rendezvous import Muster, place
 from cordee.coordinator.core.roster import Phase
+from cordee.coordinator.core.waits import find_waits
 
 __all__ = ["below_until", "part", "watch_members", "watch_minimum"]
 
@@ -25,6 +26,7 @@ __all__ = ["below_until", "part", "watch_members", "watch_minimum"]
 def watch_members(crew: Crew) -> None:
     """Finds who holds the world up."""
     members = crew.standings()
+    _tell_waits(crew, members)
     if not members:
         return
     usual = crew.tempo.usual_seconds
@@ -141,6 +143,27 @@ def below_until(crew: Crew) -> float | None:
     """When `watch_minimum` is due."""
     since, limit = crew.durable.below_since, crew.policy.minimum_timeout_seconds
     return None if since is None or limit <= 0.0 or since + limit <= crew.now else since + limit
+
+
+def _tell_waits(crew: Crew, members: Sequence[Standing]) -> None:
+    preparing: list[tuple[str, float]] = []
+    longest = 0.0
+    for slot in crew.in_order():
+        session = slot.session
+        if session is None or session.phase not in (Phase.JOINING, Phase.WAITING):
+            continue
+        seconds = crew.now - max(session.since, crew.woke_at)
+        if session.phase is Phase.JOINING:
+            preparing.append((slot.worker, seconds))
+        elif crew.is_waiting(slot):
+            longest = max(longest, seconds)
+    here = members if len(members) == len(crew.members) else ()
+    usual = crew.tempo.usual_seconds
+    for wait in find_waits(here, preparing=preparing, waiting_seconds=longest, usual_seconds=usual):
+        key = (crew.generation, wait.who, wait.step)
+        if key not in crew.told_waits:
+            crew.told_waits.add(key)
+            crew.tell("waiting", wait.words)
 
 
 def _remember_hold(crew: Crew, members: Sequence[Standing], usual: float) -> None:
