@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import itertools
 import json
 import os
 import sys
 import threading
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -25,6 +28,9 @@ from cordee.trainer.checkpoint.parts import MIN_CUT_BYTES, Shape, count_parts, c
 from cordee.trainer.checkpoint.reader import load_checkpoint
 from cordee.trainer.checkpoint.storage import LocalStorage, open_storage
 from cordee.trainer.checkpoint.writer import PATIENCE_SECONDS, AbandonedError, Snapshot, commit, tidy, write_part
+from cordee.trainer.elastic.position import Position
+from cordee.trainer.elastic.protocols import CheckpointPolicy
+from cordee.trainer.elastic.saving import Place, Saver
 from cordee.trainer.elastic.weights import weights_sha256, write_weights
 from cordee.trainer.interop.safetensors import save_safetensors
 
@@ -488,6 +494,69 @@ def test_a_part_that_never_comes_ends_the_wait_when_its_world_is_gone(tmp_path: 
     assert isinstance(error, AbandonedError)
     assert "of its 3 parts these were not written: 1" in str(error)
     assert committed(tmp_path) == []
+
+
+def test_after_a_loops_end_the_parts_of_others_have_their_time_again(tmp_path: Path) -> None:
+    told = Told()
+    writer = CheckpointWriter(str(tmp_path), keep=1, listener=told)
+    assert writer.finish(0.0, 5.0)
+    members = snapshots(8, arrays(8), 2)
+    writer.save(members[0])
+    while not list(tmp_path.rglob("part-00000-*.safetensors")):
+        assert writer.busy
+        time.sleep(0.01)
+    time.sleep(0.1)
+    write_part(LocalStorage(tmp_path), members[1])
+    writer.wait()
+    assert (told.steps, told.failures) == ([8], [])
+
+
+def test_an_attempt_that_is_given_up_leaves_nothing(tmp_path: Path) -> None:
+    told = Told()
+    writer = CheckpointWriter(str(tmp_path), keep=1, listener=told)
+    members = snapshots(8, arrays(8), 3, generation=5)
+    write_part(LocalStorage(tmp_path), members[2])
+    writer.hurry(5, 0.0)
+    writer.save(members[0])
+    writer.wait()
+    assert len(told.failures) == 1
+    assert list(tmp_path.rglob("*.*")) == []
+
+
+def test_a_member_that_cannot_write_its_part_does_not_make_every_step_a_checkpoint(tmp_path: Path) -> None:
+    run = SimpleNamespace(notes=[])
+    membership: Any = SimpleNamespace(note=lambda *words: run.notes.append(words))
+    saver = Saver(CheckpointPolicy(str(tmp_path), interval_seconds=1000), cast("Any", None), membership)
+    members = snapshots(8, arrays(8), 2)
+    with contextlib.suppress(MemoryError):
+        write_part(LocalStorage(tmp_path), Snapshot(members[1].attempt, 1, MemoryError("none")))
+    saver._writer.save(members[0])
+    saver.wait()
+    assert "part 1 of 2 failed" in run.notes[0][1]
+    assert not saver.due(9)  # at the next interval
+    saver._writer.hurry(1, 0.0)
+    saver._writer.save(members[0])
+    saver.wait()
+    assert "not written: 1" in run.notes[1][1]
+    assert saver.due(9)  # who was to write it is gone
+
+
+def test_who_leaves_last_saves_what_may_be_half_written(tmp_path: Path) -> None:
+    values = {name: np.full(40_000, 3.5) for name in ("model.a", "model.b")}
+    state: Any = SimpleNamespace(views=lambda: values, scalars=dict)
+    membership: Any = SimpleNamespace(checkpointed=lambda *_: None, note=lambda *_: None)
+    saver = Saver(CheckpointPolicy(str(tmp_path)), state, membership)
+    position, place = Position(step=7), Place(generation=4, rank=1, size=2)
+    saver.save(position, place)
+    assert committed(tmp_path) == []  # rank 0 is gone, with its part
+    saver.save_last(position, place)
+    assert committed(tmp_path) == [7]
+    before = sorted(path.stat().st_mtime_ns for path in tmp_path.rglob("*.*"))
+    saver.save_last(position, place)
+    assert sorted(path.stat().st_mtime_ns for path in tmp_path.rglob("*.*")) == before, "it is there already"
+    loaded = load_latest(LocalStorage(tmp_path), refuse)
+    assert loaded is not None
+    assert all((loaded.arrays[name] == array).all() for name, array in values.items())
 
 
 def test_a_member_without_memory_ends_the_wait_at_once(tmp_path: Path) -> None:

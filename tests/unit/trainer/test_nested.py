@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import math
-from collections import OrderedDict, deque
+from collections import Counter, OrderedDict, defaultdict, deque
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -124,5 +125,30 @@ def test_a_copy_is_nobody_elses() -> None:
     assert own["0"].tolist() == [0, 0]
 
 
+@pytest.mark.parametrize(
+    "value",
+    [OrderedDict(b=1, a=2), Counter(b=2), defaultdict(int, a=1), defaultdict(list, {3: [1]})],
+)
+def test_the_mappings_of_the_standard_library_stay_what_they_are(value: Any) -> None:
+    plain, own = flatten({"inside": value})
+    back = unflatten(json.loads(json.dumps(plain)), own)["inside"]
+    assert_alike(value, back)
+    assert getattr(back, "default_factory", None) is getattr(value, "default_factory", None)
+
+
 def test_other_mappings_come_back_as_dictionaries() -> None:
-    assert unflatten(*flatten(OrderedDict(b=1, a=2))) == {"b": 1, "a": 2}
+    assert unflatten(*flatten(MappingProxyType({"b": 1, "a": 2}))) == {"b": 1, "a": 2}
+
+
+@pytest.mark.parametrize(
+    "array",
+    [np.array([[1, 2]], ">i4"), np.array(["a", "bc"]), np.array([b"a"]), np.array(["2020-02-03"], "M8[D]"),
+     np.ones(2, np.longdouble), np.array(1.5, ">f8")],
+)  # fmt: skip
+def test_arrays_that_no_file_of_weights_holds_travel_as_well(array: Any) -> None:
+    plain, own = flatten([array])
+    assert all(each.dtype == np.uint8 for each in own.values())  # a dtype's name would lose the order of bytes
+    [back] = unflatten(json.loads(json.dumps(plain)), own)
+    assert back.dtype.str == array.dtype.str
+    assert back.tolist() == array.tolist()
+    assert back.flags.writeable

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import pickle
+from collections import defaultdict
 from collections.abc import Callable
 from typing import Any
 
@@ -14,6 +15,7 @@ import pytest
 import cordee.trainer as ct
 from cordee.trainer import data, elastic, nn, optim
 from cordee.trainer.elastic.state import TrainingState
+from cordee.trainer.optim.snapshot import Snapshot
 
 
 class Momentum(optim.Optimizer):
@@ -205,3 +207,23 @@ def test_numbers_keep_their_kinds_where_they_are_handed_on() -> None:
     assert type(taker.total) is np.float32
     assert taker.total == giver.total
     assert taker.function is print
+
+
+def test_a_dictionary_goes_on_making_its_missing_values_after_a_state_is_taken() -> None:
+    class Counting(optim.Optimizer):
+        def __init__(self, params: Any) -> None:
+            super().__init__(params, {"lr": 0.1})
+            self.seen = defaultdict(lambda: 3)
+
+        def step(self, closure: Any = None) -> None:
+            self.seen["steps"] += 1
+
+    optimizer = Counting([nn.Parameter(np.ones(2, np.float32))])
+    optimizer.step()
+
+    snapshot = Snapshot(optimizer)
+    snapshot.take()
+    optimizer.seen["more"] += 1
+    snapshot.put_back()
+    assert optimizer.seen == {"steps": 4}
+    assert optimizer.seen["other"] == 3

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import base64
 import math
-from collections import deque
+from collections import Counter, OrderedDict, defaultdict, deque
 from collections.abc import Callable, Mapping
 from enum import Enum
 from typing import Any
@@ -81,7 +81,8 @@ def flatten(value: Any, references: References = _NOBODY) -> tuple[Any, dict[str
             dtype = value.dtype.str if value.dtype.kind in "biufcSUmM" else value.dtype.name
             return {"scalar": base64.b64encode(value.tobytes()).decode(), "dtype": dtype}
         if isinstance(value, Mapping):
-            return {"dict": [[key(k, path), walk(v, _join(path, k))] for k, v in value.items()]}
+            items = [[key(k, path), walk(v, _join(path, k))] for k, v in value.items()]
+            return {"dict": items, **_kind_of_mapping(value)}
         if isinstance(value, (list, tuple, deque)) and not hasattr(value, "_fields"):
             items = [walk(each, _join(path, i)) for i, each in enumerate(value)]
             if isinstance(value, deque):
@@ -149,11 +150,34 @@ def unflatten(plain: Any, arrays: Mapping[str, Any], references: References = _N
     return walk(plain)
 
 
+_MAPPINGS: dict[str, Any] = {"OrderedDict": OrderedDict, "Counter": Counter}
+_FACTORIES: dict[str, Any] = {
+    kind.__name__: kind for kind in (bool, int, float, complex, str, bytes, list, tuple, dict, set, deque)
+}
+
+
+def _kind_of_mapping(value: Any) -> dict[str, str]:
+    """What is to be told beside a mapping's items; nothing of a plain dictionary."""
+    name = type(value).__name__
+    if _MAPPINGS.get(name) is type(value):
+        return {"of": name}
+    factory: Any = getattr(value, "default_factory", None)
+    name = getattr(factory, "__name__", "")
+    is_known = type(value) is defaultdict and name in _FACTORIES and _FACTORIES[name] is factory
+    return {"default": name} if is_known else {}
+
+
+def _mapping(plain: Mapping[str, Any], items: dict[Any, Any]) -> Any:
+    if "default" in plain:
+        return defaultdict(_FACTORIES[plain["default"]], items)
+    return _MAPPINGS[plain["of"]](items) if "of" in plain else items
+
+
 _SIMPLE: dict[str, Callable[[Any, Any], Any]] = {
     "float": lambda plain, _: float(plain["float"]),
     "complex": lambda plain, walk: complex(*map(walk, plain["complex"])),
     "scalar": lambda plain, _: np.frombuffer(base64.b64decode(plain["scalar"]), np.dtype(plain["dtype"]))[0],
-    "dict": lambda plain, walk: {walk(key): walk(value) for key, value in plain["dict"]},
+    "dict": lambda plain, walk: _mapping(plain, {walk(key): walk(value) for key, value in plain["dict"]}),
     "tuple": lambda plain, walk: tuple(map(walk, plain["tuple"])),
     "deque": lambda plain, walk: deque(map(walk, plain["deque"]), plain["maxlen"]),
     "set": lambda plain, walk: set(map(walk, plain["set"])),
@@ -164,8 +188,9 @@ _SIMPLE: dict[str, Callable[[Any, Any], Any]] = {
 
 
 def _is_common(dtype: Any) -> bool:
-    """Whether files of arrays know such numbers; others travel as bytes."""
-    return dtype.name in _COMMON
+    """Whether files of arrays know such numbers; others travel as bytes. So do those of the other order of bytes, which
+    a dtype's name does not tell."""
+    return dtype.isnative and dtype.name in _COMMON
 
 
 _COMMON = frozenset(f"{sign}int{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64)) | {

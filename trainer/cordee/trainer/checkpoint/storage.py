@@ -18,7 +18,7 @@ import shutil
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, BinaryIO, Protocol
 from urllib.parse import unquote, urlsplit
 
 import numpy as np
@@ -120,6 +120,15 @@ def open_storage(location: str | os.PathLike[str]) -> Storage:
     return ObjectStorage(text)
 
 
+def _created(path: Path) -> BinaryIO:
+    """A new file, in a folder that another writer may be removing just now because it was empty."""
+    try:
+        return path.open("xb")
+    except FileNotFoundError:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return path.open("xb")
+
+
 class LocalStorage:
     """A folder. An object is written beside its place under a name that begins with a dot, flushed, and renamed."""
 
@@ -143,7 +152,7 @@ class LocalStorage:
             )
         unfinished = target.with_name(f".{target.name}.{os.getpid()}.{secrets.token_hex(4)}.tmp")
         try:
-            with unfinished.open("xb") as file:
+            with _created(unfinished) as file:
                 for piece in pieces:
                     file.write(piece)
                 file.flush()

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import logging
+import math
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -25,6 +26,7 @@ __all__ = [
     "AbandonedError",
     "CheckpointWriter",
     "Listener",
+    "PartFailedError",
     "Snapshot",
     "commit",
     "tidy",
@@ -46,6 +48,10 @@ Arrays = Mapping[str, np.ndarray[Any, Any]]
 
 class AbandonedError(Exception):
     """A part did not come: there will be no checkpoint of this step."""
+
+
+class PartFailedError(Exception):
+    """Another member could not write its part, and said so. It would hardly be able to at the next step."""
 
 
 class Listener(Protocol):
@@ -122,6 +128,15 @@ def tidy(storage: Storage, manifest: Manifest, *, keep: int, keep_seconds: float
         storage.delete(names[1:])
 
 
+def _clear(storage: Storage, attempt: Attempt) -> None:
+    """Nobody commits this attempt any more: unless its parts go now, those of many attempts may fill the disk, and then
+    there is no room for one that would be committed and tidy up."""
+    numbers = range(attempt.num_parts)
+    names = [name for number in numbers for name in (attempt.part(number), attempt.record(number))]
+    with contextlib.suppress(OSError):
+        storage.delete(f"{attempt.folder}/{name}" for name in names)
+
+
 class CheckpointWriter:
     """Saves a run's checkpoints at `location`; one per world member. Failing storage never stops training."""
 
@@ -148,6 +163,9 @@ class CheckpointWriter:
 
     def save(self, snapshot: Snapshot) -> None:
         """Writes in the background."""
+        with self._hurry:
+            if self._hurried is not None and math.isinf(self._hurried[0]):  # what was the end was none
+                self._hurried = None
         self._threads = [thread for thread in self._threads if thread.is_alive()]
         thread = threading.Thread(
             target=self._write, args=(snapshot,), name=f"checkpoint-{snapshot.attempt.step}", daemon=True
@@ -168,6 +186,12 @@ class CheckpointWriter:
             thread.join(None if deadline is None else max(0.0, deadline - time.monotonic()))
         return not self.busy
 
+    def finish(self, parts_seconds: float, seconds: float) -> bool:
+        """The same at the end of a run; the parts of others are waited for so long and no longer. What is saved later,
+        in the script's next loop, has its time again."""
+        self.hurry(math.inf, parts_seconds)
+        return self.wait(seconds)
+
     def _write(self, snapshot: Snapshot) -> None:
         step, started = snapshot.attempt.step, time.monotonic()
         try:
@@ -175,7 +199,11 @@ class CheckpointWriter:
             record = write_part(storage, snapshot)
             if snapshot.number:
                 return
-            parts = [record, *self._others(storage, snapshot.attempt)]
+            try:
+                parts = [record, *self._others(storage, snapshot.attempt)]
+            except (AbandonedError, PartFailedError):
+                _clear(storage, snapshot.attempt)
+                raise
             manifest = commit(storage, snapshot, parts, self.before_commit)
         except Exception as error:  # whatever storage throws: training goes on, the error is told
             self._listener.failed(step, error)
@@ -207,7 +235,7 @@ class CheckpointWriter:
                     number = awaited.pop(entry.name)
                     found[number] = record = PartRecord.from_json(storage.get(entry.name).tobytes())
                     if record.failed:
-                        raise OSError(f"part {number} of {attempt.num_parts} failed: {record.failed}")
+                        raise PartFailedError(f"part {number} of {attempt.num_parts} failed: {record.failed}")
             if not awaited:
                 return [found[number] for number in sorted(found)]
             if last_look:

@@ -162,6 +162,8 @@ class Run:
 
     def weights(self) -> dict[str, np.ndarray[Any, Any]]:
         """The parameters and buffers of the moment, by name, in host memory."""
+        if self._loops.has_left:
+            self._loops.check_left()
         return {name: to_numpy(array) for name, array in model_arrays(self._state.model).items()}
 
     def weights_sha256(self) -> str:
@@ -212,12 +214,12 @@ class Run:
         last = epochs * len(self.loader)
         if not self._state.loop:
             self._state.settle()
-        self._position = self._loops.enter() or self._position
+        self._position = self._loops.enter(self._position)
         self._membership.begun()
         places = buffer_places(self._state.model)
         while True:
             # Whoever has the last step of this loop needs nobody any more: a joiner is not made to wait for it.
-            if self._has_state and self.step >= last:
+            if self.behind or (self._has_state and self.step >= last):
                 break
             if self._world is None:
                 self._meet(last)
@@ -242,12 +244,17 @@ class Run:
             self._undo, metrics = Undo(self._state, buffers), self._position.metrics
             self._hold("in an elastic run step.commit() applies the update, on all workers or on none")
             self._state.at_step(step)
+            self._loops.at_hand = step
             try:
                 with random.scope(step=step.number, shard=None):
                     yield step
+            except GeneratorExit:
+                self._loops.has_left = True
+                raise
             finally:
                 self._state.at_step(None)
                 self._hold(None)
+            self._loops.at_hand = None
             if step.lost:
                 self._undo.take_back()
                 self._position = replace(self._position, metrics=metrics)
@@ -356,7 +363,6 @@ class Run:
             self._leave_world("lost" if self._has_state else "join", error.ranks)
             return
         self._has_state = True
-        self._loops.took(self._position, last)
         if self._ledger is not None:
             self._ledger.joined(world.generation, world.rank)
         if givers and self.step:
@@ -364,6 +370,7 @@ class Run:
             ranks = ", ".join(map(str, givers))
             whose = f"rank{'s' * (len(givers) > 1)} {ranks}"
             self._membership.note("healed", f"took the state of step {self.step} from {whose}", seconds)
+        self._position = self._loops.took(self._position, last)
 
     def _open_ledger(self, path: str | os.PathLike[str] | None) -> Ledger | None:
         """The job's, or else the script's."""
@@ -395,6 +402,7 @@ class Run:
     def conclude(self) -> None:
         """Tells what stands now as the result: of a loop that the script has left early as well, and with what it
         reported or did to the weights after its loop. For whoever runs the script, at its end."""
+        self._loops.check_ended()
         if self._has_state:
             self._finish()
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import math
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -67,6 +66,8 @@ class Saver:
             policy.storage, keep=policy.keep, keep_seconds=policy.keep_seconds, listener=self
         )
         self._last_step = 0
+        self._whole_step = 0
+        """The last one that is known to be on storage; only who commits is told."""
         self._last_time = time.monotonic()
         self._rank: int | None = None
         self._overdue = False
@@ -107,7 +108,8 @@ class Saver:
             return None
         position = Position.from_json(loaded.meta["position"])
         self._state.restore(loaded.arrays, loaded.meta["scalars"])
-        self._last_step, self._last_time = position.step, time.monotonic()
+        self._last_step = self._whole_step = position.step
+        self._last_time = time.monotonic()
         name = loaded.where.rstrip("/").rpartition("/")[2]
         self._membership.note("restored", f"resumed from {name}", time.monotonic() - started)
         return position
@@ -160,7 +162,8 @@ class Saver:
 
     def save_last(self, position: Position, place: Place) -> None:
         """Saves before this worker leaves with what nobody else may hold; returns when it is on storage."""
-        if self.wanted and position.step > self._last_step:
+        self._writer.wait()
+        if self.wanted and position.step > self._whole_step:  # a part of it may have died with another worker
             self.save(position, place.alone)
         self._writer.wait()
 
@@ -188,8 +191,7 @@ class Saver:
 
     def finish(self) -> None:
         """The same at the run's end: its result does not wait for the parts of others, nor for storage that hangs."""
-        self._writer.hurry(math.inf, PARTS_SECONDS)
-        if not self._writer.wait(FINISH_SECONDS):
+        if not self._writer.finish(PARTS_SECONDS, FINISH_SECONDS):
             self._failed(f"step {self._last_step}: it was still being written when the run ended")
 
     def _snapshot(self, position: Position, place: Place) -> Snapshot | None:
@@ -213,6 +215,7 @@ class Saver:
 
     def written(self, step: int, where: str, num_bytes: int, seconds: float) -> None:
         """A checkpoint is committed."""
+        self._whole_step = max(self._whole_step, step)
         self._membership.checkpointed(step, where, num_bytes, seconds)
 
     def failed(self, step: int, error: Exception) -> None:

@@ -70,6 +70,10 @@ class TrainingState:
         self.registered = Registered()
         self.loop = 0
         """Which of the script's loops over steps this process is in, or has left."""
+        self.loop_of_state = 0
+        """Which one the state is of: a later one, if that was taken over."""
+        self.left: tuple[int, ...] = ()
+        """By loop that the state has behind it: the last step before it was left, be it early."""
         self.given: tuple[Mapping[str, Any], Mapping[str, Any]] | None = None
         """A state that was taken over and is of a later loop: its arrays and scalars."""
         # Sizes, shards, order: workers that differ in them would train on other samples.
@@ -153,7 +157,8 @@ class TrainingState:
             "random": random.get_state(),
             "modes": self._modes.scalars(),
             "state": scalars_of(self.registered.flat()) if self.registered else {},
-            "loop": self.loop,
+            "loop": max(self.loop, self.loop_of_state),
+            "left": self.left,
             "data": self._data,
         }
 
@@ -231,14 +236,15 @@ class TrainingState:
             if "modes" in scalars:
                 self._modes.load(scalars["modes"])
             self.registered.load(scalars.get("state", {}), apart)
-            later = int(scalars.get("loop", 0)) > self.loop
+            self.loop_of_state = int(scalars.get("loop", 0))
+            self.left = tuple(map(int, scalars.get("left", ())))
         except Exception as error:
             self.take_back(before)
             raise StateError(f"the training state does not fit this script: {error!r}") from error
         for name, view in views.items():  # of the right shapes and dtypes: from here on nothing can fail
             view[...] = array_module(view).asarray(to_numpy(arrays[name]))
         self._attached.load(attached_scalars, apart)
-        self.given = (whole, scalars) if later else None
+        self.given = (whole, scalars) if self.loop_of_state > self.loop else None
 
     def load_weights(self, weights: Mapping[str, Any], where: str) -> None:
         """Takes over parameters and buffers by their names, in place. Raises `StateError`, changing nothing, when they

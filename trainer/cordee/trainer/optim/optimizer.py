@@ -7,6 +7,7 @@ large enough that calling NumPy costs nothing beside; on a GPU a block is the wh
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -305,7 +306,15 @@ class Optimizer:
             return
         for name in own_attributes(self).keys() - attributes.keys():
             delattr(self, name)
-        vars(self).update(attributes)
+        for name, value in attributes.items():
+            held = vars(self).get(name)
+            if isinstance(held, defaultdict) and isinstance(
+                value, dict
+            ):  # what makes its missing values may be a lambda
+                held.clear()
+                held.update(value)
+            else:
+                setattr(self, name, value)
 
     def forget_blocks(self) -> None:
         """The state's arrays may have become others."""
