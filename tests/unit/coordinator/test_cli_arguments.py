@@ -15,7 +15,7 @@ from cordee.coordinator.cli import app
 from cordee.coordinator.cli.errors import ExitCode, UsageError, exit_code_of_state
 from cordee.coordinator.cli.prepare import Wish, job_name, prepare
 from cordee.coordinator.cli.script_command import split_arguments
-from cordee.coordinator.errors import CoordinatorError
+from cordee.coordinator.errors import CoordinatorError, NotFoundError
 from cordee.coordinator.spec import SpecError, parse_job
 
 OPTIONS = {"--workers": True, "-w": True, "--dry-run": False, "--output": True, "-o": True, "--env": True}
@@ -125,6 +125,48 @@ def test_flags_go_over_the_job_file(script: Path, tmp_path: Path) -> None:
     assert job.spec.script == "project/Train_MNIST.py"
     assert (job.spec.args, str(job.spec.workers), job.spec.env) == (("b",), "1:4", {"A": "3", "B": "2"})
     assert (job.spec.checkpoint.interval_seconds, job.spec.checkpoint.keep) == (9.0, 7)
+
+
+def test_places_are_sent_as_all_workers_find_them(
+    script: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job_file = tmp_path / "job.yml"
+    job_file.write_text(
+        "apiVersion: cordee.dev/v1alpha1\nkind: TrainingJob\nmetadata: {name: mnist}\n"
+        "spec: {script: project/Train_MNIST.py, checkpoint: {storage: kept}, warmStart: w.safetensors}\n"
+    )
+    (tmp_path / "w.safetensors").touch()
+    here = tmp_path / "here"
+    here.mkdir()
+    monkeypatch.chdir(here)
+    asked: list[str] = []
+
+    def weights_of_job(ref: str) -> str:
+        asked.append(ref)
+        if ref == "nobody":
+            raise NotFoundError("there is no job 'nobody'")
+        return f"/jobs/{ref}/checkpoints"
+
+    spec = prepare(Wish(job_file), weights_of_job=weights_of_job).document.spec
+    assert (spec.checkpoint.storage, spec.warm_start) == (str(tmp_path / "kept"), str(tmp_path / "w.safetensors"))
+    for wish, storage, warm in (
+        (
+            Wish(script, checkpoint_storage="mine", warm_start="digits-abc234"),
+            str(here / "mine"),
+            "/jobs/digits-abc234/checkpoints",
+        ),
+        (Wish(job_file, checkpoint_storage="s3://b/p", warm_start="gs://b/x"), "s3://b/p", "gs://b/x"),
+        (Wish(script, warm_start="/nowhere/on/this/machine"), None, "/nowhere/on/this/machine"),
+    ):
+        spec = prepare(wish, weights_of_job=weights_of_job).document.spec
+        assert (spec.checkpoint.storage, spec.warm_start) == (storage, warm)
+    assert asked == ["digits-abc234"]
+    with pytest.raises(
+        UsageError, match="--warm-start nobody is neither a path that exists nor a job: there is no job"
+    ):
+        prepare(Wish(script, warm_start="nobody"), weights_of_job=weights_of_job)
+    with pytest.raises(SpecError, match="--checkpoint-storage is 'ftp://x'; give a path, s3://bucket/prefix"):
+        prepare(Wish(script, checkpoint_storage="ftp://x"), weights_of_job=weights_of_job)
 
 
 def test_the_source_is_the_script_s_folder_unless_named(script: Path, tmp_path: Path) -> None:

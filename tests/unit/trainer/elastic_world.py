@@ -334,6 +334,9 @@ class _Membership:
             raise Killed  # drained, or the job has its result
         return job.worlds.pop(self.worker)
 
+    def at_storage(self) -> None:
+        """Nobody asks."""
+
     def leaving(self) -> bool:
         return self.worker in self.job.leaving
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import hashlib
 import itertools
 import json
 import os
@@ -172,7 +173,16 @@ def list_for_manifest(folder: Path) -> None:
 
 def change_the_manifest(folder: Path, **changes: Any) -> None:
     manifest = json.loads((folder / MANIFEST).read_text())
-    (folder / MANIFEST).write_text(json.dumps({**manifest, **changes}))
+    document = {name: value for name, value in {**manifest, **changes}.items() if name != "sha256"}
+    canonical = json.dumps(document, sort_keys=True, separators=(",", ":"))
+    document["sha256"] = hashlib.sha256(canonical.encode()).hexdigest()
+    (folder / MANIFEST).write_text(json.dumps(document))
+
+
+def change_a_number(folder: Path) -> None:
+    text = (folder / MANIFEST).read_text()
+    (folder / MANIFEST).write_text(text.replace('"samples": 448', '"samples": 449'))
+    assert (folder / MANIFEST).read_text() != text
 
 
 def change_the_format(folder: Path) -> None:
@@ -194,6 +204,7 @@ def forget_a_part(folder: Path) -> None:
         garble_the_manifest,
         list_for_manifest,
         change_the_format,
+        change_a_number,
         forget_a_part,
     ],
 )
@@ -202,7 +213,7 @@ def test_a_damaged_checkpoint_is_reported_and_the_one_before_is_used(
 ) -> None:
     storage = LocalStorage(tmp_path)
     save(storage, 1)
-    newest = save(storage, 2, world_size=2)
+    newest = save(storage, 2, world_size=2, meta={"samples": 448})
     damage(tmp_path / newest)
     reported: list[CheckpointError] = []
     loaded = load_latest(storage, reported.append)
@@ -404,7 +415,6 @@ def test_what_writers_of_the_first_format_left_is_read_and_removed(tmp_path: Pat
     old.mkdir()
     save_safetensors(arrays(4), old / "state.safetensors")
     data = (old / "state.safetensors").read_bytes()
-    import hashlib
 
     files = {"state.safetensors": {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}}
     manifest = {"format": "cordee-checkpoint/1", "step": 4, "created": 1.0, "files": files, "meta": {"samples": 3}}

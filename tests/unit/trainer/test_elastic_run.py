@@ -336,6 +336,9 @@ class SimulatedMembership:
             raise Killed  # the job has its result
         return simulation.worlds.pop(self.worker)
 
+    def at_storage(self) -> None:
+        """Nobody asks."""
+
     def leaving(self) -> bool:
         return False
 

@@ -21,7 +21,7 @@ from cordee.trainer.elastic.protocols import (
     World,
 )
 from cordee.worker.abort import Abort
-from cordee.worker.activity import COMPUTING, MEETING, OUTSIDE
+from cordee.worker.activity import COMPUTING, MEETING, OUTSIDE, PREPARING
 from cordee.worker.communicator import TcpCommunicator, connect
 from cordee.worker.handshake import mesh_key
 from cordee.worker.listener import Listener
@@ -134,6 +134,9 @@ class WorkerMembership:
     def begun(self) -> None:
         if self._activity.phase == OUTSIDE:  # another loop: from here on the others wait for this worker's steps again
             self._activity.enter(COMPUTING)
+
+    def at_storage(self) -> None:
+        self._activity.enter(PREPARING)
 
     def report(self, progress: ProgressReport) -> None:
         self.step = progress.step

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -10,6 +11,11 @@ from typing import Any
 from cordee.trainer.checkpoint.layout import FIRST_FORMAT, FORMAT, part_names_are_safe
 
 __all__ = ["Manifest", "PartRecord"]
+
+
+def _fingerprint(document: Mapping[str, Any]) -> str:
+    """Of a manifest's content, however it is laid out."""
+    return hashlib.sha256(json.dumps(document, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
 
 @dataclass(frozen=True)
@@ -62,7 +68,8 @@ class Manifest:
             "cut": dict(self.cut),
             "meta": dict(self.meta),
         }
-        return json.dumps(document, indent=1).encode()
+        document = json.loads(json.dumps(document))  # as it will be read: keys are text, tuples are lists
+        return json.dumps({**document, "sha256": _fingerprint(document)}, indent=1).encode()
 
     @staticmethod
     def from_json(text: bytes) -> Manifest:
@@ -72,6 +79,8 @@ class Manifest:
         if data["format"] not in known:
             raise ValueError(f"format {data['format']!r}; this version reads {' and '.join(map(repr, known))}")
         parts = data[known[data["format"]]]
+        if data["format"] == FORMAT and data.pop("sha256", None) != _fingerprint(data):
+            raise ValueError("its SHA-256 is not its own")
         if not part_names_are_safe(parts):
             raise ValueError(f"it names files outside its folder: {list(parts)}")
         return Manifest(

@@ -167,6 +167,11 @@ class Membership(Protocol):
         """The script begins a loop over steps: once more, after `finished`, if it has several."""
         ...
 
+    def at_storage(self) -> None:
+        """From here to the next step or rendezvous this process reads or writes storage, and others may wait for it:
+        that is no sign of being stuck, however long it takes."""
+        ...
+
     def report(self, progress: ProgressReport) -> None:
         """Tells the coordinator how far training is. Cheap: called by every worker at every committed step."""
         ...

@@ -97,6 +97,7 @@ class Saver:
         it is told, and raised otherwise (an `OSError`, a machine's fault: the worker is started again).
         """
         started = time.monotonic()
+        self._membership.at_storage()
         try:
             loaded = load_latest(open_storage(self._policy.storage), self._damaged)
         except OSError as error:
@@ -122,6 +123,7 @@ class Saver:
         if not self._policy.warm_start:
             return
         started = time.monotonic()
+        self._membership.at_storage()
         weights, where = load_weights(self._policy.warm_start, self._damaged)
         self._state.load_weights(weights, where)
         self._membership.note("warm_start", f"took {len(weights)} arrays from {where}", time.monotonic() - started)
@@ -156,6 +158,7 @@ class Saver:
 
     def save_at_once(self, position: Position, place: Place) -> None:
         """The same; returns when this member's part is on storage (with rank 0: the whole)."""
+        self._membership.at_storage()
         if self.wanted and position.step:
             self.save(position, place)
         self._writer.wait()

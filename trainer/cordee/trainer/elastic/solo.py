@@ -73,6 +73,9 @@ class SoloMembership:
     def begun(self) -> None:
         """Nobody asks."""
 
+    def at_storage(self) -> None:
+        """Nobody waits."""
+
     def report(self, progress: ProgressReport) -> None:
         """Nobody asks."""
 
