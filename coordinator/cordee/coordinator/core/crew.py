@@ -64,7 +64,7 @@ class Crew:
         """When this coordinator last found that it had slept: nobody was waited for in that time."""
         self.standstills: tuple[int, int] = (0, 0)
         """A step at which the world stood still, and how often."""
-        self.hold = (0, 0, 0.0)
+        self.hold: tuple[int, int, float] = (0, 0, 0.0)
         """A world, a step of it that some compute while others wait for them, and for how long these do."""
         self.told_waits: set[tuple[int, str, int]] = set()
         """What the world, or one that is still to be formed, waits for, and that this was said."""
