@@ -722,7 +722,8 @@ inline lose_finishing(s) {
     bar(inc[s]); missing[s] = 0
 }
 inline on_attached(p) {
-    b1 = slot[p]; known[p] = 1; cut_off = cut_off & ~BIT(p);
+    b1 = slot[p]; known[p] = !(up[p]??[detached]);    /* it may be broken already */
+    cut_off = cut_off & ~BIT(p);
     /* Hello.previous: a word of the process before it that comes late is not taken for a newer one's */
     for (i5 : 0 .. PROCS - 1) { if :: i5 < p && mode[i5] != UNBORN && slot[i5] == b1 -> earlier(b1, i5) :: else fi };
     if

@@ -6,18 +6,11 @@ needs neither.
 
 from __future__ import annotations
 
-import importlib.util
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-
-_spec = importlib.util.spec_from_file_location("cordee_model_checker", Path(__file__).with_name("checker.py"))
-assert _spec is not None
-assert _spec.loader is not None
-checker = sys.modules[_spec.name] = importlib.util.module_from_spec(_spec)
-_spec.loader.exec_module(checker)
+from tests.model import checker
 
 pytestmark = [
     pytest.mark.slow,
@@ -26,11 +19,11 @@ pytestmark = [
 
 
 @pytest.fixture(scope="session")
-def pan(tmp_path_factory: pytest.TempPathFactory) -> Callable[[object], Path]:
+def pan(tmp_path_factory: pytest.TempPathFactory) -> Callable[[checker.Size], Path]:
     """A checker of some size, compiled once."""
-    built: dict[object, Path] = {}
+    built: dict[checker.Size, Path] = {}
 
-    def of(size: object) -> Path:
+    def of(size: checker.Size) -> Path:
         if size not in built:
             built[size] = checker.build(size, tmp_path_factory.mktemp("model"))
         return built[size]
@@ -40,21 +33,23 @@ def pan(tmp_path_factory: pytest.TempPathFactory) -> Callable[[object], Path]:
 
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("task", checker.SHORT, ids=lambda task: task.name)
-def test_the_laws_hold_in_every_history(task: object, pan: Callable[[object], Path]) -> None:
-    outcome = checker.run(pan(task.size), task, timeout=500)  # type: ignore[attr-defined]
+def test_the_laws_hold_in_every_history(task: checker.Task, pan: Callable[[checker.Size], Path]) -> None:
+    outcome = checker.run(pan(task.size), task, timeout=500)
     assert outcome.error == ""
     assert outcome.states > 1000, "the model does something"
 
 
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("task", checker.MUTANTS, ids=lambda task: task.name)
-def test_a_protocol_that_lacks_something_is_found_out(task: object, pan: Callable[[object], Path]) -> None:
-    outcome = checker.run(pan(task.size), task, timeout=500)  # type: ignore[attr-defined]
+def test_a_protocol_that_lacks_something_is_found_out(task: checker.Task, pan: Callable[[checker.Size], Path]) -> None:
+    outcome = checker.run(pan(task.size), task, timeout=500)
     assert outcome.error
 
 
 @pytest.mark.long
 @pytest.mark.timeout(14400)
 @pytest.mark.parametrize("task", checker.LONG, ids=lambda task: task.name)
-def test_the_laws_hold_in_every_history_of_larger_worlds(task: object, pan: Callable[[object], Path]) -> None:
-    assert checker.run(pan(task.size), task).error == ""  # type: ignore[attr-defined]
+def test_the_laws_hold_in_every_history_of_larger_worlds(
+    task: checker.Task, pan: Callable[[checker.Size], Path]
+) -> None:
+    assert checker.run(pan(task.size), task).error == ""
