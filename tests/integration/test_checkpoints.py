@@ -20,7 +20,8 @@ import s3_server
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(240)]
 
-WIDE = ("--width", "512", "--epochs", "6")  # a state of several parts
+EPOCHS = 3
+WIDE = ("--width", "512", "--epochs", str(EPOCHS))  # a state of several parts
 OFTEN = ("--checkpoint-every", "0.1")
 
 
@@ -88,7 +89,7 @@ def test_a_notice_to_everybody_loses_no_committed_step(
     code, result, stderr = job.finish()
     assert code == 0, stderr
     assert result["weights_sha256"] == undisturbed(*WIDE)
-    assert result["samples"] == 6 * 1797
+    assert result["samples"] == EPOCHS * 1797
     # No step was made twice: whoever came after went on behind the last one that was committed before.
     makers: dict[int, set[int]] = {}
     for commit in job.commits():
