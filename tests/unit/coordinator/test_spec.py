@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -90,7 +91,8 @@ def test_a_jobs_failure_policy_goes_before_the_coordinators() -> None:
     from cordee.coordinator.service.policy import job_policy
 
     base = Policy(restart_budget=7)
-    assert job_policy(base, load_job(HEAD + "spec: {script: train.py}").spec.failure_policy) == base
+    plain = job_policy(base, load_job(HEAD + "spec: {script: train.py}").spec.failure_policy)
+    assert plain == replace(base, tick_seconds=base.heartbeat_timeout_seconds / 4)  # ticks tell sleep from silence
     policy = job_policy(base, parse_job(FULL).spec.failure_policy)
     assert (policy.restart_budget, policy.restart_window_seconds, policy.stuck_seconds) == (5, 60.0, 12.0)
     assert (policy.heartbeat_timeout_seconds, policy.heartbeat_seconds) == (2.0, 0.5)
