@@ -48,7 +48,7 @@ class Stage:
         self.exits: deque[ev.AgentExited | ev.AgentAbsent] = deque()
         self.log: list[str] = []
         self.committed: dict[int, int] = {0: 0}
-        self.worlds: dict[int, act.SendWorld] = {}
+        self.told = 0
         self.acknowledged: set[str] = set()
         self.lost: set[str] = set()
         self.crash_after: int | None = None
@@ -95,7 +95,7 @@ class Stage:
     def carry_out(self, action: act.Action, finishing: bool) -> None:
         match action:
             case act.Persist(record):
-                self.stored = json.dumps(record.to_json())
+                self.store(record)
             case act.StartAgent() | act.StopAgent():
                 self.launcher.append(action)
             case act.SendWorld() | act.SendChangePending() | act.SendAbort() | act.SendStop() | act.SendProbe():
@@ -120,26 +120,29 @@ class Stage:
         assert self.machine is not None
         return self.machine
 
-    def check_world(self, sent: act.SendWorld) -> None:
-        world = sent.world
-        stored = json.loads(self.stored)["world"]
-        assert stored is not None, "a world is stored before it is said"
-        assert stored["generation"] == world.generation, "a world is stored before it is said"
-        if world.generation in self.worlds:
-            assert self.worlds[world.generation].world == world, "no two worlds at one generation"
+    def store(self, record: JobRecord) -> None:
+        """The laws of a world that is formed: it is in the record before anybody hears of it."""
+        before = JobRecord.from_json(json.loads(self.stored))
+        self.stored = json.dumps(record.to_json())
+        world = record.world
+        if world is None or record.generation == before.generation:
+            assert world == before.world, "no two worlds at one generation"
             return
-        assert world.generation > max(self.worlds, default=0)
-        before = self.worlds.get(max(self.worlds, default=0))
-        self.worlds[world.generation] = sent
-        members = {m.incarnation for m in world.members}
-        assert not members & self.lost, "who was lost stays out"
-        for old in before.world.members if before is not None else ():
+        assert world.generation == before.generation + 1
+        assert world.generation > self.told, "a generation that anybody was told of is never used again"
+        assert not {m.incarnation for m in world.members} & self.lost, "who was lost stays out"
+        fenced = {incarnation for slot in before.slots for incarnation in slot.fenced}
+        for old in before.world.members if before.world is not None else ():
             process = self.everybody[old.incarnation]
-            well = process.alive and not process.suspect and process.step is not None
-            if well and old.incarnation not in self.lost and not process.session.leaving:
+            well = process.alive and not process.suspect and not process.session.leaving
+            if well and process.step is not None and old.incarnation not in self.lost | fenced:
                 behind = 0 if self.is_served(process) else 1
-                assert process.step is not None
                 assert process.step <= world.step + behind, f"{old.worker} holds step {process.step}"
+
+    def check_world(self, sent: act.SendWorld) -> None:
+        stored = JobRecord.from_json(json.loads(self.stored)).world
+        assert stored == sent.world, "a world is stored before it is said"
+        self.told = sent.world.generation
 
     def is_served(self, process: Process) -> bool:
         served = self.sessions.get((process.worker, process.incarnation))
@@ -301,9 +304,10 @@ class Stage:
                     reached = [m.incarnation for m in probe.peers if self.everybody[m.incarnation].alive]
                     self.post(process, reached=pb.Reached(incarnations=reached))
                 case ss.End(code, _):
-                    told = not isinstance(event, ss.Tick)  # else it has waited for a coordinator for too long
-                    if process.mode == "finished" and code == exit_codes.FINISHED and told:
-                        self.acknowledged.add(process.incarnation)
+                    if isinstance(event, ss.Received) and event.message.stop.reason == pb.STOP_REASON_FINISHED:
+                        assert process.mode == "finished" or code == exit_codes.STOPPED
+                        if process.mode == "finished" and code == exit_codes.FINISHED:
+                            self.acknowledged.add(process.incarnation)
                     self.die(process, code)
                     return
                 case _:

@@ -277,6 +277,40 @@ def test_a_coordinator_that_slept_takes_nobody_for_dead() -> None:
     assert not story.told(act.SendAbort)
 
 
+def test_a_coordinator_that_sleeps_again_and_again_takes_nobody_for_dead() -> None:
+    """Found on the stage: throttled, it wakes for a word or two of other workers, and sleeps on."""
+    story = training(0, 1)
+    for _ in range(5):
+        story.now += 10.0
+        story.hear(0)
+        story.tell(ev.Tick())
+        assert not story.told(act.SendStop)
+        assert not story.told(act.StopAgent)
+    assert story.machine.state is JobState.RUNNING
+
+
+def test_an_agent_whose_worker_never_attaches_is_replaced() -> None:
+    """Found on the stage: a machine that vanishes before its worker was heard of, and whose end nobody is told."""
+    story = Story(minimum=2, maximum=2)
+    story.join(0)
+    assert not story.pass_time(POLICY.starting_timeout_seconds - 1.0, 0)
+    assert [a.worker for a in story.pass_time(2.0, 0) if isinstance(a, act.StopAgent)] == ["j-w1"]
+    story.tell(ev.AgentAbsent("j-w1"))
+    assert [a.worker for a in story.told(act.StartAgent)] == ["j-w1"]
+    story.join(1)
+    assert story.ranks == [0, 1]
+
+
+def test_after_a_restart_an_agent_whose_worker_never_attached_is_given_its_time_and_no_more() -> None:
+    story = Story(minimum=2, maximum=2)
+    story.join(0)
+    story.restart(0, 1)
+    story.attach(0)
+    story.arrive(0)
+    decided = story.pass_time(POLICY.starting_timeout_seconds + 1.0, 0)
+    assert [a.worker for a in decided if isinstance(a, act.StopAgent)] == ["j-w1"]
+
+
 def test_a_worker_whose_stream_breaks_and_comes_back_is_a_member_still() -> None:
     story = training(0, 1)
     story.tell(ev.WorkerDetached(*story.who(1)))

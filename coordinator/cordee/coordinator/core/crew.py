@@ -317,9 +317,12 @@ class Crew:
             session = slot.session
             if session is not None and session.phase not in (Phase.STOPPED, Phase.FINISHED):
                 self.stop(slot, STOP_REASONS[state], reason)
-            elif slot.agent is Agent.RUNNING and (session is None or slot.stop_by is None):
-                finished = any(f.worker == slot.worker for f in self.durable.finished)
-                slot.stop_by = self.now + (self.policy.parting_seconds if finished else 0.0)
+            elif slot.agent is Agent.RUNNING:
+                parted = self.now + self.policy.parting_seconds
+                if session is None or slot.stop_by is None:
+                    slot.stop_by = parted if any(f.worker == slot.worker for f in self.durable.finished) else self.now
+                else:  # it has been told to stop, or its session is what another process left behind
+                    slot.stop_by = min(slot.stop_by, parted)
         # `turn` presses on.
 
     def enter(self, state: JobState, reason: str) -> None:

@@ -287,8 +287,10 @@ def _on_recovered(crew: Crew, event: events.Recovered) -> None:
             slot.agent = Agent.RUNNING
             if over or slot.given_up:
                 slot.stop_by = crew.now
-            elif slot.incarnation and not slot.retiring:
-                slot.stop_by = crew.now + crew.policy.absence_timeout_seconds
+            elif not slot.retiring:
+                policy = crew.policy
+                patience = policy.absence_timeout_seconds if slot.incarnation else policy.starting_timeout_seconds
+                slot.stop_by = crew.now + patience
         mine = crew.is_member(slot, slot.incarnation)
         if crew.durable.world is None and crew.finishing and slot.worker in event.agents:
             mine = bool(slot.incarnation)  # a script without an elastic run: its processes are all there is

@@ -165,13 +165,15 @@ class JobMachine:
         return tuple(self._view(slot) for slot in self._crew.in_order())
 
     def _forgive_sleep(self, now: float) -> None:
-        """Adds the time the coordinator itself was not running to every watch over a worker."""
+        """Adds the time the coordinator itself was not running to every watch over a worker.
+
+        All of it: one that sleeps again and again, and reads little in between, would else sum up what is left.
+        """
         crew = self._crew
-        gap = now - crew.now
-        slept = gap - 2.0 * crew.policy.tick_seconds
-        if not 0.0 < slept < float("inf"):
+        slept = now - crew.now
+        if not 2.0 * crew.policy.tick_seconds < slept < float("inf"):
             return
-        if gap >= _SLEEP_SECONDS:
+        if slept >= _SLEEP_SECONDS:
             crew.woke_at, crew.broken_at = now, min(crew.broken_at + slept, now)
             if crew.durable.below_since is not None:
                 crew.durable = replace(crew.durable, below_since=min(crew.durable.below_since + slept, now))

@@ -180,6 +180,9 @@ class Policy:
     """How long an agent that was told to stop (SIGTERM) has before it is killed."""
     replacement_seconds: float = 5.0
     """How long the agent of a worker that hangs has to replace it by another process, before it is killed."""
+    starting_timeout_seconds: float = 600.0
+    """How long an agent may run, or be about to, until its worker attaches for the first time, before it is replaced:
+    an image may have to be pulled, but a machine that was lost over it must not hold a job up for ever."""
     absence_timeout_seconds: float = 30.0
     """How long a running agent may be without a worker that attaches, once one had, before it is replaced."""
     last_words_seconds: float = 1.0

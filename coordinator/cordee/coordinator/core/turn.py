@@ -318,6 +318,7 @@ def _start_agents(crew: Crew) -> None:
     for slot in crew.in_order():
         if slot.usable and slot.agent is Agent.ABSENT and slot.fail_by is None and crew.now >= slot.start_at:
             slot.agent = Agent.RUNNING
+            slot.stop_by = crew.now + crew.policy.starting_timeout_seconds  # until somebody attaches
             crew.actions.append(StartAgent(slot.worker))
 
 

@@ -25,7 +25,7 @@ from cordee.coordinator.service.outgoing import Outgoing, SendFault
 from cordee.rpc.v1 import worker_pb2 as pb
 from cordee.rpc.v1 import worker_pb2_grpc as rpc
 
-__all__ = ["SERVER_OPTIONS", "TokenInterceptor", "WorkerServicer"]
+__all__ = ["MAX_NAME", "SERVER_OPTIONS", "TokenInterceptor", "WorkerServicer"]
 
 SERVER_OPTIONS: Final = (
     ("grpc.so_reuseport", 0),  # a port in use is an error, not a lottery between two coordinators
@@ -38,6 +38,8 @@ _LAST_WORDS_SECONDS: Final = 3.0
 _CHUNK_BYTES: Final = 256 << 10
 _MAX_TEXT: Final = 64 << 10
 _MAX_METRICS: Final = 200
+MAX_NAME: Final = 300
+"""Of an incarnation, of an address."""
 _MAX_NAMES: Final = 4096
 
 _Context = grpc.aio.ServicerContext[Any, Any]
@@ -152,8 +154,10 @@ class WorkerServicer(rpc.WorkerServiceServicer):
         hello = first.hello
         job = await self._job(hello.job, context)
         index = hello.worker.removeprefix(f"{job.id}-w")
-        if hello.worker == index or not (index.isascii() and index.isdigit()) or not hello.incarnation:
-            sentence = f"{hello.worker!r}, incarnation {hello.incarnation!r}, is no worker of the job {job.id}"
+        named = 0 < len(hello.incarnation) <= MAX_NAME and len(hello.address) <= MAX_NAME  # both are stored, every turn
+        if hello.worker == index or not (index.isascii() and index.isdigit()) or not named:
+            who = f"{hello.worker[:MAX_NAME]!r}, incarnation {hello.incarnation[:MAX_NAME]!r},"
+            sentence = f"{who} is no worker of the job {job.id}"
             await context.abort(grpc.StatusCode.INVALID_ARGUMENT, sentence)
         return hello, job
 
