@@ -80,7 +80,7 @@ def test_every_page_can_be_reached_from_the_readme() -> None:
             target = (groups[0] or groups[1]).partition("#")[0]
             if target and ":" not in target:
                 ahead.append((page.parent / target).resolve())
-    assert set(PAGES) == reached
+    assert set(PAGES) <= reached
 
 
 @pytest.mark.parametrize("page", PAGES, ids=NAMES)
