@@ -59,14 +59,15 @@ def test_many_random_histories_end_the_same(topic: str) -> None:
 
 @pytest.mark.parametrize("topic", TOPICS)
 def test_a_loss_at_every_exchange_ends_the_same(topic: str) -> None:
-    """One after the other: the exchanges of one step in three die, with and without somebody who got the sum."""
+    """Everybody dies in turn, at one exchange in three, with and without somebody who got the sum."""
     events = [
-        world.Event(at, "kill", frozenset({at % 3}), frozenset({(at + 1) % 3} if at % 2 else ()))
-        for at in range(2, 30, 3)
+        world.Event(at, "kill", frozenset({loss % 3}), frozenset({(loss + 1) % 3} if loss % 2 else ()))
+        for loss, at in enumerate(range(2, 30, 3))
     ]
     outcome = check(topic, world.History(3, tuple(events)))
-    assert outcome.num_lost >= 3
-    assert len(outcome.sizes) > 3
+    # The first two are surely there; whoever replaces them may come too late to die.
+    assert outcome.num_lost >= 2
+    assert len(outcome.sizes) > 2
 
 
 @pytest.mark.parametrize("topic", TOPICS)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gzip
 import hashlib
 import io
 import queue
@@ -136,9 +137,9 @@ def coordinator() -> Iterator[Coordinator]:
 
 
 def pack(files: dict[str, str]) -> tuple[bytes, str]:
-    """A bundle of these files, and its SHA-256."""
+    """A bundle of these files, and its SHA-256: the same at any time of day, unlike what gzip writes by itself."""
     buffer = io.BytesIO()
-    with tarfile.open(fileobj=buffer, mode="w:gz") as archive:
+    with gzip.GzipFile(fileobj=buffer, mode="wb", mtime=0) as file, tarfile.open(fileobj=file, mode="w") as archive:
         for name, text in files.items():
             info = tarfile.TarInfo(name)
             info.size = len(text.encode())
