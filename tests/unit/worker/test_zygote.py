@@ -90,11 +90,13 @@ def portrait(coordinator: Any, agent: Agent) -> tuple[dict[str, Any], dict[str, 
 
 
 def test_a_forked_worker_is_as_good_as_a_fresh_one(
-    coordinator: Any, job: Callable[..., dict[str, str]], agents: list[Agent]
+    coordinator: Any, job: Callable[..., dict[str, str]], agents: list[Agent], tmp_path: Path
 ) -> None:
     found = []
     for worker, command in (("fresh-w0", ["-c", AFRESH]), ("forked-w0", ["-P", "-m", "cordee.worker.agent"])):
-        agent = Agent(job(SELF_PORTRAIT, worker, CORDEE_THREADS="2"), [sys.executable, *command])
+        # A folder each, for to unpack the source takes modules that one who finds it there does not import.
+        environment = job(SELF_PORTRAIT, worker, CORDEE_THREADS="2", CORDEE_WORKDIR=str(tmp_path / worker))
+        agent = Agent(environment, [sys.executable, *command])
         agents.append(agent)
         found.append(portrait(coordinator, agent))
     (fresh, of_fresh), (forked, of_forked) = found
