@@ -73,7 +73,10 @@ def test_a_result_that_is_not_the_same_is_an_error(make_job: Callable[[], Any]) 
     code, result, stderr = job.finish()
     assert code == 1
     assert result["state"] == "succeeded"
-    assert result["chaos"]["problems"] == ["the weights are not those of the undisturbed run"]
+    assert result["chaos"]["problems"] == [
+        "no fault was injected: nothing is proven",
+        "the weights are not those of the undisturbed run",
+    ]
     assert "NOT THE SAME" in stderr
 
 

@@ -34,7 +34,7 @@
 #define MINIMUM 1
 #endif
 
-/* What one compiled checker is told by its environment: see check.sh. */
+/* What one compiled checker is told by its environment: see checker.py. */
 c_decl { \#include <stdlib.h> }
 c_code {
     static int told_to(const char *name, int otherwise) { const char *value = getenv(name); return value ? atoi(value) : otherwise; }

@@ -44,6 +44,8 @@ def test_the_laws_hold_in_every_history(task: checker.Task, pan: Callable[[check
 def test_a_protocol_that_lacks_something_is_found_out(task: checker.Task, pan: Callable[[checker.Size], Path]) -> None:
     outcome = checker.run(pan(task.size), task, timeout=500)
     assert outcome.error
+    assert task.breaks
+    assert task.breaks in outcome.error
 
 
 @pytest.mark.long

@@ -235,6 +235,14 @@ def test_what_was_left_out_counts_for_nothing() -> None:
     assert "1 left out" in table(report)
 
 
+@pytest.mark.parametrize("left_out", [False, True])
+def test_where_nothing_was_injected_nothing_is_proven(left_out: bool) -> None:
+    left = Injection(1, START + 50, "kill", (), left_out="1 workers live"), list[Happening]()
+    report = make_report(recording(*[left] * left_out), Proof(Same("a" * 64, "a" * 64)))
+    assert report.problems == ("no fault was injected: nothing is proven",)
+    assert report.verdict == "failed"
+
+
 def test_a_dead_coordinator_costs_no_step() -> None:
     gone = Outage(START + 30.0, START + 31.5)
     killed = Injection(1, START + 30.0, "coordinator"), list[Happening]()
@@ -261,6 +269,7 @@ def test_a_dead_coordinator_costs_no_step() -> None:
             Proof(exactly_once=False, exactly_once_words="7 twice"),
             "the ledger does not hold every sample exactly once: 7 twice",
         ),
+        (Proof(Same("a" * 64), lacking="the undisturbed run is cancelled"), "the undisturbed run is cancelled"),
     ],
 )  # fmt: skip
 def test_what_is_not_the_same_is_a_problem(proof: Proof, problem: str) -> None:

@@ -107,6 +107,8 @@ class Proof:
     exactly_once: bool | None = None
     """The ledger holds every sample of every epoch exactly once; None: there is no ledger."""
     exactly_once_words: str = ""
+    lacking: str = ""
+    """Why a comparison that was asked for could not be made."""
 
 
 @dataclass(frozen=True)
@@ -352,12 +354,16 @@ def _problems(recording: Recording, outcomes: Sequence[FaultOutcome], proof: Pro
     """What must not be: each a sentence."""
     if recording.job["state"] == "failed":
         yield f"the job failed: {recording.job.get('reason') or 'see its events'}"
+    elif all(one.outcome == "left out" for one in outcomes):
+        yield "no fault was injected: nothing is proven"
     for one in outcomes:
         if one.outcome == "open":
             on = f" on {', '.join(one.workers)}" if one.workers else ""
             yield f"fault {one.number} ({one.kind}{on}) was not over at the end"
         if one.outcome == "no effect":
             yield f"fault {one.number} ({one.kind} on {', '.join(one.workers)}) had no effect that anybody saw"
+    if proof.lacking:
+        yield proof.lacking
     if proof.weights.equal is False:
         yield "the weights are not those of the undisturbed run"
     if proof.ledger.equal is False:

@@ -3,7 +3,7 @@
 import threading
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -79,16 +79,16 @@ class ChaosRun:
         from cordee.coordinator.chaos.table import table
         from cordee.coordinator.cli.chaos_report import PAGE_FILE, prove, write_report
 
-        reference, why_none = self.reference, ""
+        reference, why_none, lacking = self.reference, "", ""
         if job["state"] != "succeeded":
             reference, why_none = None, f"not compared: the job is {job['state']}"
         elif reference is None and self.with_reference:
             say("cordee: chaos: now the same job undisturbed, to compare with")
             reference = _undisturbed(prepared, folder / REFERENCE_FOLDER, interrupts, as_json=as_json)
-            why_none = "" if reference is not None else "the undisturbed run did not come to its end"
+            why_none = lacking = "" if reference is not None else "the undisturbed run did not come to its end"
         elif reference is None:
             why_none = "not compared: --no-reference"
-        report = make_report(recording, prove(job, reference, why_none=why_none))
+        report = make_report(recording, replace(prove(job, reference, why_none=why_none), lacking=lacking))
         where = self.report or folder / FOLDER
         write_report(report, recording, where)
         say(f"\n{table(report)}\n\nthe report is {where / PAGE_FILE}")
