@@ -538,6 +538,16 @@ def test_scaling_back_up_before_the_boundary_keeps_the_worker() -> None:
     assert not story.told(act.SendStop)
 
 
+def test_a_worker_that_vanished_and_was_scaled_away_for_a_moment_is_replaced() -> None:
+    """Nobody is told of its agent's end: its machine has lost its power."""
+    story = training(0, 1)
+    story.tell(ev.WorkerDetached(*story.who(1)))
+    story.tell(ev.Scheduled(1))
+    story.tell(ev.Scheduled(2))
+    decided = story.pass_time(POLICY.absence_timeout_seconds + 5.0, 0)
+    assert [a.worker for a in decided if isinstance(a, act.StopAgent)] == ["j-w1"]
+
+
 def test_a_raised_minimum_does_not_stop_a_world_for_joiners_that_are_too_few() -> None:
     story = training(0, maximum=4)
     story.tell(ev.ScaleRequested(3, 3))

@@ -123,6 +123,8 @@ def _resize(crew: Crew) -> None:
         if excess < 0 and slot.retiring:
             slot.retiring = False
             excess += 1
+            if slot.session is None and slot.agent is Agent.RUNNING and slot.stop_by is None:
+                slot.stop_by = crew.now + crew.policy.absence_timeout_seconds  # as before it was to go
     while excess < 0:
         index = next(k for k in range(len(crew.slots) + 1) if worker_id(crew.durable.job, k) not in crew.slots)
         worker = worker_id(crew.durable.job, index)
