@@ -103,9 +103,9 @@ SCENARIOS: tuple[Scenario, ...] = (
     ),
     Scenario(
         13,
-        "the newest checkpoint is damaged, and then everybody is lost",
-        "at 8s damage; at 8200ms mass 4",
-        sees=("checkpoint_damaged", "restored"),
+        "a disk is full; the newest checkpoint is damaged, and then everybody is lost",
+        "at 3s disk-full rank 0 for 4s; at 9s damage; at 9200ms mass 4",
+        sees=("checkpoint_failed", "checkpoint_damaged", "restored"),
     ),
     Scenario(
         14,
