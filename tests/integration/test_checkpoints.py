@@ -132,6 +132,26 @@ def test_a_notice_to_everything_resumes_at_the_very_step(
     assert len(again) == made, "a committed step was made again"
 
 
+@pytest.mark.parametrize("part", [0, pytest.param(2, marks=pytest.mark.long)])
+def test_one_that_dies_while_all_leave_takes_nothing_with_it(make_job: Callable[[], Any], part: int) -> None:
+    """Nobody is left to tell them, and rank 0 may be the one: who lives saves the whole state."""
+    job = make_job()
+    job.slow_down()
+    job.start("--workers", "3", "--checkpoint-every", "3600", arguments=(*WIDE, "--die-at-part", str(part)))
+    job.wait_for(lambda commits: any(c.step >= 5 and c.size == 3 for c in commits), "step 5 with three workers")
+    leaving = agents(job)
+    job.process.kill()
+    job.process.communicate(timeout=30)
+    job.process = None
+    for process in leaving:
+        process.send_signal(signal.SIGTERM)
+    root = root_of(job)
+    job.wait_for(lambda _: bool(list(root.glob("step-*/manifest.json"))), "the checkpoint of those that are left")
+    last = max(c.step for c in job.commits())
+    assert [path.parent.name for path in root.glob("step-*/manifest.json")] == [f"step-{last:012d}"]
+    assert list(root.glob("step-*/part-00000-of-00001-*.safetensors")), "it is not one worker's"
+
+
 def test_a_damaged_checkpoint_is_passed_over(make_job: Callable[[], Any], undisturbed: Callable[..., str]) -> None:
     job = make_job()
     job.slow_down()

@@ -4,11 +4,13 @@ import argparse
 import contextlib
 import json
 import os
+import signal
 import time
 from pathlib import Path
 
 from cordee import trainer
 from cordee.trainer import data, elastic, nn, optim
+from cordee.trainer.checkpoint import writer
 
 parser = argparse.ArgumentParser()
 parser.add_argument("--log", type=Path, required=True)
@@ -17,6 +19,7 @@ parser.add_argument("--epochs", type=int, default=4)
 parser.add_argument("--width", type=int, default=48, help="of the MLP; a wide one's checkpoint has several parts")
 parser.add_argument("--ledger", type=Path, help="under plain python; a job keeps its own")
 parser.add_argument("--raise-at", type=int, default=0, help="step at which the script raises")
+parser.add_argument("--die-at-part", type=int, help="whoever is to write this one of three parts is killed")
 arguments = parser.parse_args()
 
 
@@ -36,6 +39,15 @@ class Attention(nn.Module):
         q, k, v = (self.qkv(self.norm(tokens))[:, :, i * 32 : (i + 1) * 32] for i in range(3))
         weights = nn.functional.softmax(q @ k.transpose(-2, -1) / 32**0.5, dim=-1)
         return self.head((tokens + weights @ v).mean(dim=1))
+
+
+def write_part(storage, snapshot, write=writer.write_part):
+    if snapshot.number == arguments.die_at_part and snapshot.attempt.num_parts == 3:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return write(storage, snapshot)
+
+
+writer.write_part = write_part
 
 
 def make_model() -> nn.Module:

@@ -65,7 +65,7 @@ WORDS: dict[str, st.SearchStrategy[Any]] = {
         paces=st.lists(built(pb.Pace, worker=MEMBER | TEXT, shard_seconds=DOUBLE), max_size=3),
     ),
     "checkpointed": built(pb.Checkpointed, step=UINT64, path=TEXT, size_bytes=UINT64, seconds=DOUBLE),
-    "leaving": built(pb.Leaving, reason=TEXT, grace_seconds=DOUBLE),
+    "leaving": built(pb.Leaving, reason=TEXT),
     "finished": built(pb.Finished, step=UINT64, samples=UINT64, weights_sha256=TEXT, metrics=MAP, weights_path=TEXT),
     "script_failed": built(pb.ScriptFailed, exception=TEXT, traceback=TEXT, step=UINT64),
     "note": built(pb.Note, kind=TEXT, message=TEXT, seconds=DOUBLE),

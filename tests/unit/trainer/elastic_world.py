@@ -202,7 +202,8 @@ class _Job:
         furthest = max((step for step in steps if step is not None), default=0)
         for rank, worker in enumerate(members):
             communicator = _Communicator(self, exchange, links, rank, len(members))
-            self.worlds[worker] = World(self.generation, rank, len(members), furthest, steps, communicator)
+            names = tuple(map(str, members))
+            self.worlds[worker] = World(self.generation, rank, len(members), furthest, steps, communicator, names)
         self.waiting.clear()
         self.turn.notify_all()
 
@@ -315,6 +316,7 @@ class _Membership:
     worker: int
     ledger_path: Path | None = None
     result_directory: Path | None = None
+    grace_seconds: float = 30.0
 
     @property
     def checkpoint_policy(self) -> CheckpointPolicy | None:

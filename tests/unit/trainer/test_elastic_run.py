@@ -314,6 +314,7 @@ class SimulatedMembership:
         return None if folder is None else CheckpointPolicy(str(folder), interval_seconds=0, interval_steps=2)
 
     result_directory: Path | None = None
+    grace_seconds: float = 30.0
 
     @property
     def ledger_path(self) -> Path | None:

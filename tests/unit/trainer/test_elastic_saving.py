@@ -222,7 +222,7 @@ def test_who_becomes_rank_0_saves_soon(tmp_path: Path) -> None:
     saver = saver_of(Alone(tmp_path, interval_seconds=3600.0, interval_steps=0))
     saver.joined(world(1, 1, 3))
     assert not saver.due(5)
-    saver.left(world(1, 1, 3), lost=True)
+    saver.left(lost=True)
     saver.joined(world(2, 0, 2))
     assert saver.due(5), "the one that committed is gone, perhaps in the middle of it"
     saver.save(Position(step=5), Place(2, 0, 1))

@@ -67,6 +67,7 @@ def test_a_missing_variable_is_named(name: str) -> None:
         ("CORDEE_THREADS", "many"),
         ("CORDEE_ORPHAN_SECONDS", "0"),
         ("CORDEE_ORPHAN_SECONDS", "nan"),
+        ("CORDEE_GRACE_SECONDS", "soon"),
         ("CORDEE_CHECKPOINT_SECONDS", "-1"),
         ("CORDEE_CHECKPOINT_STEPS", "1.5"),
         ("CORDEE_CHECKPOINT_KEEP", "0"),

@@ -123,6 +123,7 @@ class WorkerMembership:
                 step=world.step,
                 member_steps=tuple(member.step if member.has_state else None for member in world.members),
                 communicator=communicator,
+                members=tuple(f"{member.worker}/{member.incarnation}" for member in world.members),
             )
 
     def change_pending(self) -> bool:
@@ -203,6 +204,10 @@ class WorkerMembership:
             keep_seconds=settings.checkpoint_keep_seconds,
             warm_start=settings.warm_start,
         )
+
+    @property
+    def grace_seconds(self) -> float:
+        return self._settings.grace_seconds
 
     @property
     def ledger_path(self) -> Path | None:

@@ -47,6 +47,8 @@ class WorkerSettings:
     """A folder or a URL; empty: the job's folder."""
     warm_start: str = ""
     mesh_host: str = "127.0.0.1"
+    grace_seconds: float = 30.0
+    """How long this process is left alive once it was asked to go; its agent reads the same variable."""
     chaos: bool = False
     """Whether faults may be injected into this process."""
 
@@ -107,6 +109,7 @@ class WorkerSettings:
             checkpoint_steps=read("CORDEE_CHECKPOINT_STEPS", _natural, "a number of steps, from 0", "0"),
             checkpoint_keep=read("CORDEE_CHECKPOINT_KEEP", _count, "a number of checkpoints, from 1", "3"),
             ledger=read("CORDEE_LEDGER", _switch, "0 or 1", "0"),
+            grace_seconds=read("CORDEE_GRACE_SECONDS", _amount, "a number of seconds, from 0", "30"),
             chaos=env.get("CORDEE_CHAOS") == "1",
             checkpoint_keep_seconds=read("CORDEE_CHECKPOINT_KEEP_SECONDS", _amount, "a number of seconds, from 0", "0"),
             checkpoint_storage=env.get("CORDEE_CHECKPOINT_STORAGE", ""),

@@ -294,12 +294,10 @@ class Checkpointed(_message.Message):
     def __init__(self, step: _Optional[int] = ..., path: _Optional[str] = ..., size_bytes: _Optional[int] = ..., seconds: _Optional[float] = ...) -> None: ...
 
 class Leaving(_message.Message):
-    __slots__ = ("reason", "grace_seconds")
+    __slots__ = ("reason",)
     REASON_FIELD_NUMBER: _ClassVar[int]
-    GRACE_SECONDS_FIELD_NUMBER: _ClassVar[int]
     reason: str
-    grace_seconds: float
-    def __init__(self, reason: _Optional[str] = ..., grace_seconds: _Optional[float] = ...) -> None: ...
+    def __init__(self, reason: _Optional[str] = ...) -> None: ...
 
 class Finished(_message.Message):
     __slots__ = ("step", "samples", "weights_sha256", "metrics", "weights_path")

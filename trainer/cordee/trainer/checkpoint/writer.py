@@ -12,13 +12,13 @@ import logging
 import math
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, Protocol
 
 import numpy as np
 
-from cordee.trainer.checkpoint.layout import MANIFEST, Attempt, step_folders, superseded
+from cordee.trainer.checkpoint.layout import MANIFEST, Attempt, step_folders, step_name, superseded
 from cordee.trainer.checkpoint.manifest import Manifest, PartRecord
 from cordee.trainer.checkpoint.storage import Storage, open_storage
 
@@ -39,6 +39,9 @@ WAIT_SECONDS: Final = 120.0
 """How long the parts of others are waited for once the own one is written."""
 HURRIED_SECONDS: Final = 2.0
 """The same when a member was lost: what it had not written by then never comes."""
+DEPARTED_FACTOR: Final = 4.0
+"""Who has left its world may still be writing: all parts are of one size, so it is given so many times what the own one
+took, and not less than who was lost."""
 PATIENCE_SECONDS: Final = 300.0
 """An unfinished step this old is nobody's any more: longer than anybody waits for parts."""
 _FIRST_POLL_SECONDS, _LAST_POLL_SECONDS = 0.02, 2.0
@@ -154,30 +157,59 @@ class CheckpointWriter:
         self._hurry = threading.Condition()
         self._hurried: tuple[float, float] | None = None
         """Up to which generation, and until when."""
+        self._gone: dict[tuple[int, int], tuple[float, bool]] = {}
+        """By generation and part: since when its writer is no member any more, and whether it was lost."""
+        self._own_part = threading.Event()
+        """The newest snapshot's own part is written, or could not be."""
+        self._own_part.set()
 
     @property
     def busy(self) -> bool:
         """Whether this member is writing now, or waits for the parts of others."""
-        self._threads = [thread for thread in self._threads if thread.is_alive()]
-        return bool(self._threads)
+        return any(thread.is_alive() for thread in self._threads)
 
     def save(self, snapshot: Snapshot) -> None:
         """Writes in the background."""
         with self._hurry:
             if self._hurried is not None and math.isinf(self._hurried[0]):  # what was the end was none
                 self._hurried = None
+            generation = snapshot.attempt.generation
+            self._gone = {part: since for part, since in self._gone.items() if part[0] >= generation}
+        own_part = self._own_part = threading.Event()
         self._threads = [thread for thread in self._threads if thread.is_alive()]
         thread = threading.Thread(
-            target=self._write, args=(snapshot,), name=f"checkpoint-{snapshot.attempt.step}", daemon=True
+            target=self._write, args=(snapshot, own_part), name=f"checkpoint-{snapshot.attempt.step}", daemon=True
         )
         self._threads.append(thread)
         thread.start()
 
-    def hurry(self, generation: float, seconds: float = HURRIED_SECONDS) -> None:
-        """The parts of the worlds up to `generation` are waited for so long and no longer: their members are gone."""
+    def hurry(self, generation: float, seconds: float | None = None) -> None:
+        """The parts of the worlds up to `generation` are waited for so long and no longer (by default as those of who
+        was lost): their members are gone."""
+        seconds = HURRIED_SECONDS if seconds is None else seconds
         with self._hurry:
             self._hurried = (generation, time.monotonic() + seconds)
             self._hurry.notify_all()
+
+    def forgo(self, generation: int, numbers: Iterable[int], *, lost: bool) -> None:
+        """The writers of these parts of `generation` are no members any more: `lost`, and so dead, or else on their
+        way out."""
+        with self._hurry:
+            for number in numbers:
+                self._gone.setdefault((generation, number), (time.monotonic(), lost))
+            self._hurry.notify_all()
+
+    def is_whole(self, step: int) -> bool:
+        """Whether there is a checkpoint of this step on storage, whoever wrote it. False if that cannot be seen."""
+        manifest = f"{step_name(step)}/{MANIFEST}"
+        try:
+            return any(entry.name == manifest for entry in open_storage(self._location).list(step_name(step)))
+        except OSError:
+            return False
+
+    def wait_part(self) -> None:
+        """Waits until the own part of the newest snapshot is written, or could not be."""
+        self._own_part.wait()
 
     def wait(self, seconds: float | None = None) -> bool:
         """Waits until nothing is being written here, or for so long. Returns whether nothing is."""
@@ -192,15 +224,18 @@ class CheckpointWriter:
         self.hurry(math.inf, parts_seconds)
         return self.wait(seconds)
 
-    def _write(self, snapshot: Snapshot) -> None:
+    def _write(self, snapshot: Snapshot, own_part: threading.Event) -> None:
         step, started = snapshot.attempt.step, time.monotonic()
         try:
             storage = open_storage(self._location)
-            record = write_part(storage, snapshot)
+            try:
+                record = write_part(storage, snapshot)
+            finally:
+                own_part.set()
             if snapshot.number:
                 return
             try:
-                parts = [record, *self._others(storage, snapshot.attempt)]
+                parts = [record, *self._others(storage, snapshot.attempt, time.monotonic() - started)]
             except (AbandonedError, PartFailedError):
                 _clear(storage, snapshot.attempt)
                 raise
@@ -217,14 +252,16 @@ class CheckpointWriter:
                 "the checkpoint of step %d is there, but what it replaces could not be removed: %s", step, error
             )
 
-    def _others(self, storage: Storage, attempt: Attempt) -> list[PartRecord]:
-        """The records of all parts but the first, in their order, as soon as the last is there."""
+    def _others(self, storage: Storage, attempt: Attempt, own_seconds: float) -> list[PartRecord]:
+        """The records of all parts but the first, in their order, as soon as the last is there. `own_seconds`: what
+        writing the first took."""
         found: dict[int, PartRecord] = {}
         deadline, pause = time.monotonic() + WAIT_SECONDS, _FIRST_POLL_SECONDS
         while True:
             if self._hurried is not None and attempt.generation <= self._hurried[0]:
                 deadline = min(deadline, self._hurried[1])
             last_look = time.monotonic() >= deadline
+            never = self._never(attempt, own_seconds)
             awaited = {
                 f"{attempt.folder}/{attempt.record(number)}": number
                 for number in range(1, attempt.num_parts)
@@ -238,9 +275,20 @@ class CheckpointWriter:
                         raise PartFailedError(f"part {number} of {attempt.num_parts} failed: {record.failed}")
             if not awaited:
                 return [found[number] for number in sorted(found)]
-            if last_look:
+            if last_look or never.intersection(awaited.values()):
                 missing = ", ".join(str(number) for number in sorted(awaited.values()))
                 raise AbandonedError(f"of its {attempt.num_parts} parts these were not written: {missing}")
             with self._hurry:
                 self._hurry.wait(pause)
             pause = min(pause * 1.5, _LAST_POLL_SECONDS)
+
+    def _never(self, attempt: Attempt, own_seconds: float) -> set[int]:
+        """The parts that will never come, if they are not there by now."""
+        now = time.monotonic()
+        patience = {True: HURRIED_SECONDS, False: max(HURRIED_SECONDS, DEPARTED_FACTOR * own_seconds)}
+        with self._hurry:
+            return {
+                number
+                for (generation, number), (since, lost) in self._gone.items()
+                if generation == attempt.generation and now - since >= patience[lost]
+            }

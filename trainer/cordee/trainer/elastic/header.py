@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["Agreement", "StepHeader", "exact_sum", "mean"]
+__all__ = ["Agreement", "StepHeader", "exact_sum", "mean", "unpack_all"]
 
 _FIXED = struct.Struct("<QBHdIIHII")
 _CHANGE, _LEAVING, _CHECKPOINT = 1, 2, 4
@@ -114,6 +114,19 @@ class StepHeader:
             shard_seconds=shard_seconds,
             phase=phase,
         )
+
+
+def unpack_all(packed: Sequence[bytes], ours: StepHeader) -> list[StepHeader]:
+    """All workers' headers of one exchange, by rank. Raises `RuntimeError` when one is of another exchange."""
+    headers = [StepHeader.unpack(one) for one in packed]
+    for rank, one in enumerate(headers):
+        if one.step != ours.step or one.phase != ours.phase or len(one.touched) != len(ours.touched):
+            raise RuntimeError(
+                f"rank {rank} is at step {one.step}, exchange {one.phase + 1}, with {len(one.touched)} parameters, "
+                f"this worker at step {ours.step}, exchange {ours.phase + 1}, with {len(ours.touched)}: the "
+                "workers do not run the same script"
+            )
+    return headers
 
 
 @dataclass(frozen=True)

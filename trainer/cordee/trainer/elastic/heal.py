@@ -22,7 +22,7 @@ from cordee.trainer.elastic.position import Position
 from cordee.trainer.elastic.protocols import World
 from cordee.trainer.elastic.state import StateError, TrainingState
 
-__all__ = ["shares", "synchronise"]
+__all__ = ["heal_words", "shares", "synchronise"]
 
 LEAST_SHARE_BYTES: Final = 1 << 20
 """A smaller share is not worth another giver's while."""
@@ -52,6 +52,11 @@ def synchronise(
     if takers:
         _give(world, state, position, holders, takers, ledger)
     return position, ()
+
+
+def heal_words(step: int, givers: Sequence[int]) -> str:
+    """A heal, for the job's events."""
+    return f"took the state of step {step} from rank{'s' * (len(givers) > 1)} {', '.join(map(str, givers))}"
 
 
 def shares(num_bytes: int, givers: int) -> list[tuple[int, int]]:

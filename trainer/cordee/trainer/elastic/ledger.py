@@ -50,6 +50,7 @@ if TYPE_CHECKING:
     from cordee.trainer.data import Batch, DataLoader
     from cordee.trainer.data.batch import Indices
     from cordee.trainer.elastic.header import StepHeader
+    from cordee.trainer.elastic.protocols import Membership
     from cordee.trainer.elastic.step import Step
 
 __all__ = ["Ledger"]
@@ -91,6 +92,20 @@ class Ledger:
     @property
     def path(self) -> Path:
         return self._file.path
+
+    @staticmethod
+    def opened(
+        path: str | os.PathLike[str] | None, loader: DataLoader, order_kind: int, membership: Membership
+    ) -> Ledger | None:
+        """The ledger of the job, if it keeps one, or else that of the script, at `path`; `LedgerError` when another
+        file is there."""
+        jobs = membership.ledger_path
+        if jobs is None and path is None:
+            return None
+        ledger = Ledger(jobs or Path(path or ""), loader, order_kind, membership.note)
+        if jobs is None:
+            ledger.check()
+        return ledger
 
     @property
     def data(self) -> LedgerData:

@@ -10,6 +10,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from cordee.trainer.elastic.protocols import ProgressReport
+
 __all__ = ["Position"]
 
 
@@ -34,6 +36,22 @@ class Position:
             except (TypeError, ValueError) as error:
                 raise TypeError(f"metric {name!r} is to be a number, not {value!r}") from error
         return replace(self, metrics=checked)
+
+    def progress(
+        self, *, epoch: int, epochs: int, steps_per_epoch: int, seconds: float, shard_seconds: tuple[float, ...]
+    ) -> ProgressReport:
+        """As the job is told of a step that ends here, in `epoch` of `epochs`, and took `seconds`."""
+        return ProgressReport(
+            step=self.step,
+            steps_total=epochs * steps_per_epoch,
+            epoch=epoch,
+            epochs=epochs,
+            loss=self.loss,
+            samples=self.samples,
+            seconds=seconds,
+            metrics=self.metrics,
+            shard_seconds=shard_seconds,
+        )
 
     def to_json(self) -> dict[str, Any]:
         """As JSON has it, which knows no NaN."""

@@ -94,6 +94,8 @@ class World:
     member_steps: tuple[int | None, ...]
     """By rank: the committed step each member arrived with; None: it holds no state and is healed by a peer."""
     communicator: Communicator
+    members: tuple[str, ...] = ()
+    """By rank: which process it is, called the same in every world; empty where nobody can be told from another."""
 
 
 @dataclass(frozen=True)
@@ -161,6 +163,11 @@ class Membership(Protocol):
 
     def leaving(self) -> bool:
         """Whether this process was asked to go (a preemption notice, a drain). Cheap: asked at every step."""
+        ...
+
+    @property
+    def grace_seconds(self) -> float:
+        """How long a process that was asked to go is left alive."""
         ...
 
     def begun(self) -> None:

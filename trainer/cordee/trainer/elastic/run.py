@@ -13,7 +13,6 @@ import os
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -23,11 +22,12 @@ from cordee.trainer.array import to_numpy
 from cordee.trainer.elastic import runtime
 from cordee.trainer.elastic.buffers import ShardBuffers, buffer_places
 from cordee.trainer.elastic.header import Agreement
-from cordee.trainer.elastic.heal import synchronise
+from cordee.trainer.elastic.heal import heal_words, synchronise
 from cordee.trainer.elastic.ledger import Ledger
 from cordee.trainer.elastic.loops import Loops
+from cordee.trainer.elastic.parting import save_before_leaving
 from cordee.trainer.elastic.position import Position
-from cordee.trainer.elastic.protocols import PeerLostError, ProgressReport, World
+from cordee.trainer.elastic.protocols import PeerLostError, World
 from cordee.trainer.elastic.result import announce
 from cordee.trainer.elastic.saving import Place, Saver
 from cordee.trainer.elastic.several import Models, Optimizers, check_for_steps
@@ -41,8 +41,6 @@ if TYPE_CHECKING:
     from cordee.trainer.data import DataLoader
 
 __all__ = ["Run"]
-
-_KEEPING_SECONDS = 0.05
 
 
 class Run:
@@ -93,7 +91,7 @@ class Run:
             self.register(name, thing)
         policy = self._membership.checkpoint_policy
         self._saver = Saver(policy, self._state, self._membership) if policy is not None else None
-        self._ledger = noted = self._open_ledger(ledger)
+        self._ledger = noted = Ledger.opened(ledger, loader, ORDER_KIND, self._membership)
         if self._saver is not None and noted is not None:
             self._saver.before_commit.append(lambda _: noted.flush())
         self._position = Position()
@@ -280,14 +278,12 @@ class Run:
                 saver.save(self._position, self._place)
             return
         # Nobody is left to hold the state: it goes to storage before anybody goes, and no step follows that would not.
-        saver.save_at_once(self._position, self._place)
         if not saver.wanted or self._world is None:
             return
-        if self._world.size == 1:
-            # The coordinator keeps a worker for its state until another one comes to take it over.
-            while not self._membership.change_pending() and self._membership.leaving():
-                time.sleep(_KEEPING_SECONDS)  # the process's end comes as a signal, which interrupts this
-        self._leave_world("change", ())
+        lost = save_before_leaving(
+            saver, self._membership, self._world, self._position, num_shards=self.loader.num_shards
+        )
+        self._leave_world("change" if lost is None else "lost", () if lost is None else lost.ranks)
 
     # What a step tells
 
@@ -302,22 +298,20 @@ class Run:
             self._position, step=step.number, samples=self.samples + step.num_samples, loss=step.loss
         )
         self._membership.report(
-            ProgressReport(
-                step=step.number,
-                steps_total=self._epochs * len(self.loader),
+            self._position.progress(
                 epoch=step.epoch,
                 epochs=self._epochs,
-                loss=step.loss,
-                samples=self.samples,
+                steps_per_epoch=len(self.loader),
                 seconds=step.seconds,
-                metrics=self._position.metrics,
                 shard_seconds=agreement.shard_seconds,
             )
         )
         self._agreement = agreement
         assert self._world is not None
         self._place = Place.of(self._world)
-        if agreement.change_pending:
+        # Where all leave, the members meet once more when the script is through with the step.
+        saves_first = agreement.all_leaving and self._saver is not None and self._saver.wanted
+        if agreement.change_pending and not saves_first:
             self._leave_world("change", ())
 
     def _step_lost(self, error: PeerLostError) -> None:
@@ -332,7 +326,7 @@ class Run:
         assert self._world is not None
         self._world.communicator.close()
         if self._saver is not None:
-            self._saver.left(self._world, lost=reason == "lost")
+            self._saver.left(lost=reason == "lost")
         # The others of a world go on with its state; alone, or after a loss, this worker may be all that holds it.
         self._may_hold_alone = self._world.size == 1 or reason == "lost"
         self._world = None
@@ -342,18 +336,13 @@ class Run:
         """One rendezvous: ends in a world whose members all hold the same state, or in none, to be tried again."""
         reason, suspects = self._arrival
         saver = self._saver if self._has_state else None
-        holder = saver if self._may_hold_alone or self._membership.leaving() else None
-        try:
-            with holder.standing_by(self._position, self._place) if holder is not None else contextlib.nullcontext():
-                self._world = world = self._membership.rendezvous(
-                    step=self.step if self._has_state else None, reason=reason, suspects=suspects
-                )
-        except BaseException:  # told to leave: a drain loses nothing
-            if saver is not None and self._may_hold_alone:
-                saver.save_last(self._position, self._place)
-            elif saver is not None:
-                saver.wait()  # the others wait for this member's part
-            raise
+        between = saver and saver.between_worlds(
+            self._position, self._place, suspects, holds_alone=self._may_hold_alone
+        )
+        with between or contextlib.nullcontext():
+            self._world = world = self._membership.rendezvous(
+                step=self.step if self._has_state else None, reason=reason, suspects=suspects
+            )
         if self._saver is not None:
             self._saver.joined(world)
         started = time.monotonic()
@@ -366,30 +355,12 @@ class Run:
         if self._ledger is not None:
             self._ledger.joined(world.generation, world.rank)
         if givers and self.step:
-            seconds = time.monotonic() - started
-            ranks = ", ".join(map(str, givers))
-            whose = f"rank{'s' * (len(givers) > 1)} {ranks}"
-            self._membership.note("healed", f"took the state of step {self.step} from {whose}", seconds)
+            self._membership.note("healed", heal_words(self.step, givers), time.monotonic() - started)
         self._position = self._loops.took(self._position, last)
 
-    def _open_ledger(self, path: str | os.PathLike[str] | None) -> Ledger | None:
-        """The job's, or else the script's."""
-        membership = self._membership
-        jobs = membership.ledger_path
-        if jobs is None and path is None:
-            return None
-        ledger = Ledger(jobs or Path(path or ""), self.loader, ORDER_KIND, membership.note)
-        if jobs is None:
-            ledger.check()
-        return ledger
-
     def _begin(self) -> Position:
-        """Where a run starts whose members are all new: from its checkpoint, or from what its script made."""
-        if self._saver is None:
-            return self._position
-        restored = self._saver.restore(first_world=self.generation <= 1)
-        if restored is None:
-            self._saver.warm_start()
+        """Where a run starts whose members are all new."""
+        restored = self._saver.begin(first_world=self.generation <= 1) if self._saver is not None else None
         return restored or self._position
 
     # The result

@@ -22,7 +22,7 @@ from cordee.trainer.checkpoint.layout import Attempt
 from cordee.trainer.checkpoint.parts import Piece, Shape, count_parts, cut_arrays, deal
 from cordee.trainer.checkpoint.reader import CheckpointError, load_latest, load_weights
 from cordee.trainer.checkpoint.storage import StorageError, open_storage
-from cordee.trainer.checkpoint.writer import AbandonedError, CheckpointWriter, Snapshot
+from cordee.trainer.checkpoint.writer import AbandonedError, CheckpointWriter, PartFailedError, Snapshot
 from cordee.trainer.elastic.position import Position
 from cordee.trainer.elastic.protocols import CheckpointPolicy, Membership, World
 from cordee.trainer.elastic.state import TrainingState
@@ -33,6 +33,9 @@ _log = logging.getLogger(__name__)
 
 STANDBY_SECONDS = 1.0
 """How long a worker that may be the last to hold the state waits for a world before it saves that by itself."""
+TURN_BYTES_PER_SECOND, LONGEST_TURN_SECONDS, MOST_TURNS = 200e6, 5.0, 3
+"""How much longer for each one before it in the ranks: about what that one needs to do so. The last may be waiting to
+be killed, so it does not wait for many."""
 PARTS_SECONDS, FINISH_SECONDS = 5.0, 30.0
 """At a run's end, how long others' parts are waited for, and how long the storage: the result is there."""
 
@@ -44,10 +47,12 @@ class Place:
     generation: int
     rank: int
     size: int
+    members: tuple[str, ...] = ()
+    """By rank, as `World.members`."""
 
     @staticmethod
     def of(world: World) -> Place:
-        return Place(world.generation, world.rank, world.size)
+        return Place(world.generation, world.rank, world.size, world.members)
 
     @property
     def alone(self) -> Place:
@@ -72,6 +77,12 @@ class Saver:
         self._rank: int | None = None
         self._overdue = False
         """A checkpoint was not finished, or may not have been: the next one is due at once."""
+        self._awaiting: Place | None = None
+        """From where the parts of others are waited for."""
+        self._lost = False
+        """The world of before was left because another member is gone."""
+        self._missing_step = 0
+        """The last one of which another member's part did not come."""
 
     @property
     def before_commit(self) -> list[Callable[[int], None]]:
@@ -89,6 +100,14 @@ class Saver:
         return bool(self._policy.interval_steps or self._policy.interval_seconds)
 
     # Finding the way back
+
+    def begin(self, *, first_world: bool) -> Position | None:
+        """Where a run starts whose members are all new: from the newest checkpoint, or, with the weights it is to begin
+        with if there are any, from its beginning: None."""
+        position = self.restore(first_world=first_world)
+        if position is None:
+            self.warm_start()
+        return position
 
     def restore(self, *, first_world: bool) -> Position | None:
         """Takes over the newest checkpoint that is whole; None when there is none.
@@ -135,11 +154,18 @@ class Saver:
         if world.rank == 0 and self._rank not in (None, 0):
             self._overdue = True  # whoever committed before is gone, perhaps in the middle of it
         self._rank = world.rank
+        awaiting = self._awaiting
+        if awaiting is not None and awaiting.members and world.members:
+            gone = [rank for rank, member in enumerate(awaiting.members) if member not in world.members]
+            self._writer.forgo(awaiting.generation, gone, lost=self._lost)
+        elif awaiting is not None and self._lost:
+            self._writer.hurry(awaiting.generation)
+        self._lost = False
 
-    def left(self, world: World, *, lost: bool) -> None:
-        """This member has left `world`; `lost`: because another one is gone, with the part it may not have written."""
-        if lost:
-            self._writer.hurry(world.generation)
+    def left(self, *, lost: bool) -> None:
+        """This member has left its world; `lost`: because another one is gone, with the part it may not have written.
+        Which one is known in the next world."""
+        self._lost = self._lost or lost
 
     def due(self, step: int) -> bool:
         """Whether it is time to save the state that `step` ends in."""
@@ -152,48 +178,103 @@ class Saver:
     def save(self, position: Position, place: Place) -> None:
         """Called after a committed step, by every member of its world. Costs a copy of the own part in memory."""
         self._last_step, self._last_time, self._overdue = position.step, time.monotonic(), False
+        self._awaiting = place if place.rank == 0 and place.size > 1 else None
         snapshot = self._snapshot(position, place)
         if snapshot is not None:
             self._writer.save(snapshot)
 
-    def save_at_once(self, position: Position, place: Place) -> None:
-        """The same; returns when this member's part is on storage (with rank 0: the whole)."""
-        self._membership.at_storage()
-        if self.wanted and position.step:
-            self.save(position, place)
-        self._writer.wait()
+    def wait_part(self) -> None:
+        """Waits until this member's part of what was saved last is written, or could not be."""
+        self._writer.wait_part()
+
+    def finish_attempt(self, position: Position, place: Place) -> None:
+        """After `save`, once no part will come that is not there: returns when this member is done with it. Who
+        commits, and misses one, saves all of the state."""
+        self._writer.hurry(place.generation)
+        self.wait()
+        if self._missing_step == position.step:
+            self.save(position, place.alone)
+            self.wait()
 
     def save_last(self, position: Position, place: Place) -> None:
         """Saves before this worker leaves with what nobody else may hold; returns when it is on storage."""
-        self._writer.wait()
-        if self.wanted and position.step > self._whole_step:  # a part of it may have died with another worker
+        self._writer.hurry(place.generation)
+        self.wait()
+        if self.wanted and not self._is_whole(position.step):  # a part of it may have died with another worker
             self.save(position, place.alone)
-        self._writer.wait()
+        self.wait()
 
     @contextlib.contextmanager
-    def standing_by(self, position: Position, place: Place) -> Iterator[None]:
+    def between_worlds(
+        self, position: Position, place: Place, suspects: Sequence[int], *, holds_alone: bool
+    ) -> Iterator[None]:
+        """Around a rendezvous. `holds_alone`: nobody else may hold the state."""
+        stands_by = holds_alone or self._membership.leaving()
+        try:
+            with self.standing_by(position, place, suspects) if stands_by else contextlib.nullcontext():
+                yield
+        except BaseException:  # told to leave: a drain loses nothing
+            if holds_alone:
+                self.save_last(position, place)
+            else:
+                self.wait_leaving(place)  # the others wait for this member's part
+            raise
+
+    @contextlib.contextmanager
+    def standing_by(self, position: Position, place: Place, suspects: Sequence[int] = ()) -> Iterator[None]:
         """While this worker waits in here for a world, with a state that it may be the last to hold: should that take
-        long, it saves it. Nothing changes the state meanwhile."""
-        over = threading.Event()
+        long, it saves it, unless it is on storage. Nothing changes the state meanwhile.
+
+        Others may wait as well, all with this state; one is enough to save it. Nobody knows who is left, but everybody
+        knows the ranks: they look, and save, in their order, without those that are known to be gone (`suspects`). Two
+        that save at a time write the same files.
+        """
+        over, lock = threading.Event(), threading.Lock()
+        seconds = STANDBY_SECONDS + self._turn_seconds(place.rank - sum(rank < place.rank for rank in set(suspects)))
 
         def save() -> None:
-            if not over.wait(STANDBY_SECONDS) and self.wanted and position.step > self._last_step:
-                self.save(position, place.alone)
+            if over.wait(seconds) or not self.wanted or not position.step:
+                return
+            if self._lost or place.size == 1:  # a part that is not there was of one that is gone, as far as one knows
+                self._writer.hurry(place.generation)
+            self.wait()
+            if self._is_whole(position.step):
+                return
+            with lock:  # storage may let one wait for long, and training goes on meanwhile
+                if not over.is_set():
+                    self.save(position, place.alone)
 
-        thread = threading.Thread(target=save, name="checkpoint-standby", daemon=True)
-        thread.start()
+        threading.Thread(target=save, name="checkpoint-standby", daemon=True).start()
         try:
             yield
         finally:
-            over.set()
-            thread.join()
+            with lock:
+                over.set()
+
+    def _turn_seconds(self, num_before: int) -> float:
+        num_bytes = sum(view.nbytes for view in self._state.views().values())
+        turn = min(STANDBY_SECONDS + num_bytes / TURN_BYTES_PER_SECOND, LONGEST_TURN_SECONDS)
+        return turn * max(0, min(num_before, MOST_TURNS))
+
+    def _is_whole(self, step: int) -> bool:
+        """Whether this step is on storage; only who commits is told."""
+        if step > self._whole_step and self._writer.is_whole(step):
+            self._whole_step = step
+        return step <= self._whole_step
 
     def wait(self) -> None:
         """Waits until nothing is being written here."""
         self._writer.wait()
 
+    def wait_leaving(self, place: Place) -> None:
+        """Waits until nothing is being written here, before a worker leaves whose state others hold: their parts, no
+        longer than its grace allows."""
+        self._writer.hurry(place.generation, self._membership.grace_seconds / 2)
+        self.wait()
+
     def finish(self) -> None:
-        """The same at the run's end: its result does not wait for the parts of others, nor for storage that hangs."""
+        """Waits at the run's end until nothing is being written: not for the parts of others, nor for storage that
+        hangs. The result does not wait for those."""
         if not self._writer.finish(PARTS_SECONDS, FINISH_SECONDS):
             self._failed(f"step {self._last_step}: it was still being written when the run ended")
 
@@ -225,6 +306,8 @@ class Saver:
         """There will be none of this step, or this member's part is missing."""
         if isinstance(error, AbandonedError):
             self._overdue = True
+        if isinstance(error, AbandonedError | PartFailedError):
+            self._missing_step = step
         self._failed(f"step {step}: {error or type(error).__name__}")
 
     def _failed(self, message: str) -> None:

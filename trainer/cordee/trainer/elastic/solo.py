@@ -52,6 +52,7 @@ class SoloMembership:
     checkpoint_policy: CheckpointPolicy | None = None
     ledger_path: Path | None = None
     result_directory: Path | None = None
+    grace_seconds: float = 30.0
 
     def rendezvous(
         self,

@@ -13,10 +13,10 @@ import numpy as np
 from cordee.trainer import random
 from cordee.trainer.elastic import clipping
 from cordee.trainer.elastic.buffers import ShardBuffers
-from cordee.trainer.elastic.header import Agreement, StepHeader, mean
+from cordee.trainer.elastic.header import Agreement, StepHeader, mean, unpack_all
 from cordee.trainer.elastic.protocols import PeerLostError
-from cordee.trainer.elastic.sums import GradientSums, find
-from cordee.trainer.elastic.tree import cover, deal
+from cordee.trainer.elastic.sums import GradientSums, all_reduce, find
+from cordee.trainer.elastic.tree import deal
 
 if TYPE_CHECKING:
     from cordee.trainer.data import Batch, DataLoader
@@ -327,34 +327,11 @@ class Step:
             phase=self._phase,
         )
         try:
-            packed = self._all_reduce(chosen, ours.pack())
+            packed = all_reduce(self._communicator, chosen, num_shards=self._loader.num_shards, header=ours.pack())
         except PeerLostError as error:
             self._give_up(error)
             return None
-        headers = [StepHeader.unpack(one) for one in packed]
-        for rank, one in enumerate(headers):
-            if one.step != self.number or one.phase != self._phase or len(one.touched) != len(ours.touched):
-                raise RuntimeError(
-                    f"rank {rank} is at step {one.step}, exchange {one.phase + 1}, with {len(one.touched)} parameters, "
-                    f"this worker at step {self.number}, exchange {self._phase + 1}, with {len(ours.touched)}: the "
-                    "workers do not run the same script"
-                )
-        return headers
-
-    def _all_reduce(self, chosen: Sequence[GradientSums], header: bytes) -> list[bytes]:
-        """The gradients end in the groups' own buffers. Nothing is applied unless all arrive."""
-        packed: list[bytes] = []
-        for sums in chosen:
-            received = sums.all_reduce(self._communicator, b"" if packed else header)
-            packed = packed or received
-        if chosen:
-            return packed
-        # All optimisers were applied by `update`: only the headers are left to be exchanged.
-        num_shards = self._loader.num_shards
-        nothing = {span: np.zeros(1, np.float32) for span in cover(*self._range, num_shards)}
-        return self._communicator.all_reduce(
-            nothing, np.zeros(1, np.float32), num_shards=num_shards, header=header
-        )  # fmt: skip
+        return unpack_all(packed, ours)
 
     def _give_up(self, error: PeerLostError) -> None:
         self.lost = True

@@ -9,13 +9,14 @@ import numpy as np
 import numpy.typing as npt
 
 from cordee.trainer.elastic.partials import PartialSums
+from cordee.trainer.elastic.tree import cover, deal
 from cordee.trainer.optim.snapshot import Snapshot
 
 if TYPE_CHECKING:
     from cordee.trainer.elastic.protocols import Communicator
     from cordee.trainer.optim import Optimizer
 
-__all__ = ["GradientSums", "find"]
+__all__ = ["GradientSums", "all_reduce", "find"]
 
 
 class GradientSums:
@@ -92,6 +93,22 @@ class GradientSums:
             self._snapshot = Snapshot(self.optimizer)
         self._snapshot.take()
         return self._snapshot
+
+
+def all_reduce(
+    communicator: Communicator, chosen: Sequence[GradientSums], *, num_shards: int, header: bytes
+) -> list[bytes]:
+    """Sums the gradients of these optimisers over all workers, and returns all workers' headers. With none of them,
+    only the headers are exchanged."""
+    packed: list[bytes] = []
+    for sums in chosen:
+        received = sums.all_reduce(communicator, b"" if packed else header)
+        packed = packed or received
+    if chosen:
+        return packed
+    spans = cover(*deal(num_shards, communicator.size)[communicator.rank], num_shards)
+    nothing = {span: np.zeros(1, np.float32) for span in spans}
+    return communicator.all_reduce(nothing, np.zeros(1, np.float32), num_shards=num_shards, header=header)
 
 
 def find(sums: Sequence[GradientSums], optimizer: Optimizer | str) -> GradientSums:
