@@ -42,7 +42,7 @@ def worker(coordinator: Any, tmp_path: Path) -> Iterator[Callable[[str], Worker]
     def make(name: str) -> Worker:
         settings = WorkerSettings(
             "job", name, f"{name}-aa", coordinator.address, "secret", tmp_path, "t.py", (), "0" * 64,
-            checkpoint_seconds=7.0, checkpoint_steps=3, checkpoint_keep=2,
+            checkpoint_seconds=7.0, checkpoint_steps=3, checkpoint_keep=2, grace_seconds=11.0,
         )  # fmt: skip
         listener = Listener("127.0.0.1")
         identity = WorkerIdentity("job", name, settings.incarnation, listener.address, 1)
@@ -127,6 +127,8 @@ def test_workers_meet_and_can_talk(worker: Callable[[str], Worker], pool: Pool) 
     worlds = [future.result(WAIT_SECONDS) for future in futures]
     assert [(world.generation, world.rank, world.size, world.step) for world in worlds] == [(1, 0, 2, 4), (1, 1, 2, 4)]
     assert worlds[0].member_steps == (4, None)
+    # By the process, not by the worker: the next process of a worker has nothing of what this one was at.
+    assert worlds[0].members == worlds[1].members == ("job-w0/job-w0-aa", "job-w1/job-w1-aa")
     assert first.joined + second.joined == ["job-w0", "job-w1"]
     taken = pool.submit(worlds[1].communicator.recv_states, [0])
     worlds[0].communicator.send_states([1], b"meta", [])
@@ -284,6 +286,7 @@ def test_the_folders_and_the_policy_come_from_the_settings(worker: Callable[[str
     assert policy.storage == str(tmp_path / "checkpoints")
     assert (policy.interval_seconds, policy.interval_steps, policy.keep) == (7.0, 3, 2)
     assert membership.result_directory == tmp_path / "result"
+    assert membership.grace_seconds == 11.0
 
 
 def test_the_last_word_is_the_last_result(worker: Callable[[str], Worker], tmp_path: Path) -> None:

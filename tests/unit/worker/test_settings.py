@@ -24,6 +24,7 @@ GOOD = {
     "CORDEE_CHECKPOINT_KEEP": "5",
     "CORDEE_LEDGER": "1",
     "CORDEE_MESH_HOST": "10.0.0.7",
+    "CORDEE_GRACE_SECONDS": "90",
 }
 
 
@@ -32,7 +33,7 @@ def test_everything_the_launcher_says_is_read() -> None:
     assert settings == WorkerSettings(
         "digits-abc234", "digits-abc234-w0", "cafe", "[::1]:4711", "secret", Path("/var/jobs/digits"),
         "examples/digits.py", ("--epochs", "3"), "ab" * 32, threads=2, orphan_seconds=3600.0, checkpoint_seconds=0.0,
-        checkpoint_steps=100, checkpoint_keep=5, ledger=True, mesh_host="10.0.0.7",
+        checkpoint_steps=100, checkpoint_keep=5, ledger=True, mesh_host="10.0.0.7", grace_seconds=90.0,
     )  # fmt: skip
     assert settings.source == Path("/var/jobs/digits/source") / ("ab" * 32)
 
