@@ -165,6 +165,17 @@ def test_what_cannot_be_done_is_left_out_and_said() -> None:
     assert service.injected == []
 
 
+def test_what_was_named_and_never_came_due_is_told() -> None:
+    service = Service()
+    running = Running(service, "kill@1h; at 0s kill w1; at 3h stop; at step 1000 kill w2")
+    assert running.next().left_out == ""
+    service.end()
+    assert [(one.kind, one.left_out) for one in running.result().injections[1:]] == [
+        ("stop", "the job had ended before"),
+        ("kill", "the job had ended before"),
+    ]
+
+
 def test_a_worker_that_has_just_gone_is_tried_again() -> None:
     service = Service()
     refusals = iter([ConflictError("job-abcdef-w1 is not attached now (lost)"), None])

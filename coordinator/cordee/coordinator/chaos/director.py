@@ -11,7 +11,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import chain
+from itertools import chain, takewhile
 from typing import Any, Final, Protocol
 
 from cordee.coordinator.chaos.plan import COORDINATOR, Live, Order, Plan, Postponed, choose
@@ -152,6 +152,11 @@ class Director:
             due = coming.at_seconds - now if coming is not None else _TICK_SECONDS
             pause = _TICK_SECONDS if waiting or steps else max(min(due, 1.0), 0.0)
             self._pause(pause)
+        if self._ended:  # what the plan names and was never due is told as well; a rate has no end
+            last = max((one.at_seconds or 0.0 for one in self._plan.schedule), default=0.0)
+            later = takewhile(lambda order: order.at_seconds <= last, chain(() if coming is None else (coming,), clock))
+            never = [*(order for order in later if not order.random), *steps]
+            waiting += [_Open(order, 0.0, "the job had ended before") for order in never]
         for one in waiting:
             self._leave_out(one)
 

@@ -1,11 +1,14 @@
 """A report for a terminal: the verdict first, then the figures."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Final
 
 from cordee.coordinator.chaos.report import LOSSES, Report
 
 __all__ = ["headline", "percent", "same_words", "seconds_words", "table"]
+
+_NUM_REASONS: Final = 3
+"""So many of those why faults were left out are told in a line; the report's page has all."""
 
 
 def table(report: Report) -> str:
@@ -25,13 +28,14 @@ def headline(report: Report) -> str:
 
 def _facts(report: Report) -> str:
     goodput, proof, job = report.goodput, report.proof, report.job
-    left_out = sum(one.outcome == "left out" for one in report.faults)
-    done = len(report.faults) - left_out
+    left_out = [one.note for one in report.faults if one.outcome == "left out"]
+    done = len(report.faults) - len(left_out)
+    why = "; ".join(dict.fromkeys(left_out[:_NUM_REASONS]))
     step = goodput["step_seconds"]
     rows = [
         ("job", f"{job['id']} {job['state']}, {job['workers']['min']}:{job['workers']['max']} workers"),
         ("plan", report.spec),
-        ("faults", f"{done}" + (f" ({left_out} left out: too few workers at that moment)" if left_out else "")),
+        ("faults", f"{done}" + (f" ({len(left_out)} left out: {why})" if left_out else "")),
         (
             "goodput",
             f"{percent(goodput['ratio'])} of the wall time, {percent(goodput['while_training'])} while training",
