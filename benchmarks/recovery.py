@@ -1,7 +1,7 @@
 """How long a killed worker holds the others up, and how long until it is a member again; and how long a job takes to
 start.
 
-    python benchmarks/recovery.py [--kills 20] [--torch-kills 5] [--mass 14 --of 16] [--torchft-defaults]
+    python benchmarks/recovery.py [--kills 20] [--peers torchrun torchft ray] [--mass 14 --of 16] [--peer-defaults]
 
 Three workers train an MLP 64-256-10. A worker is chosen by seed and killed with SIGKILL, again and again; every process
 writes a line with the time of each committed step. Measured from the kill:
@@ -12,8 +12,10 @@ writes a line with the time of each committed step. Measured from the kill:
 
 Beside it, where they are installed: `torchrun` with gloo, the same model and a checkpoint at every step, with the
 setting that lets it recover at all (a store of its own per restart), for which both are the same moment, since all
-workers restart; and torchft, with the tightest settings that work (its defaults wait for 5 s), a process per replica
-group. Then the loss of `--mass` of `--of` workers at the same moment, for Cordee alone.
+workers restart; torchft, with the tightest settings that work (its defaults wait for 5 s), a process per replica group;
+and Ray Train with gloo, a checkpoint reported at every step and a controller that looks for losses 20 times a second
+(every 2 s by its defaults), where all workers restart as well. Then the loss of `--mass` of `--of` workers at the same
+moment, for Cordee alone.
 """
 
 from __future__ import annotations
@@ -39,7 +41,8 @@ from machine import median, print_machine, print_rows
 HERE = Path(__file__).resolve().parent
 WORKERS = 3
 MASS_ROUNDS = 3
-DEADLINE_SECONDS = 60.0
+DEADLINE_SECONDS = 120.0
+PEERS = ["torchrun", "torchft", "ray"]
 
 
 @dataclass(frozen=True)
@@ -62,6 +65,7 @@ class Figures:
     survivors: list[float] = field(default_factory=list)
     whole: list[float] = field(default_factory=list)
     restarted_survivors: int = 0
+    repeated: list[int] = field(default_factory=list)  # steps that were committed and had to be done again, per kill
 
 
 class StepLogs:
@@ -102,10 +106,34 @@ class StepLogs:
             time.sleep(0.002)
 
 
+@dataclass(frozen=True)
+class Peer:
+    """What Cordee is measured beside."""
+
+    title: str
+    module: str
+    command: Callable[[Path, int, bool], list[str]]  # records, steps, the tightest settings?
+    kills: int
+    environment: dict[str, str]
+    figures: Figures = field(default_factory=Figures)
+
+
 def current_members(logs: StepLogs) -> dict[str, int]:
     """Worker → pid of those that committed the newest step of a full world."""
-    newest = max(commit.step for commit in logs.commits)
+    # Not the highest: who goes back to a checkpoint has been further before.
+    newest = logs.commits[-1].step
     return {commit.worker: commit.pid for commit in logs.commits if commit.step >= newest - 1}
+
+
+def last_to_commit(workers: set[str], since: float) -> Callable[[Commit], bool]:
+    """True for the commit with which every one of `workers` has committed after `since`."""
+
+    def completes(commit: Commit) -> bool:
+        if commit.time > since:
+            workers.discard(commit.worker)
+        return not workers
+
+    return completes
 
 
 @contextlib.contextmanager
@@ -124,6 +152,13 @@ def launched(command: list[str], log: Path, environment: dict[str, str]) -> Iter
                 except subprocess.TimeoutExpired:
                     os.killpg(process.pid, signal.SIGKILL)
                     process.wait()
+
+
+@contextlib.contextmanager
+def records_folder() -> Iterator[Path]:
+    # Daemons that outlive their launcher by a moment still write there.
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
+        yield Path(folder)
 
 
 def quantile(values: list[float], share: float) -> float:
@@ -192,7 +227,7 @@ def measure(
             killed_at = time.time()
             os.kill(killed_pid, signal.SIGKILL)
             deadline = time.monotonic() + DEADLINE_SECONDS
-            # torchrun has no generation: there, everybody restarts, so any commit of a new process counts.
+            # torchrun and Ray have no generation: there, everybody restarts, so any commit of a new process counts.
             survivor = logs.wait(
                 lambda c, at=killed_at, g=generation, m=members: (
                     c.time > at and (c.generation > g if c.generation else c.pid not in m.values())
@@ -210,6 +245,13 @@ def measure(
                 return
             figures.survivors.append(survivor.time - killed_at)
             figures.whole.append(back.time - killed_at)
+            furthest = max(commit.step for commit in logs.commits if commit.time < survivor.time)
+            figures.repeated.append(max(0, furthest + 1 - survivor.step))
+            # Who else is a new process is seen when everybody has committed again.
+            missing = set(members)
+            logs.wait(
+                lambda c, at=back.time, m=missing: c.time > at and (m.discard(c.worker) or not m), position, deadline
+            )
             after = current_members(logs)
             figures.restarted_survivors += sum(after.get(w, p) != p for w, p in members.items() if w != victim)
 
@@ -222,7 +264,7 @@ def cordee_command(log: Path, steps: int, workers: int = WORKERS) -> list[str]:
     ]  # fmt: skip
 
 
-def torchrun_command(log: Path, steps: int) -> list[str]:
+def torchrun_command(log: Path, steps: int, _tight: bool) -> list[str]:
     return [
         sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", str(WORKERS), "--max-restarts", "1000",
         "--monitor-interval", "0.1", "--rdzv-backend", "c10d", "--rdzv-endpoint", "127.0.0.1:0",
@@ -230,9 +272,16 @@ def torchrun_command(log: Path, steps: int) -> list[str]:
     ]  # fmt: skip
 
 
-def torchft_command(log: Path, steps: int, *, tight: bool) -> list[str]:
+def torchft_command(log: Path, steps: int, tight: bool) -> list[str]:
     return [
         sys.executable, str(HERE / "workloads" / "mlp_torchft.py"), "--records", str(log), "--steps", str(steps),
+        "--workers", str(WORKERS), *(["--tight"] if tight else []),
+    ]  # fmt: skip
+
+
+def ray_command(log: Path, steps: int, tight: bool) -> list[str]:
+    return [
+        sys.executable, str(HERE / "workloads" / "mlp_ray.py"), "--records", str(log), "--steps", str(steps),
         "--workers", str(WORKERS), *(["--tight"] if tight else []),
     ]  # fmt: skip
 
@@ -251,53 +300,63 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kills", type=int, default=20)
     parser.add_argument("--starts", type=int, default=3, help="launches to take the start time of")
+    parser.add_argument("--peers", nargs="*", choices=PEERS, default=PEERS, help="those that are not here are left out")
     parser.add_argument("--torch-kills", type=int, default=5)
     parser.add_argument("--torchft-kills", type=int, default=10)
-    parser.add_argument("--torchft-defaults", action="store_true", help="instead of its tightest settings")
+    parser.add_argument("--ray-kills", type=int, default=5)
+    parser.add_argument("--peer-defaults", action="store_true", help="instead of torchft's and Ray's tightest settings")
     parser.add_argument("--mass", type=int, default=14, help="how many workers are lost at once; 0: none")
     parser.add_argument("--of", type=int, default=16, help="of how many")
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
-    print_machine("numpy", "torch")
-    print(f"# {WORKERS} workers, MLP 64-256-10, seed {arguments.seed}; seconds, median / p99 / worst (how many)")
-    has_torch = importlib.util.find_spec("torch") is not None
-    has_torchft = importlib.util.find_spec("torchft") is not None
-    ours, peer, torchft = Figures(), Figures(), Figures()
     # Longer than any number of kills takes; the job is cancelled when they are through.
-    steps = 1_000_000
+    steps, tight = 1_000_000, not arguments.peer_defaults
+    threads = {"OMP_NUM_THREADS": "1"}
+    recoverable = {"TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1", **threads}
+    known = {
+        "torchrun": Peer("torchrun, gloo", "torch", torchrun_command, arguments.torch_kills, recoverable),
+        "torchft": Peer("torchft", "torchft", torchft_command, arguments.torchft_kills, threads),
+        "ray": Peer("Ray Train, gloo", "ray", ray_command, arguments.ray_kills, threads),
+    }
+    print_machine("numpy", "torch", "torchft", "ray")
+    print(f"# {WORKERS} workers, MLP 64-256-10, seed {arguments.seed}; seconds, median / p99 / worst (how many)")
+    peers = {}
+    for name in arguments.peers:
+        if importlib.util.find_spec("torch") is None or importlib.util.find_spec(known[name].module) is None:
+            print(f"# {name} is not installed: left out")
+        else:
+            peers[name] = known[name]
+    ours = Figures()
     for launch in range(arguments.starts):
-        kills = arguments.kills if launch == arguments.starts - 1 else 0
-        with tempfile.TemporaryDirectory() as folder:
-            measure(cordee_command(Path(folder), steps), Path(folder), {}, kills, ours, arguments.seed)
-        if has_torch:
-            kills = arguments.torch_kills if launch == arguments.starts - 1 else 0
-            with tempfile.TemporaryDirectory() as folder:
-                environment = {"TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1", "OMP_NUM_THREADS": "1"}
-                measure(torchrun_command(Path(folder), steps), Path(folder), environment, kills, peer, arguments.seed)
-        if has_torchft:
-            kills = arguments.torchft_kills if launch == arguments.starts - 1 else 0
-            with tempfile.TemporaryDirectory() as folder:
-                command = torchft_command(Path(folder), steps, tight=not arguments.torchft_defaults)
-                measure(command, Path(folder), {"OMP_NUM_THREADS": "1"}, kills, torchft, arguments.seed)
+        last = launch == arguments.starts - 1
+        with records_folder() as log:
+            measure(cordee_command(log, steps), log, {}, arguments.kills if last else 0, ours, arguments.seed)
+        for peer in peers.values():
+            with records_folder() as log:
+                kills = peer.kills if last else 0
+                measure(peer.command(log, steps, tight), log, peer.environment, kills, peer.figures, arguments.seed)
     mass = Figures()
     if arguments.mass:
-        with tempfile.TemporaryDirectory() as folder:
-            command = cordee_command(Path(folder), steps, arguments.of)
-            measure_mass(command, Path(folder), arguments.mass, arguments.of, mass, arguments.seed)
+        with records_folder() as log:
+            command = cordee_command(log, steps, arguments.of)
+            measure_mass(command, log, arguments.mass, arguments.of, mass, arguments.seed)
+    others = [peer.figures for peer in peers.values()]
+    none: list[list[float]] = [[] for _ in others]
     print_rows(
-        ["", "cordee", "torchrun, gloo", "ratio of medians", "torchft", "ratio of medians"],
+        ["", "cordee", *(cell for peer in peers.values() for cell in (peer.title, "ratio of medians"))],
         [
-            row("start to first step", ours.start, peer.start, torchft.start),
-            row("kill to survivors' next step", ours.survivors, peer.survivors, torchft.survivors),
-            row("kill to whole again", ours.whole, peer.whole, torchft.whole),
-            row(f"{arguments.mass} of {arguments.of} lost: survivors' next step", mass.survivors, [], []),
-            row(f"{arguments.mass} of {arguments.of} lost: whole again", mass.whole, [], []),
+            row("start to first step", ours.start, *(figures.start for figures in others)),
+            row("kill to survivors' next step", ours.survivors, *(figures.survivors for figures in others)),
+            row("kill to whole again", ours.whole, *(figures.whole for figures in others)),
+            row(f"{arguments.mass} of {arguments.of} lost: survivors' next step", mass.survivors, *none),
+            row(f"{arguments.mass} of {arguments.of} lost: whole again", mass.whole, *none),
         ],
     )
-    print(
-        f"# survivors' processes restarted: cordee {ours.restarted_survivors + mass.restarted_survivors}, "
-        f"torchrun {peer.restarted_survivors}, torchft {torchft.restarted_survivors}"
-    )
+    restarted = {"cordee": ours.restarted_survivors + mass.restarted_survivors}
+    restarted |= {name: peer.figures.restarted_survivors for name, peer in peers.items()}
+    print("# survivors' processes restarted: " + ", ".join(f"{name} {count}" for name, count in restarted.items()))
+    repeated = {"cordee": ours.repeated} | {name: peer.figures.repeated for name, peer in peers.items()}
+    print("# committed steps done again, worst: " + ", ".join(f"{n} {max(r, default=0)}" for n, r in repeated.items()))
 
 
 if __name__ == "__main__":
