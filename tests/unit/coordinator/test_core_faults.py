@@ -230,6 +230,72 @@ def test_joiners_alone_do_not_take_the_place_of_a_world_that_is_not_heard() -> N
     assert party.ranks == [2]  # but they do not wait for ever
 
 
+def silent_for(party: Party, k: int, others: dict[int, Activity]) -> float:
+    """For how long this worker may give no sign of life until it is lost."""
+    begun = party.now
+    while not party.take(act.SendStop):
+        party.go(0.25, others)
+        assert party.now - begun < 300.0
+    party.tell(ev.WorkerDetached(*party.who(k)))
+    return party.now - begun
+
+
+def test_silence_at_the_same_step_is_met_with_more_patience_each_time_also_over_a_restart() -> None:
+    """A native call that holds the interpreter's lock, and that no agent sees: it is killed with its machine."""
+    party = Party(2)
+    party.go(5.0, heard=(0, 1))
+    seconds: list[float] = []
+    for k in range(5):
+        seconds.append(silent_for(party, 1, {0: waiting(party.step + 1, 1)}))
+        party.life[1] = party.life.get(1, 0) + 1
+        party.join(1)
+        party.arrive(0, 1)
+        assert party.ranks == [0, 1], k
+        if k == 2:
+            party.restart(0, 1)
+            for worker in (0, 1):
+                hello = ev.WorkerAttached(*party.who(worker), f"host:{worker}", party.world.generation, party.step)
+                party.tell(hello)
+    assert seconds == pytest.approx([3.0, 7.0, 13.0, 25.0, 25.0], abs=1.5)
+    party.go(20.0, heard=(0, 1))
+    assert silent_for(party, 1, {0: waiting(party.step + 1, 1)}) == pytest.approx(3.0, abs=1.5), "further: as usual"
+
+
+def test_the_silence_of_all_at_once_is_one_time() -> None:
+    party = Party(8)
+    party.go(5.0, heard=tuple(range(8)))
+    party.go(10.0 + 3.5)
+    assert len(party.events("silent")) == 8
+    assert party.machine.record.silenced == (party.step, 1)
+
+
+@pytest.mark.parametrize(("told", "factor"), [(0, 1), (1, 1), (2, 2), (8, 8), (1 << 30, 8)])
+def test_who_is_let_be_silent_by_its_agent_is_by_the_job_until_it_gets_further(told: int, factor: int) -> None:
+    party = Party(2)
+    party.go(5.0, heard=(0, 1))
+    party.die(1, silent=True, patience=told, words="gave no sign of life for 3 s and was killed")
+    party.arrive(0, 1)
+    agents = POLICY.heartbeat_timeout_seconds * factor + 0.5  # when its agent has killed it
+    party.go(agents - 1.0, {0: waiting(party.step + 1, 1)})
+    assert not party.events("silent")
+    party.go(3.0, {0: waiting(party.step + 1, 1)})
+    assert party.events("silent")
+
+
+def test_patience_that_was_told_ends_with_the_steps_that_follow() -> None:
+    party = Party(2)
+    party.go(5.0, heard=(0, 1))
+    party.die(1, silent=True, patience=8, words="gave no sign of life for 12 s and was killed")
+    party.arrive(0, 1)
+    party.go(5.0, heard=(0, 1))
+    # Its stream breaks, and it says again what it said of its predecessor.
+    party.tell(ev.WorkerDetached(*party.who(1)))
+    last = PostMortem("1.0", -9, "gave no sign of life for 12 s and was killed", silent=True, patience=8)
+    hello = ev.WorkerAttached(*party.who(1), "host:1", party.world.generation, party.step, previous=last)
+    party.tell(hello)
+    assert silent_for(party, 1, {0: waiting(party.step + 1, 1)}) == pytest.approx(3.0, abs=1.5)
+
+
 # ----------------------------------------------------------------------------------------------------------- stuck
 
 
@@ -802,6 +868,17 @@ def test_kills_from_outside_are_no_bug_however_often_they_come() -> None:
     assert party.events("died")
 
 
+def test_who_gives_no_sign_of_life_however_long_is_waited_for_hangs_and_that_is_a_bug_the_third_time() -> None:
+    party = Party(1)
+    limits = [(3, 2), (6, 4), (12, 8), (24, 8), (24, 8), (24, 8)]
+    for seconds, patience in limits:
+        assert party.state is not JobState.FAILED
+        words = f"gave no sign of life for {seconds} s and was killed"
+        party.die(0, words=words, silent=True, patience=patience, stack="in hold")
+    assert party.state is JobState.FAILED
+    assert "gave no sign of life for 24 s and was killed before the first step, 3 times" in party.machine.record.reason
+
+
 def test_a_script_that_ends_the_process_without_a_word_is_a_bug_the_third_time() -> None:
     party = Party(1)
     for _ in range(3):
@@ -840,6 +917,48 @@ def test_the_budget_of_restarts_survives_the_coordinator() -> None:
         assert any(isinstance(action, act.StartAgent) for action in party.take(act.StartAgent))
     party.tell(ev.AgentExited("j-w1", -9))
     assert len(party.events("given_up")) == 1
+
+
+@pytest.mark.parametrize(("code", "exits"), [(74, 1), (-9, 3)], ids=["its agent counted", "its agent exits"])
+def test_a_job_that_advances_is_not_failed_for_the_restarts_of_a_worker_that_it_needs(code: int, exits: int) -> None:
+    party = Party(3, minimum=2, restart_budget=2)
+
+    def started() -> float:
+        """How long it takes until the agent is started again."""
+        begun = party.now
+        while not party.take(act.StartAgent):
+            party.go(0.25, heard=(0,))
+        return party.now - begun
+
+    def exhaust(worker: int) -> None:
+        for k in range(exits):
+            if k:
+                started()
+            party.tell(ev.AgentExited(f"j-w{worker}", code))
+
+    party.go(5.0, heard=(0, 1, 2))
+    party.take(act.StartAgent)
+    exhaust(2)
+    assert len(party.events("given_up")) == 1, "the job can do without it"
+    for times in range(4):
+        exhaust(1)
+        assert party.state is not JobState.FAILED, times
+        assert "the job needs it, and has got further" in party.events("agent_exited")[-1]
+        assert started() >= POLICY.restart_backoff_max_seconds
+        party.life[1] = party.life.get(1, 0) + 1
+        party.join(1)
+        party.go(5.0, heard=(0, 1))
+    exhaust(1)
+    party.restart(0)  # it is remembered
+    exhaust(1)
+    assert party.state is JobState.FAILED, "no step since"
+
+
+def test_no_restarts_means_none_though_the_job_advances() -> None:
+    party = Party(1, restart_budget=0)
+    party.go(5.0, heard=(0,))
+    party.tell(ev.AgentExited("j-w0", 74))
+    assert party.state is JobState.FAILED
 
 
 def test_a_job_that_is_old_does_not_run_out_of_restarts_for_being_old() -> None:

@@ -159,6 +159,27 @@ def test_a_killed_worker_that_does_not_die_is_not_waited_for(start_bare: Callabl
         os.kill(int(agent.lines("stdout")[0]), signal.SIGKILL)
 
 
+def test_a_native_call_that_is_slow_but_right_gets_through(start_bare: Callable[..., Agent]) -> None:
+    """It holds the interpreter's lock for longer than the limit, at the same step in every process."""
+    agent = start_bare(
+        "import ctypes, faulthandler, os, signal, sys, threading, time\n"
+        "faulthandler.register(signal.SIGUSR1, file=int(os.environ['CORDEE_STACKS']))\n"
+        "def beat():\n"
+        "    while True:\n"
+        "        say('b12'), time.sleep(0.05)\n"
+        "say('m')\n"
+        "threading.Thread(target=beat, daemon=True).start()\n"
+        "time.sleep(0.2)\n"
+        "signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGUSR1})\n"  # it would end the sleep
+        "ctypes.PyDLL(None).usleep(900_000)\n"  # a call through PyDLL keeps the lock
+        "say('f0')\n"
+        "sys.exit(0)\n",
+        heartbeat_seconds=0.5,
+    )
+    assert agent.wait() == exit_codes.FINISHED
+    assert "the worker gave no sign of life for 0.5 s and was killed" in agent.lines("agent")
+
+
 def test_a_worker_tells_the_coordinator_how_the_last_one_ended(
     coordinator: Any, start: Callable[..., Agent], tmp_path: Path
 ) -> None:
@@ -174,6 +195,7 @@ def test_a_worker_tells_the_coordinator_how_the_last_one_ended(
     assert previous.incarnation == first.incarnation
     assert previous.words == "gave no sign of life for 1 s and was killed"
     assert (previous.code, previous.step, previous.asked) == (-signal.SIGKILL, 4, False)
+    assert (previous.silent, previous.patience) == (True, 2)
     assert 'train.py", line 3 in hold' in previous.stack
     # Again on every stream: the first one may have been to a coordinator that is gone.
     coordinator.stop()

@@ -67,12 +67,12 @@ def test_whatever_was_written_can_be_told(raw: bytes) -> None:
 
 @given(
     incarnation=st.text(), code=st.integers(-64, 255), words=st.text(), stack=st.text(),
-    step=st.integers(0, 2**63), asked=st.booleans(),
+    step=st.integers(0, 2**63), asked=st.booleans(), silent=st.booleans(), patience=st.integers(1, 8),
 )  # fmt: skip
 def test_it_comes_out_of_the_environment_as_it_went_in(
-    incarnation: str, code: int, words: str, stack: str, step: int, asked: bool
+    incarnation: str, code: int, words: str, stack: str, step: int, asked: bool, silent: bool, patience: int
 ) -> None:
-    told = PostMortem(incarnation, code, words, stack, step, asked)
+    told = PostMortem(incarnation, code, words, stack, step, asked, silent, patience)
     environment = {ENVIRONMENT: told.encode(), "OTHER": "stays"}
     heard = PostMortem.take(environment)
     assert heard is not None

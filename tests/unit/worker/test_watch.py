@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from cordee.worker.patience import DOUBLINGS, Patience
 from cordee.worker.watch import (
     ABANDON,
     ASK,
@@ -174,3 +175,65 @@ def test_the_reason_of_the_same_fault_is_the_same_each_time(limit: float) -> Non
         assert dog.check(limit + 2 * delay + 1) == KILL
         reasons.add(dog.reason)
     assert len(reasons) == 1
+
+
+# ---------------------------------------------------------------------------------------------- slow, or hanging?
+
+
+def lives(patience: Patience, hold: float, *, before: int = 0) -> str | None:
+    """One process of a worker: it commits the steps up to `before`, and then is silent for `hold` seconds.
+
+    Why it was killed; None: it got through, and committed one step more.
+    """
+    dog, now = Watch(0.0, patience=patience), 0.0
+    dog.heard(now, member=True)
+    for step in range(1, before + 1):
+        dog.heard(now, member=True, step=step)
+    while now < hold:
+        now = min(dog.deadline(), hold)
+        if dog.check(now) == KILL:
+            assert dog.silent
+            return dog.reason
+    dog.heard(now, member=True, step=before + 1)
+    return None
+
+
+@pytest.mark.parametrize(("hold", "deaths"), [(2.9, 0), (4.0, 1), (7.0, 2), (23.9, 3)])
+def test_a_call_that_holds_the_lock_for_long_gets_through_at_last(hold: float, deaths: int) -> None:
+    patience = Patience()
+    for _ in range(deaths):
+        assert lives(patience, hold, before=6) is not None
+    assert lives(patience, hold, before=6) is None
+    assert patience.factor == 1, "the step after it is watched as closely as ever"
+
+
+def test_patience_has_an_end_and_what_hangs_for_ever_dies_of_the_same_words_each_time() -> None:
+    patience = Patience()
+    reasons = [lives(patience, 1e9) for _ in range(DOUBLINGS + 3)]
+    seconds = [3, 6, 12, 24, 24, 24]
+    assert reasons == [f"gave no sign of life for {s} s and was killed" for s in seconds]
+
+
+def test_steps_that_are_made_again_are_no_step_further() -> None:
+    """All workers were lost, and began at a checkpoint: they come to the same call again."""
+    patience = Patience()
+    lives(patience, 9.0, before=20)
+    assert patience.factor == 2
+    lives(patience, 9.0, before=20)
+    assert patience.factor == 4
+    patience.committed(21)
+    assert patience.factor == 1
+
+
+def test_only_silence_is_met_with_patience() -> None:
+    patience = Patience()
+    dog = Watch(0.0, patience=patience)
+    dog.stopped(1.0, "SIGSTOP")
+    assert dog.check(2.0) == KILL
+    assert (dog.silent, patience.factor) == (False, 1)
+
+
+def test_imports_that_hold_the_lock_have_longer_as_well() -> None:
+    patience = Patience()
+    patience.silenced()
+    assert Watch(0.0, patience=patience).deadline() == 2 * START_SECONDS

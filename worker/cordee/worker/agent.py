@@ -24,6 +24,7 @@ from cordee.worker import exit_codes, watch
 from cordee.worker.child import Child
 from cordee.worker.logfile import LogFile
 from cordee.worker.orphans import adopt_orphans, end_orphans, kill_group
+from cordee.worker.patience import Patience
 from cordee.worker.postmortem import ENVIRONMENT, PostMortem
 from cordee.worker.restart import BUDGET, WINDOW_SECONDS, RestartPolicy
 from cordee.worker.spawner import Spawner
@@ -57,6 +58,7 @@ class Agent:
         self._heartbeat_seconds = heartbeat_seconds
         self._stopped_seconds = stopped_seconds
         self._policy = policy or RestartPolicy()
+        self._patience = Patience()
         self._selector = selectors.DefaultSelector()
         self._spawner = Spawner(
             command, zygote_command, self._selector, started=self._started, lost=self._start, note=self._note
@@ -232,7 +234,7 @@ class Agent:
         except OSError as error:
             self._child = None
             child.close()
-            self._settled(exit_codes.CRASHED, f"could not be started: {error}", committed=False)
+            self._settled(exit_codes.CRASHED, f"could not be started: {error}")
             return
         if pid is not None:
             self._started(pid)
@@ -241,7 +243,10 @@ class Agent:
         child = self._child
         assert child is not None
         dog = watch.Watch(
-            time.monotonic(), heartbeat_seconds=self._heartbeat_seconds, stopped_seconds=self._stopped_seconds
+            time.monotonic(),
+            heartbeat_seconds=self._heartbeat_seconds,
+            stopped_seconds=self._stopped_seconds,
+            patience=self._patience,
         )
         child.started(pid, dog)
         code = self._reaped.pop(pid, None)
@@ -258,13 +263,14 @@ class Agent:
         child, self._child = self._child, None
         assert child is not None
         end_orphans(self._spawner.zygote)
-        code, found = child.ended(code, asked=self._asked_to_leave)
+        lived = child.lived(time.monotonic())
+        code, found = child.ended(code, asked=self._asked_to_leave, patience=self._patience)
         self._previous = found
-        self._settled(code, found.words, committed=found.step > 0)
+        self._settled(code, found.words, found.step, lived)
 
-    def _settled(self, code: int, words: str, *, committed: bool) -> None:
+    def _settled(self, code: int, words: str, step: int = 0, lived: float = 0.0) -> None:
         now = time.monotonic()
-        delay, code = self._policy.ended(code, committed, now)
+        delay, code = self._policy.ended(code, step=step, lived=lived, now=now)
         if self._asked_to_leave and (delay is not None or code == exit_codes.GAVE_UP):
             self._end(exit_codes.DRAINED, f"the worker {words} while it was leaving")
         elif delay is None:

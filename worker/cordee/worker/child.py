@@ -12,6 +12,7 @@ import time
 
 from cordee.worker import exit_codes, lifeword
 from cordee.worker.logfile import LineSplitter, LogFile
+from cordee.worker.patience import Patience
 from cordee.worker.postmortem import PostMortem, tidy_stacks
 from cordee.worker.watch import Watch
 
@@ -33,6 +34,7 @@ class Child:
         self.member = False
         self.step = 0
         """The last step it committed, as far as it told."""
+        self._since: float | None = None
         self._said: int | None = None
         self._why = ""
         self._selector = selector
@@ -53,8 +55,12 @@ class Child:
 
     def started(self, pid: int, watch: Watch) -> None:
         """Its process runs, and has its ends."""
-        self.pid, self.watch = pid, watch
+        self.pid, self.watch, self._since = pid, watch, time.monotonic()
         self._release()
+
+    def lived(self, now: float) -> float:
+        """For how many seconds it has run."""
+        return 0.0 if self._since is None else now - self._since
 
     def note(self, lines: list[str]) -> None:
         """What the agent has to say of it."""
@@ -114,23 +120,26 @@ class Child:
             if self._said is not None:
                 self.watch.ending(now)
             else:
-                self.watch.heard(now, member=self.member)
+                self.watch.heard(now, member=self.member, step=self.step)
 
     # --- when it is gone ---
 
-    def ended(self, code: int, *, asked: bool) -> tuple[int, PostMortem]:
+    def ended(self, code: int, *, asked: bool, patience: Patience) -> tuple[int, PostMortem]:
         """Reads what the dead process left, and closes everything that belonged to it: the code that its end counts
-        as, and the post-mortem."""
+        as, and the post-mortem. `patience` is what the next one will have."""
         self._drain()
         settled, words = exit_codes.settle(code, self._said, self._why)
+        silent = False
         if self.watch is not None and self.watch.reason and self._said is None:
-            words = self.watch.reason
+            words, silent = self.watch.reason, self.watch.silent
         stack = tidy_stacks(os.pread(self._stacks, _READ_BYTES, 0))
         self.close()
         if stack:
             self.note(stack.split("\n"))
         asked = asked or settled in (exit_codes.DRAINED, exit_codes.STOPPED, exit_codes.FENCED)
-        return settled, PostMortem(self.incarnation, code, words, stack, self.step, asked)
+        return settled, PostMortem(
+            self.incarnation, code, words, stack, self.step, asked, silent=silent, patience=patience.factor
+        )
 
     def close(self) -> None:
         """Lets go of everything: should its process live, it ends."""

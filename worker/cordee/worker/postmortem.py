@@ -29,9 +29,19 @@ MAX_STACK_CHARACTERS = 8000
 class PostMortem:
     """One process's end."""
 
-    __slots__ = ("asked", "code", "incarnation", "stack", "step", "words")
+    __slots__ = ("asked", "code", "incarnation", "patience", "silent", "stack", "step", "words")
 
-    def __init__(self, incarnation: str, code: int, words: str, stack: str, step: int, asked: bool) -> None:
+    def __init__(
+        self,
+        incarnation: str,
+        code: int,
+        words: str,
+        stack: str,
+        step: int,
+        asked: bool,
+        silent: bool = False,
+        patience: int = 1,
+    ) -> None:
         self.incarnation = incarnation
         self.code = code
         """The exit code; negative: a signal's number."""
@@ -42,6 +52,10 @@ class PostMortem:
         """The last step it committed, as far as its agent heard; 0: none."""
         self.asked = asked
         """Its end was asked for: nobody is to blame."""
+        self.silent = silent
+        """It was killed because it gave no sign of life."""
+        self.patience = patience
+        """How many times longer than usual the next one may be silent."""
 
     def fields(self) -> dict[str, Any]:
         return {name: getattr(self, name) for name in self.__slots__}

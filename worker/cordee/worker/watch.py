@@ -6,10 +6,13 @@ Both cannot help themselves: they are killed, and the next process takes their p
 a living worker computes is none of the watchdog's business: that is for who sees its peers.
 
 A silent worker is first asked for its stacks (a signal that works while the lock is held); one that speaks up after
-all lives on. Time in which the agent itself was not run counts for nothing.
+all lives on. Time in which the agent itself was not run counts for nothing. And where the last process was killed for
+its silence, the next one has twice the time (`patience`).
 """
 
 from __future__ import annotations
+
+from cordee.worker.patience import Patience
 
 __all__ = [
     "ABANDON",
@@ -50,9 +53,13 @@ class Watch:
         *,
         heartbeat_seconds: float = HEARTBEAT_SECONDS,
         stopped_seconds: float = STOPPED_SECONDS,
+        patience: Patience | None = None,
     ) -> None:
         self.reason = ""
         """Why it was killed: `gave no sign of life for 3 s`. Empty: it was not."""
+        self.silent = False
+        """Whether it was killed for its silence."""
+        self._patience = patience or Patience()
         self._heartbeat_seconds = heartbeat_seconds
         self._stopped_seconds = stopped_seconds
         self._limit = max(heartbeat_seconds, START_SECONDS)
@@ -64,9 +71,10 @@ class Watch:
 
     # --- what happens ---
 
-    def heard(self, now: float, *, member: bool) -> None:
-        """It said something."""
+    def heard(self, now: float, *, member: bool, step: int = 0) -> None:
+        """It said something; `step` is the last that it committed."""
         self._heard = now
+        self._patience.committed(step)
         self._asked = None
         if member and self._limit > self._heartbeat_seconds:
             self._limit = self._heartbeat_seconds
@@ -121,7 +129,7 @@ class Watch:
         if self._stopped is not None:
             due = self._stopped[0] + self._stopped_seconds
         else:
-            due = self._heard + self._limit if self._asked is None else self._asked
+            due = self._heard + self._silence if self._asked is None else self._asked
         return due if self._leave is None else min(due, self._leave[0])
 
     def check(self, now: float) -> str | None:
@@ -138,5 +146,12 @@ class Watch:
             self._asked = now + STACK_SECONDS
             return ASK
         else:
-            self.killed(now, f"gave no sign of life for {self._limit:g} s and was killed")
+            self.killed(now, f"gave no sign of life for {self._silence:g} s and was killed")
+            self.silent = True
+            self._patience.silenced()
         return KILL
+
+    @property
+    def _silence(self) -> float:
+        """How long it may be silent."""
+        return self._limit * self._patience.factor

@@ -10,6 +10,7 @@ from dataclasses import replace
 
 from cordee.coordinator.core.actions import Action, RecordEvent, SendStop, SetState, StopAgent
 from cordee.coordinator.core.activity import Activity, Doing, Standing
+from cordee.coordinator.core.failure import LONGEST_PATIENCE
 from cordee.coordinator.core.lifecycle import STOP_REASONS, TRANSITIONS
 from cordee.coordinator.core.links import Links
 from cordee.coordinator.core.model import (
@@ -29,6 +30,9 @@ from cordee.coordinator.core.stragglers import Stragglers
 from cordee.coordinator.core.tempo import Tempo
 
 __all__ = ["Crew"]
+
+_DOUBLINGS = LONGEST_PATIENCE.bit_length() - 1
+"""So many times the limit of silence doubles."""
 
 
 class Crew:
@@ -62,6 +66,8 @@ class Crew:
         """Since when a worker waits to be let in."""
         self.woke_at = float("-inf")
         """When this coordinator last found that it had slept: nobody was waited for in that time."""
+        self.silent_in = -1
+        """The generation in which a worker was given up for its silence last."""
         self.standstills: tuple[int, int] = (0, 0)
         """A step at which the world stood still, and how often."""
         self.hold: tuple[int, int, float] = (0, 0, 0.0)
@@ -173,12 +179,42 @@ class Crew:
         if session.phase in (Phase.STOPPED, Phase.FINISHED):
             return float("inf")
         if session.phase is Phase.JOINING:
-            return session.heard + self.policy.joining_timeout_seconds
-        heard = session.heard + self._patience(session.heard)
+            return session.heard + self._lengthened(self.policy.joining_timeout_seconds)
+        limit = self._lengthened(self.policy.heartbeat_timeout_seconds)
+        heard = session.heard + max(limit, self._patience(session.heard))
         if session.phase is Phase.WAITING:
             return heard
         # A world that advances proves that its members compute, heard or not.
-        return max(heard, self.tempo.advanced_at + self.policy.heartbeat_timeout_seconds)
+        return max(heard, self.tempo.advanced_at + limit)
+
+    def _lengthened(self, seconds: float) -> float:
+        """This limit of silence, where workers were given up for it before, and the job got no further since: a call in
+        native code may take its time, and look like a process that hangs.
+
+        The agents count as well, and see it better. They have the time of two heartbeats more to decide first: one
+        whose worker does not go is killed, and what it knows with it.
+        """
+        step, times = self.durable.silenced
+        if not times or self.tempo.further_than(step):
+            return seconds
+        return seconds * 2.0**times + 2.0 * self.policy.heartbeat_seconds
+
+    def note_silence(self) -> None:
+        """A worker is given up for its silence. Several at once (the same step silences all) are one time."""
+        if self.silent_in == self.generation:
+            return
+        self.silent_in = self.generation
+        step, times = self.durable.silenced
+        if self.tempo.further_than(step):
+            step, times = self.tempo.furthest, 0
+        self.durable = replace(self.durable, silenced=(step, min(times + 1, _DOUBLINGS)))
+
+    def be_patient(self, factor: int) -> None:
+        """An agent tells that it lets its new worker be silent for so many times longer than usual."""
+        told = min(max(factor, 1), LONGEST_PATIENCE).bit_length() - 1
+        step, times = self.durable.silenced
+        if told and (told > times or self.tempo.further_than(step)):
+            self.durable = replace(self.durable, silenced=(self.tempo.furthest, told))
 
     def missing_until(self, slot: Slot) -> float:
         """When a member without a stream counts as lost, unless it comes back before."""

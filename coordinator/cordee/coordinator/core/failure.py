@@ -21,6 +21,7 @@ from cordee.coordinator.core.record import Deaths
 
 __all__ = [
     "EXITS",
+    "LONGEST_PATIENCE",
     "SAME_DEATHS",
     "WORKERS_WORDS",
     "Retry",
@@ -35,6 +36,9 @@ __all__ = [
 
 SAME_DEATHS = 3
 """So many same deaths, with no step in between, are a bug."""
+
+LONGEST_PATIENCE = 8
+"""A worker may be silent for up to so many times longer than usual, when others were given up at the same step."""
 
 _FROM_OUTSIDE = frozenset({-1, -2, -9, -15, 71, 72, 73})
 """SIGHUP, SIGINT, SIGKILL, SIGTERM, and the codes of workers that were told to go."""

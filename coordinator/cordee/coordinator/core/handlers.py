@@ -9,7 +9,7 @@ from typing import Any
 from cordee.coordinator.core import events
 from cordee.coordinator.core.actions import SendStop
 from cordee.coordinator.core.crew import Crew
-from cordee.coordinator.core.deaths import bury, dies_again
+from cordee.coordinator.core.deaths import bury, dies_again, exhausted
 from cordee.coordinator.core.failure import WORKERS_WORDS, Verdict, describe_exit, judge, retry
 from cordee.coordinator.core.lifecycle import STOP_REASONS
 from cordee.coordinator.core.model import (
@@ -57,6 +57,7 @@ def _on_attached(crew: Crew, event: events.WorkerAttached) -> None:
         crew.supersede(slot, event.incarnation)
         if event.previous is not None:
             slot.fence(event.previous.incarnation)  # its Hello may come late, and would look like a newer process's
+            crew.be_patient(event.previous.patience)
         if event.previous is not None and bury(crew, slot, event.previous):
             return turn_away(StopReason.FAILED, "the job has failed")
     # What it was told last may have gone down with its stream; hearing it twice is hearing it once.
@@ -225,7 +226,7 @@ def _on_agent_exited(crew: Crew, event: events.AgentExited) -> None:
     elif blameless or verdict is Verdict.LEFT:
         pass
     elif verdict is Verdict.EXHAUSTED:
-        crew.give_up(slot, words)
+        exhausted(crew, slot, words)
     else:
         slot.trouble = words
         died = describe_exit(event.code, event.message)
@@ -234,7 +235,7 @@ def _on_agent_exited(crew: Crew, event: events.AgentExited) -> None:
         again = retry(slot.exits, crew.now, crew.policy)
         slot.exits = again.exits
         if again.at is None:
-            crew.give_up(slot, f"{words}, {len(again.exits)} times")
+            exhausted(crew, slot, f"{words}, {len(again.exits)} times")
         else:
             slot.start_at = again.at
             crew.tell("agent_exited", words)

@@ -106,6 +106,10 @@ class PostMortem:
     """The last step it committed, as far as its agent heard."""
     asked: bool = False
     """Its end was asked for."""
+    silent: bool = False
+    """Its agent killed it because it gave no sign of life."""
+    patience: int = 1
+    """How many times longer than usual the next one may be silent, as its agent decided."""
 
 
 @dataclass(frozen=True, slots=True)

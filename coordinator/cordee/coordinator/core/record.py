@@ -37,6 +37,8 @@ class SlotRecord:
     """It was added by growing, after the first world."""
     apart: str = ""
     """The process that stays out of the world for a while, with its state, because it cannot reach a peer."""
+    pardoned: int = 0
+    """How far the job was when this worker's restarts were used up, and the job could not do without it."""
 
     @property
     def index(self) -> int:
@@ -86,6 +88,8 @@ class JobRecord:
     deaths: Deaths | None = None
     held_up: tuple[int, int] = (0, 0)
     """A step that workers were found stuck at, and how often: next time they have longer."""
+    silenced: tuple[int, int] = (0, 0)
+    """How far the job was when a worker was given up for its silence, and how often: next time they have longer."""
     longest_hold: float = 0.0
     """The longest time, in seconds, that a worker computed while others waited for it, and then got through: if it is
     worth remembering. An evaluation that takes its time is paid for once, and not each time."""
@@ -141,6 +145,7 @@ class JobRecord:
         if fields.get("deaths") is not None:
             fields["deaths"] = Deaths(**{**fields["deaths"], "workers": tuple(fields["deaths"]["workers"])})
         fields["held_up"] = tuple(fields.get("held_up", (0, 0)))
+        fields["silenced"] = tuple(fields.get("silenced", (0, 0)))
         fields["error"] = None if fields["error"] is None else JobError(**fields["error"])
         return cls(**fields)
 

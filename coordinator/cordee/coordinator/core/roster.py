@@ -103,6 +103,7 @@ class Slot:
     joined: bool = False
     scaled: bool = False
     apart: str = ""
+    pardoned: int = 0
     # The rest is rebuilt after the coordinator's restart.
     agent: Agent = Agent.ABSENT
     start_at: float = float("-inf")
@@ -146,6 +147,7 @@ class Slot:
             joined=self.joined,
             scaled=self.scaled,
             apart=self.apart,
+            pardoned=self.pardoned,
         )
 
     @classmethod
@@ -162,4 +164,5 @@ class Slot:
             joined=record.joined,
             scaled=record.scaled,
             apart=record.apart,
+            pardoned=record.pardoned,
         )

@@ -11,6 +11,8 @@ from statistics import median
 
 __all__ = ["Tempo"]
 
+_STALE_SECONDS = 1.0
+"""How old may be what is known of the job's step."""
 _STEPS_KEPT = 9
 """The median of so many: one step that stood still for a minute changes nothing."""
 
@@ -45,3 +47,14 @@ class Tempo:
     def usual_seconds(self) -> float:
         """What a step takes; 0 while that is not known."""
         return median(self._known) if self._known else 0.0
+
+    def further_than(self, step: int) -> bool:
+        """Whether the job got further since it was known to be at this step. So many steps as may have been made by
+        then, and were not known yet, are no progress."""
+        return self.furthest > step + self.stale_steps
+
+    @property
+    def stale_steps(self) -> int:
+        """How many steps the world may be ahead of what is known."""
+        usual = self.usual_seconds
+        return int(_STALE_SECONDS / usual) if usual else 0

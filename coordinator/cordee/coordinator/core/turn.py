@@ -69,6 +69,7 @@ def _expire(crew: Crew) -> None:
         session = slot.session
         if session is not None and crew.now >= crew.silent_at(session):
             crew.tell("silent", f"{slot.worker} was not heard for {crew.now - session.heard:.1f} s")
+            crew.note_silence()
             if crew.is_member(slot, session.incarnation):
                 crew.lose(slot, LossCause.HEARTBEAT)
             crew.replace(slot, StopReason.FENCED, "it was not heard for too long")

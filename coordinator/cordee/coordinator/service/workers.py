@@ -240,6 +240,8 @@ def _previous(told: pb.PostMortem) -> PostMortem:
         stack=told.stack[:_MAX_TEXT],
         step=told.step,
         asked=told.asked,
+        silent=told.silent,
+        patience=told.patience,
     )
 
 
