@@ -183,7 +183,7 @@ def test_the_reason_of_the_same_fault_is_the_same_each_time(limit: float) -> Non
 def lives(patience: Patience, hold: float, *, before: int = 0) -> str | None:
     """One process of a worker: it commits the steps up to `before`, and then is silent for `hold` seconds.
 
-    Why it was killed; None: it got through, and committed one step more.
+    Why it was killed; None: it got through, and committed two steps more.
     """
     dog, now = Watch(0.0, patience=patience), 0.0
     dog.heard(now, member=True)
@@ -194,7 +194,8 @@ def lives(patience: Patience, hold: float, *, before: int = 0) -> str | None:
         if dog.check(now) == KILL:
             assert dog.silent
             return dog.reason
-    dog.heard(now, member=True, step=before + 1)
+    for step in (before + 1, before + 2):
+        dog.heard(now, member=True, step=step)
     return None
 
 
@@ -221,7 +222,22 @@ def test_steps_that_are_made_again_are_no_step_further() -> None:
     assert patience.factor == 2
     lives(patience, 9.0, before=20)
     assert patience.factor == 4
-    patience.committed(21)
+    patience.committed(22)
+    assert patience.factor == 1
+
+
+@given(st.integers(1, 24), st.integers(0, 24), st.integers(1, 500))
+def test_steps_that_were_made_and_not_told_any_more_are_none_further(first: int, later: int, stride: int) -> None:
+    """Words come a few times a second, steps may come faster; all processes die at the same step."""
+    hold_at = 30 * stride
+    patience = Patience()
+    for begins, factor in ((first, 2), (later, 4)):
+        for told in range(begins * stride // 25, hold_at + 1, stride):
+            patience.committed(told)
+        patience.silenced()
+        assert patience.factor == factor
+        patience.committed(0)  # the next process
+    patience.committed(hold_at + stride + 1)
     assert patience.factor == 1
 
 

@@ -21,6 +21,10 @@ class Patience:
     def __init__(self) -> None:
         self._silences = 0
         self._furthest = 0
+        """What its processes may have come to."""
+        self._last = 0
+        self._stride = 0
+        """The most steps from one word to the next, in one process."""
 
     @property
     def factor(self) -> int:
@@ -29,6 +33,9 @@ class Patience:
 
     def committed(self, step: int) -> None:
         """It says that this is its last step. One that was made before, and is made again, says nothing."""
+        if self._last:
+            self._stride = max(self._stride, step - self._last)
+        self._last = step
         if step > self._furthest:
             self._furthest = step
             self._silences = 0
@@ -36,3 +43,5 @@ class Patience:
     def silenced(self) -> None:
         """It was killed for its silence."""
         self._silences += 1
+        # It told of its steps a few times a second, and may have made some more: making these again is no step further.
+        self._furthest = max(self._furthest, self._last + self._stride)
