@@ -1176,3 +1176,66 @@ def test_the_only_one_that_holds_the_state_does_not_stay_out() -> None:
     # The first process that comes takes the state over, and trains on with it at once.
     assert (party.world.step, party.ranks) == (party.step, [0, 2])
     assert [member.step for member in party.world.members] == [None, party.step]
+
+
+def cut_off_long_ago(saved: int) -> Party:
+    """w2 stands apart with the state of long ago, while the others train on; `saved` is the newest checkpoint's step,
+    counted from there."""
+    party = Party(3)
+    party.go(5.0, heard=(0, 1, 2))
+    at = party.step
+    party.go(1.2, {0: waiting(at + 1, 1), 1: waiting(at + 1, 2), 2: waiting(at + 1, 1)})
+    for k in (0, 1, 2):
+        party.arrive(k)
+    assert party.ranks == [0, 1]
+    for _ in range(20):
+        party.go(1.0, heard=(0, 1))
+        party.tell(ev.WorkerReached(*party.who(2), ()))
+    if saved:
+        party.tell(ev.WorkerCheckpointed(*party.who(0), at + saved))
+    party.take(act.SendStop)
+    assert party.step > at
+    return party
+
+
+def test_a_checkpoint_that_is_newer_than_what_stayed_out_is_what_the_job_goes_on_from() -> None:
+    party = cut_off_long_ago(saved=100)
+    party.die(0)
+    party.die(1)
+    assert "begins anew" in party.events("link")[-1]
+    assert [stop.worker for stop in party.take(act.SendStop) if stop.reason is StopReason.FENCED] == ["j-w2"]
+    party.die(2)  # its agent starts another process
+    party.go(3.0)
+    assert sorted(party.ranks) == [0, 1, 2]
+    assert [member.step for member in party.world.members] == [None, None, None]
+
+
+def test_so_it_is_when_those_who_trained_on_do_not_come_back() -> None:
+    party = cut_off_long_ago(saved=100)
+    for k in (0, 1):
+        party.tell(ev.WorkerDetached(*party.who(k)))
+    for _ in range(20):
+        party.go(1.0)
+        party.tell(ev.WorkerReached(*party.who(2), ()))
+    assert "begins anew" in party.events("link")[-1]
+    assert [stop.worker for stop in party.take(act.SendStop) if stop.reason is StopReason.FENCED] == ["j-w2"]
+
+
+def test_a_coordinator_that_comes_back_knows_what_was_saved() -> None:
+    party = Party(2)
+    party.tell(ev.WorkerCheckpointed(*party.who(0), 70))
+    party.tell(ev.WorkerCheckpointed(*party.who(1), 60))  # told late
+    party.tell(ev.WorkerCheckpointed("j-w1", "some other process", 90))
+    party.restart(0, 1)
+    assert party.machine.record.saved == 70
+
+
+@pytest.mark.parametrize("saved", [0, -10])
+def test_what_stayed_out_is_better_than_nothing_and_than_an_older_checkpoint(saved: int) -> None:
+    party = cut_off_long_ago(saved)
+    party.die(0)
+    party.die(1)
+    assert party.ranks == [0, 2]
+    held = {member.worker: member.step for member in party.world.members}
+    assert held["j-w0"] is None
+    assert held["j-w2"] == party.world.step > 0

@@ -734,6 +734,7 @@ FAULTS = {
     "mend network": 1,
     "resume": 2,
     "break stream": 2,
+    "checkpoint": 3,
     "restart coordinator": 2,
     "crash in mid-turn": 2,
     "leave": 2,
@@ -757,6 +758,9 @@ def inflict(sim: Simulation, fault: str, pick: random.Random) -> None:
         case "kill all":
             for process in alive:
                 sim.exit(process, -9)
+        case "checkpoint":
+            if victim is not None and victim.step is not None:
+                victim.say(ev.WorkerCheckpointed(victim.worker, victim.incarnation, victim.step))
         case "restart coordinator":
             sim.restart()
         case "crash in mid-turn":

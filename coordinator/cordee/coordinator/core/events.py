@@ -26,6 +26,7 @@ __all__ = [
     "Tick",
     "WorkerArrived",
     "WorkerAttached",
+    "WorkerCheckpointed",
     "WorkerDetached",
     "WorkerFinished",
     "WorkerHeard",
@@ -62,7 +63,7 @@ class WorkerDetached:
 
 @dataclass(frozen=True, slots=True)
 class WorkerHeard:
-    """A Heartbeat, or any other message that is no event of its own (Progress, Checkpointed, Note). Cheap to handle."""
+    """A Heartbeat, or any other message that is no event of its own (Progress, Note). Cheap to handle."""
 
     worker: str
     incarnation: str
@@ -103,6 +104,15 @@ class WorkerReached:
     incarnation: str
     reached: tuple[str, ...]
     """The incarnations of those that it does reach."""
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerCheckpointed:
+    """A worker has committed a checkpoint of this step."""
+
+    worker: str
+    incarnation: str
+    step: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,6 +201,7 @@ class Tick:
 
 Event = (
     WorkerAttached
+    | WorkerCheckpointed
     | WorkerDetached
     | WorkerHeard
     | WorkerArrived

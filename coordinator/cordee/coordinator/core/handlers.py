@@ -163,6 +163,14 @@ def _on_reached(crew: Crew, event: events.WorkerReached) -> None:
         apart.reached, apart.unanswered_since = frozenset(event.reached), None
 
 
+def _on_checkpointed(crew: Crew, event: events.WorkerCheckpointed) -> None:
+    _, session = crew.current(event.worker, event.incarnation)
+    if session is None:
+        return
+    crew.hear(session)
+    crew.durable = replace(crew.durable, saved=max(crew.durable.saved, event.step))
+
+
 def _on_finished(crew: Crew, event: events.WorkerFinished) -> None:
     slot, session = crew.current(event.worker, event.incarnation)
     if slot is None or session is None or session.phase is Phase.STOPPED:
@@ -317,6 +325,7 @@ _HANDLERS: dict[type, Callable[[Crew, Any], None]] = {
     events.WorkerArrived: _on_arrived,
     events.WorkerLeaving: _on_leaving,
     events.WorkerReached: _on_reached,
+    events.WorkerCheckpointed: _on_checkpointed,
     events.WorkerFinished: _on_finished,
     events.ScriptFailed: _on_script_failed,
     events.AgentExited: _on_agent_exited,

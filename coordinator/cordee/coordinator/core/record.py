@@ -93,6 +93,8 @@ class JobRecord:
     longest_hold: float = 0.0
     """The longest time, in seconds, that a worker computed while others waited for it, and then got through: if it is
     worth remembering. An evaluation that takes its time is paid for once, and not each time."""
+    saved: int = 0
+    """The step of the newest checkpoint."""
     below_since: float | None = None
     """Since when fewer workers than the minimum are there."""
     created_at: float = 0.0

@@ -153,6 +153,8 @@ def _meet(crew: Crew) -> Decision:
     """Forms the next world, if one can be formed, and lets go who may go."""
     look_again(crew)
     muster = _muster(crew)
+    if _begin_anew(crew, muster):
+        muster = _muster(crew)
     if not muster.awaited and part(crew, muster):
         muster = _muster(crew)
     decision = decide(muster, crew.now)
@@ -209,6 +211,24 @@ def _state_is_apart(crew: Crew, muster: Muster) -> bool:
         return False
     sessions = [crew.slots[worker].session for worker in crew.links.apart if worker in crew.slots]
     return any(s is not None and s.phase is Phase.WAITING and s.step is not None for s in sessions)
+
+
+def _begin_anew(crew: Crew, muster: Muster) -> bool:
+    """All who trained on are lost, and a checkpoint is newer than what those hold that stayed out: these restore it,
+    too, or the job would go back to where they were cut off."""
+    if muster.awaited or not any(slot.apart for slot in crew.slots.values()):
+        return False
+    holders = [
+        (slot, slot.session.step, slot.apart == slot.session.incarnation)
+        for slot in crew.in_order()
+        if slot.session is not None and slot.session.phase is Phase.WAITING and slot.session.step is not None
+    ]
+    if not holders or not all(apart and step < crew.durable.saved for _, step, apart in holders):
+        return False
+    for slot, step, _ in holders:
+        crew.tell("link", f"{slot.worker} stayed out at step {step}, and begins anew: {crew.durable.saved} is saved")
+        crew.fence(slot, "a checkpoint is newer than its state, and nobody else holds one")
+    return True
 
 
 def _form(crew: Crew, attendees: tuple[Attendee, ...]) -> None:

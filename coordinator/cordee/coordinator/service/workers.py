@@ -310,7 +310,7 @@ def _on_progress(controller: Controller, session: _Session, message: pb.Progress
 
 def _on_checkpointed(controller: Controller, session: _Session, message: pb.Checkpointed) -> None:
     controller.checkpointed(session.job, message.step)
-    _heard(controller, session)
+    controller.feed(session.job, events.WorkerCheckpointed(session.worker, session.incarnation, message.step))
 
 
 def _on_leaving(controller: Controller, session: _Session, message: pb.Leaving) -> None:
