@@ -176,6 +176,29 @@ def test_a_worker_s_name_is_not_the_beginning_of_another_s() -> None:
     assert report.problems == ("fault 1 (kill on w1) had no effect that anybody saw",)
 
 
+@pytest.mark.parametrize(
+    ("later", "outcome", "problems"),
+    [
+        (15.0, "no effect", ("fault 1 (kill on w1) had no effect that anybody saw",)),
+        (1.0, "not told", ()),
+    ],
+)
+def test_a_later_fault_does_not_speak_for_one_that_nobody_saw(
+    later: float, outcome: str, problems: tuple[str, ...]
+) -> None:
+    unseen = Injection(1, START + 20.0 - later, "kill", names(1)), list[Happening]()
+    report = make_report(recording(unseen, (replace(KILL[0], number=2), KILL[1])))
+    assert [one.outcome for one in report.faults] == [outcome, "recovered"]
+    assert report.problems == problems
+
+
+def test_where_no_fault_could_be_seen_nothing_is_proven() -> None:
+    last = Injection(1, START + LENGTH - 1.0, "kill", names(1)), list[Happening]()
+    report = make_report(recording(last), Proof(Same("a" * 64, "a" * 64)))
+    assert [one.outcome for one in report.faults] == ["not told"]
+    assert report.problems == ("nothing was seen of any fault: nothing is proven",)
+
+
 def test_a_fault_that_takes_nobody_away_costs_nobody() -> None:
     slow = Injection(1, START + 5, "slow", names(2), 10.0, 3.0), [said(9, "straggler", "soak-abcdef-w2 is slow")]
     damage = Injection(2, START + 40, "damage", names(0)), [said(50, "checkpoint_damaged", "step-000000000012")]

@@ -340,6 +340,9 @@ class _Membership:
             raise Killed  # drained, or the job has its result
         return job.worlds.pop(self.worker)
 
+    def outside(self) -> None:
+        """Nobody asks."""
+
     def at_storage(self) -> None:
         """Nobody asks."""
 

@@ -337,6 +337,9 @@ class SimulatedMembership:
             raise Killed  # the job has its result
         return simulation.worlds.pop(self.worker)
 
+    def outside(self) -> None:
+        """Nobody asks."""
+
     def at_storage(self) -> None:
         """Nobody asks."""
 
@@ -665,6 +668,35 @@ def test_every_loop_of_a_script_is_told_of_as_it_begins() -> None:
         runtime.install(None)
     steps = len(run.loader)
     assert told == ["begun", f"finished {steps}", "begun", f"finished {2 * steps}"]
+
+
+@pytest.mark.parametrize("leave", ["committed", "begun", "lost"])
+def test_a_loop_that_is_left_early_is_told_of_unless_its_step_is_to_come_again(leave: str) -> None:
+    told: list[str] = []
+
+    class Following(SoloMembership):
+        def begun(self) -> None:
+            told.append("begun")
+
+        def outside(self) -> None:
+            told.append("outside")
+
+    runtime.install(Following())
+    try:
+        run = make_run()
+        for step in run.steps(2):
+            if step.number == 2 and leave != "committed":
+                step.lost = leave == "lost"
+                break
+            for batch in step.shards:
+                step.backward(nn.functional.cross_entropy(run.model(batch.x), batch.y))
+            assert step.commit()
+            if step.number == 2:
+                break
+        told.append("evaluated")
+    finally:
+        runtime.install(None)
+    assert told == ["begun", *["outside"] * (leave != "lost"), "evaluated"]
 
 
 def test_a_loop_that_is_left_early_has_a_result_at_the_scripts_end() -> None:

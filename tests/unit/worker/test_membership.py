@@ -450,3 +450,7 @@ def test_the_activity_follows_the_membership(worker: Callable[[str], Worker], po
     assert activity.phase == pb.PHASE_OUTSIDE
     one.membership.begun()  # a second loop of the script: who hangs in its first step is to be found
     assert (activity.phase, activity.glance(0.0).step) == (pb.PHASE_COMPUTING, 6)
+    one.membership.outside()  # this one is left early
+    assert activity.phase == pb.PHASE_OUTSIDE
+    one.membership.begun()
+    assert activity.phase == pb.PHASE_COMPUTING

@@ -136,6 +136,9 @@ class WorkerMembership:
         if self._activity.phase == OUTSIDE:  # another loop: from here on the others wait for this worker's steps again
             self._activity.enter(COMPUTING)
 
+    def outside(self) -> None:
+        self._activity.enter(OUTSIDE)
+
     def at_storage(self) -> None:
         self._activity.enter(PREPARING)
 

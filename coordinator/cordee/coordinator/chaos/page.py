@@ -91,6 +91,7 @@ def _legend(report: Report) -> str:
     keys += [
         ("open", "open", "not over at the end"),
         ("no effect", "open", "without effect"),
+        ("not told", "out", "too soon followed by another, or the end"),
         ("left out", "out", "left out"),
     ]
     items = [f'<span><i class="key {kind}"></i>{words}</span>' for name, kind, words in keys if name in outcomes]

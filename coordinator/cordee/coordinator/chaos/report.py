@@ -79,7 +79,8 @@ class FaultOutcome:
     """For how long no step was committed."""
     outcome: str
     """`recovered`; `no loss` (nobody was missing by it); `open` (the recording ends before it is over); `left out`;
-    `no effect` (it should have ended a process, and nothing was seen of it)."""
+    `no effect` (it should have ended a process, and nothing was seen of it); `not told` (the same, but another fault on
+    the worker, or the end, came too soon for anything to be seen)."""
     note: str = ""
 
 
@@ -264,8 +265,9 @@ def _outcome(one: Injection, recording: Recording, history: History) -> FaultOut
         outcome="no loss" if sign is None or sign.kind not in BREAKING else "open",
     )
     if sign is None and (one.kind == MASS or FAULTS[one.kind].ends):
-        if recording.end - one.time < _UNNOTICED_SECONDS or again:
-            return replace(kept, note="nothing was seen of it before " + ("another fault" if again else "the end"))
+        if min([*again, recording.end]) - one.time < _UNNOTICED_SECONDS:
+            before = "another fault" if again else "the end"
+            return replace(kept, outcome="not told", note=f"nothing was seen of it before {before}")
         return replace(kept, outcome="no effect", note="nothing was seen of it: the worker may not have carried it out")
     if kept.outcome == "no loss" or first is None or resumed is None:
         return kept
@@ -356,6 +358,8 @@ def _problems(recording: Recording, outcomes: Sequence[FaultOutcome], proof: Pro
         yield f"the job failed: {recording.job.get('reason') or 'see its events'}"
     elif all(one.outcome == "left out" for one in outcomes):
         yield "no fault was injected: nothing is proven"
+    elif all(one.outcome in {"left out", "not told"} for one in outcomes):
+        yield "nothing was seen of any fault: nothing is proven"
     for one in outcomes:
         if one.outcome == "open":
             on = f" on {', '.join(one.workers)}" if one.workers else ""

@@ -180,9 +180,9 @@ def _band(kind: str, start: float, end: float, top: float, bottom: float, title:
 
 
 def _mark(one: FaultOutcome, x: float, y: float) -> str:
-    kind = {"recovered": "mark", "open": "mark open", "no effect": "mark open", "left out": "mark out"}.get(
-        one.outcome, "mark calmly"
-    )
+    kinds = {"recovered": "mark", "open": "mark open", "no effect": "mark open"}
+    kinds |= {"not told": "mark out", "left out": "mark out"}
+    kind = kinds.get(one.outcome, "mark calmly")
     words = [f"{_name(one)} at {_clock(one.at_seconds)}: {one.outcome}"]
     words += [
         f"{name} {seconds_words(value)}"

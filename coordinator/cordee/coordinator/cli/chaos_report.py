@@ -53,8 +53,13 @@ def reference_of_job(job: Mapping[str, Any]) -> Reference:
     return Reference(f"the job {job['id']}", job["weights_sha256"], _ledger_of(job))
 
 
-def prove(job: Mapping[str, Any], reference: Reference | None, *, why_none: str = "") -> "Proof":
-    """Whether a job's result is that of the reference, and its ledger exact."""
+def prove(
+    job: Mapping[str, Any], reference: Reference | None, *, why_none: str = "", ledger_asked: bool = False
+) -> "Proof":
+    """Whether a job's result is that of the reference, and its ledger exact.
+
+    With `ledger_asked` the job was to keep one: if it made a step and there is none, nothing is proven of its samples.
+    """
     from cordee.coordinator.chaos.report import Proof, Same
 
     none = why_none or "there was no reference to compare with"
@@ -67,7 +72,13 @@ def prove(job: Mapping[str, Any], reference: Reference | None, *, why_none: str 
         weights = Same(sha256, reference.weights_sha256, f"compared with {reference.words}")
     path = _ledger_of(job)
     if path is None:
-        return Proof(weights, Same(words="the job kept no ledger"))
+        words = "the job kept no ledger"
+        if not ledger_asked or not job["step"]:
+            return Proof(weights, Same(words=words))
+        from cordee.coordinator.cli.ledger import LEDGER_FILE, missing_ledger
+
+        why = missing_ledger(job, Path(job["folder"]) / LEDGER_FILE).message
+        return Proof(weights, Same(words=words), exactly_once=False, exactly_once_words=why)
     return _with_ledger(weights, path, job, reference, none)
 
 

@@ -88,7 +88,8 @@ class ChaosRun:
             why_none = lacking = "" if reference is not None else "the undisturbed run did not come to its end"
         elif reference is None:
             why_none = "not compared: --no-reference"
-        report = make_report(recording, replace(prove(job, reference, why_none=why_none), lacking=lacking))
+        proof = prove(job, reference, why_none=why_none, ledger_asked=True)  # `run` asks for one with --chaos
+        report = make_report(recording, replace(proof, lacking=lacking))
         where = self.report or folder / FOLDER
         write_report(report, recording, where)
         say(f"\n{table(report)}\n\nthe report is {where / PAGE_FILE}")

@@ -7,8 +7,9 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Final
+from typing import Annotated, Any, Final
 
 import typer
 
@@ -18,10 +19,7 @@ from cordee.coordinator.cli.options import Format, OutputOption, ServerOption, S
 from cordee.coordinator.cli.output import clean, columns, count, dump, facts, is_document, write
 from cordee.coordinator.errors import CoordinatorError, NotFoundError
 
-if TYPE_CHECKING:
-    from cordee.coordinator.views import JobView
-
-__all__ = ["LEDGER_FILE", "ledger", "prove_ledger"]
+__all__ = ["LEDGER_FILE", "ledger", "missing_ledger", "prove_ledger"]
 
 _TOOL: Final = ("-P", "-m", "cordee.trainer.elastic.ledger_tool")
 LEDGER_FILE: Final = Path("ledger") / "samples.ledger"
@@ -84,14 +82,15 @@ def _located(ref: str, server: str | None, state: Path | None) -> tuple[list[str
         _, found = coordinators.find(ref)
     path = Path(found["folder"]) / LEDGER_FILE
     if not path.is_file():
-        raise _missing(found, path)
+        raise missing_ledger(found, path)
     if any(event["kind"] == "ledger_failed" for event in found["events"]):
         say(f"note: {found['id']}: the ledger could not be written for a while; cordee status {found['id']} says why")
     known = "--steps" if found["state"] == "succeeded" else "--at-least"
     return [str(path), known, str(found["step"])], found["id"]
 
 
-def _missing(job: "JobView", path: Path) -> CoordinatorError:
+def missing_ledger(job: Mapping[str, Any], path: Path) -> CoordinatorError:
+    """Why there is none at `path`, where the job's would be."""
     if not Path(job["folder"]).is_dir():
         return NotFoundError(
             f"the folder of {job['id']}, {clean(job['folder'])}, is not on this machine",

@@ -174,6 +174,10 @@ class Membership(Protocol):
         """The script begins a loop over steps: once more, after `finished`, if it has several."""
         ...
 
+    def outside(self) -> None:
+        """The script has left its loop early: until it begins another, what it does may take as long as it likes."""
+        ...
+
     def at_storage(self) -> None:
         """From here to the next step or rendezvous this process reads or writes storage, and others may wait for it:
         that is no sign of being stuck, however long it takes."""

@@ -248,6 +248,8 @@ class Run:
                     yield step
             except GeneratorExit:
                 self._loops.has_left = True
+                if not step.lost:  # a lost one would have come again: the others wait for it, and are to find out
+                    self._membership.outside()
                 raise
             finally:
                 self._state.at_step(None)

@@ -74,6 +74,9 @@ class SoloMembership:
     def begun(self) -> None:
         """Nobody asks."""
 
+    def outside(self) -> None:
+        """Nobody waits."""
+
     def at_storage(self) -> None:
         """Nobody waits."""
 
