@@ -6,15 +6,19 @@ import json
 import re
 from dataclasses import replace
 from html.parser import HTMLParser
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from cordee.coordinator.chaos.grammar import parse_plan
 from cordee.coordinator.chaos.history import read_history
 from cordee.coordinator.chaos.page import page
 from cordee.coordinator.chaos.recording import Happening, Injection, Outage, Recording, Sample
 from cordee.coordinator.chaos.report import Proof, Report, Same, make_report, spread
 from cordee.coordinator.chaos.table import table
+from cordee.coordinator.cli.chaos_report import Reference
+from cordee.coordinator.cli.chaos_run import ChaosRun
 
 START = 1000.0
 STEP = 0.05
@@ -178,10 +182,7 @@ def test_a_worker_s_name_is_not_the_beginning_of_another_s() -> None:
 
 @pytest.mark.parametrize(
     ("later", "outcome", "problems"),
-    [
-        (15.0, "no effect", ("fault 1 (kill on w1) had no effect that anybody saw",)),
-        (1.0, "not told", ()),
-    ],
+    [(15.0, "no effect", ("fault 1 (kill on w1) had no effect that anybody saw",)), (1.0, "not told", ())],
 )
 def test_a_later_fault_does_not_speak_for_one_that_nobody_saw(
     later: float, outcome: str, problems: tuple[str, ...]
@@ -300,6 +301,17 @@ def test_what_is_not_the_same_is_a_problem(proof: Proof, problem: str) -> None:
     assert report.problems == (problem,)
     assert problem in page(report)
     assert problem in table(report)
+
+
+def test_a_disturbed_run_whose_ledger_is_missing_does_not_pass(tmp_path: Path) -> None:
+    whole = recording(KILL)
+    job: Any = {**whole.job, "state": "succeeded", "weights_sha256": "a" * 64, "folder": str(tmp_path), "events": []}
+    run = ChaosRun(parse_plan("kill@29s"), None, Reference("an undisturbed run", "a" * 64), with_reference=True)
+    nothing: Any = None  # it has its reference, so it starts no job
+    report = run.conclude(replace(whole, job=job), job, nothing, tmp_path, nothing, as_json=True)
+    assert report.proof.weights.equal
+    (problem,) = report.problems
+    assert problem.startswith("the ledger does not hold every sample exactly once: soak-abcdef keeps no ledger")
 
 
 def test_what_was_not_compared_is_neither_equal_nor_unequal() -> None:
