@@ -23,6 +23,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         default="cpu",
         help="where the engine's tensors live; cuda needs CuPy and a device; stand-in: CuPy's rules, on the host",
     )
+    parser.addoption(
+        "--second-try",
+        action="store_true",
+        help="a test marked slow that fails is run once more; both are reported. For machines that others load, too",
+    )
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -39,6 +44,10 @@ def pytest_report_header(config: pytest.Config) -> str:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if config.getoption("--second-try"):
+        for item in items:
+            if "slow" in item.keywords:
+                item.add_marker(pytest.mark.flaky(reruns=1))
     if config.getoption("--device") != "cuda":
         skip = pytest.mark.skip(reason="needs --device cuda")
         for item in items:
