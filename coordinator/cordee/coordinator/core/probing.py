@@ -14,9 +14,10 @@ from cordee.coordinator.core.actions import SendProbe
 from cordee.coordinator.core.crew import Crew
 from cordee.coordinator.core.links import PROBE_SECONDS, Apart
 from cordee.coordinator.core.model import Member
+from cordee.coordinator.core.rendezvous import Muster
 from cordee.coordinator.core.roster import Phase
 
-__all__ = ["look_again", "probe_due"]
+__all__ = ["begin_anew", "look_again", "probe_due", "state_is_apart"]
 
 _UNANSWERED_SECONDS = 60.0
 """Who has not answered for so long is let in as it is, and put out again if that was wrong."""
@@ -57,6 +58,32 @@ def probe_due(crew: Crew) -> float | None:
         and slot.session.phase is Phase.WAITING
     ]
     return min(due, default=None)
+
+
+def state_is_apart(crew: Crew, muster: Muster) -> bool:
+    """All who trained on are lost, and the only ones that hold state stay out."""
+    if muster.awaited or not muster.present or any(attendee.step is not None for attendee in muster.present):
+        return False
+    sessions = [crew.slots[worker].session for worker in crew.links.apart if worker in crew.slots]
+    return any(s is not None and s.phase is Phase.WAITING and s.step is not None for s in sessions)
+
+
+def begin_anew(crew: Crew, muster: Muster) -> bool:
+    """All who trained on are lost, and a checkpoint is newer than what those hold that stayed out: these restore it,
+    too, or the job would go back to where they were cut off."""
+    if muster.awaited or not any(slot.apart for slot in crew.slots.values()):
+        return False
+    holders = [
+        (slot, slot.session.step, slot.apart == slot.session.incarnation)
+        for slot in crew.in_order()
+        if slot.session is not None and slot.session.phase is Phase.WAITING and slot.session.step is not None
+    ]
+    if not holders or not all(apart and step < crew.durable.saved for _, step, apart in holders):
+        return False
+    for slot, step, _ in holders:
+        crew.tell("link", f"{slot.worker} stayed out at step {step}, and begins anew: {crew.durable.saved} is saved")
+        crew.fence(slot, "a checkpoint is newer than its state, and nobody else holds one")
+    return True
 
 
 def _peers(crew: Crew, apart: Apart) -> tuple[Member, ...]:

@@ -12,7 +12,7 @@ from cordee.coordinator.core.activity import UNKNOWN
 from cordee.coordinator.core.crew import Crew
 from cordee.coordinator.core.lifecycle import Facts, finish_due, state_of
 from cordee.coordinator.core.model import Cause, JobError, JobState, LossCause, Member, StopReason, World, worker_id
-from cordee.coordinator.core.probing import look_again, probe_due
+from cordee.coordinator.core.probing import begin_anew, look_again, probe_due, state_is_apart
 from cordee.coordinator.core.rendezvous import Attendee, Decision, Muster, change_needed, decide
 from cordee.coordinator.core.roster import Agent, Phase, Slot
 from cordee.coordinator.core.watch import below_until, part, watch_members, watch_minimum
@@ -153,13 +153,13 @@ def _meet(crew: Crew) -> Decision:
     """Forms the next world, if one can be formed, and lets go who may go."""
     look_again(crew)
     muster = _muster(crew)
-    if _begin_anew(crew, muster):
+    if begin_anew(crew, muster):
         muster = _muster(crew)
     if not muster.awaited and part(crew, muster):
         muster = _muster(crew)
     decision = decide(muster, crew.now)
     # Better all of them, and a link that may be whole again, than too few, or than all over again.
-    if crew.links.apart and (decision.missing or _state_is_apart(crew, muster)):
+    if crew.links.apart and (decision.missing or state_is_apart(crew, muster)):
         crew.tell("link", "who stays out is let in all the same: without them it does not go on")
         crew.links.apart.clear()
         decision = decide(_muster(crew), crew.now)
@@ -203,32 +203,6 @@ def _muster(crew: Crew) -> Muster:
         last_arrival=crew.last_arrival,
         settle_seconds=crew.policy.settle_seconds,
     )
-
-
-def _state_is_apart(crew: Crew, muster: Muster) -> bool:
-    """All who trained on are lost, and the only ones that hold state stay out."""
-    if muster.awaited or not muster.present or any(attendee.step is not None for attendee in muster.present):
-        return False
-    sessions = [crew.slots[worker].session for worker in crew.links.apart if worker in crew.slots]
-    return any(s is not None and s.phase is Phase.WAITING and s.step is not None for s in sessions)
-
-
-def _begin_anew(crew: Crew, muster: Muster) -> bool:
-    """All who trained on are lost, and a checkpoint is newer than what those hold that stayed out: these restore it,
-    too, or the job would go back to where they were cut off."""
-    if muster.awaited or not any(slot.apart for slot in crew.slots.values()):
-        return False
-    holders = [
-        (slot, slot.session.step, slot.apart == slot.session.incarnation)
-        for slot in crew.in_order()
-        if slot.session is not None and slot.session.phase is Phase.WAITING and slot.session.step is not None
-    ]
-    if not holders or not all(apart and step < crew.durable.saved for _, step, apart in holders):
-        return False
-    for slot, step, _ in holders:
-        crew.tell("link", f"{slot.worker} stayed out at step {step}, and begins anew: {crew.durable.saved} is saved")
-        crew.fence(slot, "a checkpoint is newer than its state, and nobody else holds one")
-    return True
 
 
 def _form(crew: Crew, attendees: tuple[Attendee, ...]) -> None:
