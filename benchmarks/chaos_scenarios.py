@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 __all__ = ["SCENARIOS", "Scenario"]
 
-CORE = "tests/unit/coordinator/test_core_faults.py"
+CORE = "tests/unit/coordinator/test_core_"
 LEDGER = "tests/unit/trainer/test_elastic_ledger.py"
 RESTART = "tests/integration/coordinator/test_coordinator_restart.py"
 
@@ -58,7 +58,7 @@ SCENARIOS: tuple[Scenario, ...] = (
         workers="1:2",
         tests=(
             "tests/unit/worker/test_restart.py::test_deaths_without_a_committed_step_wait_longer_each_time_up_to_a_limit",
-            f"{CORE}::test_below_the_minimum_a_job_waits_as_long_as_its_user_wants_and_then_fails_with_a_sentence",
+            f"{CORE}deaths.py::test_below_the_minimum_a_job_waits_as_long_as_its_user_wants_and_then_fails_with_a_sentence",
         ),
     ),
     Scenario(
@@ -66,7 +66,7 @@ SCENARIOS: tuple[Scenario, ...] = (
         "a graceful loss below the minimum, and a return",
         "at step 60 term w1; at step 200 term w0",
         workers="2",
-        tests=(f"{CORE}::test_a_graceful_loss_below_the_minimum_and_a_return_is_no_deadlock",),
+        tests=(f"{CORE}deaths.py::test_a_graceful_loss_below_the_minimum_and_a_return_is_no_deadlock",),
     ),
     Scenario(
         7,
@@ -99,7 +99,7 @@ SCENARIOS: tuple[Scenario, ...] = (
         "a slow worker is told of, with figures",
         "at step 40 slow w1 times 5 for 12s",
         sees=("straggler",),
-        tests=(f"{CORE}::test_a_straggler_is_replaced_where_that_is_wanted_and_loses_nothing",),
+        tests=(f"{CORE}stuck.py::test_a_straggler_is_replaced_where_that_is_wanted_and_loses_nothing",),
     ),
     Scenario(
         13,
@@ -116,8 +116,8 @@ SCENARIOS: tuple[Scenario, ...] = (
         15,
         "the budget of restarts survives",
         tests=(
-            f"{CORE}::test_the_budget_of_restarts_survives_the_coordinator",
-            f"{CORE}::test_a_job_that_is_old_does_not_run_out_of_restarts_for_being_old",
+            f"{CORE}deaths.py::test_the_budget_of_restarts_survives_the_coordinator",
+            f"{CORE}deaths.py::test_a_job_that_is_old_does_not_run_out_of_restarts_for_being_old",
         ),
     ),
     Scenario(16, "a permanent error is not tried again", "at step 60 bug w1", fails=True),
