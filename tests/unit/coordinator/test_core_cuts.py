@@ -381,3 +381,18 @@ def test_what_stayed_out_is_better_than_nothing_and_than_an_older_checkpoint(sav
     held = {member.worker: member.step for member in party.world.members}
     assert held["j-w0"] is None
     assert held["j-w2"] == party.world.step > 0
+
+
+def test_a_checkpoint_that_could_not_be_restored_does_not_count() -> None:
+    party = Party(3)
+    party.tell(ev.WorkerCheckpointed(*party.who(0), 5000))
+    for k in (0, 1, 2):
+        party.tell(ev.WorkerDetached(*party.who(k)))
+    for k in (0, 1, 2):
+        party.life[k] = 1
+        party.join(k)
+    party.go(4.0)
+    assert [member.step for member in party.world.members] == [None, None, None]
+    assert party.machine.record.saved == 0
+    party.tell(ev.WorkerCheckpointed(*party.who(0), 150))
+    assert party.machine.record.saved == 150

@@ -14,9 +14,9 @@ import pytest
 
 from cordee import trainer
 from cordee.trainer import data, elastic, nn, optim
-from cordee.trainer.checkpoint import load_latest
+from cordee.trainer.checkpoint import load_latest, writer
 from cordee.trainer.checkpoint.layout import step_folders
-from cordee.trainer.checkpoint.storage import LocalStorage
+from cordee.trainer.checkpoint.storage import LocalStorage, StorageError
 from cordee.trainer.elastic import saving
 from cordee.trainer.elastic.parting import save_before_leaving
 from cordee.trainer.elastic.position import Position
@@ -268,3 +268,18 @@ def test_the_writer_that_leaves_does_not_wait_beyond_its_grace(tmp_path: Path) -
     crew.savers[0].save(POSITION, Place.of(crew.world(0)))
     crew.savers[0].wait_leaving(Place.of(crew.world(0)))
     assert crew.members[0].notes == ["step 5: of its 2 parts these were not written: 1"]
+
+
+@pytest.mark.parametrize("size", [1, 3])
+def test_storage_that_cannot_be_opened_holds_nobody_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, size: int
+) -> None:
+    def refuse(location: str) -> None:
+        raise StorageError(f"{location} needs a package that is not there")
+
+    crew = Crew(tmp_path, size)
+    monkeypatch.setattr(writer, "open_storage", refuse)
+    for member in crew.members[: size if size == 1 else 0]:
+        monkeypatch.setattr(member, "leaving", lambda: False)  # nobody keeps it
+    crew.leave_all()
+    assert not any(crew.saved)

@@ -45,3 +45,4 @@ class Patience:
         self._silences += 1
         # It told of its steps a few times a second, and may have made some more: making these again is no step further.
         self._furthest = max(self._furthest, self._last + self._stride)
+        self._last = 0  # the next process is another one

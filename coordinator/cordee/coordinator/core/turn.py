@@ -230,6 +230,9 @@ def _form(crew: Crew, attendees: tuple[Attendee, ...]) -> None:
     started_at = crew.durable.started_at
     advanced = crew.durable.world is not None and crew.tempo.step > crew.durable.world.step
     crew.durable = replace(crew.durable, world=world, started_at=crew.now if started_at is None else started_at)
+    if all(member.step is None for member in members):
+        # They restore what can be read, which may be less than what was saved: the next checkpoint tells.
+        crew.durable = replace(crew.durable, saved=0)
     crew.take_world(world)
     crew.loss, crew.broken, crew.drained = None, False, None
     crew.asked, crew.aborted, crew.first_joiner = set(), set(), None

@@ -207,9 +207,9 @@ class CheckpointWriter:
         except OSError:
             return False
 
-    def wait_part(self) -> None:
-        """Waits until the own part of the newest snapshot is written, or could not be."""
-        self._own_part.wait()
+    def wait_part(self, seconds: float) -> None:
+        """Waits until the own part of the newest snapshot is written, or could not be; for so long at most."""
+        self._own_part.wait(seconds)
 
     def wait(self, seconds: float | None = None) -> bool:
         """Waits until nothing is being written here, or for so long. Returns whether nothing is."""
@@ -227,8 +227,8 @@ class CheckpointWriter:
     def _write(self, snapshot: Snapshot, own_part: threading.Event) -> None:
         step, started = snapshot.attempt.step, time.monotonic()
         try:
-            storage = open_storage(self._location)
             try:
+                storage = open_storage(self._location)
                 record = write_part(storage, snapshot)
             finally:
                 own_part.set()

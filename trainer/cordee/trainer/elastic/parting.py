@@ -33,7 +33,7 @@ def save_before_leaving(
     started = time.monotonic()
     place = Place.of(world)
     saver.save(position, place)
-    saver.wait_part()
+    saver.wait_part(membership.grace_seconds)
     # All parts are of one size: where writing the own one took long, the others' may as well.
     own = time.monotonic() - started
     lost = _all_there(world, num_shards, max(membership.grace_seconds * GRACE_SHARE - own, own))

@@ -183,9 +183,9 @@ class Saver:
         if snapshot is not None:
             self._writer.save(snapshot)
 
-    def wait_part(self) -> None:
-        """Waits until this member's part of what was saved last is written, or could not be."""
-        self._writer.wait_part()
+    def wait_part(self, seconds: float) -> None:
+        """Waits until this member's part of what was saved last is written, or could not be; for so long at most."""
+        self._writer.wait_part(seconds)
 
     def finish_attempt(self, position: Position, place: Place) -> None:
         """After `save`, once no part will come that is not there: returns when this member is done with it. Who
