@@ -224,7 +224,7 @@ class Stage:
                 self.agents[told.worker] = Agent(told.worker)
                 self.spawn(told.worker, None)
         elif agent is None:
-            self.exits.append(ev.AgentAbsent(told.worker))
+            self.exits.append(ev.AgentAbsent(told.worker, told.start))
         else:
             self.end_agent(agent, -9 if told.grace_seconds == 0 else exit_codes.DRAINED)
         return True

@@ -195,10 +195,10 @@ class Simulation:
                 if agent is None or not agent.alive:
                     self.agents[worker] = SimAgent(worker)
                     self.spawn(self.agents[worker])
-            case act.StopAgent(worker, grace):
+            case act.StopAgent(worker, grace, start):
                 agent = self.agents.get(worker)
                 if agent is None or not agent.alive:
-                    self.agent_exits.setdefault(worker, deque()).append(ev.AgentAbsent(worker))
+                    self.agent_exits.setdefault(worker, deque()).append(ev.AgentAbsent(worker, start))
                 elif grace == 0.0:
                     agent.killed = True
                 else:

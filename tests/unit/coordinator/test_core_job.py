@@ -295,7 +295,7 @@ def test_an_agent_whose_worker_never_attaches_is_replaced() -> None:
     story.join(0)
     assert not story.pass_time(POLICY.starting_timeout_seconds - 1.0, 0)
     assert [a.worker for a in story.pass_time(2.0, 0) if isinstance(a, act.StopAgent)] == ["j-w1"]
-    story.tell(ev.AgentAbsent("j-w1"))
+    story.tell(ev.AgentAbsent("j-w1", 2))
     assert [a.worker for a in story.told(act.StartAgent)] == ["j-w1"]
     story.join(1)
     assert story.ranks == [0, 1]
@@ -794,16 +794,18 @@ def test_an_old_answer_that_there_was_no_agent_is_not_about_the_new_one() -> Non
     assert [a.grace_seconds for a in story.told(act.StopAgent)] == [0.0, 0.0]  # two stops, and one agent
     story.tell(ev.AgentExited("j-w0", -9))
     assert story.told(act.StartAgent)
-    story.tell(ev.AgentAbsent("j-w0"))
+    story.tell(ev.AgentAbsent("j-w0", 1))
     story.tell(ev.CancelRequested())
     assert [a.worker for a in story.told(act.StopAgent) or story.pass_time(POLICY.parting_seconds)] == ["j-w0"]
+    assert not story.machine.done
+    story.tell(ev.AgentAbsent("j-w0", 1))  # nor when the new one is being stopped, too
     assert not story.machine.done
 
 
 def test_an_agent_that_was_gone_when_it_was_to_be_stopped_is_started_again() -> None:
     story = training(0)
     story.pass_time(POLICY.reattach_seconds + POLICY.replacement_seconds)
-    story.tell(ev.AgentAbsent("j-w0"))
+    story.tell(ev.AgentAbsent("j-w0", 1))
     assert story.told(act.StartAgent) == [act.StartAgent("j-w0")]
 
 

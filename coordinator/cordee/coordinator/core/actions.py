@@ -7,7 +7,7 @@ when its stream is gone, the message is dropped (the machine learns of that by `
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from cordee.coordinator.core.model import JobState, LossCause, Member, StopReason, World
 from cordee.coordinator.core.record import JobRecord
@@ -52,6 +52,8 @@ class StopAgent:
 
     worker: str
     grace_seconds: float
+    start: int = field(default=0, compare=False)
+    """Which of the job's agents is meant, by the number of its start: for `AgentAbsent`."""
 
     @property
     def kill(self) -> bool:

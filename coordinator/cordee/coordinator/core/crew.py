@@ -74,6 +74,8 @@ class Crew:
         """A world, a step of it that some compute while others wait for them, and for how long these do."""
         self.told_waits: set[tuple[int, str, int]] = set()
         """What the world, or one that is still to be formed, waits for, and that this was said."""
+        self.num_starts = 0
+        """Agents started since this machine was made."""
         self.told_alone = 0
         """The step for which a lone worker was said to take long."""
         self.look_at = float("-inf")
@@ -327,7 +329,7 @@ class Crew:
         slot.agent = Agent.STOPPING
         slot.blameless = slot.blameless or slot.retiring or self.over
         slot.stop_by = self.now + (grace_seconds or self.policy.stop_seconds) + self.policy.tick_seconds
-        self.actions.append(StopAgent(slot.worker, grace_seconds))
+        self.actions.append(StopAgent(slot.worker, grace_seconds, slot.start))
 
     def give_up(self, slot: Slot, words: str) -> None:
         slot.given_up = True

@@ -149,6 +149,8 @@ class AgentAbsent:
     """A `StopAgent` found no agent. It speaks of the moment of the stop: one that was started since is not meant."""
 
     worker: str
+    start: int = 0
+    """`StopAgent.start`."""
 
 
 @dataclass(frozen=True, slots=True)

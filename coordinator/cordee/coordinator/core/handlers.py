@@ -251,7 +251,7 @@ def _on_agent_exited(crew: Crew, event: events.AgentExited) -> None:
 
 def _on_agent_absent(crew: Crew, event: events.AgentAbsent) -> None:
     slot = crew.slots.get(event.worker)
-    if slot is not None and slot.agent is Agent.STOPPING:
+    if slot is not None and slot.agent is Agent.STOPPING and slot.start == event.start:
         _on_agent_exited(crew, events.AgentExited(event.worker, None))
 
 

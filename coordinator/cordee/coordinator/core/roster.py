@@ -102,6 +102,8 @@ class Slot:
     fenced: tuple[str, ...] = ()
     joined: bool = False
     scaled: bool = False
+    start: int = 0
+    """The number of its agent's start, among the job's."""
     apart: str = ""
     pardoned: int = 0
     # The rest is rebuilt after the coordinator's restart.

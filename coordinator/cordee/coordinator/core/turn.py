@@ -317,7 +317,8 @@ def _gathered_at(crew: Crew, joiners: int) -> float | None:
 def _start_agents(crew: Crew) -> None:
     for slot in crew.in_order():
         if slot.usable and slot.agent is Agent.ABSENT and slot.fail_by is None and crew.now >= slot.start_at:
-            slot.agent = Agent.RUNNING
+            crew.num_starts += 1
+            slot.agent, slot.start = Agent.RUNNING, crew.num_starts
             slot.stop_by = crew.now + crew.policy.starting_timeout_seconds  # until somebody attaches
             crew.actions.append(StartAgent(slot.worker))
 

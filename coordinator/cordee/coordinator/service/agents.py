@@ -40,12 +40,12 @@ class Agents:
 
         self._in_turn(spec.worker, work)
 
-    def stop(self, job: str, worker: str, grace_seconds: float) -> None:
-        """Stop an agent."""
+    def stop(self, job: str, worker: str, grace_seconds: float, start: int = 0) -> None:
+        """Stop an agent; `start` is for the answer that there is none."""
 
         async def work() -> None:
             if not await self._launcher.stop(worker, grace_seconds=grace_seconds):
-                self._exited(job, AgentAbsent(worker))
+                self._exited(job, AgentAbsent(worker, start))
 
         self._in_turn(worker, work)
 

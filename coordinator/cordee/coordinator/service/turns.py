@@ -174,8 +174,8 @@ class Turns:
                 self.mailbox(action)
             case actions.StartAgent(worker):
                 self._agents.start(AgentSpec(worker, job.id, Path(job.folder), self._environment(job, worker)))
-            case actions.StopAgent(worker, grace_seconds):
-                self._agents.stop(job.id, worker, grace_seconds)
+            case actions.StopAgent(worker, grace_seconds, start):
+                self._agents.stop(job.id, worker, grace_seconds, start)
             case actions.RecordRecovery(cause, seconds):
                 self._metrics.observe_recovery(job.id, cause.value, seconds)
             case actions.SetState(state, reason):
