@@ -17,6 +17,7 @@ COPY pyproject.toml README.md CHANGELOG.md LICENSE ./
 COPY trainer trainer
 COPY worker worker
 COPY coordinator coordinator
+COPY k8s k8s
 COPY proto proto
 # A virtual environment of its own is all that the second stage takes over: no compiler, no pip cache, no source tree.
 RUN python -m venv /opt/cordee \

@@ -1,0 +1,238 @@
+"""The coordinator's own configuration file: what an installation decides, checked before a port is opened.
+
+`cordee coordinator --config FILE` reads it; the Helm chart writes it. YAML with a versioned schema, as strict as the
+job file (`spec`): nothing unknown, nothing converted silently, every mistake at once in a sentence that names its
+field. It holds no secret itself, only the paths of files that do, so that it can be a ConfigMap. Without a file
+everything has the default that suits a laptop: the loopback, one token in the state folder, agents as processes.
+"""
+
+from pathlib import Path
+from typing import Annotated, Any, Final, Literal
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+from pydantic.alias_generators import to_camel
+from pydantic_core import PydanticCustomError
+
+from cordee.coordinator.spec_problems import Problem, SpecError, brief, describe, given
+from cordee.coordinator.spec_yaml import line_of, load_yaml, read_text
+
+__all__ = [
+    "CONFIG_KIND",
+    "Advertise",
+    "Auth",
+    "Config",
+    "Database",
+    "Kubernetes",
+    "LeaderElection",
+    "Listen",
+    "NamedToken",
+    "Oidc",
+    "SecretKey",
+    "Storage",
+    "Tls",
+    "TokenReview",
+    "config_schema",
+    "load_config",
+]
+
+CONFIG_VERSION: Final = "cordee.dev/v1alpha1"
+CONFIG_KIND: Final = "CoordinatorConfig"
+
+
+def _absolute(text: str) -> str:
+    if not Path(text).is_absolute():
+        raise PydanticCustomError("cordee", "{message}", {"message": f"is {brief(text)}; give an absolute path"})
+    return text
+
+
+AbsolutePath = Annotated[str, AfterValidator(_absolute)]
+Port = Annotated[int, Field(ge=0, le=65535)]
+
+
+class _Section(BaseModel):
+    """Frozen, strict, nothing unknown; camelCase in files, snake_case in Python."""
+
+    model_config = ConfigDict(
+        frozen=True,
+        extra="forbid",
+        strict=True,
+        alias_generator=to_camel,
+        validate_by_name=True,
+        validate_by_alias=True,
+        allow_inf_nan=False,
+    )
+
+
+class Listen(_Section):
+    """Where the coordinator listens."""
+
+    host: str = Field(default="127.0.0.1", description="the address to listen on")
+    rest_port: Port = Field(default=8470, description="REST, for people and the CLI; 0: any free one")
+    grpc_port: Port = Field(default=8471, description="gRPC, for workers; 0: any free one")
+    metrics_port: Port | None = Field(
+        default=None, description="a port of its own for /metrics, /healthz and /readyz (default: with REST only)"
+    )
+
+
+class Advertise(_Section):
+    """What others are told to connect to, where that differs from where the coordinator listens (a Service's name)."""
+
+    rest: str | None = Field(default=None, description="the REST URL, for agents and in messages for people")
+    grpc: str | None = Field(default=None, description="host:port of gRPC, for workers")
+
+
+class Tls(_Section):
+    """TLS on REST and gRPC. The files are read again when they change, so a renewed certificate needs no restart."""
+
+    certificate: AbsolutePath = Field(description="PEM file: the certificate and what it was signed by")
+    key: AbsolutePath = Field(description="PEM file: its private key")
+    authority: AbsolutePath | None = Field(
+        default=None, description="PEM file: what clients verify us by (default: their system's authorities)"
+    )
+    client_authority: AbsolutePath | None = Field(
+        default=None, description="PEM file: mutual TLS; nobody comes in without a certificate that it has signed"
+    )
+
+
+class NamedToken(_Section):
+    """A static token of one person or program."""
+
+    name: str = Field(min_length=1, description="who has it: what the history and the log call them")
+    file: AbsolutePath = Field(description="the file that holds it (at least 16 ASCII characters)")
+
+
+class Oidc(_Section):
+    """Bearer tokens of an OpenID Connect provider (OpenID Connect Discovery 1.0, RFC 7519, RFC 9068)."""
+
+    issuer: str = Field(description="the issuer's URL, https; its discovery document says where its keys are")
+    audience: str = Field(min_length=1, description="the audience a token must be for")
+    username_claim: str = Field(default="sub", description="the claim that says who they are")
+    groups_claim: str | None = Field(default=None, description="the claim that lists their groups")
+    groups: tuple[str, ...] = Field(default=(), strict=False, description="one of these groups is needed; none: all")
+    authority: AbsolutePath | None = Field(default=None, description="PEM file: what the issuer is verified by")
+
+
+class TokenReview(_Section):
+    """Bearer tokens that the Kubernetes API server vouches for; who may do what is asked by SubjectAccessReview
+    on `trainingjobs.cordee.dev` in the coordinator's namespace."""
+
+    audiences: tuple[str, ...] = Field(
+        default=("cordee",), strict=False, min_length=1, description="what a token must be made for, one of these"
+    )
+
+
+class Auth(_Section):
+    """Who comes in over REST. Several may be set: a token is good if one of them knows it. There is no mode without."""
+
+    token_file: AbsolutePath | None = Field(
+        default=None, description="the administrator's token (default: the state folder's, made on first use)"
+    )
+    tokens: tuple[NamedToken, ...] = Field(default=(), strict=False, description="more static tokens")
+    metrics_token_file: AbsolutePath | None = Field(
+        default=None, description="a token that is good for /metrics and nothing else: Prometheus'"
+    )
+    oidc: Oidc | None = None
+    token_review: TokenReview | None = None
+
+
+class SecretKey(_Section):
+    """One entry of a Secret or ConfigMap in the jobs' namespace."""
+
+    name: str = Field(min_length=1)
+    key: str = Field(min_length=1)
+
+
+class Storage(_Section):
+    """Storage that all pods reach: for checkpoints, which are for losing everybody at once."""
+
+    url: str | None = Field(default=None, description="s3://…, gs://… or az://…; each job has a folder of its own")
+    secret: str | None = Field(default=None, description="the Secret whose entries are its credentials, as environment")
+    claim: str | None = Field(
+        default=None, description="a PersistentVolumeClaim (ReadWriteMany) mounted by every pod, instead of a URL"
+    )
+
+
+class Kubernetes(_Section):
+    """How the launcher `kubernetes` makes pods."""
+
+    namespace: str | None = Field(default=None, description="where pods run (default: the coordinator's own)")
+    kubeconfig: AbsolutePath | None = Field(default=None, description="outside a cluster: how to reach it")
+    context: str | None = Field(default=None, description="the kubeconfig's context (default: its current one)")
+    instance: str = Field(default="cordee", min_length=1, description="tells apart coordinators of one namespace")
+    image: str | None = Field(default=None, description="the workers' image, where a job names none")
+    image_pull_policy: Literal["Always", "IfNotPresent", "Never"] | None = None
+    image_pull_secrets: tuple[str, ...] = Field(default=(), strict=False)
+    service_account: str | None = Field(default=None, description="the workers' service account; it needs no rights")
+    allowed_service_accounts: tuple[str, ...] = Field(
+        default=(), strict=False, description="others that a job may ask for"
+    )
+    protected_secrets: tuple[str, ...] = Field(
+        default=(), strict=False, description="Secrets and ConfigMaps that no job may mount or read: ours"
+    )
+    authority: SecretKey | None = Field(
+        default=None, description="the Secret's entry with the authority that workers verify the coordinator by"
+    )
+    pod: dict[str, Any] = Field(
+        default_factory=dict, description="defaults of every job's spec.pod, which wins over them"
+    )
+    max_workers: int = Field(default=4096, ge=1, description="how many workers run at once, all jobs together")
+    custom_resources: bool = Field(default=True, description="whether jobs are TrainingJob objects as well")
+    storage: Storage = Storage()
+
+
+class Database(_Section):
+    """Where jobs are kept, if not in the state folder's SQLite file."""
+
+    url_file: AbsolutePath = Field(description="the file that holds the URL: postgresql://user:password@host/database")
+
+
+class LeaderElection(_Section):
+    """Several coordinators on one database: the holder of this Lease decides, the others stand by."""
+
+    lease: str = Field(min_length=1, description="the Lease's name, in the coordinator's namespace")
+    duration_seconds: float = Field(default=15.0, gt=0)
+    renew_seconds: float = Field(default=10.0, gt=0, description="a leader that could not renew for so long steps down")
+    retry_seconds: float = Field(default=2.0, gt=0)
+
+
+class Config(_Section):
+    """A coordinator's whole configuration."""
+
+    api_version: Literal["cordee.dev/v1alpha1"] = CONFIG_VERSION
+    kind: Literal["CoordinatorConfig"] = "CoordinatorConfig"
+    state: AbsolutePath | None = Field(default=None, description="the state folder (default: in the data folder)")
+    listen: Listen = Listen()
+    advertise: Advertise = Advertise()
+    launcher: Literal["process", "kubernetes"] = Field(default="process", description="what runs agents")
+    slots: int | None = Field(default=None, ge=1, description="launcher process: how many workers this machine takes")
+    kubernetes: Kubernetes = Kubernetes()
+    tls: Tls | None = None
+    auth: Auth = Auth()
+    database: Database | None = None
+    leader_election: LeaderElection | None = None
+
+
+def load_config(path: Path) -> Config:
+    """A configuration from a YAML file. Raises SpecError, with all mistakes at once and their lines."""
+    where = str(path)
+    node, document = load_yaml(read_text(path), where)
+    if not isinstance(document, dict):
+        got = "is empty" if document is None else f"is {given(document)}"
+        raise SpecError((Problem("the configuration", f"{got}; begin it with 'apiVersion: {CONFIG_VERSION}'"),), where)
+    try:
+        return Config.model_validate(document, by_alias=True, by_name=False)
+    except ValidationError as error:
+        problems = [describe(detail, Config) for detail in error.errors()]
+        lines = [line_of(node, detail["loc"]) for detail in error.errors()]
+        found = [Problem(p.field, p.message, line) for p, line in zip(problems, lines, strict=True)]
+        raise SpecError(tuple(sorted(found, key=lambda problem: problem.line or 0)), where) from None
+
+
+def config_schema() -> dict[str, Any]:
+    """The file's JSON Schema, for editors."""
+    schema = Config.model_json_schema(by_alias=True, mode="validation")
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "$id": f"https://{CONFIG_VERSION}/{CONFIG_KIND}",
+        **schema,
+    }
