@@ -60,7 +60,7 @@ class CrashPoint:
             os.kill(os.getpid(), signal.SIGKILL)
         assert self.store is not None
         if self.act == "readonly":
-            self.store._pragma("query_only=ON")
+            self.store._database.pragma("query_only=ON")
         elif self.act == "full":
             Store.save = in_no_room(Store.save)  # type: ignore[method-assign]
         else:

@@ -24,7 +24,7 @@ async def test_a_coordinator_that_cannot_write_says_no_world_and_stops(coordinat
     peers = [await (await coordinator.peer(job, index)).attach() for index in range(2)]
     await peers[0].arrive()
     # What a full disk or a revoked permission looks like to SQLite.
-    coordinator.server.controller._store._pragma("query_only=ON")
+    coordinator.server.controller._store._database.pragma("query_only=ON")
     serving = asyncio.ensure_future(coordinator.server.serve_forever())
     await peers[1].arrive()
     for peer in peers:
@@ -41,7 +41,7 @@ async def test_a_last_word_that_cannot_be_stored_is_not_taken_for_heard(coordina
     """Its stream ends as a broken one does, so that the worker says it again to the next coordinator."""
     job = (await coordinator.submit())["id"]
     peers = await coordinator.train(job, 2)
-    coordinator.server.controller._store._pragma("query_only=ON")
+    coordinator.server.controller._store._database.pragma("query_only=ON")
     last = {
         "finished": pb.Finished(step=9, samples=90, weights_sha256="ab" * 32),
         "script_failed": pb.ScriptFailed(exception="ValueError: no"),

@@ -1,12 +1,15 @@
 """The store: what is written is there for the next one who opens it, and nothing half."""
 
 import sqlite3
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from tests.postgres_server import PostgresServer, postgres_server
 
-from cordee.coordinator.service.store import EventRow, JobRow, Store, StoreError, WorldRow
+from cordee.coordinator.service.databases import PostgresDatabase
+from cordee.coordinator.service.store import EventRow, FencedError, JobRow, Store, StoreError, WorldRow
 
 
 @pytest.fixture
@@ -14,8 +17,32 @@ def path(tmp_path: Path) -> Path:
     return tmp_path / "coordinator.db"
 
 
+@pytest.fixture(scope="module")
+def server() -> Iterator[PostgresServer]:
+    with postgres_server() as running:
+        yield running
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def opened(request: pytest.FixtureRequest, path: Path) -> Callable[[], Store]:
+    """Opens the same database again and again."""
+    if request.param == "sqlite":
+        return lambda: Store(path)
+    url = request.getfixturevalue("server").database()
+    return lambda: Store(PostgresDatabase(url))
+
+
+@pytest.fixture
+def both(opened: Callable[[], Store]) -> Iterator[Store]:
+    """A store in either database."""
+    store = opened()
+    yield store
+    store.close()
+
+
 @pytest.fixture
 def store(path: Path) -> Iterator[Store]:
+    """A store in SQLite."""
     opened = Store(path)
     yield opened
     opened.close()
@@ -31,54 +58,54 @@ def world(generation: int, *members: str) -> WorldRow:
     return WorldRow("a-1", generation, generation * 10.0, 5, "start", members)
 
 
-def test_a_job_comes_back_as_it_was_given_and_the_newest_first(store: Store, path: Path) -> None:
-    store.create_job(row(), "secret")
-    store.create_job(row("a-2", 2.0), "other")
-    store.close()
-    again = Store(path)
+def test_a_job_comes_back_as_it_was_given_and_the_newest_first(both: Store, opened: Callable[[], Store]) -> None:
+    both.create_job(row(), "secret")
+    both.create_job(row("a-2", 2.0), "other")
+    both.close()
+    again = opened()
     assert again.jobs() == [row("a-2", 2.0), row()]
     assert again.tokens() == {"a-1": "secret", "a-2": "other"}
     again.close()
 
 
-def test_a_submission_is_known_by_its_clients_key(store: Store) -> None:
-    store.create_job(row(), "secret", key="mine")
-    store.create_job(row("a-2", 2.0), "other")
-    assert store.submitted("mine") == "a-1"
-    assert store.submitted("yours") is None
-    with pytest.raises(StoreError, match="UNIQUE constraint"):
-        store.create_job(row("a-3", 3.0), "third", key="mine")
-    assert [job.id for job in store.jobs()] == ["a-2", "a-1"]  # nothing of it has stayed
+def test_a_submission_is_known_by_its_clients_key(both: Store) -> None:
+    both.create_job(row(), "secret", key="mine")
+    both.create_job(row("a-2", 2.0), "other")
+    assert both.submitted("mine") == "a-1"
+    assert both.submitted("yours") is None
+    with pytest.raises(StoreError, match=r"(?i)unique constraint"):
+        both.create_job(row("a-3", 3.0), "third", key="mine")
+    assert [job.id for job in both.jobs()] == ["a-2", "a-1"]  # nothing of it has stayed
 
 
-def test_a_turn_is_written_whole_or_not_at_all(store: Store) -> None:
-    store.create_job(row(), "secret")
-    store.save("a-1", record={"state": "running"}, world=world(1, "w0"), events=[EventRow(1.0, "world", "one")])
-    with pytest.raises(StoreError, match="UNIQUE constraint"):
+def test_a_turn_is_written_whole_or_not_at_all(both: Store) -> None:
+    both.create_job(row(), "secret")
+    both.save("a-1", record={"state": "running"}, world=world(1, "w0"), events=[EventRow(1.0, "world", "one")])
+    with pytest.raises(StoreError, match=r"(?i)unique constraint"):
         # The same generation twice: two coordinators, or a bug. Nothing of it may stay.
-        store.save("a-1", record={"state": "failed"}, world=world(1, "w1"), events=[EventRow(2.0, "world", "two")])
-    assert [job.state for job in store.jobs()] == ["running"]
-    assert store.worlds("a-1") == [world(1, "w0")]
-    assert store.events("a-1", last=10) == [EventRow(1.0, "world", "one")]
+        both.save("a-1", record={"state": "failed"}, world=world(1, "w1"), events=[EventRow(2.0, "world", "two")])
+    assert [job.state for job in both.jobs()] == ["running"]
+    assert both.worlds("a-1") == [world(1, "w0")]
+    assert both.events("a-1", last=10) == [EventRow(1.0, "world", "one")]
 
 
-def test_the_newest_events_come_oldest_first(store: Store) -> None:
-    store.create_job(row(), "secret")
-    store.save("a-1", events=[EventRow(float(n), "note", str(n)) for n in range(5)])
-    assert [event.message for event in store.events("a-1", last=2)] == ["3", "4"]
+def test_the_newest_events_come_oldest_first(both: Store) -> None:
+    both.create_job(row(), "secret")
+    both.save("a-1", events=[EventRow(float(n), "note", str(n)) for n in range(5)])
+    assert [event.message for event in both.events("a-1", last=2)] == ["3", "4"]
 
 
-def test_worlds_keep_their_ranks(store: Store) -> None:
-    store.create_job(row(), "secret")
-    store.save("a-1", world=world(1, "w2", "w0"))
-    store.save("a-1", world=world(2, "w0"))
-    assert [w.members for w in store.worlds("a-1")] == [("w2", "w0"), ("w0",)]
-    assert [w.members for w in store.worlds("a-1", after=1)] == [("w0",)]
+def test_worlds_keep_their_ranks(both: Store) -> None:
+    both.create_job(row(), "secret")
+    both.save("a-1", world=world(1, "w2", "w0"))
+    both.save("a-1", world=world(2, "w0"))
+    assert [w.members for w in both.worlds("a-1")] == [("w2", "w0"), ("w0",)]
+    assert [w.members for w in both.worlds("a-1", after=1)] == [("w0",)]
 
 
-def test_what_belongs_to_no_job_is_refused(store: Store) -> None:
-    with pytest.raises(StoreError, match="FOREIGN KEY"):
-        store.save("nobody-1", events=[EventRow(1.0, "note", "lost")])
+def test_what_belongs_to_no_job_is_refused(both: Store) -> None:
+    with pytest.raises(StoreError, match=r"(?i)foreign key"):
+        both.save("nobody-1", events=[EventRow(1.0, "note", "lost")])
 
 
 def test_a_database_of_another_schema_is_refused(store: Store, path: Path) -> None:
@@ -99,7 +126,7 @@ def test_commits_do_not_wait_for_the_disk_but_submissions_do(store: Store) -> No
             connection.close()
 
     assert synchronous() == 1  # sqlite.org/pragma.html: 1 is NORMAL, 2 is FULL
-    with store._synced():
+    with store._database.durable():
         assert synchronous() == 2
     assert synchronous() == 1
 
@@ -111,3 +138,76 @@ def test_others_may_read_while_it_is_open(store: Store, path: Path) -> None:
         store.create_job(row("a-2", 2.0), "other")  # and writing goes on meanwhile
         assert reader.execute("SELECT count(*) FROM jobs").fetchall() == [(2,)]
     reader.close()
+
+
+def test_who_was_replaced_writes_nothing_more(opened: Callable[[], Store]) -> None:
+    first, second = opened(), None
+    try:
+        assert first.take_over() == 1
+        first.create_job(row(), "secret")
+        second = opened()
+        assert second.take_over() == 2
+        for write in (
+            lambda: first.save("a-1", record={"state": "failed"}),
+            lambda: first.create_job(row("a-2"), "late"),
+        ):
+            with pytest.raises(FencedError, match=r"another coordinator has taken .* over .term 2, this one's was 1"):
+                write()
+        second.save("a-1", record={"state": "running"})
+        assert [(job.id, job.state) for job in second.jobs()] == [("a-1", "running")]
+    finally:
+        first.close()
+        if second is not None:
+            second.close()
+
+
+def test_a_write_under_way_is_seen_by_who_takes_over(server: PostgresServer) -> None:
+    url = server.database()
+    first, second = Store(PostgresDatabase(url)), Store(PostgresDatabase(url))
+    try:
+        first.take_over()
+        first.create_job(row(), "secret")
+        took_over = threading.Event()
+
+        def take_over() -> None:
+            second.take_over()
+            took_over.set()
+
+        with first._transaction(write=True) as connection:
+            other = threading.Thread(target=take_over)
+            other.start()
+            assert not took_over.wait(0.3)  # it waits for us
+            connection.exec_driver_sql("UPDATE jobs SET state = 'running' WHERE id = 'a-1'")
+        other.join(10)
+        assert took_over.is_set()
+        assert [job.state for job in second.jobs()] == ["running"]
+    finally:
+        first.close()
+        second.close()
+
+
+def test_a_server_that_is_gone_is_a_sentence_without_the_password(server: PostgresServer) -> None:
+    store = Store(PostgresDatabase(server.database()))
+    store.create_job(row(), "secret")
+    server.stop()
+    try:
+        with pytest.raises(StoreError) as caught:
+            store.save("a-1", record={"state": "running"})
+    finally:
+        server.start()
+        store.close()
+    assert "postgresql://cordee:***@/" in caught.value.message
+    assert "secret" not in caught.value.message + caught.value.hint
+
+
+@pytest.mark.parametrize("url", ["", "hello", "mysql://a:word@b/c", "postgresql://a:word@b"])
+def test_a_url_of_something_else_is_refused_without_repeating_it(url: str) -> None:
+    with pytest.raises(StoreError, match="cannot be read") as caught:
+        PostgresDatabase(url)
+    assert "word@" not in caught.value.message
+
+
+def test_a_note_with_a_nul_is_kept(both: Store) -> None:
+    both.create_job(row(), "secret")
+    both.save("a-1", events=[EventRow(1.0, "note", "a\0b")])
+    assert both.events("a-1", last=1) == [EventRow(1.0, "note", "a\ufffdb")]

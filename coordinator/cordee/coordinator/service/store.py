@@ -1,14 +1,16 @@
 """What must survive the coordinator: jobs, worlds, events, tokens, in SQL.
 
-Everything is written before it is acted on: a world before it is sent, a submission before it is acknowledged. Commits
-go to SQLite's write-ahead log without waiting for the disk (`synchronous=NORMAL`: a killed process loses nothing, and
-a world costs a fraction of a millisecond), except a submission's, which waits (`FULL`: nor does a power cut).
+Everything is written before it is acted on: a world before it is sent, a submission before it is acknowledged. What it
+is written to, and how long a commit waits, is `databases`' business.
 
-Calls are synchronous, from the coordinator's loop only: one writer, no pool, no thread to hop to. `read_only` opens a
-store for those who look at what a coordinator has left; it changes nothing, and may be used beside the writer.
+Calls are synchronous, from the coordinator's loop only: one writer, no thread to hop to. A read-only store is for those
+who look at what a coordinator has left; it changes nothing, and may be used beside the writer.
+
+Where several coordinators share a database, the one that decides takes it over (`take_over`) and gets a number, its
+term. Every later write checks within its transaction that the term is still its own: one that was suspended and wakes
+up after another took its place writes nothing more (fencing, as in M. Kleppmann, "How to do distributed locking").
 """
 
-import sqlite3
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -16,15 +18,14 @@ from pathlib import Path
 from typing import Any, Final
 
 import sqlalchemy as sa
-from sqlalchemy import event as sa_event
 from sqlalchemy import exc as sa_exc
-from sqlalchemy.pool import StaticPool
 
-from cordee.coordinator.errors import CoordinatorError
+from cordee.coordinator.service.databases import Database, SqliteDatabase, StoreError
 
-__all__ = ["SCHEMA_VERSION", "EventRow", "JobRow", "Store", "StoreError", "WorldRow"]
+__all__ = ["SCHEMA_VERSION", "EventRow", "FencedError", "JobRow", "Store", "StoreError", "WorldRow"]
 
 SCHEMA_VERSION: Final = 1
+_TERM: Final = "term"
 
 _metadata = sa.MetaData()
 
@@ -81,10 +82,8 @@ _tokens = sa.Table(
 )
 
 
-class StoreError(CoordinatorError):
-    """The database cannot be read or written: a full disk, a damaged file."""
-
-    code = "store"
+class FencedError(StoreError):
+    """Another coordinator has taken this database over."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,21 +122,13 @@ class EventRow:
 
 
 class Store:
-    """The coordinator's memory. Used from one thread."""
+    """The coordinator's memory: in an SQLite file, by its path, or in a `Database`. Used from one thread."""
 
-    def __init__(self, path: Path, *, read_only: bool = False) -> None:
-        mode = "ro" if read_only else "rwc"
-        self._engine = sa.create_engine(
-            "sqlite://",
-            poolclass=StaticPool,
-            # The server is built in one thread and closed in it; `check_same_thread` would only forbid the tests' way.
-            creator=lambda: sqlite3.connect(
-                f"{path.absolute().as_uri()}?mode={mode}", uri=True, check_same_thread=False, isolation_level=None
-            ),
-        )
-        sa_event.listen(self._engine, "connect", _configure_reader if read_only else _configure)
-        sa_event.listen(self._engine, "begin", _begin_reading if read_only else _begin)
-        self._path = path
+    def __init__(self, where: Path | Database, *, read_only: bool = False) -> None:
+        self._database = SqliteDatabase(where, read_only=read_only) if isinstance(where, Path) else where
+        self._engine = self._database.engine
+        self._term = 0
+        read_only = self._database.read_only
         try:
             with self._transaction() as connection:
                 if not read_only:
@@ -151,21 +142,35 @@ class Store:
         if found is not None and found != str(SCHEMA_VERSION):
             self._engine.dispose()
             raise StoreError(
-                f"the database {path} has schema version {found}, and this Cordee speaks {SCHEMA_VERSION}",
+                f"the database {self._database.name} has schema version {found}, and this Cordee speaks "
+                f"{SCHEMA_VERSION}",
                 hint="use the Cordee that made it, or another state folder",
             )
-        if not read_only:
-            path.chmod(0o600)  # it holds the workers' tokens
+        self._database.created()
 
     def close(self) -> None:
-        """Let go of the file."""
+        """Let go of the database."""
         self._engine.dispose()
+
+    def take_over(self) -> int:
+        """Become the one who writes; whoever was it before is fenced off from now on. The new term.
+
+        Waits for a transaction of theirs that is under way: it is either seen here, or refused there.
+        """
+        with self._transaction() as connection:
+            found = connection.scalar(sa.select(_meta.c.value).where(_meta.c.name == _TERM).with_for_update())
+            if found is None:
+                connection.execute(_meta.insert().values(name=_TERM, value="1"))
+            else:
+                connection.execute(_meta.update().where(_meta.c.name == _TERM).values(value=str(int(found) + 1)))
+        self._term = int(found or 0) + 1
+        return self._term
 
     # -- writing
 
     def create_job(self, row: JobRow, token: str, *, key: str = "") -> None:
         """Take a submission in. On disk when this returns. `key` is what its client calls it, if it does."""
-        with self._synced(), self._transaction() as connection:
+        with self._database.durable(), self._transaction(write=True) as connection:
             connection.execute(_jobs.insert().values({column.name: getattr(row, column.name) for column in _jobs.c}))
             connection.execute(_tokens.insert().values(job=row.id, token=token))
             if key:
@@ -186,8 +191,11 @@ class Store:
             changes |= {"state": str(record["state"]), "record": dict(record)}
         if progress is not None:
             changes["progress"] = dict(progress)
-        rows = [{"job": job, "time": event.time, "kind": event.kind, "message": event.message} for event in events]
-        with self._transaction() as connection:
+        rows = [
+            {"job": job, "time": event.time, "kind": event.kind, "message": event.message.replace("\0", "\ufffd")}
+            for event in events  # a worker's words; PostgreSQL takes no NUL
+        ]
+        with self._transaction(write=True) as connection:
             if changes:
                 connection.execute(_jobs.update().where(_jobs.c.id == job).values(changes))
             if world is not None:
@@ -240,47 +248,24 @@ class Store:
             return {row.job: row.token for row in connection.execute(_tokens.select())}
 
     @contextmanager
-    def _transaction(self) -> Iterator[sa.Connection]:
+    def _transaction(self, *, write: bool = False) -> Iterator[sa.Connection]:
         try:
             with self._engine.begin() as connection:
+                if write and self._term:
+                    self._check_term(connection)
                 yield connection
-        except sa_exc.DatabaseError as error:
+        except sa_exc.DBAPIError as error:
             raise StoreError(
-                f"the coordinator's database {self._path} cannot be used: {error.orig}",
-                hint="make room on its disk; if it is damaged move it away, or choose another state folder",
+                f"the coordinator's database {self._database.name} cannot be used: {str(error.orig).strip()}",
+                hint=self._database.advice,
             ) from error
 
-    @contextmanager
-    def _synced(self) -> Iterator[None]:
-        self._pragma("synchronous=FULL")
-        try:
-            yield
-        finally:
-            self._pragma("synchronous=NORMAL")
-
-    def _pragma(self, setting: str) -> None:
-        # Not through SQLAlchemy: it would open a transaction, where this pragma is ignored.
-        connection = self._engine.raw_connection()
-        try:
-            connection.cursor().execute(f"PRAGMA {setting}")
-        finally:
-            connection.close()
-
-
-def _configure(connection: Any, _record: object) -> None:
-    cursor = connection.cursor()
-    for setting in ("journal_mode=WAL", "synchronous=NORMAL", "foreign_keys=ON", "busy_timeout=5000"):
-        cursor.execute(f"PRAGMA {setting}")
-    cursor.close()
-
-
-def _configure_reader(connection: Any, _record: object) -> None:
-    connection.execute("PRAGMA busy_timeout=5000")
-
-
-def _begin_reading(connection: sa.Connection) -> None:
-    connection.exec_driver_sql("BEGIN")
-
-
-def _begin(connection: sa.Connection) -> None:
-    connection.exec_driver_sql("BEGIN IMMEDIATE")
+    def _check_term(self, connection: sa.Connection) -> None:
+        # The shared lock keeps the next coordinator's `take_over` waiting until this transaction is over.
+        found = connection.scalar(sa.select(_meta.c.value).where(_meta.c.name == _TERM).with_for_update(read=True))
+        if found != str(self._term):
+            raise FencedError(
+                f"another coordinator has taken the database {self._database.name} over (term {found}, "
+                f"this one's was {self._term})",
+                hint="this one ends, and changes nothing more",
+            )
