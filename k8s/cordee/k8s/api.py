@@ -1,0 +1,193 @@
+"""The API server, as plain JSON: one request, or one stream of lines.
+
+The official client brings what is tedious (TLS, kubeconfig with its plug-ins, service-account tokens that are read
+again as they are renewed, proxies); its typed models would cost a second of imports and say less about a status
+than the JSON does. Synchronous: callers on an event loop use `asyncio.to_thread`.
+"""
+
+import contextlib
+import json
+import socket
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, Final, Literal
+
+from cordee.coordinator.config import Kubernetes
+from cordee.k8s.errors import ApiError, KubernetesError, UnreachableError
+
+__all__ = ["APPLY", "JSON_PATCH", "MERGE_PATCH", "STRATEGIC_PATCH", "Api", "Json", "Stream"]
+
+Json = dict[str, Any]
+"""An object of Kubernetes, as its API has it."""
+
+JSON_PATCH: Final = "application/json-patch+json"
+MERGE_PATCH: Final = "application/merge-patch+json"
+STRATEGIC_PATCH: Final = "application/strategic-merge-patch+json"
+APPLY: Final = "application/apply-patch+yaml"
+
+_CONNECT_SECONDS: Final = 5.0
+_ANSWER_SECONDS: Final = 30.0
+_POOL: Final = 32
+"""Connections that are kept: so many requests run at once."""
+_NAMESPACE_FILE: Final = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
+
+Method = Literal["GET", "POST", "PUT", "PATCH", "DELETE"]
+
+
+class Stream:
+    """The lines of an answer that goes on. `close` may be called from another thread, and ends the iteration."""
+
+    def __init__(self, response: Any) -> None:
+        self._response = response
+        self._closed = False
+
+    def __iter__(self) -> Iterator[bytes]:
+        rest = b""
+        try:
+            for piece in self._response.stream(amt=None, decode_content=True):
+                *lines, rest = (rest + piece).split(b"\n")
+                yield from (line for line in lines if line.strip())
+        except Exception as error:
+            if not self._closed:
+                raise UnreachableError(f"the connection to the API server broke: {_words(error)}") from error
+        finally:
+            self._response.close()
+
+    def close(self) -> None:
+        """End it: a thread that reads in it comes back at once."""
+        self._closed = True
+        connection = getattr(self._response, "connection", None)
+        sock = getattr(connection, "sock", None)
+        if sock is not None:  # closing it would wait for the reader; shutting it down wakes the reader
+            with contextlib.suppress(OSError):
+                sock.shutdown(socket.SHUT_RDWR)
+
+
+class Api:
+    """One cluster's API server, by one identity. Threads may share it."""
+
+    def __init__(self, client: Any, namespace: str) -> None:
+        self._client = client
+        self.namespace = namespace
+
+    @classmethod
+    def connect(cls, settings: Kubernetes) -> "Api":
+        """By the kubeconfig that is named, or as the pod that this process runs in. Asks nothing of the server yet."""
+        from kubernetes.client.api_client import ApiClient
+        from kubernetes.client.configuration import Configuration
+        from kubernetes.config import incluster_config, kube_config
+        from kubernetes.config.config_exception import ConfigException
+
+        incluster: Any = incluster_config  # neither has types
+        files: Any = kube_config
+        configuration = Configuration()
+        configuration.connection_pool_maxsize = _POOL
+        configuration.keep_alive = True  # a watch whose server is gone without a word is noticed
+        configuration.retries = False  # whoever asks knows whether asking again is safe
+        own = "default"
+        try:
+            if settings.kubeconfig is None:
+                incluster.load_incluster_config(client_configuration=configuration)
+                own = _NAMESPACE_FILE.read_text().strip() or own
+            else:
+                contexts, current = files.list_kube_config_contexts(config_file=settings.kubeconfig)
+                chosen = next((c for c in contexts if c["name"] == settings.context), current)
+                own = chosen["context"].get("namespace") or own
+                files.load_kube_config(
+                    config_file=settings.kubeconfig,
+                    context=settings.context,
+                    client_configuration=configuration,
+                    persist_config=False,
+                )
+        except (ConfigException, OSError) as error:
+            hint = "outside a cluster set kubernetes.kubeconfig in the coordinator's configuration"
+            raise KubernetesError(f"the cluster's API cannot be used: {_words(error)}", hint=hint) from error
+        client = ApiClient(configuration)
+        client.user_agent = "cordee"
+        return cls(client, settings.namespace or own)
+
+    def request(
+        self,
+        method: Method,
+        path: str,
+        *,
+        query: Mapping[str, str] | None = None,
+        body: Any = None,
+        content_type: str = "application/json",
+        timeout_seconds: float = _ANSWER_SECONDS,
+    ) -> Json:
+        """One answer. Raises `ApiError` when the server refuses and `UnreachableError` when there is none."""
+        response = self._call(method, path, query, body, content_type, timeout_seconds)
+        try:
+            data = response.read()
+        except Exception as error:
+            raise UnreachableError(f"the API server's answer broke off: {_words(error)}") from error
+        answer = _parse(data)
+        if response.status >= 400:
+            raise _refusal(response.status, response.headers, answer, data)
+        return answer
+
+    def stream(self, path: str, *, query: Mapping[str, str], timeout_seconds: float) -> Stream:
+        """An answer that goes on, line by line; silence for longer than the timeout breaks it."""
+        response = self._call("GET", path, query, None, "application/json", timeout_seconds)
+        if response.status >= 400:
+            data = response.read()
+            raise _refusal(response.status, response.headers, _parse(data), data)
+        return Stream(response.response)
+
+    def close(self) -> None:
+        """Let go of the connections."""
+        self._client.close()
+
+    def _call(
+        self,
+        method: str,
+        path: str,
+        query: Mapping[str, str] | None,
+        body: Any,
+        content_type: str,
+        timeout_seconds: float,
+    ) -> Any:
+        headers = {"Accept": "application/json"}
+        if body is not None:
+            headers["Content-Type"] = content_type  # the client writes whatever kind of patch as JSON
+        try:
+            verb, url, sent, _, posted = self._client.param_serialize(
+                method,
+                path,
+                query_params=list((query or {}).items()),
+                header_params=headers,
+                auth_settings=["BearerToken"],
+            )
+            return self._client.call_api(
+                verb, url, sent, body, posted, _request_timeout=(_CONNECT_SECONDS, timeout_seconds)
+            )
+        except Exception as error:  # urllib3's many, the client's own (status 0), a token file that is gone
+            raise UnreachableError(f"the API server cannot be reached: {_words(error)}") from error
+
+
+def _parse(data: bytes) -> Json:
+    try:
+        answer = json.loads(data)
+    except ValueError:
+        return {}
+    return answer if isinstance(answer, dict) else {}
+
+
+def _refusal(status: int, headers: Any, answer: Json, data: bytes) -> ApiError:
+    if answer.get("kind") != "Status":
+        words = data.decode(errors="replace").strip()[:500] or f"HTTP status {status}"
+        answer = {"message": words, "reason": "", "details": {}}
+    details = dict(answer.get("details") or {})
+    after = headers.get("Retry-After") if headers is not None else None
+    if after is not None and str(after).isdigit():
+        details.setdefault("retryAfterSeconds", int(after))
+    return ApiError(status, str(answer.get("reason") or ""), str(answer.get("message") or status), details)
+
+
+def _words(error: BaseException) -> str:
+    """urllib3 wraps the reason three times; the innermost says it."""
+    reason = getattr(error, "reason", None)
+    while isinstance(reason, BaseException):
+        error, reason = reason, getattr(reason, "reason", None)
+    return str(reason or error) or type(error).__name__
