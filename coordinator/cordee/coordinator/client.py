@@ -213,17 +213,17 @@ class Client:
         return cast("Plan", self._call("POST", "/v1/jobs", params={"dry_run": "true"}, json={"job": dict(document)}))
 
     def submit(self, document: Mapping[str, Any], bundle: bytes, sha256: str) -> JobView:
-        """Send the source, unless it is there already, and the job.
+        """Send the source, unless it is there already or lies elsewhere (no `sha256`), and the job.
 
         When the connection breaks before the answer is here, it is asked again for a while, under the same key: a
         coordinator that was killed and is started again takes the job in once.
         """
         with self._mapped():
-            there = self._http.head(f"/v1/bundles/{sha256}").status_code == 200
+            there = not sha256 or self._http.head(f"/v1/bundles/{sha256}").status_code == 200
         if not there:
             headers = {"Content-Type": "application/gzip"}
             self._call("PUT", f"/v1/bundles/{sha256}", content=bundle, headers=headers)
-        body = {"job": dict(document), "bundle": sha256, "key": uuid.uuid4().hex}
+        body = {"job": dict(document), "bundle": sha256 or None, "key": uuid.uuid4().hex}
         deadline = time.monotonic() + _SUBMIT_AGAIN_SECONDS
         while True:
             try:

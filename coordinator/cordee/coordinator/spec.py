@@ -19,11 +19,12 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path, PurePosixPath
 from typing import Annotated, Any, Final, Literal
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
-from pydantic.alias_generators import to_camel
+from pydantic import AfterValidator, BeforeValidator, Field, ValidationError, model_validator
 from pydantic_core import PydanticCustomError
 
+from cordee.coordinator.spec_fields import PLACE_FORMS, SpecModel, check_env, check_path, check_place, check_text, wrong
 from cordee.coordinator.spec_problems import Problem, SpecError, brief, describe, given
+from cordee.coordinator.spec_source import ImageSource, SourceFrom
 from cordee.coordinator.spec_yaml import MAX_FILE_BYTES, line_of, load_yaml, read_text, refuse
 
 __all__ = [
@@ -34,10 +35,12 @@ __all__ = [
     "MAX_FILE_BYTES",
     "Checkpoint",
     "FailurePolicy",
+    "ImageSource",
     "JobDocument",
     "JobSpec",
     "Metadata",
     "Problem",
+    "SourceFrom",
     "SpecError",
     "Workers",
     "job_schema",
@@ -53,12 +56,7 @@ LAUNCHERS: Final = ("process",)
 MAX_WORKERS: Final = 4096
 MAX_NAME_LENGTH: Final = 40  # leaves room for the job id's suffix and a worker's `-w<k>` within a DNS label's 63
 
-STORAGE_SCHEMES: Final = {"s3": "AWS_*", "gs": "GOOGLE_*", "az": "AZURE_*", "file": ""}
-"""URLs of storage, and the environment variables that give access to it."""
-PLACE_FORMS: Final = "a path, s3://bucket/prefix, gs://bucket/prefix or az://container/prefix"
-
 _NAME = re.compile(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?")
-_ENV_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _WORKERS = re.compile(r"\s*(\d{1,9})\s*(?::\s*(\d{1,9})\s*)?")
 _WORKERS_FORMS = 'a number such as 3, a range such as "1:3", or {min: 1, max: 3}'
 
@@ -74,58 +72,14 @@ _EXAMPLES: Final[dict[tuple[str | int, ...], str]] = {
 }
 
 
-def _wrong(message: str) -> PydanticCustomError:
-    """A validator's own finding: the part of the sentence that follows the field's path."""
-    return PydanticCustomError("cordee", "{message}", {"message": message})
-
-
 def _check_name(name: str) -> str:
     if len(name) <= MAX_NAME_LENGTH and _NAME.fullmatch(name):
         return name
     guess = re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")[:MAX_NAME_LENGTH].strip("-")
-    raise _wrong(
+    raise wrong(
         f"is {brief(name)}; a name is 1 to {MAX_NAME_LENGTH} lower-case letters, digits and '-', and begins and "
         f"ends with a letter or digit" + (f", for example {guess!r}" if guess else "")
     )
-
-
-def _check_text(text: str) -> str:
-    if "\0" in text:
-        raise _wrong("holds a NUL character, which no command line or environment can carry")
-    return text
-
-
-def _check_path(text: str) -> str:
-    if not text.strip():
-        raise _wrong('is empty; give a path such as "train.py"')
-    return _check_text(text)
-
-
-def _check_place(text: str) -> str:
-    """A folder or file, or a URL of storage. Credentials are never part of a job."""
-    _check_path(text)
-    scheme, separator, rest = text.partition("://")
-    if not separator:
-        return text
-    if scheme not in STORAGE_SCHEMES or not rest.strip("/") or (scheme == "file" and not rest.startswith("/")):
-        raise _wrong(f"is {brief(text)}; give {PLACE_FORMS}")
-    if "@" in rest.split("/")[0] or "?" in rest or "#" in rest:
-        raise _wrong(
-            f"is a URL with more than a place in it; give {PLACE_FORMS}, and credentials in the environment of the "
-            f"coordinator ({', '.join(STORAGE_SCHEMES[name] for name in ('s3', 'gs', 'az'))})"
-        )
-    return text
-
-
-def _check_env(env: dict[str, str]) -> dict[str, str]:
-    for name, value in env.items():
-        if not _ENV_NAME.fullmatch(name):
-            raise _wrong(f"has a variable named {brief(name)}; names are letters, digits and '_'")
-        if name.startswith("CORDEE_"):
-            raise _wrong(f"sets {name}, but names that begin with CORDEE_ are Cordee's own; choose another name")
-        if "\0" in value:
-            raise _wrong(f"gives {name} a value with a NUL character, which no environment can carry")
-    return env
 
 
 def _read_workers(value: object) -> object:
@@ -133,29 +87,15 @@ def _read_workers(value: object) -> object:
     if isinstance(value, bool) or not isinstance(value, int | str):
         if isinstance(value, Mapping | Workers):
             return value
-        raise _wrong(f"is {given(value)}; give {_WORKERS_FORMS}")
+        raise wrong(f"is {given(value)}; give {_WORKERS_FORMS}")
     match = _WORKERS.fullmatch(str(value))
     if not match:
-        raise _wrong(f"is {brief(value)}; give {_WORKERS_FORMS}")
+        raise wrong(f"is {brief(value)}; give {_WORKERS_FORMS}")
     low = int(match[1])
     return {"min": low, "max": low if match[2] is None else int(match[2])}
 
 
-class _Model(BaseModel):
-    """Frozen, strict, nothing unknown; camelCase in files, snake_case in Python."""
-
-    model_config = ConfigDict(
-        frozen=True,
-        extra="forbid",
-        strict=True,
-        alias_generator=to_camel,
-        validate_by_name=True,
-        validate_by_alias=True,
-        allow_inf_nan=False,
-    )
-
-
-class Metadata(_Model):
+class Metadata(SpecModel):
     """What a job is called."""
 
     name: Annotated[str, AfterValidator(_check_name)] = Field(
@@ -164,7 +104,7 @@ class Metadata(_Model):
     )
 
 
-class Workers(_Model):
+class Workers(SpecModel):
     """How many workers a job needs to make progress, and how many it can use."""
 
     min: int = Field(ge=1, le=MAX_WORKERS, description="below this many the job waits; it never trains with fewer")
@@ -173,14 +113,14 @@ class Workers(_Model):
     @model_validator(mode="after")
     def _ordered(self) -> "Workers":
         if self.min > self.max:
-            raise _wrong(f"has min {self.min} above max {self.max}; min must be at most max")
+            raise wrong(f"has min {self.min} above max {self.max}; min must be at most max")
         return self
 
     def __str__(self) -> str:
         return f"{self.min}" if self.min == self.max else f"{self.min}:{self.max}"
 
 
-class Checkpoint(_Model):
+class Checkpoint(SpecModel):
     """When the state goes to storage; written beside training, so a short interval costs little."""
 
     interval_seconds: float = Field(default=30.0, ge=0, description="seconds between checkpoints; 0: not by time")
@@ -189,13 +129,13 @@ class Checkpoint(_Model):
     keep_seconds: float = Field(
         default=0.0, ge=0, description="beyond those, what is younger than this is kept as well; 0: nothing more"
     )
-    storage: Annotated[str, AfterValidator(_check_place)] | None = Field(
+    storage: Annotated[str, AfterValidator(check_place)] | None = Field(
         default=None,
         description=f"where they lie: {PLACE_FORMS}; each job's in a folder of its own (default: the job's folder)",
     )
 
 
-class FailurePolicy(_Model):
+class FailurePolicy(SpecModel):
     """What is done about faults. What is left out is the coordinator's own: its defaults are named below."""
 
     restarts: int | None = Field(
@@ -222,18 +162,21 @@ class FailurePolicy(_Model):
     )
 
 
-class JobSpec(_Model):
+class JobSpec(SpecModel):
     """What is run, and with what."""
 
-    script: Annotated[str, AfterValidator(_check_path)] = Field(
+    script: Annotated[str, AfterValidator(check_path)] = Field(
         description="the training script; in a job file relative to the file's folder, in a submitted job to the bundle"
     )
-    args: Annotated[tuple[Annotated[str, AfterValidator(_check_text)], ...], Field(strict=False)] = Field(
+    args: Annotated[tuple[Annotated[str, AfterValidator(check_text)], ...], Field(strict=False)] = Field(
         default=(), description="the script's arguments"
     )
-    source: Annotated[str, AfterValidator(_check_path)] | None = Field(
+    source: Annotated[str, AfterValidator(check_path)] | None = Field(
         default=None,
         description="the folder that travels with the job (default: the script's folder); client-side only",
+    )
+    source_from: SourceFrom | None = Field(
+        default=None, description="where the source comes from, if it does not travel with the job: on Kubernetes"
     )
     workers: Annotated[Workers, BeforeValidator(_read_workers, json_schema_input_type=Workers | int | str)] = Field(
         default=Workers(min=1, max=1), description=_WORKERS_FORMS
@@ -243,7 +186,7 @@ class JobSpec(_Model):
         default="auto", description="where the arrays live; auto: CUDA where a device and CuPy are there"
     )
     launcher: Literal["process"] = Field(default="process", description="what starts the workers")
-    env: Annotated[dict[str, str], AfterValidator(_check_env)] = Field(
+    env: Annotated[dict[str, str], AfterValidator(check_env)] = Field(
         default_factory=dict, description="environment variables of the script"
     )
     checkpoint: Checkpoint = Field(default=Checkpoint(), description="when and where the state goes to storage")
@@ -251,15 +194,21 @@ class JobSpec(_Model):
         default=False, description="whether it is noted which samples every step consumed: cordee ledger proves by it"
     )
     failure_policy: FailurePolicy = Field(default=FailurePolicy(), description="what is done about faults")
-    warm_start: Annotated[str, AfterValidator(_check_place)] | None = Field(
+    warm_start: Annotated[str, AfterValidator(check_place)] | None = Field(
         default=None,
         description="the weights to begin with: a checkpoint's folder, a folder of checkpoints or a .safetensors file; "
         + PLACE_FORMS,
     )
     chaos: bool = Field(default=False, description="faults may be injected into this job: cordee chaos")
+    ttl_seconds_after_finished: int | None = Field(
+        default=None,
+        ge=0,
+        le=2**31 - 1,
+        description="on Kubernetes: so long after the job has ended its TrainingJob object is removed (default: never)",
+    )
 
 
-class JobDocument(_Model):
+class JobDocument(SpecModel):
     """A whole job file."""
 
     api_version: Literal["cordee.dev/v1alpha1"] = Field(description="the schema's version")
@@ -270,8 +219,12 @@ class JobDocument(_Model):
     def to_document(self) -> dict[str, Any]:
         """The plain JSON form, every field written out; `parse_job` of it gives an equal document."""
         document = self.model_dump(mode="json", by_alias=True)
-        if document["spec"]["source"] is None:
-            del document["spec"]["source"]
+        spec = document["spec"]
+        for name in ("source", "sourceFrom", "ttlSecondsAfterFinished"):
+            if spec[name] is None:
+                del spec[name]
+        if "sourceFrom" in spec:
+            spec["sourceFrom"] = {kind: value for kind, value in spec["sourceFrom"].items() if value is not None}
         return document
 
     def bundled(self, script: str) -> "JobDocument":
@@ -347,5 +300,7 @@ def _unbundled(job: JobDocument) -> Iterator[tuple[str, str]]:
     ):
         if place is not None and "://" not in place and not PurePosixPath(place).is_absolute():
             yield field, f"is {place!r}; it must be a URL or an absolute path on the workers' machines"
+    if job.spec.source_from is not None and job.spec.source_from.config_map is not None:
+        yield "spec.sourceFrom.configMap", "is for jobs made by kubectl; leave it out and send the bundle's sha256"
     if job.spec.source is not None:
         yield "spec.source", "names a folder of the client's machine; leave it out and send the bundle's sha256"

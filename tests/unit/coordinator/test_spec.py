@@ -51,6 +51,7 @@ FULL: dict[str, Any] = {
         "warmStart": "/data/pretrained.safetensors",
         "ledger": True,
         "chaos": True,
+        "ttlSecondsAfterFinished": 3600,
         "failurePolicy": {
             "restarts": 5,
             "windowSeconds": 60.0,
@@ -333,7 +334,7 @@ def test_the_schema_names_every_field_and_refuses_unknown_ones() -> None:
     schema = job_schema()
     json.dumps(schema)
     definitions = schema["$defs"]
-    assert set(definitions["JobSpec"]["properties"]) == set(FULL["spec"])
+    assert set(definitions["JobSpec"]["properties"]) == set(FULL["spec"]) | {"sourceFrom"}
     assert set(definitions["Checkpoint"]["properties"]) == set(FULL["spec"]["checkpoint"])
     assert schema["required"] == ["apiVersion", "kind", "metadata", "spec"]
     assert all(part["additionalProperties"] is False for part in [schema, *definitions.values()])

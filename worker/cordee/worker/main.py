@@ -168,6 +168,11 @@ def _source(settings: WorkerSettings, session: Session) -> Path:
     """The unpacked source; nothing is fetched when a worker of this job has been here before."""
     if settings.source.is_dir():
         return settings.source
+    if settings.image_source:
+        raise FileNotFoundError(
+            f"the workers' image has no folder {settings.image_source}, where spec.sourceFrom.image.path says that the "
+            "source lies"
+        )
     from cordee.worker.source import ensure_source
 
     return ensure_source(

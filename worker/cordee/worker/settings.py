@@ -36,6 +36,7 @@ class WorkerSettings:
     script: str
     args: tuple[str, ...]
     bundle: str
+    """Empty: the source lies in the image, at `image_source`."""
     threads: int = 1
     orphan_seconds: float = 60.0
     checkpoint_seconds: float = 30.0
@@ -49,6 +50,8 @@ class WorkerSettings:
     mesh_host: str = "127.0.0.1"
     grace_seconds: float = 30.0
     """How long this process is left alive once it was asked to go; its agent reads the same variable."""
+    image_source: str = ""
+    """The folder in this worker's image that the source lies in; empty: it comes as a bundle."""
     chaos: bool = False
     """Whether faults may be injected into this process."""
 
@@ -58,7 +61,7 @@ class WorkerSettings:
 
     @property
     def source(self) -> Path:
-        return self.source_root / self.bundle
+        return Path(self.image_source) if self.image_source else self.source_root / self.bundle
 
     @property
     def checkpoints(self) -> str:
@@ -93,6 +96,9 @@ class WorkerSettings:
             except ValueError:
                 raise SettingsError(f"{name} is {text!r}, which is not {meaning}") from None
 
+        image_source = env.get("CORDEE_SOURCE", "")
+        if image_source:
+            read("CORDEE_SOURCE", _absolute, "the absolute path of the source in this worker's image")
         return cls(
             job=read("CORDEE_JOB", str, "the job's id"),
             worker=read("CORDEE_WORKER", str, "the worker's id"),
@@ -102,7 +108,12 @@ class WorkerSettings:
             workdir=read("CORDEE_WORKDIR", _absolute, "the absolute path of the job's folder on this machine"),
             script=read("CORDEE_SCRIPT", _inside, "the script's path inside the job's source"),
             args=read("CORDEE_ARGS", _strings, "a JSON list of strings, the script's arguments", "[]"),
-            bundle=read("CORDEE_BUNDLE", _sha256, "the SHA-256 of the job's source bundle, in hexadecimal"),
+            bundle=(
+                ""
+                if image_source
+                else read("CORDEE_BUNDLE", _sha256, "the SHA-256 of the job's source bundle, in hexadecimal")
+            ),
+            image_source=image_source,
             threads=read("CORDEE_THREADS", _count, "a number of threads, from 1", "1"),
             orphan_seconds=read("CORDEE_ORPHAN_SECONDS", _seconds, "a number of seconds above 0", "60"),
             checkpoint_seconds=read("CORDEE_CHECKPOINT_SECONDS", _amount, "a number of seconds, from 0", "30"),

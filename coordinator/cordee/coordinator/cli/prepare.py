@@ -67,14 +67,15 @@ class Prepared:
     """A job that is ready to be sent, and what its owner should know."""
 
     document: JobDocument
-    bundle: Bundle
+    bundle: Bundle  # empty: the source lies elsewhere, where spec.sourceFrom says
     notes: tuple[str, ...] = ()
 
 
-def prepare(wish: Wish, *, weights_of_job: Callable[[str], str] = weights_of_job) -> Prepared:
+def prepare(wish: Wish, *, weights_of_job: Callable[[str], str] = weights_of_job, elsewhere: bool = False) -> Prepared:
     """Check everything and pack the source; a `SpecError` or `CoordinatorError` says what is wrong.
 
-    `weights_of_job` says where the weights of a job lie that `--warm-start` names.
+    `weights_of_job` says where the weights of a job lie that `--warm-start` names; `elsewhere`, whether the source may
+    lie where `spec.sourceFrom` says.
     """
     if wish.script.suffix.lower() in JOB_FILE_SUFFIXES:
         job = load_job(wish.script)
@@ -95,6 +96,13 @@ def prepare(wish: Wish, *, weights_of_job: Callable[[str], str] = weights_of_job
     job = _checked(given)
     _locate(given, job, wish, weights_of_job)
     job = _checked(given)
+    if job.spec.source_from is not None:
+        if not elsewhere or wish.source is not None or job.spec.source is not None:
+            raise UsageError(
+                "spec.sourceFrom says that the source lies elsewhere",
+                "leave it out to send a folder; or leave out the source folder, and submit the job: cordee submit",
+            )
+        return Prepared(job.bundled(job.spec.script), Bundle(b"", "", ()))
     _check_script(script, named_by)
     source = wish.source or source or script.parent
     relative = _inside(script, source)

@@ -89,6 +89,7 @@ def submit(
             allow_chaos=allow_chaos,
         ),
         weights_of_job=partial(weights_of_job, server=server, state=state),
+        elsewhere=True,
     )
     for note in (*context.meta.get(NOTES_KEY, ()), *prepared.notes):
         say(f"note: {note}")
@@ -161,11 +162,11 @@ def print_plan(prepared: "Prepared", plan: "Plan", form: Format | None) -> None:
     if is_document(form):
         dump(dict(plan), form)
         return
-    place, spec = plan["placement"], prepared.document.spec
-    write(
-        f"valid: {prepared.document.metadata.name} ({spec.script}, workers {spec.workers}, "
-        f"bundle of {prepared.bundle.num_files} file(s), {len(prepared.bundle.data) / 1024:,.1f} KiB)"
-    )
+    place, spec, bundle = plan["placement"], prepared.document.spec, prepared.bundle
+    source = "source elsewhere"
+    if bundle.sha256:
+        source = f"bundle of {bundle.num_files} file(s), {len(bundle.data) / 1024:,.1f} KiB"
+    write(f"valid: {prepared.document.metadata.name} ({spec.script}, workers {spec.workers}, {source})")
     write(f"placement: {place['message']}, launcher {place['launcher']}")
 
 

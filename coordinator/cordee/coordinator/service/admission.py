@@ -7,13 +7,38 @@ from pathlib import Path
 from cordee.coordinator.errors import InvalidError
 from cordee.coordinator.service.folder import StateFolder
 from cordee.coordinator.service.launchers.base import Launcher
+from cordee.coordinator.spec import JobDocument
 
-__all__ = ["check_bundle", "check_capacity", "has_source"]
+__all__ = ["check_capacity", "check_source", "has_source"]
 
 
-def has_source(folder: StateFolder, bundle: str | None) -> bool:
-    """Whether a job's bundle is here."""
-    return bundle is not None and folder.bundle(bundle).exists()
+def has_source(folder: StateFolder, document: JobDocument, bundle: str | None) -> bool:
+    """Whether a job's source is where it is looked for: its bundle here, or else in its image."""
+    if bundle is None:
+        return _in_image(document)
+    return folder.bundle(bundle).exists()
+
+
+def _in_image(document: JobDocument) -> bool:
+    return document.spec.source_from is not None and document.spec.source_from.image is not None
+
+
+def check_source(folder: StateFolder, document: JobDocument, bundle: str | None) -> str | None:
+    """The bundle that a job's source lies in; None: in its image. Refuses a job whose source is not here, or holds no
+    such script. Reads the bundle: not for the loop's thread."""
+    named = document.spec.source_from.bundle if document.spec.source_from is not None else None
+    if _in_image(document):
+        if bundle is not None:
+            raise InvalidError("the job has a bundle, and spec.sourceFrom.image as well; leave one of them out")
+        return None
+    if bundle is None:
+        bundle = named
+    if bundle is None:
+        raise InvalidError("bundle is missing", hint="upload the source with PUT /v1/bundles/{sha256} first")
+    if named is not None and named != bundle:
+        raise InvalidError(f"the bundle is {bundle[:80]!r}, and spec.sourceFrom.bundle is another one, {named!r}")
+    _check_bundle(folder, bundle, document.spec.script)
+    return bundle
 
 
 def check_capacity(launcher: Launcher, minimum: int) -> None:
@@ -26,8 +51,7 @@ def check_capacity(launcher: Launcher, minimum: int) -> None:
         )
 
 
-def check_bundle(folder: StateFolder, sha256: str, script: str) -> None:
-    """Refuse a job whose source is not here, or holds no such script. Reads the bundle: not for the loop's thread."""
+def _check_bundle(folder: StateFolder, sha256: str, script: str) -> None:
     if not re.fullmatch(r"[0-9a-f]{64}", sha256):
         raise InvalidError(f"bundle is {sha256[:80]!r}, which is not a SHA-256 digest in hexadecimal")
     path = folder.bundle(sha256)

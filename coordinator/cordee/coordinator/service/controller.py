@@ -20,7 +20,7 @@ from cordee.coordinator.core.model import JobState, Policy
 from cordee.coordinator.core.record import JobRecord
 from cordee.coordinator.errors import ConflictError, InvalidError, NotFoundError
 from cordee.coordinator.faults import Fault
-from cordee.coordinator.service.admission import check_bundle, check_capacity, has_source
+from cordee.coordinator.service.admission import check_capacity, check_source, has_source
 from cordee.coordinator.service.auth import new_token
 from cordee.coordinator.service.environment import agent_environment
 from cordee.coordinator.service.folder import StateFolder
@@ -94,7 +94,7 @@ class Controller:
                     continue
                 if not job.machine.done:
                     self.feed(job, events.Recovered(frozenset(running.pop(row.id, ()))))
-                if not (job.ended or job.machine.generation or has_source(self._folder, job.bundle)):
+                if not (job.ended or job.machine.generation or has_source(self._folder, job.document, job.bundle)):
                     self.feed(job, events.JobRefused(f"its source is gone: there is no bundle {job.bundle} any more"))
         for stray in [worker for workers in running.values() for worker in workers]:
             _log.warning("the agent %s belongs to no job of this coordinator and is stopped", stray)
@@ -173,10 +173,10 @@ class Controller:
             launcher=document.spec.launcher, workers_now=granted, capacity=capacity, free=free, message=message
         )
 
-    async def submit(self, document: JobDocument, bundle: str, *, key: str = "") -> JobView:
+    async def submit(self, document: JobDocument, bundle: str | None = None, *, key: str = "") -> JobView:
         """Take a job in. It is on disk when this returns. Under a key that is known already: the job of that time."""
         check_capacity(self._launcher, document.spec.workers.min)
-        await asyncio.to_thread(check_bundle, self._folder, bundle, document.spec.script)
+        bundle = await asyncio.to_thread(check_source, self._folder, document, bundle)
         known = self._store.submitted(key) if key else None
         if known is not None:
             return self.find(known).view(self._clock.now())

@@ -28,6 +28,7 @@ def agent_environment(job: Job, worker: str, *, coordinator: str, orphan_seconds
         "CORDEE_SCRIPT": spec.script,
         "CORDEE_ARGS": json.dumps(list(spec.args)),
         "CORDEE_BUNDLE": job.bundle or "",
+        "CORDEE_SOURCE": spec.source_from.image.path if spec.source_from and spec.source_from.image else "",
         "CORDEE_ORPHAN_SECONDS": f"{orphan_seconds:g}",
         "CORDEE_CHECKPOINT_SECONDS": f"{spec.checkpoint.interval_seconds:g}",
         "CORDEE_CHECKPOINT_STEPS": str(spec.checkpoint.interval_steps),

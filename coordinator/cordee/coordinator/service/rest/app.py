@@ -104,8 +104,6 @@ def _add_jobs(app: FastAPI, controller: Controller) -> None:
         if dry_run:
             response.status_code = 200
             return Plan(valid=True, placement=controller.plan(job))
-        if body.bundle is None:
-            raise InvalidError("bundle is missing", hint="upload the source with PUT /v1/bundles/{sha256} first")
         return await controller.submit(job, body.bundle, key=body.key)
 
     @app.get("/v1/jobs", tags=["jobs"])

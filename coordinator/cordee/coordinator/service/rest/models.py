@@ -129,10 +129,13 @@ class Submission(_Model):
     """A job to take in. The job document's schema is `cordee.coordinator.spec`'s; it is checked by it, not here."""
 
     job: dict[str, Any]
-    bundle: str | None = Field(default=None, description="the SHA-256 of an uploaded bundle; not needed for a dry run")
+    bundle: str | None = Field(
+        default=None, description="an uploaded bundle's SHA-256; not needed for a dry run, nor with spec.sourceFrom"
+    )
     key: str = Field(
         default="",
         max_length=64,
+        pattern=r"^[0-9A-Za-z_-]*$",  # those with a slash are the coordinator's own
         description="a word of the client's own for this submission: sent again with the same, it is the same job",
     )
 
