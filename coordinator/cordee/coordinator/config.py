@@ -72,6 +72,10 @@ class Listen(_Section):
     metrics_port: Port | None = Field(
         default=None, description="a port of its own for /metrics, /healthz and /readyz (default: with REST only)"
     )
+    insecure: bool = Field(
+        default=False,
+        description="listen beyond the loopback without TLS all the same: something in front of it encrypts",
+    )
 
 
 class Advertise(_Section):

@@ -11,6 +11,7 @@ from typing import Any
 import grpc.aio
 import pytest
 
+from cordee.coordinator.config import Config, Listen
 from cordee.coordinator.errors import CoordinatorError
 from cordee.coordinator.service.bundles import BundleUpload
 from cordee.coordinator.service.folder import StateFolder
@@ -100,7 +101,7 @@ async def test_a_folder_that_is_a_file_is_refused_in_one_sentence(tmp_path: Path
 @pytest.mark.parametrize("host", ["192.0.2.1", "no-such-host.invalid"])  # RFC 5737 and RFC 6761: nobody's
 async def test_an_address_that_is_not_this_machines_is_refused_in_one_sentence(tmp_path: Path, host: str) -> None:
     with pytest.raises(CoordinatorError, match=rf"cannot listen on {re.escape(host)}:0 for REST") as refused:
-        await CoordinatorServer(tmp_path, host=host).start()
+        await CoordinatorServer(tmp_path, host=host, config=Config(listen=Listen(insecure=True))).start()
     assert "--host" in refused.value.hint
 
 

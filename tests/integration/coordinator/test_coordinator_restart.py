@@ -20,6 +20,7 @@ import httpx2
 import psutil
 import pytest
 
+from cordee.coordinator.config import Config, Listen
 from cordee.coordinator.errors import CoordinatorError
 from cordee.coordinator.service.server import CoordinatorServer
 from cordee.rpc.v1 import worker_pb2 as pb
@@ -255,11 +256,12 @@ async def test_a_pending_job_whose_bundle_is_gone_fails_with_a_sentence(tmp_path
             assert "its source is gone" in view["reason"]
 
 
-async def test_beyond_this_machine_it_listens_with_a_warning(
-    tmp_path: Path, start: Any, caplog: pytest.LogCaptureFixture
-) -> None:
-    async with start(tmp_path / "state", host="0.0.0.0") as coordinator:
-        assert "the token travels in the clear" in caplog.text
+async def test_beyond_this_machine_it_listens_only_where_that_was_asked_for(tmp_path: Path, start: Any) -> None:
+    with pytest.raises(CoordinatorError, match="without TLS") as caught:
+        await CoordinatorServer(tmp_path / "state", host="0.0.0.0").start()
+    assert "--insecure" in caught.value.hint
+    config = Config(listen=Listen(insecure=True))
+    async with start(tmp_path / "state", host="0.0.0.0", config=config) as coordinator:
         assert coordinator.server.rest_url.startswith("http://127.0.0.1:")  # where this machine's clients reach it
         assert coordinator.server.grpc_address.startswith("127.0.0.1:")
         assert (await coordinator.http.get("/v1/jobs")).json() == {"jobs": []}

@@ -23,10 +23,16 @@ ORPHAN_SECONDS: Final = 3600.0  # how long training goes on without a coordinato
 
 @guarded
 def coordinator(
+    config: Annotated[
+        Path | None,
+        typer.Option("--config", metavar="FILE", help="Its configuration file; the options given here win over it."),
+    ] = None,
     state: Annotated[
         Path | None, typer.Option("--state", metavar="DIR", help="The state folder (default: in your data folder).")
     ] = None,
-    host: Annotated[str, typer.Option("--host", metavar="ADDRESS", help="The address to listen on.")] = "127.0.0.1",
+    host: Annotated[
+        str | None, typer.Option("--host", metavar="ADDRESS", help="The address to listen on (default: 127.0.0.1).")
+    ] = None,
     port: Annotated[
         int | None,
         typer.Option(
@@ -46,6 +52,10 @@ def coordinator(
     slots: Annotated[
         int | None, typer.Option("--slots", metavar="N", min=1, help="How many workers this machine takes in all.")
     ] = None,
+    insecure: Annotated[
+        bool,
+        typer.Option("--insecure", help="Listen beyond this machine without TLS: something in front encrypts."),
+    ] = False,
     supervised: Annotated[bool, typer.Option("--supervised", hidden=True)] = False,
 ) -> None:
     """Run the coordinator service in the foreground.
@@ -55,29 +65,39 @@ def coordinator(
     import asyncio
 
     from cordee.coordinator.client import read_endpoint
+    from cordee.coordinator.config import Config, load_config
     from cordee.coordinator.folders import default_state
 
-    folder = (state or default_state()).expanduser().absolute()
+    settings = Config() if config is None else load_config(config)
+    if insecure:
+        settings = settings.model_copy(update={"listen": settings.listen.model_copy(update={"insecure": True})})
+    named = Path(settings.state) if settings.state else default_state()
+    folder = (state or named).expanduser().absolute()
+    host = host or settings.listen.host
+    # A file's ports are those that a Service leads to; a laptop's are whatever is free.
     fresh = read_endpoint(folder) is None
+    if port is None:
+        port = settings.listen.rest_port if config else _port(host, DEFAULT_PORT, fresh=fresh)
+    if grpc_port is None:
+        grpc_port = settings.listen.grpc_port if config else _port(host, DEFAULT_GRPC_PORT, fresh=fresh)
     from cordee.coordinator.service.server import CoordinatorServer
 
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     server = CoordinatorServer(
         folder,
         host=host,
-        rest_port=_port(host, port, DEFAULT_PORT, fresh=fresh),
-        grpc_port=_port(host, grpc_port, DEFAULT_GRPC_PORT, fresh=fresh),
-        slots=slots,
+        rest_port=port,
+        grpc_port=grpc_port,
+        slots=slots or settings.slots,
         orphan_seconds=RUN_ORPHAN_SECONDS if supervised else ORPHAN_SECONDS,
+        config=settings,
     )
     with contextlib.suppress(KeyboardInterrupt):
         asyncio.run(_serve(server, folder, supervised=supervised))
 
 
-def _port(host: str, asked: int | None, preferred: int, *, fresh: bool) -> int:
+def _port(host: str, preferred: int, *, fresh: bool) -> int:
     """The port to ask for. 0 lets the server choose: the one it had last time, or any free one."""
-    if asked is not None:
-        return asked
     return preferred if fresh and _is_free(host, preferred) else 0
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from cordee.coordinator.errors import CoordinatorError
 
-__all__ = ["bearer", "is_loopback", "load_or_create_token", "matches", "new_token"]
+__all__ = ["bearer", "is_loopback", "load_or_create_token", "matches", "new_token", "read_token"]
 
 _NUM_BYTES = 32
 _MIN_LENGTH = 16
@@ -33,10 +33,18 @@ def load_or_create_token(path: Path) -> str:
             os.fsync(descriptor)
     if path.stat().st_mode & 0o077:
         path.chmod(0o600)
-    token = path.read_text().strip()
-    if len(token) < _MIN_LENGTH or not token.isascii():
+    return read_token(path, hint="delete it and a new one is made")
+
+
+def read_token(path: Path, *, hint: str = "") -> str:
+    """The token that a file holds. Raises CoordinatorError where that is no file, or no token to speak of."""
+    try:
+        token = path.read_text(encoding="ascii", errors="replace").strip()
+    except OSError as error:
+        raise CoordinatorError(f"the token file {path} cannot be read: {error.strerror}") from error
+    if len(token) < _MIN_LENGTH or not token.isascii() or not token.isprintable() or " " in token:
         message = f"the token file {path} holds no usable token (at least {_MIN_LENGTH} ASCII characters)"
-        raise CoordinatorError(message, hint="delete it and a new one is made")
+        raise CoordinatorError(message, hint=hint)
     return token
 
 

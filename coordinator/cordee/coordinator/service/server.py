@@ -12,37 +12,40 @@ its program's own job directly, and does not even begin to load REST before some
 
 import asyncio
 import contextlib
-import errno
 import importlib
 import logging
 import os
 import signal
 import socket
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
-from typing import Any, Final, cast
+from typing import TYPE_CHECKING, Any, Final, cast
 
 import grpc.aio
 
 from cordee.coordinator.core.model import Policy
 from cordee.coordinator.errors import CoordinatorError
-from cordee.coordinator.service import auth
+from cordee.coordinator.service import auth, ports
 from cordee.coordinator.service.bundles import remove_drafts
 from cordee.coordinator.service.controller import Controller
 from cordee.coordinator.service.folder import StateFolder
-from cordee.coordinator.service.launchers.process import AGENT_COMMAND, ProcessLauncher, living_agents
+from cordee.coordinator.service.launchers.process import AGENT_COMMAND
+from cordee.coordinator.service.launchers.registry import open_launcher
+from cordee.coordinator.service.serving import HttpServer, readable
 from cordee.coordinator.service.store import Store
 from cordee.coordinator.service.workers import SERVER_OPTIONS, TokenInterceptor, WorkerServicer
 from cordee.rpc.v1 import worker_pb2_grpc as rpc
+
+if TYPE_CHECKING:
+    from cordee.coordinator.config import Config
 
 __all__ = ["CoordinatorServer", "version"]
 
 _log = logging.getLogger(__name__)
 
 _SERVICE_ORPHAN_SECONDS: Final = 3600.0
-_REST_GRACE_SECONDS: Final = 1
 _REST_PATIENCE_SECONDS: Final = 1.0  # an embedded coordinator lets its workers boot before it loads REST
-_BACKLOG: Final = 128
+_METRICS_PAGES: Final = frozenset({"/metrics", "/healthz", "/readyz"})
 
 
 def version() -> str:
@@ -57,7 +60,10 @@ def version() -> str:
 
 
 class CoordinatorServer:
-    """One coordinator on one state folder. `start`, `stop` and everything between run on one event loop."""
+    """One coordinator on one state folder. `start`, `stop` and everything between run on one event loop.
+
+    `config` is what its configuration file says; where it listens is in the arguments, which a command's flags decide.
+    """
 
     def __init__(
         self,
@@ -68,6 +74,7 @@ class CoordinatorServer:
         slots: int | None = None,
         orphan_seconds: float = _SERVICE_ORPHAN_SECONDS,
         *,
+        config: "Config | None" = None,
         policy: Policy | None = None,
         agent_command: Sequence[str] = AGENT_COMMAND,
         eager_rest: bool = True,
@@ -80,19 +87,22 @@ class CoordinatorServer:
         self.folder = StateFolder(state_dir)
         self.host = host
         self.rest_url = ""
+        """Where REST answers on this machine."""
         self.grpc_address = ""
+        """Where gRPC answers on this machine."""
+        self.metrics_url = ""
         self.token = ""
-        self.rest_ready = asyncio.Event()
+        self._config = config
         self._rest_port, self._grpc_port = rest_port, grpc_port
         self._slots, self._orphan_seconds = slots, orphan_seconds
         self._policy, self._agent_command = policy, tuple(agent_command)
         self._eager_rest = eager_rest
         self._resources = contextlib.AsyncExitStack()
         self._controller: Controller | None = None
-        self._rest: asyncio.Task[None] | None = None
+        self._rest: HttpServer | None = None
         self._guard: asyncio.Task[None] | None = None
         self._stopping: asyncio.Task[None] | None = None
-        self._uvicorn: Any = None
+        self._app: Any = None
 
     @property
     def controller(self) -> Controller:
@@ -102,35 +112,39 @@ class CoordinatorServer:
 
     async def start(self) -> None:
         """Take the folder, open the ports, take up the jobs. A sentence (CoordinatorError) when that cannot be."""
+        self._check()
         async with contextlib.AsyncExitStack() as stack:
             stack.enter_context(self.folder)
             remove_drafts(self.folder)
-            self.token = auth.load_or_create_token(self.folder.token_file)
-            if not auth.is_loopback(self.host):
-                _log.warning(
-                    "listening on %s, beyond this machine, without TLS: the token travels in the clear", self.host
-                )
+            self.token = self._read_token()
             earlier = self.folder.read_endpoint()
             store = Store(self.folder.database)
             stack.callback(store.close)
-            launcher = ProcessLauncher(self.folder.root, slots=self._slots, command=self._agent_command)
+            launcher = open_launcher(
+                self._config, folder=self.folder, slots=self._slots, agent_command=self._agent_command
+            )
             stack.push_async_callback(launcher.close)
 
-            rest = self._bind_rest(_port_of(earlier.get("url")))
+            rest = ports.bind(self.host, self._rest_port, ports.port_of(earlier.get("url")))
             stack.callback(rest.close)
-            self.rest_url = f"http://{_address(_reachable(self.host), rest.getsockname()[1])}"
+            self.rest_url = self._url(rest)
+            metrics = self._bind_metrics()
+            if metrics is not None:
+                stack.callback(metrics.close)
+                self.metrics_url = self._url(metrics)
 
             # The controller tells agents the gRPC port, the gRPC server asks the controller for tokens: bound late.
             interceptor = TokenInterceptor()
             server = grpc.aio.server(interceptors=(interceptor,), options=SERVER_OPTIONS)
-            port = self._bind_grpc(server, _port_of(earlier.get("grpc")))
-            self.grpc_address = _address(_reachable(self.host), port)
+            found = ports.port_of(earlier.get("grpc"))
+            port = ports.bind_grpc(server, self.host, self._grpc_port, found, self.folder.root)
+            self.grpc_address = ports.address(ports.reachable(self.host), port)
             controller = Controller(
                 folder=self.folder,
                 store=store,
                 launcher=launcher,
                 version=version(),
-                coordinator_address=self.grpc_address,
+                coordinator_address=self._advertised_grpc,
                 orphan_seconds=self._orphan_seconds,
                 policy=self._policy,
             )
@@ -144,14 +158,27 @@ class CoordinatorServer:
             stack.push_async_callback(server.stop, None)
 
             self.folder.write_endpoint(
-                {"url": self.rest_url, "grpc": self.grpc_address, "pid": os.getpid(), "token_file": "token"}
+                {"url": self.rest_url, "grpc": self.grpc_address, "pid": os.getpid(), "token_file": self._token_file}
             )
             self._controller = controller
-            self._rest = asyncio.get_running_loop().create_task(self._serve_rest(rest))
-            self._rest.add_done_callback(_report)
-            stack.push_async_callback(self._stop_rest)
+            self._rest = HttpServer(rest, self._load_rest, before=self._until_needed(rest))
+            stack.push_async_callback(self._stop_rest, self._rest)
+            if metrics is not None:
+                small = HttpServer(metrics, self._load_metrics, before=self._until_rest)
+                stack.push_async_callback(small.stop)
             self._resources = stack.pop_all()
             self._guard = asyncio.get_running_loop().create_task(self._stop_on_failure())
+
+    @property
+    def rest_ready(self) -> asyncio.Event:
+        """Set when REST's application has been loaded. Only after `start`."""
+        assert self._rest is not None, "the server has not been started"
+        return self._rest.ready
+
+    @property
+    def advertised_rest(self) -> str:
+        """Where others find REST: the configuration's word, or where it answers on this machine."""
+        return (self._config.advertise.rest if self._config else None) or self.rest_url
 
     async def stop(self, stop_jobs: bool) -> None:
         """Let go of everything. With `stop_jobs` the jobs are cancelled first, else their workers train on.
@@ -184,7 +211,7 @@ class CoordinatorServer:
             signalled = loop.create_task(asked.wait())
             failed = loop.create_task(self.controller.failed.wait())
             assert self._rest is not None
-            await asyncio.wait((signalled, failed, self._rest), return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait((signalled, failed, self._rest.task), return_when=asyncio.FIRST_COMPLETED)
             signalled.cancel()
             failed.cancel()
             await self.stop(stop_jobs=False)
@@ -206,130 +233,76 @@ class CoordinatorServer:
         await self.controller.failed.wait()
         await self.stop(stop_jobs=False)
 
-    # -- ports
+    def _check(self) -> None:
+        """Refuse what would be unsafe, or is asked for and not there."""
+        config = self._config
+        for section, asked in (
+            ("tls", config and config.tls),
+            ("auth.tokens", config and config.auth.tokens),
+            ("auth.metricsTokenFile", config and config.auth.metrics_token_file),
+            ("auth.oidc", config and config.auth.oidc),
+            ("auth.tokenReview", config and config.auth.token_review),
+            ("database", config and config.database),
+            ("leaderElection", config and config.leader_election),
+        ):
+            if asked:
+                message = f"{section} is set in the configuration, and this version of Cordee does not have it yet"
+                raise CoordinatorError(message, hint=f"leave {section} out")
+        if not auth.is_loopback(self.host) and not (config and config.listen.insecure):
+            raise CoordinatorError(
+                f"the coordinator would listen on {self.host}, beyond this machine, without TLS: tokens would travel "
+                "in the clear",
+                hint="give it a certificate (tls, in the file of --config); or say --insecure (listen.insecure: true) "
+                "where something in front of it encrypts",
+            )
 
-    def _bind_rest(self, earlier: int) -> socket.socket:
-        family = socket.AF_INET6 if ":" in self.host else socket.AF_INET
-        for port in _candidates(self._rest_port, earlier):
-            listener = socket.socket(family, socket.SOCK_STREAM)
-            # After a restart only: it lets nobody share the port with one who listens.
-            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            try:
-                listener.bind((self.host, port))
-                listener.listen(_BACKLOG)
-            except OSError as error:
-                listener.close()
-                if port == self._rest_port:
-                    raise _port_error("REST", self.host, port, "--port", error) from error
-                continue
-            listener.setblocking(False)
-            return listener
-        raise AssertionError("port 0 is always among the candidates")
+    # -- where
 
-    def _bind_grpc(self, server: grpc.aio.Server, earlier: int) -> int:
-        for port in _candidates(self._grpc_port, earlier):
-            try:
-                _probe(self.host, port)
-                return server.add_insecure_port(_address(self.host, port))
-            except (OSError, RuntimeError) as error:
-                if port == self._grpc_port:
-                    raise _port_error("gRPC", self.host, port, "--grpc-port", error) from error
-                if living := len(living_agents(self.folder.root)):
-                    # Elsewhere they would not find it: they would be given up, with all they have trained.
-                    message = f"the coordinator cannot listen on {_address(self.host, port)}, where {living} "
-                    message += f"worker{'s' * (living > 1)} of this folder that train on look for it: "
-                    message += (getattr(error, "strerror", None) or str(error)).lower()
-                    hint = "end the program that has this port; or give another with --grpc-port: then they are lost"
-                    raise CoordinatorError(message, hint=hint) from error
-                _log.warning("port %d, where this folder's workers look for the coordinator, is in use", port)
-        raise AssertionError("port 0 is always among the candidates")
+    @property
+    def _token_file(self) -> str:
+        """The administrator's token; relative to the state folder."""
+        return (self._config.auth.token_file if self._config else None) or self.folder.token_file.name
+
+    def _read_token(self) -> str:
+        named = self._config.auth.token_file if self._config else None
+        return auth.read_token(Path(named)) if named else auth.load_or_create_token(self.folder.token_file)
+
+    @property
+    def _advertised_grpc(self) -> str:
+        return (self._config.advertise.grpc if self._config else None) or self.grpc_address
+
+    def _url(self, listener: socket.socket) -> str:
+        return f"http://{ports.address(ports.reachable(self.host), listener.getsockname()[1])}"
+
+    def _bind_metrics(self) -> socket.socket | None:
+        port = self._config.listen.metrics_port if self._config else None
+        if port is None:
+            return None
+        return ports.bind(self.host, port, 0, what="metrics", option="listen.metricsPort")
 
     # -- REST
 
-    async def _serve_rest(self, listener: socket.socket) -> None:
-        if not self._eager_rest:
-            await _readable(listener)
+    def _until_needed(self, listener: socket.socket) -> Callable[[], Awaitable[None]]:
+        async def wait() -> None:
+            if self._eager_rest:
+                return
+            await readable(listener)
             await self.controller.until_started(_REST_PATIENCE_SECONDS)
-        # In a thread: a second of imports on the loop would look to the workers like a coordinator that hangs.
-        app, uvicorn = await asyncio.to_thread(self._load_rest)
-        config = uvicorn.Config(
-            app,
-            log_config=None,
-            log_level=logging.WARNING,
-            access_log=False,
-            lifespan="off",
-            ws="none",
-            server_header=False,
-            timeout_graceful_shutdown=_REST_GRACE_SECONDS,
-        )
-        self._uvicorn = uvicorn.Server(config)
-        self._uvicorn.capture_signals = contextlib.nullcontext  # signals are ours
-        self.rest_ready.set()
-        await self._uvicorn.serve(sockets=[listener])
 
-    def _load_rest(self) -> tuple[Any, Any]:
-        uvicorn = importlib.import_module("uvicorn")
+        return wait
+
+    async def _until_rest(self) -> None:
+        await self.rest_ready.wait()
+
+    def _load_rest(self) -> Any:
         module = importlib.import_module("cordee.coordinator.service.rest.app")
-        app = module.create_app(self.controller, token=self.token, folder=self.folder, version=version())
-        return app, uvicorn
+        self._app = module.create_app(self.controller, token=self.token, folder=self.folder, version=version())
+        return self._app
 
-    async def _stop_rest(self) -> None:
-        assert self._rest is not None
+    def _load_metrics(self) -> Any:
+        module = importlib.import_module("cordee.coordinator.service.rest.guard")
+        return module.OnlyPages(self._app, _METRICS_PAGES)
+
+    async def _stop_rest(self, rest: HttpServer) -> None:
         self.controller.stop_watching()
-        if self._uvicorn is not None:
-            self._uvicorn.should_exit = True
-        else:
-            self._rest.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await self._rest
-
-
-async def _readable(listener: socket.socket) -> None:
-    """Wait until somebody connects."""
-    loop = asyncio.get_running_loop()
-    connected = asyncio.Event()
-    loop.add_reader(listener, connected.set)
-    try:
-        await connected.wait()
-    finally:
-        loop.remove_reader(listener)
-
-
-def _candidates(wanted: int, earlier: int) -> list[int]:
-    """The port that was asked for; or else the earlier coordinator's, where workers and clients look, or any."""
-    return [wanted] if wanted or not earlier else [earlier, 0]
-
-
-def _probe(host: str, port: int) -> None:
-    """gRPC's own message about a port in use goes to stderr, in its own words; the kernel's answer is a clear one."""
-    if port:
-        with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_STREAM) as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            probe.bind((host, port))
-
-
-def _port_error(what: str, host: str, port: int, option: str, error: Exception) -> CoordinatorError:
-    reason = (getattr(error, "strerror", None) or str(error)).lower()
-    message = f"the coordinator cannot listen on {_address(host, port)} for {what}: {reason}"
-    if isinstance(error, socket.gaierror) or getattr(error, "errno", None) == errno.EADDRNOTAVAIL:
-        return CoordinatorError(message, hint="--host takes an address of this machine; 0.0.0.0 stands for all of them")
-    return CoordinatorError(message, hint=f"choose another port with {option}, or 0 for any that is free")
-
-
-def _address(host: str, port: int) -> str:
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-
-
-def _reachable(host: str) -> str:
-    """An address to connect to, for an address to listen on."""
-    return {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104
-
-
-def _port_of(address: object) -> int:
-    _, _, port = str(address or "").rpartition(":")
-    return int(port) if port.isascii() and port.isdigit() and int(port) < 65536 else 0
-
-
-def _report(task: "asyncio.Task[None]") -> None:
-    if not task.cancelled() and task.exception() is not None:
-        _log.error("the REST server failed", exc_info=task.exception())
+        await rest.stop()
