@@ -21,8 +21,9 @@ from cordee.trainer.checkpoint.writer import Listener
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 sys.path.insert(0, str(Path(__file__).parent))
-import s3_server
 from checkpoint_support import arrays, refuse, save, snapshots
+
+import s3_server
 
 pytest.importorskip("obstore")
 pytestmark = pytest.mark.slow
