@@ -148,17 +148,6 @@ annotations:
 {{- toYaml $result -}}
 {{- end -}}
 
-{{/* A security context without the fields that were set to null. */}}
-{{- define "cordee.withoutNulls" -}}
-{{- $result := dict -}}
-{{- range $key, $value := . -}}
-{{- if not (kindIs "invalid" $value) -}}
-{{- $_ := set $result $key $value -}}
-{{- end -}}
-{{- end -}}
-{{- toYaml $result -}}
-{{- end -}}
-
 {{/* A secret's value: what was given, else what there is already, else a new one: (list . name key value). */}}
 {{- define "cordee.keptSecret" -}}
 {{- $root := index . 0 -}}

@@ -1,0 +1,165 @@
+"""Writes helm/cordee/values.schema.json and the table of helm/cordee/README.md from the comments of values.yaml.
+
+    python scripts/make_chart_docs.py            # rewrites both
+    python scripts/make_chart_docs.py --check    # changes nothing; exit code 1 when one of them is not up to date
+
+So a value is described once, beside its default. The comment right above a field is its description; a line
+`# @schema {…}` in it adds to the JSON Schema that follows from the default. A mapping with fields takes no others: a
+mistyped value is refused at install, with its place. An empty mapping or list takes whatever Kubernetes does, and so
+does one that says `additionalProperties`: fields of pods are Kubernetes' to check.
+"""
+
+import argparse
+import json
+import re
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+CHART = Path(__file__).resolve().parent.parent / "helm" / "cordee"
+VALUES, SCHEMA, README = CHART / "values.yaml", CHART / "values.schema.json", CHART / "README.md"
+BEGIN, END = "<!-- values: written by scripts/make_chart_docs.py -->", "<!-- end of values -->"
+TYPES = {bool: "boolean", int: "integer", float: "number", str: "string", list: "array", dict: "object"}
+
+
+@dataclass
+class Value:
+    """One field of values.yaml."""
+
+    path: tuple[str, ...]
+    default: Any
+    description: str
+    schema: dict[str, Any]
+    fields: list["Value"] = field(default_factory=list)
+
+
+def read_values(text: str) -> list[Value]:
+    """The fields of values.yaml, in its order, with what their comments say."""
+    node = yaml.compose(text, yaml.SafeLoader)
+    assert isinstance(node, yaml.MappingNode)
+    return _fields(node, yaml.safe_load(text), text.splitlines(), ())
+
+
+def _fields(node: yaml.MappingNode, defaults: dict[str, Any], lines: list[str], above: tuple[str, ...]) -> list[Value]:
+    found = []
+    for key, value in node.value:
+        path = (*above, key.value)
+        description, schema = _comment(lines, key.start_mark.line, path)
+        default = defaults[key.value]
+        entry = Value(path, default, description, schema)
+        if isinstance(value, yaml.MappingNode) and default and "additionalProperties" not in schema:
+            entry.fields = _fields(value, default, lines, path)
+        elif not description:
+            line = key.start_mark.line + 1
+            raise SystemExit(f"{VALUES.name}:{line}: {'.'.join(path)} has no comment that describes it")
+        found.append(entry)
+    return found
+
+
+def _comment(lines: list[str], line: int, path: tuple[str, ...]) -> tuple[str, dict[str, Any]]:
+    """The comment right above a line: its text, and what its `@schema` says."""
+    first = line
+    while first and re.match(r"\s*#", lines[first - 1]):
+        first -= 1
+    words, schema = [], {}
+    for text in lines[first:line]:
+        said = text.strip().removeprefix("#").strip()
+        if said.startswith("@schema"):
+            schema = yaml.safe_load(said.removeprefix("@schema"))
+            if not isinstance(schema, dict):
+                raise SystemExit(f"{VALUES.name}:{line}: the @schema of {'.'.join(path)} is no mapping")
+        else:
+            words.append(said)
+    return " ".join(words), schema
+
+
+def schema_of(value: Value) -> dict[str, Any]:
+    """The JSON Schema of one field."""
+    result: dict[str, Any] = {"description": value.description} if value.description else {}
+    if "enum" not in value.schema and "const" not in value.schema:
+        result["type"] = TYPES[type(value.default)]
+    if value.fields:
+        result |= {"additionalProperties": False, "properties": {f.path[-1]: schema_of(f) for f in value.fields}}
+    else:
+        result["default"] = value.default
+    return result | value.schema
+
+
+def whole_schema(values: list[Value]) -> str:
+    """values.schema.json. Draft 7 is what editors and every Helm that there is can read."""
+    schema = {
+        "$schema": "http://json-schema.org/draft-07/schema#",
+        "title": "Values of the chart cordee",
+        "description": "Written by scripts/make_chart_docs.py from values.yaml.",
+        "type": "object",
+        "additionalProperties": False,
+        "properties": {value.path[-1]: schema_of(value) for value in values}
+        | {"global": {"description": "What a chart around this one shares; not used here.", "type": "object"}},
+    }
+    return json.dumps(schema, indent=2, ensure_ascii=False) + "\n"
+
+
+def table(values: list[Value]) -> str:
+    """The README's tables: one for what stands alone, one for each section."""
+    alone = [value for value in values if not value.fields]
+    parts = ["### General", "", *_rows(alone), ""]
+    for value in values:
+        if value.fields:
+            parts += [f"### `{value.path[0]}`", ""]
+            parts += [value.description, ""] if value.description else []
+            parts += [*_rows(list(_leaves(value))), ""]
+    return "\n".join(parts).rstrip() + "\n"
+
+
+def _leaves(value: Value) -> list[Value]:
+    """A section's own fields; the description of a group of fields is that of its first one's group."""
+    found: list[Value] = []
+    for entry in value.fields:
+        found += [entry, *_leaves(entry)] if entry.fields and entry.description else _leaves(entry) or [entry]
+    return found
+
+
+def _rows(values: list[Value]) -> list[str]:
+    rows = ["| value | what it is | default |", "|---|---|---|"]
+    for value in values:
+        default = "" if value.fields else f"`{_inline(value.default)}`"
+        rows.append(f"| `{'.'.join(value.path)}` | {value.description.replace('|', chr(92) + '|')} | {default} |")
+    return rows
+
+
+def _inline(default: Any) -> str:
+    """A default on one line, as YAML."""
+    text = yaml.safe_dump(default, default_flow_style=True, width=10_000, sort_keys=False).strip()
+    return text.removesuffix("...").strip().replace("|", "\\|")
+
+
+def readme(text: str, values: list[Value]) -> str:
+    """The README with its tables anew."""
+    before, begin, rest = text.partition(BEGIN)
+    _, end, after = rest.partition(END)
+    if not begin or not end:
+        raise SystemExit(f"{README}: the table's place is marked by '{BEGIN}' and '{END}'")
+    return f"{before}{BEGIN}\n\n{table(values)}\n{END}{after}"
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--check", action="store_true", help="change nothing, and fail if something would change")
+    arguments = parser.parse_args()
+    values = read_values(VALUES.read_text(encoding="utf-8"))
+    written = {SCHEMA: whole_schema(values), README: readme(README.read_text(encoding="utf-8"), values)}
+    stale = [path for path, text in written.items() if not path.exists() or path.read_text(encoding="utf-8") != text]
+    if arguments.check:
+        for path in stale:
+            print(f"{path} is not up to date: run {Path(__file__).name}", file=sys.stderr)  # noqa: T201
+        return 1 if stale else 0
+    for path in stale:
+        path.write_text(written[path], encoding="utf-8")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
