@@ -1,7 +1,6 @@
-"""The service's small parts: tokens, the folder, metrics' bookkeeping, a job as it is shown."""
+"""The service's small parts: tokens, the folder, a job as it is shown."""
 
 import os
-import re
 import subprocess
 import sys
 from dataclasses import replace
@@ -10,13 +9,11 @@ from pathlib import Path
 import pytest
 
 from cordee.coordinator.core.job import JobMachine
-from cordee.coordinator.core.model import JobState
 from cordee.coordinator.core.record import JobRecord
 from cordee.coordinator.errors import CoordinatorError
 from cordee.coordinator.service import auth
 from cordee.coordinator.service.folder import StateFolder
 from cordee.coordinator.service.job import Job, Progress
-from cordee.coordinator.service.metrics import Metrics
 from cordee.coordinator.spec import parse_job
 
 
@@ -106,12 +103,12 @@ def test_a_damaged_endpoint_is_no_endpoint(tmp_path: Path, content: str) -> None
 
 def test_progress_never_goes_back_within_a_generation_but_may_with_a_new_one() -> None:
     shown = job()
-    assert shown.advance(Progress(generation=1, step=10)) == 10
-    assert shown.advance(Progress(generation=1, step=9)) == 0
+    assert shown.advance(Progress(generation=1, step=10))
+    assert not shown.advance(Progress(generation=1, step=9))
     assert shown.progress.step == 10
-    assert shown.advance(Progress(generation=0, step=99)) == 0
+    assert not shown.advance(Progress(generation=0, step=99))
     assert shown.progress.step == 10
-    assert shown.advance(Progress(generation=2, step=4)) == 0  # restored from a checkpoint
+    assert shown.advance(Progress(generation=2, step=4))  # restored from a checkpoint
     assert shown.progress.step == 4
 
 
@@ -137,62 +134,8 @@ async def test_a_waiter_wakes_at_a_change_and_not_before() -> None:
     await waiting
 
 
-def page(jobs: list[Job], metrics: Metrics | None = None) -> str:
-    return (metrics or Metrics(lambda: jobs, version="1")).render("")[0].decode()
-
-
-def test_a_jobs_series_end_some_time_after_it_and_its_histograms_with_them() -> None:
-    import time
-
-    shown = job()
-    metrics = Metrics(lambda: [shown], version="1")
-    metrics.observe_recovery("a-1", "mesh", 0.02)
-    metrics.observe_steps("a-1", 3, 0.01)
-    assert 'cordee_job_recoveries_total{cause="mesh",job_id="a-1",name="a"} 1.0' in page([shown], metrics)
-
-    def end(seconds_ago: float) -> None:
-        ended = replace(shown.machine.record, state=JobState.SUCCEEDED, finished_at=time.time() - seconds_ago)
-        shown.machine = JobMachine(ended)
-
-    end(60)
-    assert 'job_id="a-1"' in page([shown], metrics)
-    end(3600)
-    shown.view = None  # type: ignore[assignment]  # of a job that ended long ago nothing but its state is looked at
-    ended = page([shown], metrics)
-    assert 'job_id="a-1"' not in ended
-    assert 'cordee_jobs{state="succeeded"} 1.0' in ended
-    assert metrics._counts == {}
-
-
-def test_a_counter_never_falls_back_and_counts_what_is_done_again() -> None:
-    shown = job()
-    metrics = Metrics(lambda: [shown], version="1")
-    counted = []
-    # 100 steps; all are lost, and it begins again at the checkpoint of step 60; 50 steps from there.
-    for told in (Progress(generation=1, step=100), Progress(generation=2, step=60), Progress(generation=2, step=110)):
-        shown.advance(replace(told, samples=10 * told.step))
-        values = dict(re.findall(r"^cordee_job_(\w+)_total{job_id.*} (.*)$", page([shown], metrics), re.MULTILINE))
-        counted.append((values["steps"], values["samples"]))
-    assert counted == [("100.0", "1000.0"), ("100.0", "1000.0"), ("150.0", "1500.0")]
-
-
-def test_a_job_name_cannot_break_the_page() -> None:
-    shown = job()
-    metadata = shown.document.metadata.model_copy(update={"name": 'a"} 1\nevil 2\\'})
-    shown.document = shown.document.model_copy(update={"metadata": metadata})
-    served = page([shown])
-    assert "evil" in served
-    assert "\nevil" not in served
-
-
 def test_an_ended_job_is_measured_to_its_end() -> None:
     shown = job()
     assert shown.view(130.0).seconds == 30.0
     shown.machine = JobMachine(replace(shown.machine.record, finished_at=110.0))
     assert shown.view(130.0).seconds == 10.0
-
-
-def test_the_metrics_page_of_the_documentation_lists_what_there_is() -> None:
-    served = set(re.findall(r"^# TYPE (cordee_\w+)", page([job()]), re.MULTILINE))
-    text = (Path(__file__).parents[3] / "docs" / "reference" / "metrics.md").read_text()
-    assert set(re.findall(r"^\| `(cordee_\w+)`", text, re.MULTILINE)) == served

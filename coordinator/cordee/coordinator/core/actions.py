@@ -9,12 +9,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from cordee.coordinator.core.model import JobState, LossCause, Member, StopReason, World
+from cordee.coordinator.core.model import JobState, LossCause, Member, PostMortem, StopReason, World
 from cordee.coordinator.core.record import JobRecord
 
 __all__ = [
     "Action",
     "Persist",
+    "RecordAgentExit",
+    "RecordDeath",
     "RecordEvent",
     "RecordRecovery",
     "SendAbort",
@@ -120,6 +122,22 @@ class RecordRecovery:
 
 
 @dataclass(frozen=True, slots=True)
+class RecordDeath:
+    """A worker's process died, unasked, and another one has taken its place."""
+
+    worker: str
+    death: PostMortem
+
+
+@dataclass(frozen=True, slots=True)
+class RecordAgentExit:
+    """An agent ended, and nobody had asked it to."""
+
+    worker: str
+    code: int | None
+
+
+@dataclass(frozen=True, slots=True)
 class RecordEvent:
     """A line for the job's list of events."""
 
@@ -138,5 +156,7 @@ Action = (
     | SendStop
     | SetState
     | RecordRecovery
+    | RecordDeath
+    | RecordAgentExit
     | RecordEvent
 )

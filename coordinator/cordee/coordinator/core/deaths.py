@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from cordee.coordinator.core.actions import RecordDeath
 from cordee.coordinator.core.crew import Crew
 from cordee.coordinator.core.failure import LONGEST_PATIENCE, SAME_DEATHS, count, own_doing
 from cordee.coordinator.core.model import JobError, PostMortem
@@ -17,6 +18,7 @@ def bury(crew: Crew, slot: Slot, previous: PostMortem) -> bool:
     """Tells what is known of the end of a worker's last process. Whether the job fails of it."""
     if previous.asked:
         return False
+    crew.actions.append(RecordDeath(slot.worker, previous))
     where = f" after step {previous.step}" if previous.step else ""
     crew.tell("died", f"{slot.worker} {previous.words}{where}")
     if previous.stack:

@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from cordee.coordinator.core import events
-from cordee.coordinator.core.actions import SendStop
+from cordee.coordinator.core.actions import RecordAgentExit, SendStop
 from cordee.coordinator.core.crew import Crew
 from cordee.coordinator.core.deaths import bury, dies_again, exhausted
 from cordee.coordinator.core.failure import WORKERS_WORDS, Verdict, describe_exit, judge, retry
@@ -228,6 +228,8 @@ def _on_agent_exited(crew: Crew, event: events.AgentExited) -> None:
     if slot.retiring or (crew.finishing and verdict is not Verdict.SCRIPT_FAILED):
         return
     words = f"{event.worker}'s agent {describe_exit(event.code, event.message)}"
+    if not blameless:
+        crew.actions.append(RecordAgentExit(event.worker, event.code))
     if verdict is Verdict.SCRIPT_FAILED:
         # The agent's exit may overtake the worker's own words, which carry the traceback.
         slot.fail_by = crew.now + (crew.policy.last_words_seconds if slot.session is not None else 0.0)

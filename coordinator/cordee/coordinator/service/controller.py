@@ -59,11 +59,13 @@ class Controller:
         policy: Policy | None = None,
     ) -> None:
         self.policy = policy or Policy()
-        self.metrics = Metrics(self._all_jobs, version=version)
         self._folder = folder
         self._store = store
         self._launcher = launcher
         self._clock = Clock()
+        self.metrics = Metrics(self._all_jobs, version=version, clock=self._clock.now)
+        self.metrics.capacity = launcher.capacity
+        store.on_write = self.metrics.service.store.observe
         self._turns = Turns(
             store=store,
             launcher=launcher,
@@ -309,18 +311,22 @@ class Controller:
 
     def progress(self, job: Job, told: Progress) -> None:
         """Rank 0's word on how far training is."""
-        steps = job.advance(told)
-        if steps and told.step_seconds is not None:
-            self.metrics.observe_steps(job.id, steps, told.step_seconds)
+        before = job.progress.step
+        if job.advance(told) and told.step != before:
+            self.metrics.observe_steps(job.id, before, told.step, told.step_seconds)
 
-    def checkpointed(self, job: Job, step: int) -> None:
-        """A checkpoint has been committed."""
+    def checkpointed(self, job: Job, step: int, num_bytes: int, seconds: float) -> None:
+        """A checkpoint has been committed, after so many seconds."""
+        if step != job.progress.checkpoint_step:  # who attaches again says it again
+            self.metrics.observe_checkpoint(job.id, num_bytes, seconds)
         job.progress = replace(job.progress, checkpoint_step=step, checkpoint_at=self._clock.now())
         job.progress_saved = False
         job.touch()
 
     def note(self, job: Job, kind: str, message: str) -> None:
         """A worker's sentence for the job's history."""
+        world = job.machine.record.world
+        self.metrics.observe_note(job.id, kind, message, "" if world is None else world.cause)
         self._turns.note(job, kind[:64] or "note", message)
 
     # -- small things

@@ -7,11 +7,11 @@ import asyncio
 import math
 import time
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Final
 
-from cordee.coordinator.core.job import JobMachine
+from cordee.coordinator.core.job import JobMachine, WorkerView
 from cordee.coordinator.core.model import TERMINAL_STATES
 from cordee.coordinator.places import checkpoint_root
 from cordee.coordinator.service.rest.models import EventView, JobError, JobView, MemberView, WorkersView
@@ -130,25 +130,31 @@ class Job:
         finally:
             self._waiters.discard(waiter)
 
-    def advance(self, told: Progress) -> int:
-        """Take in a worker's word; how many steps further it is. The word of an earlier world counts for nothing."""
+    def advance(self, told: Progress) -> bool:
+        """Take in a worker's word, and whether it is news. The word of an earlier world counts for nothing."""
         before = self.progress
         if told.generation < before.generation:
-            return 0
+            return False
         if told.generation == before.generation and told.step < before.step:
-            return 0
+            return False
         self.progress = replace(told, checkpoint_step=before.checkpoint_step, checkpoint_at=before.checkpoint_at)
         self.progress_saved = False
         self.touch()
-        return max(told.step - before.step, 0)
+        return True
+
+    def step(self, workers: Sequence[WorkerView]) -> int:
+        """The newest committed step: the result's, or else the furthest that anybody in the current world tells of."""
+        record = self.machine.record
+        if record.result is not None:
+            return record.result.step
+        current = {member.worker for member in record.world.members} if record.world is not None else set[str]()
+        return max([self.progress.step, *(worker.step or 0 for worker in workers if worker.worker in current)])
 
     def view(self, now: float) -> JobView:
         """What people see."""
         record, spec, progress = self.machine.record, self.document.spec, self.progress
-        result, world, error = record.result, record.world, record.error
+        result, error = record.result, record.error
         workers = self.machine.workers()
-        current = {member.worker for member in world.members} if world is not None else set[str]()
-        step = max([progress.step, *(worker.step or 0 for worker in workers if worker.worker in current)])
         members = () if self.ended else workers  # at its end nobody is a member any more
         metrics = dict(progress.metrics)
         if result is not None:
@@ -176,7 +182,7 @@ class Job:
             generation=record.generation,
             generations=record.generation,
             recoveries=record.recoveries,
-            step=result.step if result is not None else step,
+            step=self.step(workers),
             steps_total=progress.steps_total,
             epoch=progress.epoch,
             epochs=progress.epochs,

@@ -11,7 +11,8 @@ term. Every later write checks within its transaction that the term is still its
 up after another took its place writes nothing more (fencing, as in M. Kleppmann, "How to do distributed locking").
 """
 
-from collections.abc import Iterable, Iterator, Mapping
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -128,6 +129,8 @@ class Store:
         self._database = SqliteDatabase(where, read_only=read_only) if isinstance(where, Path) else where
         self._engine = self._database.engine
         self._term = 0
+        self.on_write: Callable[[float], object] = lambda _seconds: None
+        """Told how long each write took, with its commit."""
         read_only = self._database.read_only
         try:
             with self._transaction() as connection:
@@ -170,7 +173,7 @@ class Store:
 
     def create_job(self, row: JobRow, token: str, *, key: str = "") -> None:
         """Take a submission in. On disk when this returns. `key` is what its client calls it, if it does."""
-        with self._database.durable(), self._transaction(write=True) as connection:
+        with self._timed(), self._database.durable(), self._transaction(write=True) as connection:
             connection.execute(_jobs.insert().values({column.name: getattr(row, column.name) for column in _jobs.c}))
             connection.execute(_tokens.insert().values(job=row.id, token=token))
             if key:
@@ -195,7 +198,7 @@ class Store:
             {"job": job, "time": event.time, "kind": event.kind, "message": event.message.replace("\0", "\ufffd")}
             for event in events  # a worker's words; PostgreSQL takes no NUL
         ]
-        with self._transaction(write=True) as connection:
+        with self._timed(), self._transaction(write=True) as connection:
             if changes:
                 connection.execute(_jobs.update().where(_jobs.c.id == job).values(changes))
             if world is not None:
@@ -246,6 +249,14 @@ class Store:
         """The worker token of every job."""
         with self._transaction() as connection:
             return {row.job: row.token for row in connection.execute(_tokens.select())}
+
+    @contextmanager
+    def _timed(self) -> Iterator[None]:
+        began = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.on_write(time.perf_counter() - began)
 
     @contextmanager
     def _transaction(self, *, write: bool = False) -> Iterator[sa.Connection]:

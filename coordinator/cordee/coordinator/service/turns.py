@@ -15,6 +15,7 @@ from typing import Any, Final
 from cordee.coordinator.core import actions, events, scheduler
 from cordee.coordinator.service.agents import Agents
 from cordee.coordinator.service.job import Clock, Job
+from cordee.coordinator.service.lag import watch_lag
 from cordee.coordinator.service.launchers.base import AgentSpec, Launcher
 from cordee.coordinator.service.metrics import Metrics
 from cordee.coordinator.service.outgoing import Mailbox
@@ -66,6 +67,7 @@ class Turns:
         """Watch the agents, and save progress now and then."""
         self._spawn(self._agents.watch())
         self._spawn(self._save_progress())
+        self._spawn(watch_lag(self._metrics.service.loop_lag.observe))
 
     async def close(self) -> None:
         """Stop deciding; jobs and their workers go on without us."""
@@ -165,6 +167,7 @@ class Turns:
         job.events.extend(rows)
         if row is not None:
             job.stored_generation = row.generation
+            self._metrics.observe_world(job.id, row.cause)
 
     def _carry_out(self, job: Job, action: actions.Action) -> None:
         match action:
@@ -178,6 +181,10 @@ class Turns:
                 self._agents.stop(job.id, worker, grace_seconds, start)
             case actions.RecordRecovery(cause, seconds):
                 self._metrics.observe_recovery(job.id, cause.value, seconds)
+            case actions.RecordDeath(death=death):
+                self._metrics.observe_death(job.id, death)
+            case actions.RecordAgentExit(code=code):
+                self._metrics.observe_agent_exit(job.id, code)
             case actions.SetState(state, reason):
                 _log.info("job %s: %s%s", job.id, state.value, f" ({reason})" if reason else "")
             case actions.Persist() | actions.RecordEvent():

@@ -86,6 +86,7 @@ class WorkerServicer(rpc.WorkerServiceServicer):
         self._folder = folder
         self._sessions: dict[tuple[str, str], _Session] = {}
         controller.mailbox = self.deliver
+        controller.metrics.attached = lambda: len(self._sessions)
 
     def deliver(self, message: Outgoing) -> None:
         """Queue a message for one incarnation of a worker; dropped when its stream is gone."""
@@ -309,7 +310,7 @@ def _on_progress(controller: Controller, session: _Session, message: pb.Progress
 
 
 def _on_checkpointed(controller: Controller, session: _Session, message: pb.Checkpointed) -> None:
-    controller.checkpointed(session.job, message.step)
+    controller.checkpointed(session.job, message.step, message.size_bytes, message.seconds)
     controller.feed(session.job, events.WorkerCheckpointed(session.worker, session.incarnation, message.step))
 
 

@@ -24,6 +24,7 @@ from cordee.coordinator.service import auth
 from cordee.coordinator.service.bundles import MAX_BUNDLE_BYTES, BundleUpload
 from cordee.coordinator.service.controller import Controller
 from cordee.coordinator.service.folder import StateFolder
+from cordee.coordinator.service.rest.measured import Measured
 from cordee.coordinator.service.rest.models import (
     ErrorView,
     EventPage,
@@ -71,6 +72,7 @@ def create_app(controller: Controller, *, token: str, folder: StateFolder, versi
         dependencies=[Security(HTTPBearer(auto_error=False))],  # for the OpenAPI document; `_Guard` is what checks
     )
     app.add_middleware(_Guard, token=token)
+    app.add_middleware(Measured, observe=controller.metrics.service.requested)
     _add_error_shapes(app)
     _add_bundles(app, folder)
     _add_jobs(app, controller)
