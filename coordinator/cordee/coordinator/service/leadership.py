@@ -5,10 +5,12 @@ A coordinator of its own (no `leaderElection` in its configuration) leads from t
 
 import asyncio
 import importlib
-from typing import Protocol, cast
+from typing import TYPE_CHECKING, Protocol, cast
 
-from cordee.coordinator.config import Config
 from cordee.coordinator.errors import CoordinatorError
+
+if TYPE_CHECKING:
+    from cordee.coordinator.config import Config
 
 __all__ = ["Leadership", "LeadershipLostError", "open_leadership"]
 
@@ -36,7 +38,7 @@ class Leadership(Protocol):
         ...
 
 
-def open_leadership(config: Config) -> Leadership | None:
+def open_leadership(config: "Config") -> Leadership | None:
     """What the configuration asks for; None: there is one coordinator only."""
     if config.leader_election is None:
         return None

@@ -28,9 +28,11 @@ from cordee.coordinator.errors import CoordinatorError
 from cordee.coordinator.service import auth, ports
 from cordee.coordinator.service.bundles import remove_drafts
 from cordee.coordinator.service.controller import Controller
+from cordee.coordinator.service.databases import PostgresDatabase
 from cordee.coordinator.service.folder import StateFolder
 from cordee.coordinator.service.launchers.process import AGENT_COMMAND
 from cordee.coordinator.service.launchers.registry import open_launcher
+from cordee.coordinator.service.leadership import LeadershipLostError, open_leadership
 from cordee.coordinator.service.serving import HttpServer, readable
 from cordee.coordinator.service.store import Store
 from cordee.coordinator.service.workers import SERVER_OPTIONS, TokenInterceptor, WorkerServicer
@@ -38,6 +40,7 @@ from cordee.rpc.v1 import worker_pb2_grpc as rpc
 
 if TYPE_CHECKING:
     from cordee.coordinator.config import Config
+    from cordee.coordinator.service.standby import StandbyPages
 
 __all__ = ["CoordinatorServer", "version"]
 
@@ -103,6 +106,8 @@ class CoordinatorServer:
         self._guard: asyncio.Task[None] | None = None
         self._stopping: asyncio.Task[None] | None = None
         self._app: Any = None
+        self._lost = asyncio.Event()
+        self._standby: StandbyPages | None = None
 
     @property
     def controller(self) -> Controller:
@@ -114,11 +119,13 @@ class CoordinatorServer:
         """Take the folder, open the ports, take up the jobs. A sentence (CoordinatorError) when that cannot be."""
         self._check()
         async with contextlib.AsyncExitStack() as stack:
+            metrics = self._bind_metrics(stack)
+            await self._until_leading(stack, metrics)
             stack.enter_context(self.folder)
             remove_drafts(self.folder)
             self.token = self._read_token()
             earlier = self.folder.read_endpoint()
-            store = Store(self.folder.database)
+            store = self._open_store()
             stack.callback(store.close)
             launcher = open_launcher(
                 self._config, folder=self.folder, slots=self._slots, agent_command=self._agent_command
@@ -128,10 +135,6 @@ class CoordinatorServer:
             rest = ports.bind(self.host, self._rest_port, ports.port_of(earlier.get("url")))
             stack.callback(rest.close)
             self.rest_url = self._url(rest)
-            metrics = self._bind_metrics()
-            if metrics is not None:
-                stack.callback(metrics.close)
-                self.metrics_url = self._url(metrics)
 
             # The controller tells agents the gRPC port, the gRPC server asks the controller for tokens: bound late.
             interceptor = TokenInterceptor()
@@ -163,9 +166,12 @@ class CoordinatorServer:
             self._controller = controller
             self._rest = HttpServer(rest, self._load_rest, before=self._until_needed(rest))
             stack.push_async_callback(self._stop_rest, self._rest)
-            if metrics is not None:
+            if metrics is not None and self._standby is None:
                 small = HttpServer(metrics, self._load_metrics, before=self._until_rest)
                 stack.push_async_callback(small.stop)
+            elif self._standby is not None:
+                await self.rest_ready.wait()
+                self._standby.app = self._load_metrics()
             self._resources = stack.pop_all()
             self._guard = asyncio.get_running_loop().create_task(self._stop_on_failure())
 
@@ -210,16 +216,22 @@ class CoordinatorServer:
         try:
             signalled = loop.create_task(asked.wait())
             failed = loop.create_task(self.controller.failed.wait())
+            lost = loop.create_task(self._lost.wait())
             assert self._rest is not None
-            await asyncio.wait((signalled, failed, self._rest.task), return_when=asyncio.FIRST_COMPLETED)
-            signalled.cancel()
-            failed.cancel()
+            await asyncio.wait((signalled, failed, lost, self._rest.task), return_when=asyncio.FIRST_COMPLETED)
+            for task in (signalled, failed, lost):
+                task.cancel()
             await self.stop(stop_jobs=False)
         finally:
             for number in (signal.SIGTERM, signal.SIGINT):
                 loop.remove_signal_handler(number)
         if self.controller.failure is not None:
             raise self.controller.failure
+        if self._lost.is_set():
+            raise LeadershipLostError(
+                "the lease that lets this coordinator decide could not be renewed in time",
+                hint="it ends, and starts again as one that stands by; the jobs train on",
+            )
 
     async def _stop(self, controller: Controller, stop_jobs: bool) -> None:
         if self._guard is not None and controller.failure is None:
@@ -229,8 +241,14 @@ class CoordinatorServer:
         await self._resources.aclose()
 
     async def _stop_on_failure(self) -> None:
-        """A coordinator that cannot write must not look alive: its workers train on and look for the next one."""
-        await self.controller.failed.wait()
+        """A coordinator that cannot write must not look alive: its workers train on and look for the next one. The
+        same goes for one that another may have replaced."""
+        ends = [asyncio.ensure_future(event.wait()) for event in (self.controller.failed, self._lost)]
+        try:
+            await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for end in ends:
+                end.cancel()
         await self.stop(stop_jobs=False)
 
     def _check(self) -> None:
@@ -242,8 +260,6 @@ class CoordinatorServer:
             ("auth.metricsTokenFile", config and config.auth.metrics_token_file),
             ("auth.oidc", config and config.auth.oidc),
             ("auth.tokenReview", config and config.auth.token_review),
-            ("database", config and config.database),
-            ("leaderElection", config and config.leader_election),
         ):
             if asked:
                 message = f"{section} is set in the configuration, and this version of Cordee does not have it yet"
@@ -255,6 +271,39 @@ class CoordinatorServer:
                 hint="give it a certificate (tls, in the file of --config); or say --insecure (listen.insecure: true) "
                 "where something in front of it encrypts",
             )
+
+    # -- one of several
+
+    async def _until_leading(self, stack: contextlib.AsyncExitStack, metrics: socket.socket | None) -> None:
+        """Stand by until this one leads, if it is one of several."""
+        leadership = open_leadership(self._config) if self._config else None
+        if leadership is None:
+            return
+        self._lost = leadership.lost
+        stack.push_async_callback(leadership.release)
+        if metrics is not None:
+            from cordee.coordinator.service.standby import StandbyPages
+
+            self._standby = StandbyPages(lambda: leadership.holder, version())
+            small = HttpServer(metrics, lambda: self._standby)
+            stack.push_async_callback(small.stop)
+        await leadership.acquire()
+
+    def _open_store(self) -> Store:
+        database = self._config.database if self._config else None
+        if database is None:
+            return Store(self.folder.database)
+        try:
+            url = Path(database.url_file).read_text()
+        except OSError as error:
+            raise CoordinatorError(
+                f"the database's URL cannot be read from {database.url_file}: {error.strerror}",
+                hint="database.urlFile names a file that holds postgresql://user:password@host/database",
+            ) from error
+        store = Store(PostgresDatabase(url))
+        # Also without an election: a coordinator that was thought dead and is not must not write beside this one.
+        store.take_over()
+        return store
 
     # -- where
 
@@ -274,11 +323,14 @@ class CoordinatorServer:
     def _url(self, listener: socket.socket) -> str:
         return f"http://{ports.address(ports.reachable(self.host), listener.getsockname()[1])}"
 
-    def _bind_metrics(self) -> socket.socket | None:
+    def _bind_metrics(self, stack: contextlib.AsyncExitStack) -> socket.socket | None:
         port = self._config.listen.metrics_port if self._config else None
         if port is None:
             return None
-        return ports.bind(self.host, port, 0, what="metrics", option="listen.metricsPort")
+        listener = ports.bind(self.host, port, 0, what="metrics", option="listen.metricsPort")
+        stack.callback(listener.close)
+        self.metrics_url = self._url(listener)
+        return listener
 
     # -- REST
 
