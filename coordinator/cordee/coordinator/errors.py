@@ -5,7 +5,16 @@ the word that REST clients see; the REST layer maps it to a status in one table.
 a bug.
 """
 
-__all__ = ["ConflictError", "CoordinatorError", "InvalidError", "NotFoundError", "TooLargeError", "UnauthorizedError"]
+__all__ = [
+    "ConflictError",
+    "CoordinatorError",
+    "ForbiddenError",
+    "InvalidError",
+    "NotFoundError",
+    "TooLargeError",
+    "UnauthorizedError",
+    "UnavailableError",
+]
 
 
 class CoordinatorError(Exception):
@@ -47,3 +56,15 @@ class UnauthorizedError(CoordinatorError):
     """No token, or a wrong one."""
 
     code = "unauthorized"
+
+
+class ForbiddenError(CoordinatorError):
+    """Somebody known, who may not do this."""
+
+    code = "forbidden"
+
+
+class UnavailableError(CoordinatorError):
+    """What is needed to answer does not answer now: ask again."""
+
+    code = "unavailable"

@@ -13,7 +13,7 @@ import httpx2
 import pytest
 
 from cordee.coordinator.client import Client, read_endpoint
-from cordee.coordinator.config import Auth, Config, Database, LeaderElection, Listen
+from cordee.coordinator.config import Auth, Config, Listen, Tls
 from cordee.coordinator.errors import CoordinatorError
 from cordee.coordinator.service.server import CoordinatorServer
 
@@ -96,9 +96,8 @@ async def test_the_metrics_port_has_the_metrics_and_nothing_else(tmp_path: Path)
 @pytest.mark.parametrize(
     ("config", "named"),
     [
-        (Config(database=Database(url_file="/nowhere")), "database"),
-        (Config(leader_election=LeaderElection(lease="cordee")), "leaderElection"),
         (Config(auth=Auth(token_file="/no/such/file")), "/no/such/file"),
+        (Config(tls=Tls(certificate="/no/certificate", key="/no/key")), "/no/certificate"),
     ],
 )
 async def test_what_cannot_be_had_is_refused_in_a_sentence(tmp_path: Path, config: Config, named: str) -> None:

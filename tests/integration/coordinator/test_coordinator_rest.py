@@ -15,6 +15,8 @@ from starlette.routing import Route
 
 from cordee.coordinator import views
 from cordee.coordinator.service.bundles import MAX_BUNDLE_BYTES
+from cordee.coordinator.service.identity import JobTokens
+from cordee.coordinator.service.people import People
 from cordee.coordinator.service.rest import models
 from cordee.coordinator.service.rest.app import create_app
 from cordee.rpc.v1 import worker_pb2 as pb
@@ -45,7 +47,14 @@ def error(answer: httpx2.Response, status: int, code: str) -> dict[str, str]:
 
 def routes(coordinator: Any) -> list[tuple[str, str]]:
     """Every method and path the application answers, with something in place of its parameters."""
-    app = create_app(coordinator.server.controller, token="x" * 32, folder=coordinator.server.folder, version="0")
+    controller = coordinator.server.controller
+    app = create_app(
+        controller,
+        people=People([]),
+        workers=JobTokens(controller.job_of_token),
+        folder=coordinator.server.folder,
+        version="0",
+    )
     found = [
         (m, route.path) for route in app.routes if isinstance(route, Route | APIRoute) for m in route.methods or ()
     ]
@@ -119,7 +128,7 @@ async def test_a_submitted_job_is_listed_newest_first_and_found_by_id_and_by_nam
 async def test_a_submission_that_is_sent_again_is_the_same_job(coordinator: Any, tools: Any) -> None:
     first = await coordinator.submit()
     [bundle] = (coordinator.state / "bundles").iterdir()
-    body = {"job": tools.make_document(), "bundle": bundle.name.partition(".")[0], "key": "a word"}
+    body = {"job": tools.make_document(), "bundle": bundle.name.partition(".")[0], "key": "a-word"}
     again = [(await coordinator.http.post("/v1/jobs", json=body)).json()["id"] for _ in range(2)]
     assert again[0] == again[1] != first["id"]
     other = await coordinator.http.post("/v1/jobs", json={**body, "key": "another"})

@@ -1,17 +1,20 @@
-"""Tokens: one for people, kept in a file only its owner can read, and one per job for its workers.
+"""Tokens in files: the administrator's, which only its owner can read, and others; and one per job for its workers.
 
 There is no mode without a token. All comparisons take the same time wherever the first difference lies.
 """
 
 import contextlib
 import hmac
+import logging
 import os
 import secrets
 from pathlib import Path
 
 from cordee.coordinator.errors import CoordinatorError
 
-__all__ = ["bearer", "is_loopback", "load_or_create_token", "matches", "new_token", "read_token"]
+__all__ = ["TokenFile", "bearer", "is_loopback", "load_or_create_token", "matches", "new_token", "read_token"]
+
+_log = logging.getLogger(__name__)
 
 _NUM_BYTES = 32
 _MIN_LENGTH = 16
@@ -46,6 +49,29 @@ def read_token(path: Path, *, hint: str = "") -> str:
         message = f"the token file {path} holds no usable token (at least {_MIN_LENGTH} ASCII characters)"
         raise CoordinatorError(message, hint=hint)
     return token
+
+
+class TokenFile:
+    """A token in a file, read again when the file changes. While it holds none, nobody comes in by it."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._seen: tuple[int, int, int] | None = None
+        self._token = read_token(path)  # at the start it is a mistake to be told at once
+
+    @property
+    def token(self) -> str:
+        """What it holds now; empty when that is no token."""
+        try:
+            status = self._path.stat()
+            seen = (status.st_mtime_ns, status.st_size, status.st_ino)
+            if seen != self._seen:
+                self._seen, self._token = seen, read_token(self._path)
+        except (OSError, CoordinatorError) as error:
+            if self._token:
+                _log.warning("nobody comes in by the token file %s: %s", self._path, error)
+            self._token = ""
+        return self._token
 
 
 def bearer(header: str | None) -> str:

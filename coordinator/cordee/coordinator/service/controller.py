@@ -75,7 +75,7 @@ class Controller:
                 job, worker, coordinator=coordinator_address, orphan_seconds=orphan_seconds
             ),
         )
-        self._tokens: set[bytes] = set()  # by digest: how long a look-up takes says nothing about a token
+        self._tokens: dict[bytes, str] = {}  # by digest: how long a look-up takes says nothing about a token
         self.feed = self._turns.feed
         """One turn of a job: the event in, what is decided done."""
 
@@ -175,7 +175,7 @@ class Controller:
             launcher=document.spec.launcher, workers_now=granted, capacity=capacity, free=free, message=message
         )
 
-    async def submit(self, document: JobDocument, bundle: str | None = None, *, key: str = "") -> JobView:
+    async def submit(self, document: JobDocument, bundle: str | None = None, *, key: str = "", by: str = "") -> JobView:
         """Take a job in. It is on disk when this returns. Under a key that is known already: the job of that time."""
         check_capacity(self._launcher, document.spec.workers.min)
         bundle = await asyncio.to_thread(check_source, self._folder, document, bundle)
@@ -199,7 +199,7 @@ class Controller:
         self._folder.job(identity).mkdir(parents=True, exist_ok=True)
         self._store.create_job(row, token, key=key)
         job = self._load(row, token)
-        self._turns.note(job, "submitted", f"{document.spec.script}, {workers} workers")
+        self._turns.note(job, "submitted", f"{document.spec.script}, {workers} workers{_by(by)}")
         self._turns.reschedule()
         return job.view(self._clock.now())
 
@@ -231,18 +231,20 @@ class Controller:
             raise NotFoundError(f"there is no job {ref!r}", hint="see the jobs there are with: cordee jobs")
         return job
 
-    async def scale(self, ref: str, minimum: int, maximum: int) -> JobView:
+    async def scale(self, ref: str, minimum: int, maximum: int, *, by: str = "") -> JobView:
         """Give a job another range of worker counts."""
         job = self._find_open(ref, "scaled")
         check_capacity(self._launcher, minimum)
+        if by:
+            self._turns.note(job, "asked", f"{minimum}:{maximum} workers{_by(by)}")
         self.feed(job, events.ScaleRequested(minimum, maximum))
         self._turns.reschedule()
         return job.view(self._clock.now())
 
-    async def cancel(self, ref: str) -> JobView:
+    async def cancel(self, ref: str, *, by: str = "") -> JobView:
         """End a job."""
         job = self._find_open(ref, "cancelled")
-        self.feed(job, events.CancelRequested())
+        self.feed(job, events.CancelRequested(f"cancelled{_by(by)}") if by else events.CancelRequested())
         return job.view(self._clock.now())
 
     def inject(self, ref: str, fault: Fault) -> FaultView:
@@ -305,9 +307,9 @@ class Controller:
         """A job by its id only."""
         return self._turns.jobs.get(identity)
 
-    def knows_token(self, token: str) -> bool:
-        """Whether it is the worker token of some job. Which one is for the call's handler to compare."""
-        return _digest(token) in self._tokens
+    def job_of_token(self, token: str) -> str | None:
+        """The id of the job whose worker token it is."""
+        return self._tokens.get(_digest(token))
 
     def progress(self, job: Job, told: Progress) -> None:
         """Rank 0's word on how far training is."""
@@ -344,7 +346,7 @@ class Controller:
             events=self._store.events(row.id, last=NUM_EVENTS),
         )
         self._turns.add(job)
-        self._tokens.add(_digest(token))
+        self._tokens[_digest(token)] = row.id
         return job
 
     def _find_open(self, ref: str, verb: str) -> Job:
@@ -358,6 +360,11 @@ class Controller:
             identity = f"{name}-{''.join(secrets.choice(_ID_ALPHABET) for _ in range(6))}"
             if identity not in self._turns.jobs and not self._folder.job(identity).exists():
                 return identity
+
+
+def _by(who: str) -> str:
+    """Who asked for it, where that is known; what an identity provider calls people is cut to a sane length."""
+    return f" by {who[:200]}" if who else ""
 
 
 def _digest(token: str) -> bytes:

@@ -17,6 +17,7 @@ import logging
 import os
 import signal
 import socket
+import ssl
 from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, cast
@@ -29,18 +30,22 @@ from cordee.coordinator.service import auth, ports
 from cordee.coordinator.service.bundles import remove_drafts
 from cordee.coordinator.service.controller import Controller
 from cordee.coordinator.service.databases import PostgresDatabase
+from cordee.coordinator.service.doors import open_people, open_workers
 from cordee.coordinator.service.folder import StateFolder
+from cordee.coordinator.service.identity import WorkerVerifier
 from cordee.coordinator.service.launchers.process import AGENT_COMMAND
 from cordee.coordinator.service.launchers.registry import open_launcher
 from cordee.coordinator.service.leadership import LeadershipLostError, open_leadership
+from cordee.coordinator.service.people import People
 from cordee.coordinator.service.serving import HttpServer, readable
 from cordee.coordinator.service.store import Store
 from cordee.coordinator.service.workers import SERVER_OPTIONS, TokenInterceptor, WorkerServicer
 from cordee.rpc.v1 import worker_pb2_grpc as rpc
 
 if TYPE_CHECKING:
-    from cordee.coordinator.config import Config
+    from cordee.coordinator.config import Config, Tls
     from cordee.coordinator.service.standby import StandbyPages
+    from cordee.coordinator.service.tls import Certificates
 
 __all__ = ["CoordinatorServer", "version"]
 
@@ -106,6 +111,7 @@ class CoordinatorServer:
         self._guard: asyncio.Task[None] | None = None
         self._stopping: asyncio.Task[None] | None = None
         self._app: Any = None
+        self._certificates: Certificates | None = None
         self._lost = asyncio.Event()
         self._standby: StandbyPages | None = None
 
@@ -118,6 +124,7 @@ class CoordinatorServer:
     async def start(self) -> None:
         """Take the folder, open the ports, take up the jobs. A sentence (CoordinatorError) when that cannot be."""
         self._check()
+        self._certificates = self._load_certificates()
         async with contextlib.AsyncExitStack() as stack:
             metrics = self._bind_metrics(stack)
             await self._until_leading(stack, metrics)
@@ -132,15 +139,18 @@ class CoordinatorServer:
             )
             stack.push_async_callback(launcher.close)
 
+            people = open_people(self._config, self.token)
+            stack.push_async_callback(people.close)
             rest = ports.bind(self.host, self._rest_port, ports.port_of(earlier.get("url")))
             stack.callback(rest.close)
             self.rest_url = self._url(rest)
 
-            # The controller tells agents the gRPC port, the gRPC server asks the controller for tokens: bound late.
+            # The controller tells agents the gRPC port, the gRPC server asks the controller for workers: bound late.
             interceptor = TokenInterceptor()
             server = grpc.aio.server(interceptors=(interceptor,), options=SERVER_OPTIONS)
             found = ports.port_of(earlier.get("grpc"))
-            port = ports.bind_grpc(server, self.host, self._grpc_port, found, self.folder.root)
+            credentials = self._certificates.grpc_credentials() if self._certificates is not None else None
+            port = ports.bind_grpc(server, self.host, self._grpc_port, found, self.folder.root, credentials)
             self.grpc_address = ports.address(ports.reachable(self.host), port)
             controller = Controller(
                 folder=self.folder,
@@ -151,9 +161,10 @@ class CoordinatorServer:
                 orphan_seconds=self._orphan_seconds,
                 policy=self._policy,
             )
-            interceptor.knows_token = controller.knows_token
+            workers = open_workers(launcher, controller)
+            interceptor.verifier = workers
             rpc.add_WorkerServiceServicer_to_server(
-                WorkerServicer(controller, self.folder), cast("grpc.Server", server)
+                WorkerServicer(controller, self.folder, workers), cast("grpc.Server", server)
             )
             await controller.start()
             stack.push_async_callback(controller.close)
@@ -161,13 +172,29 @@ class CoordinatorServer:
             stack.push_async_callback(server.stop, None)
 
             self.folder.write_endpoint(
-                {"url": self.rest_url, "grpc": self.grpc_address, "pid": os.getpid(), "token_file": self._token_file}
+                {
+                    "url": self.rest_url,
+                    "grpc": self.grpc_address,
+                    "pid": os.getpid(),
+                    "token_file": self._token_file,
+                    "authority": self._tls.authority if self._tls else None,
+                }
             )
             self._controller = controller
-            self._rest = HttpServer(rest, self._load_rest, before=self._until_needed(rest))
+            self._rest = HttpServer(
+                rest,
+                lambda: self._load_rest(people, workers),
+                context=self._context(),
+                before=self._until_needed(rest),
+            )
             stack.push_async_callback(self._stop_rest, self._rest)
             if metrics is not None and self._standby is None:
-                small = HttpServer(metrics, self._load_metrics, before=self._until_rest)
+                small = HttpServer(
+                    metrics,
+                    self._load_metrics,
+                    context=self._context(ask_clients=False),
+                    before=self._until_rest,
+                )
                 stack.push_async_callback(small.stop)
             elif self._standby is not None:
                 await self.rest_ready.wait()
@@ -252,19 +279,9 @@ class CoordinatorServer:
         await self.stop(stop_jobs=False)
 
     def _check(self) -> None:
-        """Refuse what would be unsafe, or is asked for and not there."""
+        """Refuse what would be unsafe."""
         config = self._config
-        for section, asked in (
-            ("tls", config and config.tls),
-            ("auth.tokens", config and config.auth.tokens),
-            ("auth.metricsTokenFile", config and config.auth.metrics_token_file),
-            ("auth.oidc", config and config.auth.oidc),
-            ("auth.tokenReview", config and config.auth.token_review),
-        ):
-            if asked:
-                message = f"{section} is set in the configuration, and this version of Cordee does not have it yet"
-                raise CoordinatorError(message, hint=f"leave {section} out")
-        if not auth.is_loopback(self.host) and not (config and config.listen.insecure):
+        if not auth.is_loopback(self.host) and not (config and (config.tls or config.listen.insecure)):
             raise CoordinatorError(
                 f"the coordinator would listen on {self.host}, beyond this machine, without TLS: tokens would travel "
                 "in the clear",
@@ -285,7 +302,7 @@ class CoordinatorServer:
             from cordee.coordinator.service.standby import StandbyPages
 
             self._standby = StandbyPages(lambda: leadership.holder, version())
-            small = HttpServer(metrics, lambda: self._standby)
+            small = HttpServer(metrics, lambda: self._standby, context=self._context(ask_clients=False))
             stack.push_async_callback(small.stop)
         await leadership.acquire()
 
@@ -320,8 +337,23 @@ class CoordinatorServer:
     def _advertised_grpc(self) -> str:
         return (self._config.advertise.grpc if self._config else None) or self.grpc_address
 
+    @property
+    def _tls(self) -> "Tls | None":
+        return self._config.tls if self._config else None
+
+    def _load_certificates(self) -> "Certificates | None":
+        if self._tls is None:
+            return None
+        from cordee.coordinator.service.tls import Certificates
+
+        return Certificates(self._tls)
+
+    def _context(self, *, ask_clients: bool = True) -> ssl.SSLContext | None:
+        return self._certificates.context(ask_clients=ask_clients) if self._certificates is not None else None
+
     def _url(self, listener: socket.socket) -> str:
-        return f"http://{ports.address(ports.reachable(self.host), listener.getsockname()[1])}"
+        scheme = "http" if self._tls is None else "https"
+        return f"{scheme}://{ports.address(ports.reachable(self.host), listener.getsockname()[1])}"
 
     def _bind_metrics(self, stack: contextlib.AsyncExitStack) -> socket.socket | None:
         port = self._config.listen.metrics_port if self._config else None
@@ -346,9 +378,11 @@ class CoordinatorServer:
     async def _until_rest(self) -> None:
         await self.rest_ready.wait()
 
-    def _load_rest(self) -> Any:
+    def _load_rest(self, people: People, workers: WorkerVerifier) -> Any:
         module = importlib.import_module("cordee.coordinator.service.rest.app")
-        self._app = module.create_app(self.controller, token=self.token, folder=self.folder, version=version())
+        self._app = module.create_app(
+            self.controller, people=people, workers=workers, folder=self.folder, version=version()
+        )
         return self._app
 
     def _load_metrics(self) -> Any:

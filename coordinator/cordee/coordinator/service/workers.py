@@ -4,10 +4,12 @@ A stream is one process of one worker. What it says becomes an event, what the j
 neither is looked into here. Its end, by whatever end, is an event too, and the fastest sign of a dead worker: the
 kernel closes a killed process's connection, and this coroutine wakes within a millisecond or so.
 
-Every call needs the token of one job, checked before the call's handler runs, and is then good for that job only.
+Every call needs the token of a worker (`identity`), checked before the call's handler runs, and is then good for that
+worker's job only.
 """
 
 import asyncio
+import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any, Final
 
@@ -17,9 +19,11 @@ import grpc.aio
 from cordee.coordinator.core import actions, events
 from cordee.coordinator.core.activity import Activity, Doing
 from cordee.coordinator.core.model import ArrivalReason, Member, PostMortem, Result, StopReason
+from cordee.coordinator.errors import CoordinatorError
 from cordee.coordinator.service import auth
 from cordee.coordinator.service.controller import Controller
 from cordee.coordinator.service.folder import StateFolder
+from cordee.coordinator.service.identity import Worker, WorkerVerifier, is_worker_of
 from cordee.coordinator.service.job import Job, Progress, finite
 from cordee.coordinator.service.outgoing import Outgoing, SendFault
 from cordee.rpc.v1 import worker_pb2 as pb
@@ -34,6 +38,8 @@ SERVER_OPTIONS: Final = (
     ("grpc.http2.min_ping_interval_without_data_ms", 5_000),
     ("grpc.keepalive_permit_without_calls", 1),
 )
+_log = logging.getLogger(__name__)
+
 _LAST_WORDS_SECONDS: Final = 3.0
 _CHUNK_BYTES: Final = 256 << 10
 _MAX_TEXT: Final = 64 << 10
@@ -81,8 +87,9 @@ class _Session:
 class WorkerServicer(rpc.WorkerServiceServicer):
     """Streams in, events out; and the other way round. It is the controller's mailbox."""
 
-    def __init__(self, controller: Controller, folder: StateFolder) -> None:
+    def __init__(self, controller: Controller, folder: StateFolder, verifier: WorkerVerifier) -> None:
         self._controller = controller
+        self._verifier = verifier
         self._folder = folder
         self._sessions: dict[tuple[str, str], _Session] = {}
         controller.mailbox = self.deliver
@@ -116,7 +123,9 @@ class WorkerServicer(rpc.WorkerServiceServicer):
         session.outgoing.put_nowait(
             pb.CoordinatorMessage(
                 welcome=pb.Welcome(
-                    heartbeat_seconds=job.machine.policy.heartbeat_seconds, generation=job.machine.generation
+                    heartbeat_seconds=job.machine.policy.heartbeat_seconds,
+                    generation=job.machine.generation,
+                    secret=job.token,
                 )
             )
         )
@@ -138,7 +147,7 @@ class WorkerServicer(rpc.WorkerServiceServicer):
         self, request: pb.FetchBundleRequest, context: _Context
     ) -> AsyncIterator[pb.BundleChunk]:
         """The job's source."""
-        job = await self._job(request.job, context)
+        job, _ = await self._job(request.job, context)
         path = self._folder.bundle(job.bundle) if job.bundle else None
         if path is None or not path.exists():
             await context.abort(grpc.StatusCode.NOT_FOUND, f"the source of the job {job.id} is not here")
@@ -153,22 +162,30 @@ class WorkerServicer(rpc.WorkerServiceServicer):
             await context.abort(grpc.StatusCode.INVALID_ARGUMENT, "the first message of a stream is Hello")
             raise AssertionError
         hello = first.hello
-        job = await self._job(hello.job, context)
-        index = hello.worker.removeprefix(f"{job.id}-w")
+        job, caller = await self._job(hello.job, context)
         named = 0 < len(hello.incarnation) <= MAX_NAME and len(hello.address) <= MAX_NAME  # both are stored, every turn
-        if hello.worker == index or not (index.isascii() and index.isdigit()) or not named:
+        if not is_worker_of(job.id, hello.worker) or not named:
             who = f"{hello.worker[:MAX_NAME]!r}, incarnation {hello.incarnation[:MAX_NAME]!r},"
             sentence = f"{who} is no worker of the job {job.id}"
             await context.abort(grpc.StatusCode.INVALID_ARGUMENT, sentence)
+        if not caller.is_named(hello.worker):
+            await context.abort(grpc.StatusCode.PERMISSION_DENIED, f"the token is not the worker {hello.worker}'s")
         return hello, job
 
-    async def _job(self, identity: str, context: _Context) -> Job:
-        """The job, if the call's token is its own. To others it does not even say whether the job exists."""
+    async def _job(self, identity: str, context: _Context) -> tuple[Job, Worker]:
+        """The job, if the caller is its worker. To others it does not even say whether the job exists."""
         job = self._controller.find_id(identity)
-        if job is None or not auth.matches(_token(context.invocation_metadata()), job.token):
-            await context.abort(grpc.StatusCode.PERMISSION_DENIED, f"the token is not the job {identity!r}'s")
+        try:
+            caller = await self._verifier.identify(_token(context.invocation_metadata()))
+        except CoordinatorError as error:
+            await context.abort(grpc.StatusCode.UNAVAILABLE, error.message)
+            raise AssertionError from None
+        if job is None or caller is None or caller.job != job.id:
+            await context.abort(
+                grpc.StatusCode.PERMISSION_DENIED, f"the token is not the job {identity[:MAX_NAME]!r}'s"
+            )
             raise AssertionError
-        return job
+        return job, caller
 
     async def _read(self, session: _Session, messages: AsyncIterator[pb.WorkerMessage]) -> None:
         try:
@@ -189,10 +206,11 @@ class WorkerServicer(rpc.WorkerServiceServicer):
 
 
 class TokenInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]
-    """Turns away every call without the worker token of some job, whatever its method."""
+    """Turns away every call that does not carry the token of some worker, whatever its method."""
 
     def __init__(self) -> None:
-        self.knows_token: Callable[[str], bool] = lambda _token: False
+        self.verifier: WorkerVerifier | None = None
+        """Without one nobody comes in."""
 
     async def intercept_service(
         self,
@@ -201,13 +219,22 @@ class TokenInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]
     ) -> Any:
         """The call's handler, or one that refuses."""
         given = _token(handler_call_details.invocation_metadata)
-        if given and self.knows_token(given):
-            return await continuation(handler_call_details)
+        if given and self.verifier is not None:
+            try:
+                if await self.verifier.identify(given) is not None:
+                    return await continuation(handler_call_details)
+            except CoordinatorError as error:
+                _log.warning("whether a caller is a worker cannot be found out: %s", error)
+                return grpc.stream_stream_rpc_method_handler(_not_now)
         return grpc.stream_stream_rpc_method_handler(_refuse)
 
 
+async def _not_now(_requests: object, context: _Context) -> None:
+    await context.abort(grpc.StatusCode.UNAVAILABLE, "who calls cannot be found out now: ask again")
+
+
 async def _refuse(_requests: object, context: _Context) -> None:
-    await context.abort(grpc.StatusCode.UNAUTHENTICATED, "this call needs the worker token of a job")
+    await context.abort(grpc.StatusCode.UNAUTHENTICATED, "this call needs the token of a worker")
 
 
 def _token(metadata: Any) -> str:

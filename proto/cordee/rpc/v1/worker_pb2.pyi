@@ -137,12 +137,14 @@ class PostMortem(_message.Message):
     def __init__(self, incarnation: _Optional[str] = ..., code: _Optional[int] = ..., words: _Optional[str] = ..., stack: _Optional[str] = ..., step: _Optional[int] = ..., asked: _Optional[bool] = ..., silent: _Optional[bool] = ..., patience: _Optional[int] = ...) -> None: ...
 
 class Welcome(_message.Message):
-    __slots__ = ("heartbeat_seconds", "generation")
+    __slots__ = ("heartbeat_seconds", "generation", "secret")
     HEARTBEAT_SECONDS_FIELD_NUMBER: _ClassVar[int]
     GENERATION_FIELD_NUMBER: _ClassVar[int]
+    SECRET_FIELD_NUMBER: _ClassVar[int]
     heartbeat_seconds: float
     generation: int
-    def __init__(self, heartbeat_seconds: _Optional[float] = ..., generation: _Optional[int] = ...) -> None: ...
+    secret: str
+    def __init__(self, heartbeat_seconds: _Optional[float] = ..., generation: _Optional[int] = ..., secret: _Optional[str] = ...) -> None: ...
 
 class Heartbeat(_message.Message):
     __slots__ = ("generation", "step", "activity")

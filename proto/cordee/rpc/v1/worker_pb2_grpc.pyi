@@ -9,7 +9,8 @@ carries the generation it is meant for. A broken stream is the fastest sign of a
 come is the sign of a stopped one. A worker whose coordinator is gone goes on training and attaches again, with the
 same incarnation, generation and step, once a coordinator answers at the address.
 
-Every call carries the metadata `authorization: Bearer <the job's worker token>`.
+Every call carries the metadata `authorization: Bearer <token>`: the job's worker token, or one that was made for this
+worker's pod.
 """
 
 from collections import abc as _abc

@@ -1,32 +1,29 @@
 """The FastAPI application.
 
-Everything but `GET /healthz` needs the token, pages that do not exist included: the check is a middleware around the
-whole application, so that a route cannot be forgotten. Nothing but the middleware decides who may come in; nothing but
-`_STATUS` decides which status an error has; every refusal has the same shape.
+Everything but `/healthz` and `/readyz` needs a token: `guard` stands around the whole application, and nothing else
+decides who may come in. `refusals` is what errors look like.
 """
 
 import json
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 from dataclasses import asdict
-from typing import Annotated, Any, Final
+from typing import Annotated, Final
 
-from fastapi import FastAPI, HTTPException, Path, Query, Request, Response, Security
-from fastapi.exceptions import RequestValidationError
+from fastapi import FastAPI, Path, Query, Request, Response, Security
 from fastapi.responses import JSONResponse, StreamingResponse
 from fastapi.security import HTTPBearer
-from starlette.exceptions import HTTPException as StarletteHTTPException
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from cordee.coordinator import spec
-from cordee.coordinator.errors import CoordinatorError, InvalidError, NotFoundError, UnauthorizedError
+from cordee.coordinator.errors import InvalidError, NotFoundError
 from cordee.coordinator.faults import check_fault
-from cordee.coordinator.service import auth
 from cordee.coordinator.service.bundles import MAX_BUNDLE_BYTES, BundleUpload
 from cordee.coordinator.service.controller import Controller
 from cordee.coordinator.service.folder import StateFolder
+from cordee.coordinator.service.identity import WorkerVerifier
+from cordee.coordinator.service.people import People
+from cordee.coordinator.service.rest.guard import Guard, Who
 from cordee.coordinator.service.rest.measured import Measured
 from cordee.coordinator.service.rest.models import (
-    ErrorView,
     EventPage,
     FaultRequest,
     FaultView,
@@ -37,30 +34,19 @@ from cordee.coordinator.service.rest.models import (
     ScaleRequest,
     Submission,
 )
+from cordee.coordinator.service.rest.refusals import ERRORS, add_error_shapes
 
 __all__ = ["create_app"]
 
-_MAX_BODY_BYTES: Final = 2 << 20
 _NDJSON: Final = "application/x-ndjson"
-_OPEN: Final = frozenset({("GET", "/healthz"), ("HEAD", "/healthz")})
-
-_STATUS: Final[dict[str, int]] = {
-    "unauthorized": 401,
-    "not_found": 404,
-    "method_not_allowed": 405,
-    "conflict": 409,
-    "too_large": 413,
-    "invalid": 422,
-    "launcher": 503,
-}
-_CODE: Final = {status: code for code, status in _STATUS.items()}
-_ERRORS: Final[dict[int | str, dict[str, Any]]] = {status: {"model": ErrorView} for status in (401, 404, 409, 413, 422)}
 
 Ref = Annotated[str, Path(description="a job's id, or its name: the newest job of that name", max_length=128)]
 Sha256 = Annotated[str, Path(pattern=r"^[0-9a-f]{64}$", description="the bundle's SHA-256 in hexadecimal")]
 
 
-def create_app(controller: Controller, *, token: str, folder: StateFolder, version: str) -> FastAPI:
+def create_app(
+    controller: Controller, *, people: People, workers: WorkerVerifier, folder: StateFolder, version: str
+) -> FastAPI:
     """The application around one controller."""
     app = FastAPI(
         title="Cordee coordinator",
@@ -68,18 +54,18 @@ def create_app(controller: Controller, *, token: str, folder: StateFolder, versi
         docs_url=None,  # its page would load scripts from elsewhere and send them the token
         redoc_url=None,
         openapi_url=None,  # served below, behind the token like everything else
-        responses=_ERRORS,
-        dependencies=[Security(HTTPBearer(auto_error=False))],  # for the OpenAPI document; `_Guard` is what checks
+        responses=ERRORS,
+        dependencies=[Security(HTTPBearer(auto_error=False))],  # for the OpenAPI document; `Guard` is what checks
     )
-    app.add_middleware(_Guard, token=token)
+    app.add_middleware(Guard, people=people, workers=workers)
     app.add_middleware(Measured, observe=controller.metrics.service.requested)
-    _add_error_shapes(app)
+    add_error_shapes(app)
     _add_bundles(app, folder)
     _add_jobs(app, controller)
 
     @app.get("/healthz", tags=["service"])
     async def healthz() -> Health:
-        """The coordinator answers. The one page without a token."""
+        """The coordinator answers. A page without a token."""
         return Health(status="ok", version=version)
 
     @app.get("/metrics", tags=["service"], response_class=Response)
@@ -97,7 +83,7 @@ def create_app(controller: Controller, *, token: str, folder: StateFolder, versi
 
 def _add_jobs(app: FastAPI, controller: Controller) -> None:
     @app.post("/v1/jobs", status_code=201, response_model=JobView | Plan, tags=["jobs"])
-    async def submit(body: Submission, response: Response, dry_run: bool = False) -> JobView | Plan:
+    async def submit(body: Submission, response: Response, who: Who, dry_run: bool = False) -> JobView | Plan:
         """Take a job in; with `dry_run`, say whether it is valid and where it would run."""
         try:
             job = spec.parse_job(body.job, bundled=True)
@@ -106,7 +92,7 @@ def _add_jobs(app: FastAPI, controller: Controller) -> None:
         if dry_run:
             response.status_code = 200
             return Plan(valid=True, placement=controller.plan(job))
-        return await controller.submit(job, body.bundle, key=body.key)
+        return await controller.submit(job, body.bundle, key=body.key, by=who)
 
     @app.get("/v1/jobs", tags=["jobs"])
     async def jobs() -> JobList:
@@ -119,18 +105,18 @@ def _add_jobs(app: FastAPI, controller: Controller) -> None:
         return controller.job(ref)
 
     @app.post("/v1/jobs/{ref}/scale", tags=["jobs"])
-    async def scale(ref: Ref, body: ScaleRequest) -> JobView:
+    async def scale(ref: Ref, body: ScaleRequest, who: Who) -> JobView:
         """Give a running job another range of worker counts."""
         try:
             workers = spec.parse_workers(f"{body.min}:{body.max}")
         except spec.SpecError as error:
             raise InvalidError(str(error)) from None
-        return await controller.scale(ref, workers.min, workers.max)
+        return await controller.scale(ref, workers.min, workers.max, by=who)
 
     @app.post("/v1/jobs/{ref}/cancel", tags=["jobs"])
-    async def cancel(ref: Ref) -> JobView:
+    async def cancel(ref: Ref, who: Who) -> JobView:
         """End a job; its workers are stopped."""
-        return await controller.cancel(ref)
+        return await controller.cancel(ref, by=who)
 
     @app.post("/v1/jobs/{ref}/faults", status_code=202, tags=["jobs"])
     async def inject(ref: Ref, body: FaultRequest) -> FaultView:
@@ -194,86 +180,3 @@ def _add_bundles(app: FastAPI, folder: StateFolder) -> None:
                     break
             upload.keep()
         return Response(status_code=201)
-
-
-class _Guard:
-    """Lets nobody in without the token, and no body in that is too large. Pure ASGI, so that streams stay streams."""
-
-    def __init__(self, app: ASGIApp, token: str) -> None:
-        self._app = app
-        self._token = token
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "lifespan":
-            await self._app(scope, receive, send)
-            return
-        if scope["type"] != "http":
-            return
-        headers: dict[bytes, bytes] = dict(scope["headers"])
-        given = auth.bearer(headers.get(b"authorization", b"").decode("latin-1"))
-        if (scope["method"], scope["path"]) not in _OPEN and not auth.matches(given, self._token):
-            missing = UnauthorizedError(
-                "this needs the coordinator's token" if not given else "the token is not this coordinator's",
-                hint="send 'Authorization: Bearer <token>'; the token is in the state folder's file 'token'",
-            )
-            await _refusal(missing)(scope, receive, send)
-            return
-        await self._app(scope, receive if scope["method"] == "PUT" else _limited(receive), send)
-
-
-def _limited(receive: Receive) -> Receive:
-    size = 0
-
-    async def counted() -> Message:
-        nonlocal size
-        message = await receive()
-        size += len(message.get("body", b""))
-        if size > _MAX_BODY_BYTES:
-            raise HTTPException(413, f"the request is larger than {_MAX_BODY_BYTES >> 20} MiB")
-        return message
-
-    return counted
-
-
-def _refusal(error: CoordinatorError) -> JSONResponse:
-    status = _STATUS.get(error.code, 500)
-    return JSONResponse(
-        {"error": {"code": error.code, "message": error.message, "hint": error.hint}},
-        status_code=status,
-        headers={"WWW-Authenticate": "Bearer"} if status == 401 else None,
-    )
-
-
-def _add_error_shapes(app: FastAPI) -> None:
-    async def known(_: Request, error: Exception) -> Response:
-        assert isinstance(error, CoordinatorError)
-        return _refusal(error)
-
-    async def malformed(_: Request, error: Exception) -> Response:
-        assert isinstance(error, RequestValidationError)
-        sentences = [
-            f"{'.'.join(str(part) for part in detail['loc'])}: {detail['msg'][:1].lower()}{detail['msg'][1:]}"
-            for detail in error.errors()
-        ]
-        return _refusal(InvalidError("; ".join(sentences)))
-
-    async def http(_: Request, error: Exception) -> Response:
-        assert isinstance(error, StarletteHTTPException)
-        refusal = CoordinatorError(str(error.detail))
-        refusal.code = _CODE.get(error.status_code, "error")
-        response = _refusal(refusal)
-        response.status_code = error.status_code
-        return response
-
-    async def bug(request: Request, _: Exception) -> Response:
-        refusal = CoordinatorError(f"the coordinator failed at {request.method} {request.url.path}", "see its log")
-        return _refusal(refusal)
-
-    handlers: list[tuple[type[Exception], Callable[[Request, Exception], Awaitable[Response]]]] = [
-        (CoordinatorError, known),
-        (RequestValidationError, malformed),
-        (StarletteHTTPException, http),
-        (Exception, bug),
-    ]
-    for kind, handler in handlers:
-        app.add_exception_handler(kind, handler)

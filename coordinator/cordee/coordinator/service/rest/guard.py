@@ -1,11 +1,99 @@
-"""What stands around the REST application, as plain ASGI, so that streams stay streams."""
+"""What stands around the REST application, as plain ASGI, so that streams stay streams.
 
+Everything is closed that is not opened here, pages that do not exist included: the check comes before the router, so
+that a route cannot be forgotten. There are two doors. Behind `/v1/workers/<worker>/` is what that worker does, with its
+own token and nobody else's; behind the other one are people, with theirs, and what they may do there.
+"""
+
+import re
 from collections.abc import Collection
+from typing import Annotated, Final, Protocol, cast
 
-from starlette.responses import JSONResponse
-from starlette.types import ASGIApp, Receive, Scope, Send
+from fastapi import Depends, HTTPException, Request
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-__all__ = ["OnlyPages"]
+from cordee.coordinator.errors import CoordinatorError, ForbiddenError, NotFoundError, UnauthorizedError
+from cordee.coordinator.service import auth
+from cordee.coordinator.service.identity import Worker, WorkerVerifier
+from cordee.coordinator.service.people import Principal, verb_of
+from cordee.coordinator.service.rest.refusals import refusal
+
+__all__ = ["Guard", "OnlyPages", "Who", "worker_identity"]
+
+_MAX_BODY_BYTES: Final = 2 << 20
+_OPEN: Final = frozenset({("GET", "/healthz"), ("HEAD", "/healthz"), ("GET", "/readyz"), ("HEAD", "/readyz")})
+_WORKERS: Final = "/v1/workers"
+_WORKER_PATH: Final = re.compile(r"/v1/workers/([a-z0-9-]{1,128})/.*", re.DOTALL)
+_HINT: Final = "send 'Authorization: Bearer <token>'; the administrator's is in the state folder's file 'token'"
+
+
+class _People(Protocol):
+    async def identify(self, token: str) -> Principal | None: ...
+
+
+def _who(request: Request) -> str:
+    return cast("Principal", request.scope["cordee.principal"]).name
+
+
+Who = Annotated[str, Depends(_who)]
+"""In a route for people: the name of whoever asks; empty where there is none."""
+
+
+def worker_identity(request: Request) -> Worker:
+    """In a route under `/v1/workers/{worker}`: the worker of its path, whose token the guard has seen."""
+    return cast("Worker", request.scope["cordee.worker"])
+
+
+class Guard:
+    """Lets nobody in without a token, and no body in that is too large."""
+
+    def __init__(self, app: ASGIApp, people: _People, workers: WorkerVerifier) -> None:
+        self._app = app
+        self._people = people
+        self._workers = workers
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "lifespan":
+            await self._app(scope, receive, send)
+            return
+        if scope["type"] != "http":
+            return
+        if (scope["method"], scope["path"]) not in _OPEN:
+            try:
+                await self._admit(scope)
+            except CoordinatorError as error:
+                await refusal(error)(scope, receive, send)
+                return
+        await self._app(scope, receive if scope["method"] == "PUT" else _limited(receive), send)
+
+    async def _admit(self, scope: Scope) -> None:
+        headers: dict[bytes, bytes] = dict(scope["headers"])
+        token = auth.bearer(headers.get(b"authorization", b"").decode("latin-1"))
+        path = scope["path"]
+        if path == _WORKERS or path.startswith(_WORKERS + "/"):
+            scope["cordee.worker"] = await self._worker(token, path)
+        else:
+            scope["cordee.principal"] = await self._principal(token, scope["method"], path)
+
+    async def _worker(self, token: str, path: str) -> Worker:
+        found = await self._workers.identify(token) if token else None
+        if found is None:
+            raise UnauthorizedError("this needs the token of a worker")
+        named = _WORKER_PATH.fullmatch(path)
+        if named is None or not found.is_named(named[1]):
+            raise ForbiddenError("the token is not this worker's")
+        return Worker(found.job, named[1])
+
+    async def _principal(self, token: str, method: str, path: str) -> Principal:
+        if not token:
+            raise UnauthorizedError("this needs the coordinator's token", hint=_HINT)
+        principal = await self._people.identify(token)
+        if principal is None:
+            raise UnauthorizedError("the token is not this coordinator's", hint=_HINT)
+        if not await principal.rights.allow(verb_of(method, path)):
+            who = principal.name or "this token"
+            raise ForbiddenError(f"{who} may not {method} {path[:200]}")
+        return principal
 
 
 class OnlyPages:
@@ -19,5 +107,18 @@ class OnlyPages:
         if scope["type"] == "http" and scope["path"] in self._pages:
             await self._app(scope, receive, send)
         elif scope["type"] == "http":
-            error = {"code": "not_found", "message": "this port has no such page", "hint": ""}
-            await JSONResponse({"error": error}, status_code=404)(scope, receive, send)
+            await refusal(NotFoundError("this port has no such page"))(scope, receive, send)
+
+
+def _limited(receive: Receive) -> Receive:
+    size = 0
+
+    async def counted() -> Message:
+        nonlocal size
+        message = await receive()
+        size += len(message.get("body", b""))
+        if size > _MAX_BODY_BYTES:
+            raise HTTPException(413, f"the request is larger than {_MAX_BODY_BYTES >> 20} MiB")
+        return message
+
+    return counted

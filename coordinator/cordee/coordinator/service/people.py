@@ -1,0 +1,130 @@
+"""Who comes in over REST, and what they may do.
+
+Several authenticators may be set up; a token is good if one of them knows it. Static tokens and those of an OpenID
+Connect provider open everything (who may have one is decided where they are made); a Kubernetes identity is asked
+about, request by request, and the metrics token opens one page. What a request does is a verb, by `verb_of`: a page
+without a verb is closed to everybody whose rights are limited, so a new route is closed until it is put into the table.
+"""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final, Protocol
+
+from cordee.coordinator.service import auth
+
+__all__ = ["Authenticator", "Everything", "OnlyMetrics", "People", "Principal", "Rights", "StaticTokens", "verb_of"]
+
+METRICS: Final = "metrics"
+
+_JOB: Final = r"/v1/jobs/[^/]+"
+_VERBS: Final[tuple[tuple[str, str, str], ...]] = (
+    ("GET", r"/metrics", METRICS),
+    ("GET", r"/openapi\.json", "get"),
+    ("GET", r"/v1/jobs", "list"),
+    ("POST", r"/v1/jobs", "create"),
+    ("GET", _JOB, "get"),
+    ("GET", _JOB + r"/(events|logs|watch)", "get"),
+    ("GET", _JOB + r"/files(/.*)?", "get"),
+    ("POST", _JOB + r"/scale", "update"),
+    ("POST", _JOB + r"/faults", "update"),
+    ("POST", _JOB + r"/cancel", "delete"),
+    ("HEAD", r"/v1/bundles/[^/]+", "create"),
+    ("PUT", r"/v1/bundles/[^/]+", "create"),
+)
+"""Verbs are those that Kubernetes' RBAC has for `trainingjobs.cordee.dev`; METRICS is a page of its own."""
+
+
+def verb_of(method: str, path: str) -> str | None:
+    """What a request does; None: nothing that anybody with limited rights may."""
+    for known, pattern, verb in _VERBS:
+        if method == known and re.fullmatch(pattern, path):
+            return verb
+    return None
+
+
+class Rights(Protocol):
+    """What somebody may do."""
+
+    async def allow(self, verb: str | None) -> bool:
+        """Whether they may; raises CoordinatorError when that cannot be found out now."""
+        ...
+
+
+class Everything:
+    """The rights of whoever has the administrator's token."""
+
+    async def allow(self, verb: str | None) -> bool:  # noqa: ARG002  its protocol
+        """Yes."""
+        return True
+
+
+class OnlyMetrics:
+    """The rights of Prometheus."""
+
+    async def allow(self, verb: str | None) -> bool:
+        """One page."""
+        return verb == METRICS
+
+
+@dataclass(frozen=True)
+class Principal:
+    """Somebody who came in. The administrator of a laptop has no name."""
+
+    name: str = ""
+    rights: Rights = field(default_factory=Everything)
+
+
+class Authenticator(Protocol):
+    """Knows people by their tokens."""
+
+    async def identify(self, token: str) -> Principal | None:
+        """Whose token it is; None: nobody's that is known here. Raises CoordinatorError when it cannot be found out."""
+        ...
+
+    async def close(self) -> None:
+        """Let go of connections."""
+        ...
+
+
+class StaticTokens:
+    """Tokens in files, which are read again when they change: a token is taken back by writing another."""
+
+    def __init__(self, files: Sequence[tuple[Path, Principal]], *, fixed: Sequence[tuple[str, Principal]] = ()) -> None:
+        self._files = [(auth.TokenFile(path), principal) for path, principal in files]
+        self._fixed = tuple(fixed)
+
+    async def identify(self, token: str) -> Principal | None:
+        """Compares with every token, however early one matches."""
+        found: Principal | None = None
+        for file, principal in self._files:
+            if auth.matches(token, file.token):
+                found = found or principal
+        for expected, principal in self._fixed:
+            if auth.matches(token, expected):
+                found = found or principal
+        return found
+
+    async def close(self) -> None:
+        """Nothing is held."""
+
+
+class People:
+    """All authenticators of a coordinator, asked in turn."""
+
+    def __init__(self, authenticators: Sequence[Authenticator]) -> None:
+        self._authenticators = tuple(authenticators)
+
+    async def identify(self, token: str) -> Principal | None:
+        """The first answer."""
+        for authenticator in self._authenticators:
+            principal = await authenticator.identify(token)
+            if principal is not None:
+                return principal
+        return None
+
+    async def close(self) -> None:
+        """Close them all."""
+        for authenticator in self._authenticators:
+            await authenticator.close()
