@@ -23,6 +23,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, ValidationError, mo
 from pydantic_core import PydanticCustomError
 
 from cordee.coordinator.spec_fields import PLACE_FORMS, SpecModel, check_env, check_path, check_place, check_text, wrong
+from cordee.coordinator.spec_pod import PodSpec
 from cordee.coordinator.spec_problems import Problem, SpecError, brief, describe, given
 from cordee.coordinator.spec_source import ImageSource, SourceFrom
 from cordee.coordinator.spec_yaml import MAX_FILE_BYTES, line_of, load_yaml, read_text, refuse
@@ -52,7 +53,7 @@ __all__ = [
 API_VERSION: Final = "cordee.dev/v1alpha1"
 KIND: Final = "TrainingJob"
 DEVICES: Final = ("cpu", "cuda", "auto")
-LAUNCHERS: Final = ("process",)
+LAUNCHERS: Final = ("process", "kubernetes")
 MAX_WORKERS: Final = 4096
 MAX_NAME_LENGTH: Final = 40  # leaves room for the job id's suffix and a worker's `-w<k>` within a DNS label's 63
 
@@ -185,7 +186,9 @@ class JobSpec(SpecModel):
     device: Literal["cpu", "cuda", "auto"] = Field(
         default="auto", description="where the arrays live; auto: CUDA where a device and CuPy are there"
     )
-    launcher: Literal["process"] = Field(default="process", description="what starts the workers")
+    launcher: Literal["process", "kubernetes"] | None = Field(
+        default=None, description="what must start the workers (default: whatever the coordinator has)"
+    )
     env: Annotated[dict[str, str], AfterValidator(check_env)] = Field(
         default_factory=dict, description="environment variables of the script"
     )
@@ -206,6 +209,7 @@ class JobSpec(SpecModel):
         le=2**31 - 1,
         description="on Kubernetes: so long after the job has ended its TrainingJob object is removed (default: never)",
     )
+    pod: PodSpec = Field(default=PodSpec(), description="on Kubernetes: the workers' pods; elsewhere of no effect")
 
 
 class JobDocument(SpecModel):
@@ -217,9 +221,10 @@ class JobDocument(SpecModel):
     spec: JobSpec
 
     def to_document(self) -> dict[str, Any]:
-        """The plain JSON form, every field written out; `parse_job` of it gives an equal document."""
+        """The plain JSON form, every field written out but the pod's; `parse_job` of it gives an equal document."""
         document = self.model_dump(mode="json", by_alias=True)
         spec = document["spec"]
+        spec["pod"] = self.spec.pod.to_document()
         for name in ("source", "sourceFrom", "ttlSecondsAfterFinished"):
             if spec[name] is None:
                 del spec[name]

@@ -202,7 +202,7 @@ def test_mistakes_name_the_flag_that_was_typed(script: Path) -> None:
         (Wish(script, workers="0"), "--workers is 0; it must be at least 1"),
         (Wish(script, threads=0), "--threads is 0; it must be at least 1"),
         (Wish(script, device="gpu"), "--device is 'gpu'; it must be 'cpu', 'cuda' or 'auto'"),
-        (Wish(script, launcher="ssh"), "--launcher is 'ssh'; it must be 'process'"),
+        (Wish(script, launcher="ssh"), "--launcher is 'ssh'; it must be 'process' or 'kubernetes'"),
         (Wish(script, name="Big Job"), "--name is 'Big Job'; a name is"),
         (Wish(script, env=("A-B=1",)), "--env has a variable named 'A-B'"),
         (Wish(script, checkpoint_every=-1.0), "--checkpoint-every is -1.0; it must be at least 0"),

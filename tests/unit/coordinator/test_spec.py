@@ -52,6 +52,34 @@ FULL: dict[str, Any] = {
         "ledger": True,
         "chaos": True,
         "ttlSecondsAfterFinished": 3600,
+        "pod": {
+            "image": "registry.example/team/cordee:1.0",
+            "imagePullPolicy": "Always",
+            "imagePullSecrets": ["registry"],
+            "resources": {
+                "gpu": 1,
+                "cpu": "500m",
+                "memory": "8Gi",
+                "sharedMemory": "2Gi",
+                "ephemeralStorage": "10G",
+            },
+            "secretEnv": {"PASSWORD": {"name": "database", "key": "password"}},
+            "envFrom": [{"secretRef": {"name": "more"}}],
+            "volumes": [{"name": "data", "persistentVolumeClaim": {"claimName": "data"}}],
+            "volumeMounts": [{"name": "data", "mountPath": "/data", "readOnly": True}],
+            "tolerations": [{"key": "nvidia.com/gpu", "operator": "Exists"}],
+            "nodeSelector": {"zone": "a"},
+            "affinity": {"podAntiAffinity": {}},
+            "topologySpreadConstraints": [{"maxSkew": 1}],
+            "priorityClassName": "batch",
+            "serviceAccountName": "reader",
+            "runtimeClassName": "gvisor",
+            "schedulerName": "gang",
+            "labels": {"team": "vision"},
+            "annotations": {"example.com/cost": "42"},
+            "terminationGracePeriodSeconds": 60,
+            "template": {"spec": {"hostname": "w", "numbers": [1, 2.5, None, True]}},
+        },
         "failurePolicy": {
             "restarts": 5,
             "windowSeconds": 60.0,
@@ -81,7 +109,7 @@ def test_a_whole_document_round_trips() -> None:
 def test_what_is_left_out_has_the_documented_default() -> None:
     spec = load_job(HEAD + "spec: {script: train.py}").spec
     assert (spec.args, spec.source, str(spec.workers), spec.threads) == ((), None, "1", 1)
-    assert (spec.device, spec.launcher, spec.env) == ("auto", "process", {})
+    assert (spec.device, spec.launcher, spec.env) == ("auto", None, {})
     assert (spec.checkpoint.interval_seconds, spec.checkpoint.interval_steps, spec.checkpoint.keep) == (30.0, 0, 3)
     assert set(spec.failure_policy.model_dump(exclude={"minimum_timeout_seconds", "stragglers"}).values()) == {None}
     assert (spec.failure_policy.minimum_timeout_seconds, spec.failure_policy.stragglers) == (0.0, "flag")
@@ -150,7 +178,31 @@ MISTAKES = [
     ("spec: {script: a.py, threads: 0}", "spec.threads is 0; it must be at least 1"),
     ("spec: {script: a.py, threads: }", "spec.threads is empty; it must be a whole number"),
     ("spec: {script: a.py, device: gpu}", "spec.device is 'gpu'; it must be 'cpu', 'cuda' or 'auto'"),
-    ("spec: {script: a.py, launcher: slurm}", "spec.launcher is 'slurm'; it must be 'process'"),
+    ("spec: {script: a.py, launcher: slurm}", "spec.launcher is 'slurm'; it must be 'process' or 'kubernetes'"),
+    (
+        "spec: {script: a.py, pod: {resources: {cpu: 0.5}}}",
+        'spec.pod.resources.cpu is 0.5, a number; write it in quotes, "0.5"',
+    ),
+    ("spec: {script: a.py, pod: {resources: {memory: 1x}}}", "spec.pod.resources.memory is '1x', which is no quantity"),
+    ("spec: {script: a.py, pod: {resources: {memory: 100m}}}", "spec.pod.resources.memory is '100m', a part of a byte"),
+    (
+        "spec: {script: a.py, pod: {resources: {memory: '0'}}}",
+        "spec.pod.resources.memory is '0'; it must be more than 0",
+    ),
+    ("spec: {script: a.py, pod: {resources: {gpu: -1}}}", "spec.pod.resources.gpu is -1; it must be at least 0"),
+    ("spec: {script: a.py, pod: {resources: {memori: 1}}}", "did you mean spec.pod.resources.memory?"),
+    (
+        "spec: {script: a.py, pod: {labels: {cordee.dev/job: x}}}",
+        "spec.pod.labels sets cordee.dev/job, but keys of cordee.dev are Cordee's own",
+    ),
+    ("spec: {script: a.py, pod: {labels: {a b: x}}}", "spec.pod.labels has the key 'a b'"),
+    ("spec: {script: a.py, pod: {secretEnv: {CORDEE_X: {name: a, key: b}}}}", "spec.pod.secretEnv sets CORDEE_X"),
+    (
+        "spec: {script: a.py, pod: {secretEnv: {A: {name: B, key: b}}}}",
+        "spec.pod.secretEnv.A.name is 'B'; a name in Kubernetes",
+    ),
+    ("spec: {script: a.py, pod: {volumes: [{a: b}]}}", "spec.pod.volumes has an item without a name"),
+    ("spec: {script: a.py, pod: {image: 'a b'}}", "spec.pod.image is 'a b'; give an image"),
     ("spec: {script: a.py, workers: 3:1}", "spec.workers has min 3 above max 1; min must be at most max"),
     ("spec: {script: a.py, workers: 0}", "spec.workers.min is 0; it must be at least 1"),
     ("spec: {script: a.py, workers: {min: 1}}", "spec.workers.max is missing"),
@@ -337,7 +389,8 @@ def test_the_schema_names_every_field_and_refuses_unknown_ones() -> None:
     assert set(definitions["JobSpec"]["properties"]) == set(FULL["spec"]) | {"sourceFrom"}
     assert set(definitions["Checkpoint"]["properties"]) == set(FULL["spec"]["checkpoint"])
     assert schema["required"] == ["apiVersion", "kind", "metadata", "spec"]
-    assert all(part["additionalProperties"] is False for part in [schema, *definitions.values()])
+    ours = [part for name, part in definitions.items() if name != "JsonValue"]  # Kubernetes' own objects are open
+    assert all(part["additionalProperties"] is False for part in [schema, *ours])
     assert {kind.get("type") for kind in definitions["JobSpec"]["properties"]["workers"]["anyOf"]} >= {
         "integer",
         "string",

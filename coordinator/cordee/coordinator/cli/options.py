@@ -83,7 +83,10 @@ DeviceOption = Annotated[
 LauncherOption = Annotated[
     str | None,
     typer.Option(
-        "--launcher", metavar="process", help="What starts the workers.", autocompletion=complete_choices("LAUNCHERS")
+        "--launcher",
+        metavar="process|kubernetes",
+        help="What must start the workers (default: whatever the coordinator has).",
+        autocompletion=complete_choices("LAUNCHERS"),
     ),
 ]
 NameOption = Annotated[

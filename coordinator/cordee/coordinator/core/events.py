@@ -11,11 +11,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from cordee.coordinator.core.activity import Activity
-from cordee.coordinator.core.model import ArrivalReason, PostMortem, Result
+from cordee.coordinator.core.model import ArrivalReason, Outlook, PostMortem, Result
 
 __all__ = [
     "AgentAbsent",
     "AgentExited",
+    "AgentNoted",
     "CancelRequested",
     "Event",
     "JobRefused",
@@ -142,6 +143,23 @@ class AgentExited:
     worker: str
     code: int | None
     message: str = ""
+    taken: bool = False
+    """The substrate took it (evicted, preempted, its machine lost): it is nobody's fault, counts for nothing, and
+    `message` is a whole sentence."""
+
+
+@dataclass(frozen=True, slots=True)
+class AgentNoted:
+    """What the launcher knows of an agent that has not ended: why it does not run yet, or what happens to it.
+
+    `message` is a whole sentence; empty: it runs now.
+    """
+
+    worker: str
+    kind: str
+    message: str = ""
+    outlook: Outlook | None = None
+    """It does not run yet, and what is to be expected; None: it runs."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -212,6 +230,7 @@ Event = (
     | WorkerFinished
     | ScriptFailed
     | AgentExited
+    | AgentNoted
     | AgentAbsent
     | Scheduled
     | ScaleRequested

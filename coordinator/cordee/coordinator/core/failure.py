@@ -30,6 +30,7 @@ __all__ = [
     "describe_exit",
     "judge",
     "own_doing",
+    "pause",
     "retry",
 ]
 
@@ -98,10 +99,14 @@ def retry(exits: tuple[float, ...], now: float, policy: Policy) -> Retry:
     counted = (*(t for t in exits if now - t < policy.restart_window_seconds), now)
     if len(counted) > policy.restart_budget:
         return Retry(None, counted)
-    if len(counted) == 1:
-        return Retry(now, counted)
-    delay = policy.restart_backoff_seconds * 2.0 ** (len(counted) - 1)
-    return Retry(now + min(delay, policy.restart_backoff_max_seconds), counted)
+    return Retry(now + pause(len(counted) - 1, policy), counted)
+
+
+def pause(times: int, policy: Policy) -> float:
+    """How long to wait before a restart, after so many others: the first one is at once."""
+    if not times:
+        return 0.0
+    return min(policy.restart_backoff_seconds * 2.0 ** min(times, 30), policy.restart_backoff_max_seconds)
 
 
 def own_doing(code: int) -> bool:

@@ -10,13 +10,14 @@ from cordee.coordinator.core import events
 from cordee.coordinator.core.actions import RecordAgentExit, SendStop
 from cordee.coordinator.core.crew import Crew
 from cordee.coordinator.core.deaths import bury, dies_again, exhausted
-from cordee.coordinator.core.failure import WORKERS_WORDS, Verdict, describe_exit, judge, retry
+from cordee.coordinator.core.failure import WORKERS_WORDS, Verdict, describe_exit, judge, pause, retry
 from cordee.coordinator.core.lifecycle import STOP_REASONS
 from cordee.coordinator.core.model import (
     ArrivalReason,
     JobError,
     JobState,
     LossCause,
+    Outlook,
     StopReason,
     worker_index,
 )
@@ -64,6 +65,7 @@ def _on_attached(crew: Crew, event: events.WorkerAttached) -> None:
     crew.asked.discard(event.worker)
     crew.aborted.discard(event.worker)
     slot.missing, slot.trouble = None, ""
+    slot.outlook, slot.doubted, slot.num_taken = None, None, 0
     slot.session = Session(
         incarnation=event.incarnation,
         address=event.address,
@@ -220,6 +222,7 @@ def _on_agent_exited(crew: Crew, event: events.AgentExited) -> None:
         return
     blameless, slot.blameless = slot.blameless or slot.agent is Agent.ABSENT, False
     slot.agent, slot.stop_by, slot.kill_by, slot.start_at = Agent.ABSENT, None, None, crew.now
+    slot.outlook, slot.doubted = None, None
     if crew.over or slot.given_up:
         return
     if slot.missing is not None:
@@ -227,12 +230,17 @@ def _on_agent_exited(crew: Crew, event: events.AgentExited) -> None:
     verdict = judge(event.code)
     if slot.retiring or (crew.finishing and verdict is not Verdict.SCRIPT_FAILED):
         return
-    words = f"{event.worker}'s agent {describe_exit(event.code, event.message)}"
-    if not blameless:
+    words = event.message if event.taken else f"{event.worker}'s agent {describe_exit(event.code, event.message)}"
+    if not blameless and not event.taken:
         crew.actions.append(RecordAgentExit(event.worker, event.code))
     if verdict is Verdict.SCRIPT_FAILED:
         # The agent's exit may overtake the worker's own words, which carry the traceback.
         slot.fail_by = crew.now + (crew.policy.last_words_seconds if slot.session is not None else 0.0)
+    elif event.taken:
+        # At once the first time; where whatever takes them takes every one, not as fast as can be.
+        slot.start_at = crew.now + pause(slot.num_taken, crew.policy)
+        slot.num_taken, slot.trouble = slot.num_taken + 1, words
+        crew.tell("taken", words)
     elif blameless or verdict is Verdict.LEFT:
         pass
     elif verdict is Verdict.EXHAUSTED:
@@ -249,6 +257,27 @@ def _on_agent_exited(crew: Crew, event: events.AgentExited) -> None:
         else:
             slot.start_at = again.at
             crew.tell("agent_exited", words)
+
+
+def _on_agent_noted(crew: Crew, event: events.AgentNoted) -> None:
+    slot = crew.slots.get(event.worker)
+    if slot is None or crew.over:
+        return
+    if event.message:
+        crew.tell(event.kind, event.message)
+    if slot.agent is not Agent.RUNNING or slot.session is not None:
+        return
+    if event.outlook is None:
+        if slot.outlook is not None or not event.message:
+            slot.outlook, slot.doubted, slot.trouble = None, None, ""
+            slot.stop_by = crew.now + crew.policy.starting_timeout_seconds  # from now on it can be late
+        return
+    # Whoever waits for room is not late: it is not replaced, and nobody waits for it.
+    slot.outlook, slot.trouble, slot.stop_by = event.outlook, event.message, None
+    if event.outlook is Outlook.PASSING:
+        slot.doubted = None
+    elif slot.doubted is None:
+        slot.doubted = crew.now
 
 
 def _on_agent_absent(crew: Crew, event: events.AgentAbsent) -> None:
@@ -331,6 +360,7 @@ _HANDLERS: dict[type, Callable[[Crew, Any], None]] = {
     events.WorkerFinished: _on_finished,
     events.ScriptFailed: _on_script_failed,
     events.AgentExited: _on_agent_exited,
+    events.AgentNoted: _on_agent_noted,
     events.AgentAbsent: _on_agent_absent,
     events.Scheduled: _on_scheduled,
     events.ScaleRequested: _on_scale_requested,

@@ -47,6 +47,10 @@ class Facts:
     """How many workers too few are left to form a world, when one is to be formed."""
     trouble: str = ""
     """What keeps workers from coming, as far as it is known."""
+    waits: str = ""
+    """Why a worker has not started, though the world goes on without it."""
+    live: int = 0
+    """Members of the world that goes on."""
     held: str = ""
     """Why no world is formed though enough are there."""
 
@@ -67,7 +71,7 @@ def state_of(facts: Facts) -> tuple[JobState, str]:
         return JobState.RECOVERING, f"waiting: {few} of the at least {facts.minimum} workers are ready{trouble}"
     if facts.broken:
         return JobState.RECOVERING, "a worker was lost"
-    return JobState.RUNNING, ""
+    return JobState.RUNNING, f"trains with {facts.live} of {facts.wanted} workers; {facts.waits}" if facts.waits else ""
 
 
 def finish_due(

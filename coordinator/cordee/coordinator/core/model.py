@@ -14,6 +14,7 @@ __all__ = [
     "JobState",
     "LossCause",
     "Member",
+    "Outlook",
     "Policy",
     "PostMortem",
     "Result",
@@ -81,6 +82,17 @@ class StopReason(StrEnum):
     FAILED = "failed"
     FENCED = "fenced"
     STUCK = "stuck"
+
+
+class Outlook(StrEnum):
+    """What is to be expected of an agent that does not run yet."""
+
+    PASSING = "passing"
+    """It waits for room, or for the substrate: for as long as it takes."""
+    DOUBTFUL = "doubtful"
+    """Something is missing that may come (an image, a secret), or never."""
+    HOPELESS = "hopeless"
+    """It can never run as it is."""
 
 
 class StragglerPolicy(StrEnum):
@@ -189,6 +201,9 @@ class Policy:
     an image may have to be pulled, but a machine that was lost over it must not hold a job up for ever."""
     absence_timeout_seconds: float = 30.0
     """How long a running agent may be without a worker that attaches, once one had, before it is replaced."""
+    doubt_seconds: float = 600.0
+    """How long a job waits for what may never come (an image that cannot be pulled, a Secret that is not there) before
+    it fails, where none of its workers has ever come."""
     last_words_seconds: float = 1.0
     """How long to wait for the traceback of a script whose agent has already said that it raised."""
     tick_seconds: float = 1.0

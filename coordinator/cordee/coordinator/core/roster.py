@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from enum import Enum
 
 from cordee.coordinator.core.activity import UNKNOWN, Activity, Doing
-from cordee.coordinator.core.model import LossCause
+from cordee.coordinator.core.model import LossCause, Outlook
 from cordee.coordinator.core.record import SlotRecord
 
 __all__ = ["Agent", "Loss", "Missing", "Phase", "Session", "Slot"]
@@ -119,7 +119,13 @@ class Slot:
     fail_by: float | None = None
     """Its agent said that the script raised; until then the worker's own words are waited for."""
     trouble: str = ""
-    """What its agent did last, while no process of it has attached since."""
+    """What its agent did last, or waits for, while no process of it has attached since."""
+    outlook: Outlook | None = None
+    """Its agent does not run yet; what is to be expected of it."""
+    doubted: float | None = None
+    """Since when it waits for what may never come."""
+    num_taken: int = 0
+    """How often in a row its agent was taken away before a process of it attached."""
     session: Session | None = None
     missing: Missing | None = None
 

@@ -11,7 +11,17 @@ from cordee.coordinator.core.actions import RecordRecovery, SendAbort, SendChang
 from cordee.coordinator.core.activity import UNKNOWN
 from cordee.coordinator.core.crew import Crew
 from cordee.coordinator.core.lifecycle import Facts, finish_due, state_of
-from cordee.coordinator.core.model import Cause, JobError, JobState, LossCause, Member, StopReason, World, worker_id
+from cordee.coordinator.core.model import (
+    Cause,
+    JobError,
+    JobState,
+    LossCause,
+    Member,
+    Outlook,
+    StopReason,
+    World,
+    worker_id,
+)
 from cordee.coordinator.core.probing import begin_anew, look_again, probe_due, state_is_apart
 from cordee.coordinator.core.rendezvous import Attendee, Decision, Muster, change_needed, decide
 from cordee.coordinator.core.roster import Agent, Phase, Slot
@@ -59,6 +69,10 @@ def reconcile(crew: Crew) -> None:
 
 
 def _expire(crew: Crew) -> None:
+    hopeless = next((s for s in crew.in_order() if crew.now >= _hope_until(crew, s)), None)
+    if hopeless is not None:
+        crew.fail(JobError(hopeless.trouble, worker=hopeless.worker), hopeless.trouble)
+        return
     for slot in crew.in_order():
         if slot.fail_by is not None and crew.now >= slot.fail_by:
             message = "the script raised; its traceback is in the worker's log"
@@ -73,6 +87,13 @@ def _expire(crew: Crew) -> None:
             if crew.is_member(slot, session.incarnation):
                 crew.lose(slot, LossCause.HEARTBEAT)
             crew.replace(slot, StopReason.FENCED, "it was not heard for too long")
+
+
+def _hope_until(crew: Crew, slot: Slot) -> float:
+    """When a job fails because of a worker that may never start: not if any of its workers ever came."""
+    if slot.doubted is None or not slot.usable or any(other.incarnation for other in crew.slots.values()):
+        return float("inf")
+    return slot.doubted + (0.0 if slot.outlook is Outlook.HOPELESS else crew.policy.doubt_seconds)
 
 
 def _finish(crew: Crew) -> float | None:
@@ -334,6 +355,8 @@ def _set_state(crew: Crew, decision: Decision) -> None:
             broken=crew.broken,
             short=_short(crew, decision),
             trouble=next((s.trouble for s in crew.in_order() if s.trouble and s.usable), ""),
+            waits=next((s.trouble for s in crew.in_order() if s.outlook is not None and s.usable), ""),
+            live=sum(crew.is_live(s) for s in crew.slots.values()),
             held=crew.links.reason,
         )
     )
@@ -379,6 +402,8 @@ def _next(crew: Crew, until: list[float | None]) -> float | None:
             times.append(crew.missing_until(slot))
         if slot.session is not None:
             times.append(crew.silent_at(slot.session))
+        if slot.doubted is not None:
+            times.append(_hope_until(crew, slot))
     if not over and any(s.session is not None or s.missing is not None for s in crew.slots.values()):
         times.append(crew.now + crew.policy.tick_seconds)
     soonest = min(times, default=float("inf"))

@@ -2,14 +2,15 @@
 
 import re
 import tarfile
+from collections.abc import Sequence
 from pathlib import Path
 
 from cordee.coordinator.errors import InvalidError
 from cordee.coordinator.service.folder import StateFolder
 from cordee.coordinator.service.launchers.base import Launcher
-from cordee.coordinator.spec import JobDocument
+from cordee.coordinator.spec import JobDocument, JobSpec
 
-__all__ = ["check_capacity", "check_source", "has_source"]
+__all__ = ["check_capacity", "check_launcher", "check_source", "has_source"]
 
 
 def has_source(folder: StateFolder, document: JobDocument, bundle: str | None) -> bool:
@@ -39,6 +40,16 @@ def check_source(folder: StateFolder, document: JobDocument, bundle: str | None)
         raise InvalidError(f"the bundle is {bundle[:80]!r}, and spec.sourceFrom.bundle is another one, {named!r}")
     _check_bundle(folder, bundle, document.spec.script)
     return bundle
+
+
+def check_launcher(launcher: Launcher, spec: JobSpec) -> Sequence[str]:
+    """Refuse a job that wants another substrate, or what this one cannot give; what is ignored of it, in sentences."""
+    if spec.launcher not in (None, launcher.name):
+        raise InvalidError(
+            f"spec.launcher is {spec.launcher}, and this coordinator starts workers by the launcher {launcher.name}",
+            hint="leave spec.launcher out, or submit the job to another coordinator",
+        )
+    return launcher.check(spec)
 
 
 def check_capacity(launcher: Launcher, minimum: int) -> None:

@@ -9,9 +9,9 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable
 
-from cordee.coordinator.core.events import AgentAbsent, AgentExited
+from cordee.coordinator.core.events import AgentAbsent, AgentExited, AgentNoted
 from cordee.coordinator.errors import CoordinatorError
-from cordee.coordinator.service.launchers.base import AgentSpec, Launcher
+from cordee.coordinator.service.launchers.base import AgentExit, AgentSpec, Launcher
 
 __all__ = ["Agents"]
 
@@ -19,11 +19,11 @@ _log = logging.getLogger(__name__)
 
 
 class Agents:
-    """The agents of one launcher. `exited` is called with a job's id and what happened."""
+    """The agents of one launcher. `told` is called with a job's id and what happened."""
 
-    def __init__(self, launcher: Launcher, exited: Callable[[str, AgentExited | AgentAbsent], None]) -> None:
+    def __init__(self, launcher: Launcher, told: Callable[[str, AgentExited | AgentNoted | AgentAbsent], None]) -> None:
         self._launcher = launcher
-        self._exited = exited
+        self._told = told
         self._turns: dict[str, asyncio.Task[None]] = {}
 
     def start(self, spec: AgentSpec) -> None:
@@ -33,10 +33,10 @@ class Agents:
             try:
                 await self._launcher.start(spec)
             except CoordinatorError as error:
-                self._exited(spec.job, AgentExited(spec.worker, None, error.message))
+                self._told(spec.job, AgentExited(spec.worker, None, error.message))
             except Exception as error:
                 _log.exception("the launcher failed at starting %s", spec.worker)
-                self._exited(spec.job, AgentExited(spec.worker, None, repr(error)))
+                self._told(spec.job, AgentExited(spec.worker, None, repr(error)))
 
         self._in_turn(spec.worker, work)
 
@@ -45,14 +45,17 @@ class Agents:
 
         async def work() -> None:
             if not await self._launcher.stop(worker, grace_seconds=grace_seconds):
-                self._exited(job, AgentAbsent(worker, start))
+                self._told(job, AgentAbsent(worker, start))
 
         self._in_turn(worker, work)
 
     async def watch(self) -> None:
-        """Report agents that end, for ever."""
-        async for ended in self._launcher.exits():
-            self._exited(ended.job, AgentExited(ended.worker, ended.code, ended.message))
+        """Report what becomes of agents, for ever."""
+        async for told in self._launcher.exits():
+            if isinstance(told, AgentExit):
+                self._told(told.job, AgentExited(told.worker, told.code, told.message, told.taken))
+            else:
+                self._told(told.job, AgentNoted(told.worker, told.kind, told.message, told.outlook))
 
     async def close(self) -> None:
         """Begin nothing more."""

@@ -20,7 +20,7 @@ from cordee.coordinator.core.model import JobState, Policy
 from cordee.coordinator.core.record import JobRecord
 from cordee.coordinator.errors import ConflictError, InvalidError, NotFoundError
 from cordee.coordinator.faults import Fault
-from cordee.coordinator.service.admission import check_capacity, check_source, has_source
+from cordee.coordinator.service.admission import check_capacity, check_launcher, check_source, has_source
 from cordee.coordinator.service.auth import new_token
 from cordee.coordinator.service.environment import agent_environment
 from cordee.coordinator.service.folder import StateFolder
@@ -72,7 +72,11 @@ class Controller:
             metrics=self.metrics,
             clock=self._clock,
             environment=lambda job, worker: agent_environment(
-                job, worker, coordinator=coordinator_address, orphan_seconds=orphan_seconds
+                job,
+                worker,
+                place=launcher.environment(job.id, Path(job.folder), job.token, job.document.spec),
+                coordinator=coordinator_address,
+                orphan_seconds=orphan_seconds,
             ),
         )
         self._tokens: dict[bytes, str] = {}  # by digest: how long a look-up takes says nothing about a token
@@ -160,23 +164,25 @@ class Controller:
         """Where a job would run now; an error when it never could."""
         capacity = self._launcher.capacity()
         workers = document.spec.workers
+        check_launcher(self._launcher, document.spec)
         check_capacity(self._launcher, workers.min)
         occupied = sum(job.machine.occupied for job in self._turns.open.values())
         mine = scheduler.Demand("", workers.min, workers.max, submitted=self._clock.now())
         granted = scheduler.schedule([*self._turns.demands(), mine], capacity, self._turns.parting())[""]
         free = max(capacity - occupied, 0)
-        where = f"this machine ({free} of {capacity} worker slots are free)"
+        where = f"{self._launcher.where} ({free} of {capacity} worker slots are free)"
         message = (
             f"{granted} of {workers.max} workers would start now on {where}"
             if granted
             else f"it would wait: it needs {workers.min} free worker slots on {where}"
         )
         return Placement(
-            launcher=document.spec.launcher, workers_now=granted, capacity=capacity, free=free, message=message
+            launcher=self._launcher.name, workers_now=granted, capacity=capacity, free=free, message=message
         )
 
     async def submit(self, document: JobDocument, bundle: str | None = None, *, key: str = "", by: str = "") -> JobView:
         """Take a job in. It is on disk when this returns. Under a key that is known already: the job of that time."""
+        ignored = check_launcher(self._launcher, document.spec)
         check_capacity(self._launcher, document.spec.workers.min)
         bundle = await asyncio.to_thread(check_source, self._folder, document, bundle)
         known = self._store.submitted(key) if key else None
@@ -200,6 +206,8 @@ class Controller:
         self._store.create_job(row, token, key=key)
         job = self._load(row, token)
         self._turns.note(job, "submitted", f"{document.spec.script}, {workers} workers{_by(by)}")
+        for message in ignored:
+            self._turns.note(job, "ignored", message)
         self._turns.reschedule()
         return job.view(self._clock.now())
 
@@ -341,6 +349,7 @@ class Controller:
             bundle=row.bundle,
             token=token,
             folder=str(self._folder.job(row.id)),
+            launcher=self._launcher.name,
             machine=JobMachine(JobRecord.from_json(row.record), job_policy(self.policy, document.spec.failure_policy)),
             progress=Progress.from_json(row.progress),
             events=self._store.events(row.id, last=NUM_EVENTS),

@@ -1,28 +1,23 @@
 """What an agent is told through its environment; the agent hands it on to its worker."""
 
 import json
-from pathlib import Path
-from typing import Final
+from collections.abc import Mapping
 
-from cordee.coordinator.places import checkpoint_root
 from cordee.coordinator.service.job import Job
 
 __all__ = ["agent_environment"]
 
-# A laptop's process launcher: workers reach each other on the loopback only.
-_MESH_HOST: Final = "127.0.0.1"
 
-
-def agent_environment(job: Job, worker: str, *, coordinator: str, orphan_seconds: float) -> dict[str, str]:
-    """The user's variables, and ours, which win."""
+def agent_environment(
+    job: Job, worker: str, *, place: Mapping[str, str], coordinator: str, orphan_seconds: float
+) -> dict[str, str]:
+    """The user's variables, and ours, which win. `place` is what the launcher adds: see `Launcher.environment`."""
     spec, policy = job.document.spec, job.machine.policy
     return {
         **spec.env,
         "CORDEE_JOB": job.id,
         "CORDEE_WORKER": worker,
         "CORDEE_COORDINATOR": coordinator,
-        "CORDEE_TOKEN": job.token,
-        "CORDEE_WORKDIR": str(Path(job.folder)),
         "CORDEE_THREADS": str(spec.threads),
         "CORDEE_DEVICE": spec.device,
         "CORDEE_SCRIPT": spec.script,
@@ -34,12 +29,11 @@ def agent_environment(job: Job, worker: str, *, coordinator: str, orphan_seconds
         "CORDEE_CHECKPOINT_STEPS": str(spec.checkpoint.interval_steps),
         "CORDEE_CHECKPOINT_KEEP": str(spec.checkpoint.keep),
         "CORDEE_CHECKPOINT_KEEP_SECONDS": f"{spec.checkpoint.keep_seconds:g}",
-        "CORDEE_CHECKPOINT_STORAGE": checkpoint_root(spec.checkpoint.storage, job.id, job.folder),
         "CORDEE_WARM_START": spec.warm_start or "",
-        "CORDEE_MESH_HOST": _MESH_HOST,
         "CORDEE_LEDGER": "1" if spec.ledger else "0",
         "CORDEE_HEARTBEAT_TIMEOUT_SECONDS": f"{policy.heartbeat_timeout_seconds:g}",
         "CORDEE_RESTARTS": str(policy.restart_budget),
         "CORDEE_RESTART_WINDOW_SECONDS": f"{policy.restart_window_seconds:g}",
         "CORDEE_CHAOS": "1" if spec.chaos else "",
+        **place,
     }

@@ -78,6 +78,7 @@ class Job:
         token: str,
         folder: str,
         machine: JobMachine,
+        launcher: str = "process",
         progress: Progress | None = None,
         events: list[EventRow] | None = None,
     ) -> None:
@@ -86,6 +87,7 @@ class Job:
         self.bundle = bundle
         self.token = token
         self.folder = folder
+        self.launcher = launcher
         self.machine = machine
         self.progress = progress or Progress()
         self.events = deque(events or (), maxlen=NUM_EVENTS)
@@ -178,7 +180,7 @@ class Job:
             ),
             threads=spec.threads,
             device=spec.device,
-            launcher=spec.launcher,
+            launcher=self.launcher,
             generation=record.generation,
             generations=record.generation,
             recoveries=record.recoveries,

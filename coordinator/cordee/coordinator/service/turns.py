@@ -56,7 +56,7 @@ class Turns:
         self._metrics = metrics
         self._clock = clock
         self._environment = environment
-        self._agents = Agents(launcher, self._agent_exited)
+        self._agents = Agents(launcher, self._agent_told)
         self._background: set[asyncio.Task[None]] = set()
         self._scheduling = False
         self._idle = asyncio.Event()
@@ -176,7 +176,8 @@ class Turns:
             case actions.SendProbe() | actions.SendStop():
                 self.mailbox(action)
             case actions.StartAgent(worker):
-                self._agents.start(AgentSpec(worker, job.id, Path(job.folder), self._environment(job, worker)))
+                environment = self._environment(job, worker)
+                self._agents.start(AgentSpec(worker, job.id, Path(job.folder), environment, job.document.spec))
             case actions.StopAgent(worker, grace_seconds, start):
                 self._agents.stop(job.id, worker, grace_seconds, start)
             case actions.RecordRecovery(cause, seconds):
@@ -190,7 +191,7 @@ class Turns:
             case actions.Persist() | actions.RecordEvent():
                 pass  # written already, together
 
-    def _agent_exited(self, identity: str, event: events.AgentExited | events.AgentAbsent) -> None:
+    def _agent_told(self, identity: str, event: events.AgentExited | events.AgentNoted | events.AgentAbsent) -> None:
         job = self.jobs.get(identity)
         if job is not None:
             self.feed(job, event)

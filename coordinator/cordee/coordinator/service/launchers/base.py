@@ -3,6 +3,9 @@
 A launcher is idempotent by worker id: starting an agent that runs, or stopping one that does not, changes nothing. It
 keeps whatever it needs so that `list()` is right after the coordinator was killed and started again; the coordinator
 asks it instead of trusting its own memory.
+
+What becomes of agents it tells by itself: that one has ended (`AgentExit`), and, where a substrate knows more than
+"it runs" and "it has ended", what one waits for or what is about to happen to it (`AgentNotice`).
 """
 
 from collections.abc import AsyncIterator, Mapping, Sequence
@@ -10,9 +13,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
+from cordee.coordinator.core.model import Outlook
 from cordee.coordinator.errors import CoordinatorError
+from cordee.coordinator.spec import JobSpec
 
-__all__ = ["AgentExit", "AgentSpec", "AgentStatus", "Launcher", "LauncherError"]
+__all__ = ["AgentExit", "AgentNotice", "AgentSpec", "AgentStatus", "Launcher", "LauncherError"]
 
 
 class LauncherError(CoordinatorError):
@@ -29,6 +34,8 @@ class AgentSpec:
     job: str
     folder: Path  # the job's folder
     environment: Mapping[str, str] = field(default_factory=dict[str, str])
+    job_spec: JobSpec | None = None
+    """What the job asks for; None: nothing in particular."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,12 +56,41 @@ class AgentExit:
     code: int | None
     message: str = ""
     """The last line it wrote: why it gave up, or what it died of. Empty where there is none."""
+    taken: bool = False
+    """The substrate took it (evicted, preempted, its machine lost): nobody's fault, and `message` says it whole, as
+    what follows "the agent"."""
+
+
+@dataclass(frozen=True, slots=True)
+class AgentNotice:
+    """What is known of an agent that has not ended."""
+
+    worker: str
+    job: str
+    kind: str
+    """A word for the history."""
+    message: str
+    """A sentence for people. Empty: what was told before is over, and the agent runs."""
+    outlook: Outlook | None = None
+    """It does not run yet, and what is to be expected. None: it runs."""
 
 
 class Launcher(Protocol):
     """Starts and stops agents."""
 
     name: str
+    """As in `spec.launcher`."""
+    where: str
+    """Where agents run, for sentences: "this machine"."""
+
+    def check(self, spec: JobSpec) -> Sequence[str]:
+        """What of a job's wishes has no effect here, a sentence each. Raises InvalidError when it could never run."""
+        ...
+
+    def environment(self, job: str, folder: Path, token: str, spec: JobSpec) -> Mapping[str, str]:
+        """What an agent is told that depends on where it runs: its folder and its address, where checkpoints lie, and
+        how it proves who it is; `token` is the job's."""
+        ...
 
     async def start(self, spec: AgentSpec) -> None:
         """Start the agent of `spec.worker`, unless one runs."""
@@ -75,8 +111,11 @@ class Launcher(Protocol):
         """How many agents this substrate can run in all."""
         ...
 
-    def exits(self) -> AsyncIterator[AgentExit]:
-        """The ends of agents as they happen. One consumer."""
+    def exits(self) -> AsyncIterator[AgentExit | AgentNotice]:
+        """The ends of agents as they happen, and what is known of the others. One consumer.
+
+        An end counts as told when the next one is asked for: before that it is told again to a later coordinator.
+        """
         ...
 
     async def close(self) -> None:

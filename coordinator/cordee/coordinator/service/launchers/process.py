@@ -14,13 +14,16 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from cordee.coordinator.places import checkpoint_root
 from cordee.coordinator.service.launchers import processes
 from cordee.coordinator.service.launchers.base import AgentExit, AgentSpec, AgentStatus, LauncherError
+from cordee.coordinator.spec import JobSpec
+from cordee.coordinator.spec_pod import PodSpec
 
 __all__ = ["AGENT_COMMAND", "ProcessLauncher", "default_slots", "living_agents"]
 
@@ -66,6 +69,7 @@ class ProcessLauncher:
     """Runs agents as processes of this machine; `state_dir` is where their records lie."""
 
     name = "process"
+    where = "this machine"
 
     def __init__(self, state_dir: Path, *, slots: int | None = None, command: Sequence[str] = AGENT_COMMAND) -> None:
         self._records = state_dir / "agents"
@@ -78,6 +82,19 @@ class ProcessLauncher:
         self._closed = False
 
     # -- the interface
+
+    def check(self, spec: JobSpec) -> Sequence[str]:
+        """Whatever is asked of pods is nothing to a process."""
+        return () if spec.pod == PodSpec() else ("spec.pod has no effect: this coordinator's workers are processes",)
+
+    def environment(self, job: str, folder: Path, token: str, spec: JobSpec) -> Mapping[str, str]:
+        """The job's own folder on this machine; workers reach each other on the loopback only."""
+        return {
+            "CORDEE_TOKEN": token,
+            "CORDEE_WORKDIR": str(folder),
+            "CORDEE_CHECKPOINT_STORAGE": checkpoint_root(spec.checkpoint.storage, job, folder),
+            "CORDEE_MESH_HOST": "127.0.0.1",
+        }
 
     def capacity(self) -> int:
         """How many agents may run here."""
