@@ -98,9 +98,10 @@ class ControlPlane:
         """Where Services get their ClusterIPs; the API server's own Service has the first one, port 443."""
         self.authority = Authority("cordee-test-kubernetes")
         """Signs everything here: a kubelet's serving certificate comes from it, too."""
-        self._data = Path(
-            tempfile.mkdtemp(prefix="cordee-etcd-", dir="/dev/shm" if Path("/dev/shm").is_dir() else None)
-        )
+        # By slot, so that what a killed process left is found and removed by the next one.
+        memory = Path("/dev/shm") if os.access("/dev/shm", os.W_OK) else Path(tempfile.gettempdir())
+        self._data = memory / f"test-etcd-{os.getuid()}-{self._slot}"
+        shutil.rmtree(self._data, ignore_errors=True)
         self.servers: dict[str, Server] = {}
         self._api_flags, self._manager_flags = list(api_flags), list(manager_flags)
 
@@ -127,6 +128,7 @@ class ControlPlane:
         """Starts all components, and returns when they are ready for use."""
         (self.folder / "pki").mkdir(parents=True, exist_ok=True)
         (self.folder / "logs").mkdir(exist_ok=True)
+        self._data.mkdir(mode=0o700)
         self._write_credentials()
         for name, command in self._commands().items():
             environment = {"GOGC": "200"} if name == "kube-apiserver" else {}

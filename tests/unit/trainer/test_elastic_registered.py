@@ -36,7 +36,9 @@ def draws(generator: Any) -> Any:
     return [generator.random() for _ in range(3)]
 
 
-@pytest.mark.parametrize("seeded", [np.random.default_rng, random.Random, np.random.RandomState], ids=str)
+@pytest.mark.parametrize(
+    "seeded", [np.random.default_rng, random.Random, np.random.RandomState], ids=lambda f: f.__name__
+)
 def test_random_generators_go_on_where_they_were(seeded: Any) -> None:
     here, there = seeded(1), seeded(2)
     giver, taker = Registered(), Registered()

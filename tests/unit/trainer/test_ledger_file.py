@@ -67,7 +67,7 @@ class Pairs(data.IterableDataset[Any]):
         {"dataset": data.ShuffledStream(Pairs(), 5)},
         {"dataset": Pairs(), "steps_per_epoch": 2},
     ],
-    ids=str,
+    ids=["shuffled", "two processes", "whole batches", "own order", "own batches", "shuffled stream", "stream"],
 )
 def test_a_script_keeps_a_ledger_under_plain_python_of_whatever_it_loads(
     options: dict[str, Any], tmp_path: Path
