@@ -14,6 +14,9 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from cluster import binaries
 from cluster.control_plane import API_ONLY, ControlPlane
+from cluster.kubelet.cluster import Cluster
+from cluster.kubelet.network import Network
+from cluster.kubelet.network import missing as network_missing
 
 NEEDED = "CORDEE_CLUSTER_TESTS"  # `required`: missing programs are an error, as in continuous integration
 
@@ -31,10 +34,36 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 @pytest.fixture(scope="session")
-def control_plane(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ControlPlane]:
+def network() -> Network | None:
+    """The addresses of pods and Services of this session's cluster; None where this user cannot make a network."""
+    return None if network_missing() else Network.reserve()
+
+
+@pytest.fixture(scope="session")
+def control_plane(tmp_path_factory: pytest.TempPathFactory, network: Network | None) -> Iterator[ControlPlane]:
     """A whole control plane, without nodes. Tests share it, each in its `namespace`."""
-    with ControlPlane(tmp_path_factory.mktemp("control-plane")) as plane:
+    services = network.services if network else None
+    with ControlPlane(tmp_path_factory.mktemp("control-plane"), service_range=services) as plane:
         yield plane
+
+
+@pytest.fixture(scope="session")
+def three_nodes(control_plane: ControlPlane, network: Network | None) -> Iterator[Cluster]:
+    """The control plane with nodes a, b and c; what the fixture `cluster` repairs after each test."""
+    if network is None:
+        reason = str(network_missing())
+        if os.environ.get(NEEDED) == "required":
+            pytest.fail(reason)
+        pytest.skip(reason)
+    with Cluster(control_plane, network) as found:
+        yield found
+
+
+@pytest.fixture
+def cluster(three_nodes: Cluster) -> Iterator[Cluster]:
+    """A cluster of three nodes that run pods (tests/cluster/kubelet). After the test they are as they were."""
+    yield three_nodes
+    three_nodes.repair()
 
 
 @pytest.fixture(scope="session")

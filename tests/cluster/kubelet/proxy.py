@@ -1,0 +1,136 @@
+"""Service addresses that work: a listener per Service port, each connection handed to an address that is ready.
+
+It stands for kube-proxy, in user space: every Service address is local to this machine (`network.py` sees to that). A
+new connection goes to an address that is ready now; one that exists stays where it is, and breaks with its pod.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import itertools
+import socket
+from typing import Any
+from urllib.parse import urlsplit
+
+from cluster.kubelet.services import Services, targets
+
+__all__ = ["Proxy"]
+
+Json = dict[str, Any]
+Port = tuple[str, int]
+
+
+class Proxy:
+    """Serves every Service with a ClusterIP. `server`: the API server's URL, which stands behind `kubernetes`."""
+
+    def __init__(self, services: Services, server: str) -> None:
+        self._services = services
+        url = urlsplit(server)
+        self._api_server = (url.hostname or "127.0.0.1", url.port or 443)
+        self._listeners: dict[Port, asyncio.Server] = {}
+        self._behind: dict[Port, tuple[Json, Json]] = {}
+        self._turn = itertools.count()
+        self._connections: set[asyncio.Task[None]] = set()
+        self._changed = asyncio.Event()
+
+    async def run(self) -> None:
+        unlisten = self._services.listen(self._changed.set)
+        try:
+            while True:
+                self._changed.clear()
+                await self._update()
+                await self._changed.wait()
+        finally:
+            unlisten()
+            for listener in self._listeners.values():
+                listener.close()
+            for task in tuple(self._connections):
+                task.cancel()
+
+    async def _update(self) -> None:
+        wanted: dict[Port, tuple[Json, Json]] = {}
+        for service in self._services.all():
+            address = service["spec"].get("clusterIP")
+            if address in {None, "", "None"}:
+                continue
+            for port in service["spec"].get("ports") or []:
+                if port.get("protocol", "TCP") == "TCP":
+                    wanted[address, port["port"]] = (service, port)
+        self._behind = wanted
+        for place in set(self._listeners) - set(wanted):
+            self._listeners.pop(place).close()
+        for place in set(wanted) - set(self._listeners):
+            with contextlib.suppress(OSError):
+                self._listeners[place] = await self._listen(place)
+
+    async def _listen(self, place: Port) -> asyncio.Server:
+        async def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            task = asyncio.current_task()
+            assert task is not None
+            self._connections.add(task)
+            task.add_done_callback(self._connections.discard)
+            await self._serve(place, reader, writer)
+
+        return await asyncio.start_server(accept, *place, backlog=256)
+
+    def _targets(self, place: Port) -> list[Port]:
+        if place not in self._behind:
+            return []
+        service, port = self._behind[place]
+        meta = service["metadata"]
+        if (meta["namespace"], meta["name"]) == ("default", "kubernetes"):
+            return [self._api_server]
+        return targets(port, self._services.slices_of(service))
+
+    async def _serve(self, place: Port, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """Where nobody is ready the connection is reset, as the real one refuses it."""
+        found = self._targets(place)
+        offset = next(self._turn)
+        for number in range(len(found)):
+            target = found[(offset + number) % len(found)]
+            try:
+                async with asyncio.timeout(5):
+                    behind_reader, behind_writer = await asyncio.open_connection(*target)
+                break
+            except (OSError, TimeoutError):
+                continue
+        else:
+            _reset(writer)
+            return
+        pumps = [
+            asyncio.create_task(_pump(reader, behind_writer)),
+            asyncio.create_task(_pump(behind_reader, writer)),
+        ]
+        try:
+            # Each direction ends by itself; a broken one ends both.
+            results = await asyncio.gather(*pumps, return_exceptions=True)
+            if any(isinstance(result, OSError) for result in results):
+                _reset(writer)
+                _reset(behind_writer)
+        finally:
+            for pump in pumps:
+                pump.cancel()
+            for end in (writer, behind_writer):
+                end.close()
+
+
+async def _pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    try:
+        while data := await reader.read(1 << 17):
+            writer.write(data)
+            await writer.drain()
+        if writer.can_write_eof():
+            writer.write_eof()
+    except OSError:
+        _reset(writer)
+        raise
+
+
+def _reset(writer: asyncio.StreamWriter) -> None:
+    """Closes with a reset instead of an end that looks orderly."""
+    handle = writer.get_extra_info("socket")
+    if handle is not None:
+        with contextlib.suppress(OSError):
+            handle.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\x01\x00\x00\x00\x00\x00\x00\x00")
+    writer.transport.abort()
