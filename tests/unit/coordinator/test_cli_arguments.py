@@ -315,6 +315,8 @@ def test_the_schema_is_printed_as_one_document() -> None:
     import json
 
     assert json.loads(invoke("schema").stdout)["properties"]["kind"]["const"] == "TrainingJob"
+    assert json.loads(invoke("schema", "job").stdout) == json.loads(invoke("schema").stdout)
+    assert json.loads(invoke("schema", "config").stdout)["properties"]["kind"]["const"] == "CoordinatorConfig"
 
 
 def test_what_a_command_does_not_need_is_not_loaded() -> None:

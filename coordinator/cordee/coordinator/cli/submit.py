@@ -1,6 +1,7 @@
-"""`cordee submit`: hand a job to a coordinator and go on; and `cordee schema`, the job file's JSON Schema."""
+"""`cordee submit`: hand a job to a coordinator and go on; and `cordee schema`, the files' JSON Schemas."""
 
 import shlex
+from enum import StrEnum
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -170,9 +171,20 @@ def print_plan(prepared: "Prepared", plan: "Plan", form: Format | None) -> None:
     write(f"placement: {place['message']}, launcher {place['launcher']}")
 
 
-@guarded
-def schema() -> None:
-    """Print the job file's JSON Schema, for editors and other tools."""
-    from cordee.coordinator.spec import job_schema
+class Schema(StrEnum):
+    """The files that have a schema."""
 
-    dump(job_schema(), Format.JSON)
+    JOB = "job"
+    CONFIG = "config"
+
+
+@guarded
+def schema(
+    file: Annotated[Schema, typer.Argument(help="The job file, or the coordinator's configuration.")] = Schema.JOB,
+) -> None:
+    """Print a file's JSON Schema, for editors and other tools."""
+    if file is Schema.JOB:
+        from cordee.coordinator.spec import job_schema as chosen
+    else:
+        from cordee.coordinator.config import config_schema as chosen
+    dump(chosen(), Format.JSON)

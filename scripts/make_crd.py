@@ -1,0 +1,59 @@
+"""Writes the custom resource definition for the chart, and the JSON Schemas of the two files for editors.
+
+python scripts/make_crd.py            # rewrites the files
+python scripts/make_crd.py --check    # changes nothing; exit code 1 when a file is not up to date
+"""
+
+import argparse
+import json
+import sys
+from pathlib import Path
+
+import yaml
+
+from cordee.coordinator.config import config_schema
+from cordee.coordinator.spec import job_schema
+from cordee.k8s.crd import trainingjob_crd
+
+ROOT = Path(__file__).resolve().parent.parent
+CRD = ROOT / "helm" / "cordee" / "files" / "crds" / "trainingjobs.yaml"
+SCHEMAS = ROOT / "docs" / "reference" / "schemas"
+
+_HEAD = "# The custom resource TrainingJob. Written by scripts/make_crd.py from the job file's schema: do not edit.\n"
+
+
+class _Plain(yaml.SafeDumper):
+    """No aliases for what occurs twice."""
+
+    def ignore_aliases(self, data: object) -> bool:  # noqa: ARG002
+        return True
+
+
+def files() -> dict[Path, str]:
+    """Every file, and what it is to hold."""
+    crd = yaml.dump(trainingjob_crd(), Dumper=_Plain, sort_keys=False, width=120, allow_unicode=True)
+    schemas = {"job": job_schema(), "config": config_schema()}
+    return {
+        CRD: _HEAD + crd,
+        **{SCHEMAS / f"{name}.json": json.dumps(schema, indent=2) + "\n" for name, schema in schemas.items()},
+    }
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description="Writes the custom resource definition and the JSON Schemas.")
+    parser.add_argument("--check", action="store_true", help="change nothing; exit code 1 when not up to date")
+    check = parser.parse_args().check
+    stale = {
+        path: text for path, text in files().items() if not path.exists() or path.read_text(encoding="utf-8") != text
+    }
+    for path, text in stale.items():
+        if check:
+            sys.stderr.write(f"{path.relative_to(ROOT)} is not up to date: run python scripts/make_crd.py\n")
+        else:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(text, encoding="utf-8")
+    return 1 if check and stale else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
