@@ -106,6 +106,8 @@ def test_defaults_are_those_of_the_job_file(plane: ControlPlane) -> None:
         ({"checkpoint": {"storage": "s3://key@bucket/x"}}, "credentials do not belong into it"),
         ({"warmStart": "weights"}, 'spec.warmStart: Invalid value: "weights": must be a path'),
         ({"failurePolicy": {"windowSeconds": 0}}, "spec.failurePolicy.windowSeconds in body should be greater than 0"),
+        ({"pod": {"secretEnv": {"CORDEE_X": {"name": "a", "key": "b"}}}}, "begin with CORDEE_ are Cordee's own"),
+        ({"pod": {"resources": {"memory": 1.5}}}, "spec.pod.resources.memory in body must be of type"),
         ({"device": "tpu"}, 'spec.device: Unsupported value: "tpu"'),
         ({"threads": "2"}, 'spec.threads in body must be of type integer: "string"'),
         ({"thrads": 2}, 'unknown field "spec.thrads"'),
@@ -141,10 +143,19 @@ def test_an_object_of_a_submitted_job_may_be_named_as_its_id(plane: ControlPlane
         ("sourceFrom", {"sourceFrom": {"configMap": "other"}}),
         ("checkpoint", {"checkpoint": {"keep": 7}}),
         ("chaos", {"chaos": True}),
+        ("pod", {"pod": {"image": "other"}}),
+        ("pod", {"pod": {"tolerations": []}}),
+        ("pod", {"pod": {"template": {"spec": {"hostNetwork": True}}}}),
     ],
 )
 def test_nothing_but_the_workers_can_be_changed(plane: ControlPlane, field: str, change: dict[str, Any]) -> None:
-    assert create(plane, job()) == "created"
+    pod = {
+        "image": "one",
+        "tolerations": [{"key": "a", "operator": "Exists"}],
+        "resources": {"cpu": 2, "memory": "1Gi"},
+    }
+    assert create(plane, job(pod=pod)) == "created"
+    assert read(plane)["spec"]["pod"] == pod
     assert f"spec.{field}: Forbidden: {field} cannot be changed once the job exists" in patch(plane, change)
     assert patch(plane, {"workers": {"max": 4}, "ttlSecondsAfterFinished": 4}) == "patched"
 

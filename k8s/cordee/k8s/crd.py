@@ -27,6 +27,8 @@ ID_LENGTH: Final = MAX_NAME_LENGTH + 7
 _CLIENT_SIDE: Final = ("source",)
 """What of a job file means the machine that it is submitted from."""
 _MAX_PATH: Final = 1024
+_MAX_OF_A_POD: Final = 256
+"""Volumes, tolerations and the like of a pod, at most."""
 
 # Bounds of what may be long. They let the API server know what a rule costs at most, and refuse what would not fit into
 # an object anyway.
@@ -47,6 +49,17 @@ _PLACE: Final = {
 }
 _NO_WAY_OUT: Final = "!self.split('/').exists(part, part == '..')"
 
+_ENV_NAMES: Final = [
+    {
+        "rule": f"self.all(name, name.matches('^{ENV_NAME}$'))",
+        "message": "names of environment variables are letters, digits and '_'",
+    },
+    {
+        "rule": "self.all(name, !name.startsWith('CORDEE_'))",
+        "message": "names that begin with CORDEE_ are Cordee's own; choose another name",
+    },
+]
+
 _RULES: Final[dict[tuple[str, ...], list[Schema]]] = {
     ("script",): [
         {
@@ -54,16 +67,8 @@ _RULES: Final[dict[tuple[str, ...], list[Schema]]] = {
             "message": "must be a path inside the source, such as train.py: relative, without '..'",
         }
     ],
-    ("env",): [
-        {
-            "rule": f"self.all(name, name.matches('^{ENV_NAME}$'))",
-            "message": "names of environment variables are letters, digits and '_'",
-        },
-        {
-            "rule": "self.all(name, !name.startsWith('CORDEE_'))",
-            "message": "names that begin with CORDEE_ are Cordee's own; choose another name",
-        },
-    ],
+    ("env",): _ENV_NAMES,
+    ("pod", "secretEnv"): _ENV_NAMES,
     ("workers",): [{"rule": "self.min <= self.max", "message": "min must be at most max"}],
     ("checkpoint", "storage"): [_PLACE],
     ("warmStart",): [_PLACE],
@@ -152,10 +157,10 @@ def _spec() -> Schema:
     spec = structural(JobSpec.model_json_schema(by_alias=True, mode="validation"))
     for name in _CLIENT_SIDE:
         del spec["properties"][name]
-    del spec["properties"]["launcher"]["default"]  # it is the coordinator's
     source = spec["properties"]["sourceFrom"]
     for part in (source, *source["properties"].values()):
         del part["nullable"]  # whether one is given is a question of its presence
+    _open(spec["properties"]["pod"])
     spec["properties"]["script"]["description"] = "the training script, relative to the source's root"
     spec["properties"]["workers"]["description"] = "how many workers; may be changed while the job runs"
     for path, bounds in _BOUNDS.items():
@@ -165,6 +170,17 @@ def _spec() -> Schema:
     spec["required"] = ["script", "sourceFrom"]
     spec["x-kubernetes-validations"] = [_immutable(name) for name in spec["properties"] if name not in MUTABLE]
     return spec
+
+
+def _open(pod: Schema) -> None:
+    """What is left out of a pod is the coordinator's to decide, so there are no defaults; and nothing is endless."""
+    pod.pop("default", None)
+    bound = {"array": "maxItems", "object": "maxProperties"}.get(pod.get("type", ""))
+    if bound and "properties" not in pod and not pod.get("x-kubernetes-preserve-unknown-fields"):
+        pod[bound] = _MAX_OF_A_POD
+    for part in (*pod.get("properties", {}).values(), pod.get("items"), pod.get("additionalProperties")):
+        if part is not None:
+            _open(part)
 
 
 def _at(schema: Schema, path: tuple[str, ...]) -> Schema:

@@ -25,6 +25,7 @@ _KEPT: Final = (
     "minItems",
     "maxItems",
     "required",
+    "x-kubernetes-int-or-string",
 )
 
 
@@ -39,6 +40,8 @@ def _convert(schema: Mapping[str, Any], definitions: Mapping[str, Any]) -> Schem
     if "anyOf" in schema:
         choices = [choice for choice in schema["anyOf"] if choice != _NULL]
         nullable = len(choices) < len(schema["anyOf"])
+        if {choice.get("type") for choice in choices} == {"integer", "string"}:  # a quantity
+            choices = [{"x-kubernetes-int-or-string": True}]
         # Of several forms the first is the whole one; the others are shorthands for people who write job files.
         said = {name: value for name, value in schema.items() if name != "anyOf"}
         schema = _resolved({**_resolved(choices[0], definitions), **said}, definitions)
@@ -51,13 +54,14 @@ def _convert(schema: Mapping[str, Any], definitions: Mapping[str, Any]) -> Schem
         found["properties"] = {name: _convert(part, definitions) for name, part in schema["properties"].items()}
     elif found.get("type") == "object":
         values = schema.get("additionalProperties", True)
-        if isinstance(values, Mapping) and values:
+        values = _resolved(values, definitions) if isinstance(values, Mapping) else {}
+        if values:
             found["additionalProperties"] = _convert(values, definitions)
         else:
             found["x-kubernetes-preserve-unknown-fields"] = True
     if "items" in schema:
         found["items"] = _convert(schema["items"], definitions)
-    if "type" not in found:
+    if "type" not in found and "x-kubernetes-int-or-string" not in found:
         found["x-kubernetes-preserve-unknown-fields"] = True
     if found.get("type") == "integer":
         found.setdefault("format", "int64")

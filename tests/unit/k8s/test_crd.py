@@ -43,7 +43,8 @@ def test_the_schema_is_structural() -> None:
     foreign = {"$ref", "anyOf", "oneOf", "allOf", "not", "$defs", "title", "const", "exclusiveMaximum"}
     for path, part in parts(SCHEMA):
         assert not foreign & set(part), path
-        assert "type" in part or part.get("x-kubernetes-preserve-unknown-fields"), path
+        free = part.get("x-kubernetes-preserve-unknown-fields") or part.get("x-kubernetes-int-or-string")
+        assert "type" in part or free, path
         assert not ("properties" in part and "additionalProperties" in part), path
         assert isinstance(part.get("exclusiveMinimum", True), bool), path
 
@@ -133,6 +134,7 @@ class Outer(BaseModel):
     several: Inner | int | str = Inner()
     free: dict[str, Any] = Field(default_factory=dict)
     anything: Any = None
+    amount: int | str | None = None
     words: dict[str, str] = Field(default_factory=dict)
     things: list[dict[str, Any]] = Field(default_factory=list)
 
@@ -151,6 +153,7 @@ def test_structural_resolves_references_forms_and_bounds() -> None:
     assert found["several"] == {**inner, "description": "An inner section.", "default": {}}
     assert found["free"] == {"type": "object", "x-kubernetes-preserve-unknown-fields": True}
     assert found["anything"] == {"x-kubernetes-preserve-unknown-fields": True}
+    assert found["amount"] == {"x-kubernetes-int-or-string": True, "nullable": True}
     assert found["words"] == {"type": "object", "additionalProperties": {"type": "string"}}
     assert found["things"]["items"] == {"type": "object", "x-kubernetes-preserve-unknown-fields": True}
 
