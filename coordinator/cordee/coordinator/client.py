@@ -11,7 +11,7 @@ import uuid
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, Self, cast
+from typing import TYPE_CHECKING, Any, Final, Self, cast
 from urllib.parse import quote, urlsplit
 
 import httpx2
@@ -19,6 +19,9 @@ import httpx2
 from cordee.coordinator.errors import CoordinatorError
 from cordee.coordinator.folders import default_state
 from cordee.coordinator.views import InjectedFault, JobView, LogLine, NumberedEvent, Plan
+
+if TYPE_CHECKING:
+    import ssl
 
 __all__ = [
     "Client",
@@ -103,6 +106,11 @@ class Endpoint:
     url: str
     token: str
     state: Path | None = None
+    authority: str | None = None
+    """A PEM file: what the coordinator is verified by; None: the system's authorities."""
+    certificate: str | None = None
+    """A PEM file that this side shows, where the coordinator asks for one; its key lies in `key` (None: in there)."""
+    key: str | None = None
 
     @property
     def exposes_token(self) -> bool:
@@ -116,7 +124,7 @@ def read_endpoint(state: Path) -> Endpoint | None:
         written = json.loads((state / "endpoint.json").read_text(encoding="utf-8"))
         token = (state / written.get("token_file", "token")).read_text(encoding="ascii").strip()
         url = str(written["url"])
-        return Endpoint(url, token, state) if _host(url) else None
+        return Endpoint(url, token, state, written.get("authority")) if _host(url) else None
     except (OSError, ValueError, KeyError, TypeError, AttributeError, InvalidError):
         return None
 
@@ -127,11 +135,18 @@ class Client:
     def __init__(self, endpoint: Endpoint, *, timeout_seconds: float = _REQUEST_SECONDS) -> None:
         self.endpoint = endpoint
         host = _host(endpoint.url)
+        if endpoint.exposes_token:
+            raise InvalidError(
+                f"the token is not sent to {endpoint.url}: anybody on the way could read it",
+                f"use https (--ca names the authority); or a tunnel: ssh -N -L 8470:127.0.0.1:8470 {host}, and then "
+                "--server http://127.0.0.1:8470",
+            )
         self._streams: set[httpx2.Response] = set()
         self._http = httpx2.Client(
             base_url=endpoint.url,
             headers={"Authorization": f"Bearer {endpoint.token}"} if endpoint.token else {},
             timeout=timeout_seconds,
+            verify=_trust(endpoint),
             # A proxy for the world outside must not see the token of a coordinator on this machine.
             trust_env=host not in _LOOPBACK,
         )
@@ -304,6 +319,27 @@ class Client:
             ) from error
 
 
+def _trust(endpoint: Endpoint) -> "ssl.SSLContext | bool":
+    """What an encrypted connection is made with. Over plain http nothing of the sort is even loaded."""
+    if urlsplit(endpoint.url).scheme != "https":
+        return False
+    import ssl
+
+    try:
+        context = ssl.create_default_context(cafile=endpoint.authority)
+        context.minimum_version = ssl.TLSVersion.TLSv1_2
+        if endpoint.certificate is not None:
+            context.load_cert_chain(endpoint.certificate, endpoint.key)
+    except OSError as error:  # SSLError is one
+        given = (endpoint.authority, endpoint.certificate, endpoint.key)
+        names = " and ".join(name for name in given if name) or "the system's authorities"
+        why = getattr(error, "reason", None) or error.strerror or str(error)
+        raise InvalidError(
+            f"{names} cannot be used for TLS: {why}", "--ca, --cert and --key (CORDEE_CA, …) name PEM files"
+        ) from error
+    return context
+
+
 def _host(url: str) -> str:
     try:
         parts = urlsplit(url)
@@ -322,6 +358,8 @@ def _job(ref: str, action: str = "") -> str:
 
 def _reason(error: Exception) -> str:
     text = str(error) or type(error).__name__
+    if "CERTIFICATE_VERIFY_FAILED" in text:
+        return f"its certificate is not trusted ({text.partition('failed: ')[2].partition(' (_ssl')[0] or text})"
     return "nobody listens there" if "refused" in text.lower() else text
 
 

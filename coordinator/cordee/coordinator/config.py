@@ -176,6 +176,10 @@ class Kubernetes(_Section):
     authority: SecretKey | None = Field(
         default=None, description="the Secret's entry with the authority that workers verify the coordinator by"
     )
+    client_certificate: str | None = Field(
+        default=None,
+        description="mutual TLS: the Secret of type kubernetes.io/tls with the certificate that workers show",
+    )
     pod: dict[str, Any] = Field(
         default_factory=dict, description="defaults of every job's spec.pod, which wins over them"
     )

@@ -4,10 +4,10 @@
         keeper, job = coordinators.find("digits")
         keeper.scale(job["id"], 1, 2)
 
-`--server` (or CORDEE_SERVER, with CORDEE_TOKEN) names one; `--state` names a state folder, whose `endpoint.json` says
-where its coordinator answers. Given neither, every coordinator of this user on this machine is meant: the service's,
-and those that live `cordee run`s embed, so that `cordee scale JOB 1:2` in one terminal reaches the job started in
-another. An `endpoint.json` outlives its coordinator, so none is trusted before `/healthz` answers.
+`--server` (or CORDEE_SERVER; with CORDEE_TOKEN, and CORDEE_CA for https) names one; `--state` names a state folder,
+whose `endpoint.json` says where its coordinator answers. Given neither, every coordinator of this user on this machine
+is meant: the service's, and those that live `cordee run`s embed, so that `cordee scale JOB 1:2` in one terminal reaches
+the job started in another. An `endpoint.json` outlives its coordinator, so none is trusted before `/healthz` answers.
 
 The jobs of coordinators that are gone are found as well, in the state folders they have left: see `past`.
 """
@@ -145,7 +145,15 @@ def named_endpoint(
     environ = os.environ if environ is None else environ
     if server is None and state is None:
         server = environ.get("CORDEE_SERVER") or None
-    return None if server is None else Endpoint(server.rstrip("/"), environ.get("CORDEE_TOKEN", ""))
+    if server is None:
+        return None
+    return Endpoint(
+        server.rstrip("/"),
+        environ.get("CORDEE_TOKEN", ""),
+        authority=environ.get("CORDEE_CA") or None,
+        certificate=environ.get("CORDEE_CERT") or None,
+        key=environ.get("CORDEE_KEY") or None,
+    )
 
 
 def connect(

@@ -417,14 +417,13 @@ def test_a_run_that_was_killed_is_interrupted_and_keeps_its_folder_until_it_is_e
     assert "first epoch done" in home.cordee("run", "train.py", "1", "--state", "here").stdout
 
 
-def test_a_token_that_would_travel_in_the_clear_is_warned_of(home: Home) -> None:
+def test_a_token_is_not_sent_in_the_clear(home: Home) -> None:
     home.environment |= {"CORDEE_TOKEN": "secret", "HTTP_PROXY": "http://127.0.0.1:9", "http_proxy": ""}
-    done = home.cordee("jobs", "--server", "http://training.example", code=1)
-    warning, error, *_ = done.stderr.splitlines()
-    assert warning.startswith("warning: the token travels to http://training.example unencrypted")
-    assert error.startswith("error: no connection")
+    error, hint, *_ = home.cordee("jobs", "--server", "http://training.example", code=2).stderr.splitlines()
+    assert error.startswith("error: the token is not sent to http://training.example")
+    assert "https" in hint
     home.environment |= {"CORDEE_SERVER": "http://127.0.0.1:9"}
-    assert "warning" not in home.cordee("jobs", code=1).stderr
+    assert "no connection" in home.cordee("jobs", code=1).stderr
 
 
 def test_a_run_s_dry_run_starts_nothing_and_leaves_nothing(home: Home) -> None:

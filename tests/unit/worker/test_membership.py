@@ -13,6 +13,7 @@ import pytest
 
 from cordee.rpc.v1 import worker_pb2 as pb
 from cordee.trainer.elastic.protocols import Communicator, Membership, PeerLostError, ProgressReport, RunResult, World
+from cordee.worker.credentials import Credentials
 from cordee.worker.listener import Listener
 from cordee.worker.membership import WorkerMembership
 from cordee.worker.progress import INTERVAL_SECONDS, ProgressMeter
@@ -46,7 +47,7 @@ def worker(coordinator: Any, tmp_path: Path) -> Iterator[Callable[[str], Worker]
         )  # fmt: skip
         listener = Listener("127.0.0.1")
         identity = WorkerIdentity("job", name, settings.incarnation, listener.address, 1)
-        session = Session(identity, coordinator.address, "secret", orphan_seconds=30.0)
+        session = Session(identity, coordinator.address, Credentials("secret"), orphan_seconds=30.0)
         joined: list[str] = []
         membership = WorkerMembership(session, listener, settings, on_connected=lambda: joined.append(name))
         session.start()

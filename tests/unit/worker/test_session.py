@@ -10,6 +10,7 @@ import pytest
 
 from cordee.rpc.v1 import worker_pb2 as pb
 from cordee.worker import exit_codes
+from cordee.worker.credentials import Credentials
 from cordee.worker.session import Leave, Session
 from cordee.worker.session_state import WorkerIdentity
 from cordee.worker.source import BundleError
@@ -23,7 +24,7 @@ def open_session(coordinator: Any) -> Iterator[Callable[..., Session]]:
 
     def make(orphan_seconds: float = 30.0) -> Session:
         identity = WorkerIdentity("job", "job-w0", "aa", "127.0.0.1:1", 42)
-        session = Session(identity, coordinator.address, "secret", orphan_seconds=orphan_seconds)
+        session = Session(identity, coordinator.address, Credentials("secret"), orphan_seconds=orphan_seconds)
         sessions.append(session)
         session.start()
         return session

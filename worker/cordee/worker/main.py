@@ -50,7 +50,7 @@ def main() -> int:
         sys.stderr.write(f"cordee: {error}\n")
         lifeline.ending(exit_codes.UNUSABLE)
         return exit_codes.UNUSABLE
-    del os.environ["CORDEE_TOKEN"]  # a script that prints its environment does not print the job's key
+    os.environ.pop("CORDEE_TOKEN", None)  # a script that prints its environment does not print the job's key
     prepare_environment(os.environ)
     os.environ["CORDEE_OUTPUT_DIR"] = str(settings.output)
     for stream in (sys.stdout, sys.stderr):
@@ -92,7 +92,7 @@ def _work(settings: WorkerSettings, lifeline: Lifeline, previous: PostMortem | N
         os.getpid(),
         previous=None if previous is None else pb.PostMortem(**previous.fields()),
     )
-    session = Session(identity, settings.coordinator, settings.token, orphan_seconds=settings.orphan_seconds)
+    session = Session(identity, settings.coordinator, settings.credentials, orphan_seconds=settings.orphan_seconds)
     departure = Departure(session, lifeline.ending)
     faults = _faults(settings, session, listener, lifeline)
     session.on_probe = Prober(listener.cut, session.post).start

@@ -69,7 +69,6 @@ class WorkerMembership:
         self._activity = session.activity
         self._listener = listener
         self._settings = settings
-        self._key = mesh_key(settings.token)
         self._meter = ProgressMeter()
         self._resumption = Resumption()
         self._members: tuple[str, ...] = ()
@@ -234,7 +233,7 @@ class WorkerMembership:
             generation=world.generation,
             rank=self._rank,
             members=[Peer(member.rank, member.worker, member.incarnation, member.address) for member in world.members],
-            key=self._key,
+            key=mesh_key(self._session.secret or self._settings.token),
             timeout_seconds=CONNECT_SECONDS,
             silence_seconds=SILENCE_SECONDS,
             abort=abort,

@@ -27,6 +27,7 @@ import grpc
 from cordee.rpc.v1 import worker_pb2 as pb
 from cordee.rpc.v1 import worker_pb2_grpc as rpc
 from cordee.worker.activity import Activity
+from cordee.worker.credentials import Credentials
 from cordee.worker.session_state import (
     AbortMesh,
     CarryOut,
@@ -78,7 +79,7 @@ class Session:
         self,
         identity: WorkerIdentity,
         coordinator: str,
-        token: str,
+        credentials: Credentials,
         *,
         orphan_seconds: float,
         clock: Callable[[], float] = time.monotonic,
@@ -88,9 +89,10 @@ class Session:
         """What the training thread does, as it says itself."""
         self._clock = clock
         self._state = SessionState(identity, orphan_seconds, clock(), self.activity, main_stack)
-        self._metadata = (("authorization", f"Bearer {token}"),)
-        self._channel = grpc.insecure_channel(coordinator, CHANNEL_OPTIONS)
-        self._stub = rpc.WorkerServiceStub(self._channel)
+        self._credentials = credentials
+        self._material = credentials.material() if credentials.tls else (None, None, None)
+        self._channels = [credentials.open_channel(coordinator, CHANNEL_OPTIONS, self._material)]
+        self._stub = rpc.WorkerServiceStub(self._channels[-1])
         self._inbox: queue.SimpleQueue[tuple[int, Event] | None] = queue.SimpleQueue()
         self._outbox: queue.SimpleQueue[pb.WorkerMessage | None] = queue.SimpleQueue()
         self._worlds: queue.SimpleQueue[pb.World | None] = queue.SimpleQueue()
@@ -151,6 +153,11 @@ class Session:
         return self._state.generation
 
     @property
+    def secret(self) -> str:
+        """What the job's workers make sure of each other by, once the coordinator has told it; empty: not yet."""
+        return self._state.secret
+
+    @property
     def change_pending(self) -> bool:
         return self._state.change_pending
 
@@ -179,7 +186,7 @@ class Session:
         """The job's source bundle, piece by piece. `BundleError`: the job has none; `OSError`: it cannot be had now,
         nothing having come for `silence_seconds` perhaps. However long it takes, it may take, while something comes."""
         request = pb.FetchBundleRequest(job=self._state.identity.job)
-        call = self._stub.FetchBundle(request, metadata=self._metadata, wait_for_ready=True)
+        call = self._stub.FetchBundle(request, metadata=self._credentials.metadata(), wait_for_ready=True)
         silence = _Silence(silence_seconds, call.cancel)
         try:
             for chunk in call:
@@ -200,7 +207,8 @@ class Session:
         self._inbox.put(None)
         if self._thread.is_alive() and threading.current_thread() is not self._thread:
             self._thread.join(timeout=2.0)
-        self._channel.close()
+        for channel in self._channels:
+            channel.close()
 
     # --- the thread ---
 
@@ -265,11 +273,22 @@ class Session:
         self._outbox.put(None)  # frees the thread that feeds the previous stream
         self._outbox = queue.SimpleQueue()
         self._stream += 1
-        self._call = self._stub.Attach(iter(self._outbox.get, None), metadata=self._metadata)
+        self._renew_channel()
+        self._call = self._stub.Attach(iter(self._outbox.get, None), metadata=self._credentials.metadata())
         reader = threading.Thread(
             target=self._read, args=(self._stream, self._call), name="cordee-session-reader", daemon=True
         )
         reader.start()
+
+    def _renew_channel(self) -> None:
+        """A channel keeps the certificates it was made with: where the files say others by now, there is a new one."""
+        if not self._credentials.tls:
+            return
+        material = self._credentials.material()
+        if material != self._material:
+            self._material = material
+            self._channels.append(self._credentials.open_channel(self.coordinator, CHANNEL_OPTIONS, material))
+            self._stub = rpc.WorkerServiceStub(self._channels[-1])
 
     def _read(self, stream: int, call: Any) -> None:
         error = ""

@@ -100,6 +100,8 @@ class SessionState:
     has_state: bool = False
     change_pending: bool = False
     aborted: AbortMesh | None = None
+    secret: str = ""
+    """The job's, by the last welcome."""
     ended: End | None = None
 
     _open: bool = False
@@ -241,6 +243,7 @@ class SessionState:
         self._attached = True
         self._failures = 0
         self._complaint = ""
+        self.secret = message.secret or self.secret
         if message.heartbeat_seconds > 0:
             self._heartbeat_seconds = message.heartbeat_seconds
         self._heartbeat_at = now + self._heartbeat_seconds

@@ -14,6 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
+from cordee.worker.credentials import Credentials
+
 __all__ = ["SettingsError", "WorkerSettings"]
 
 T = TypeVar("T")
@@ -54,6 +56,16 @@ class WorkerSettings:
     """The folder in this worker's image that the source lies in; empty: it comes as a bundle."""
     chaos: bool = False
     """Whether faults may be injected into this process."""
+    token_file: Path | None = None
+    """Where the token lies, in a pod; `token` is empty then."""
+    tls: bool = False
+    authority: Path | None = None
+    certificate: Path | None = None
+    key: Path | None = None
+
+    @property
+    def credentials(self) -> Credentials:
+        return Credentials(self.token, self.token_file, self.tls, self.authority, self.certificate, self.key)
 
     @property
     def source_root(self) -> Path:
@@ -99,12 +111,22 @@ class WorkerSettings:
         image_source = env.get("CORDEE_SOURCE", "")
         if image_source:
             read("CORDEE_SOURCE", _absolute, "the absolute path of the source in this worker's image")
+
+        def path(name: str) -> Path | None:
+            return read(name, _absolute, "the absolute path of a file") if env.get(name) else None
+
+        token_file = path("CORDEE_TOKEN_FILE")
         return cls(
             job=read("CORDEE_JOB", str, "the job's id"),
             worker=read("CORDEE_WORKER", str, "the worker's id"),
             incarnation=read("CORDEE_INCARNATION", str, "this process's incarnation", os.urandom(8).hex()),
             coordinator=read("CORDEE_COORDINATOR", _address, "the coordinator's gRPC address, host:port"),
-            token=read("CORDEE_TOKEN", str, "the job's worker token"),
+            token="" if token_file is not None else read("CORDEE_TOKEN", str, "the job's worker token"),
+            token_file=token_file,
+            tls=read("CORDEE_TLS", _switch, "0 or 1", "0"),
+            authority=path("CORDEE_CA_FILE"),
+            certificate=path("CORDEE_CERT_FILE"),
+            key=path("CORDEE_KEY_FILE"),
             workdir=read("CORDEE_WORKDIR", _absolute, "the absolute path of the job's folder on this machine"),
             script=read("CORDEE_SCRIPT", _inside, "the script's path inside the job's source"),
             args=read("CORDEE_ARGS", _strings, "a JSON list of strings, the script's arguments", "[]"),

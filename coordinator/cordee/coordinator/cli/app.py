@@ -3,6 +3,7 @@
 import io
 import os
 import sys
+from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
 import typer
@@ -49,8 +50,20 @@ def _cordee(
         bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
     ] = False,
     show_debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks (or CORDEE_DEBUG=1).")] = False,
+    ca: Annotated[
+        Path | None, typer.Option("--ca", metavar="FILE", help="What the coordinator is verified by (or CORDEE_CA).")
+    ] = None,
+    cert: Annotated[
+        Path | None,
+        typer.Option("--cert", metavar="FILE", help="Our certificate, for mutual TLS (or CORDEE_CERT)."),
+    ] = None,
+    key: Annotated[Path | None, typer.Option("--key", metavar="FILE", help="Its private key (or CORDEE_KEY).")] = None,
 ) -> None:
     set_debug(show_debug)
+    # They stand before the command's name, where no script's own options can be meant.
+    for name, file in (("CORDEE_CA", ca), ("CORDEE_CERT", cert), ("CORDEE_KEY", key)):
+        if file is not None:
+            os.environ[name] = str(file)
 
 
 app.command("run", cls=ScriptCommand, context_settings=_SETTINGS)(run)

@@ -71,11 +71,20 @@ class ProcessLauncher:
     name = "process"
     where = "this machine"
 
-    def __init__(self, state_dir: Path, *, slots: int | None = None, command: Sequence[str] = AGENT_COMMAND) -> None:
+    def __init__(
+        self,
+        state_dir: Path,
+        *,
+        slots: int | None = None,
+        command: Sequence[str] = AGENT_COMMAND,
+        connection: Mapping[str, str] | None = None,
+    ) -> None:
+        """`connection` are the variables that say how the coordinator is reached, where that is by TLS."""
         self._records = state_dir / "agents"
         self._records.mkdir(parents=True, exist_ok=True)
         self._slots = slots if slots is not None else default_slots()
         self._command = tuple(command)
+        self._connection = dict(connection or {})
         self._agents: dict[str, _Agent] = {}
         self._locks: dict[str, asyncio.Lock] = {}
         self._exits: asyncio.Queue[AgentExit] = asyncio.Queue()
@@ -94,6 +103,7 @@ class ProcessLauncher:
             "CORDEE_WORKDIR": str(folder),
             "CORDEE_CHECKPOINT_STORAGE": checkpoint_root(spec.checkpoint.storage, job, folder),
             "CORDEE_MESH_HOST": "127.0.0.1",
+            **self._connection,
         }
 
     def capacity(self) -> int:
