@@ -441,7 +441,7 @@ async def test_metrics_parse_and_follow_the_conventions(coordinator: Any) -> Non
     assert value("cordee_job_step_duration_seconds_bucket", **of, le="0.005") == 20
     assert value("cordee_job_step_duration_seconds_sum", **of) == pytest.approx(0.08)
     for family in families:
-        assert re.fullmatch(r"cordee_[a-z0-9_]+", family.name)
+        assert re.fullmatch(r"(cordee|process)_[a-z0-9_]+", family.name)
         assert family.documentation
         for sample in family.samples:
             assert sample.name.endswith("_total") == (family.type == "counter")
