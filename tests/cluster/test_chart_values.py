@@ -158,9 +158,24 @@ def test_cert_manager_signs_by_a_given_issuer_or_by_an_authority_of_the_releases
     own = render(case="cert-manager-alone")
     (ca,) = [c for c in own.all("Certificate") if c["spec"].get("isCA")]
     (issuer,) = [i for i in own.all("Issuer") if i["spec"] == {"ca": {"secretName": ca["spec"]["secretName"]}}]
-    (leaf,) = [c for c in own.all("Certificate") if not c["spec"].get("isCA")]
-    assert leaf["spec"]["issuerRef"]["name"] == issuer["metadata"]["name"]
+    leaves = {u: c for c in own.all("Certificate") for u in c["spec"].get("usages", [])}
+    for usage in ("server auth", "client auth"):  # mutual TLS, in this case
+        assert leaves[usage]["spec"]["issuerRef"]["name"] == issuer["metadata"]["name"]
     assert ca["spec"]["secretName"] in config({"tls": {"mode": "certManager"}})["kubernetes"]["protectedSecrets"]
+
+
+def test_mutual_tls_has_a_certificate_for_workers_by_the_same_authority() -> None:
+    values = {"tls": {"mutual": {"enabled": True}}}
+    server = {k: base64.b64decode(v) for k, v in render(values).one("Secret", "-tls")["data"].items()}
+    client = {k: base64.b64decode(v) for k, v in render(values).one("Secret", "-client")["data"].items()}
+    assert set(client) == {"tls.crt", "tls.key"}
+    leaf = x509.load_pem_x509_certificate(client["tls.crt"])
+    leaf.verify_directly_issued_by(x509.load_pem_x509_certificate(server["ca.crt"]))
+    usage = leaf.extensions.get_extension_for_class(x509.ExtendedKeyUsage).value
+    assert x509.ExtendedKeyUsageOID.CLIENT_AUTH in usage
+    assert not leaf.extensions.get_extension_for_class(x509.BasicConstraints).value.ca
+    assert config(values)["kubernetes"]["clientCertificate"] == "rel-cordee-client"
+    assert config(values)["tls"]["clientAuthority"] == "/var/run/secrets/cordee/client-authority/ca.crt"
 
 
 def test_what_lets_a_certificate_through_is_what_the_monitor_verifies_by() -> None:
@@ -293,7 +308,9 @@ def test_the_schema_refuses_what_is_not_a_value(values: dict[str, Any], words: l
          ["set persistence.enabled"]),
         ({"tls": {"mode": "existingSecret"}}, ["name the Secret in tls.existingSecret"]),
         ({"tls": {"existingSecret": "a"}}, ["set tls.mode to existingSecret"]),
-        ({"tls": {"mode": "off", "clientAuthority": {"existingSecret": "a"}}}, ["mutual TLS, but tls.mode is off"]),
+        ({"tls": {"mode": "off", "mutual": {"enabled": True}}}, ["tls.mutual is enabled, but tls.mode is off"]),
+        ({"tls": {"mutual": {"clientSecret": "a"}}}, ["set tls.mutual.enabled, or remove them"]),
+        ({"tls": {"mutual": {"enabled": True, "authoritySecret": "a"}}}, ["tls.mutual.clientSecret"]),
         ({"storage": {"url": "s3://a/b", "existingClaim": "c"}}, ["remove one of them"]),
         ({"storage": {"existingSecret": "c"}}, ["storage.url, which is empty"]),
         ({"auth": {"token": {"value": "a" * 16, "existingSecret": "b"}}}, ["both value and existingSecret"]),

@@ -58,8 +58,9 @@
 {{- $_ := set $files "authority" (printf "/var/run/secrets/cordee/tls/%s" .) -}}
 {{- $_ := set $kubernetes "authority" (dict "name" (include "cordee.tls.secret" $) "key" .) -}}
 {{- end -}}
-{{- if .Values.tls.clientAuthority.existingSecret -}}
+{{- if .Values.tls.mutual.enabled -}}
 {{- $_ := set $files "clientAuthority" "/var/run/secrets/cordee/client-authority/ca.crt" -}}
+{{- $_ := set $kubernetes "clientCertificate" (include "cordee.mutual.client" .) -}}
 {{- end -}}
 {{- $_ := set $config "tls" $files -}}
 {{- end -}}
@@ -81,8 +82,10 @@
 {{- define "cordee.protected" -}}
 {{- $names := list (include "cordee.token.secret" .) (include "cordee.metricsToken.secret" .) -}}
 {{- if include "cordee.tls" . -}}{{- $names = append $names (include "cordee.tls.secret" .) -}}{{- end -}}
-{{- range list .Values.database.existingSecret .Values.tls.clientAuthority.existingSecret -}}
-{{- if . -}}{{- $names = append $names . -}}{{- end -}}
+{{- with .Values.database.existingSecret -}}{{- $names = append $names . -}}{{- end -}}
+{{- if .Values.tls.mutual.enabled -}}
+{{- $names = append $names (include "cordee.mutual.authority" .) -}}
+{{- $names = append $names (include "cordee.mutual.client" .) -}}
 {{- end -}}
 {{- range .Values.auth.tokens -}}{{- $names = append $names .existingSecret -}}{{- end -}}
 {{- if and (eq (toString .Values.tls.mode) "certManager") (not .Values.tls.certManager.issuerRef) -}}

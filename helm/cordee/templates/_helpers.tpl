@@ -107,6 +107,19 @@ annotations:
 {{- end -}}
 {{- end -}}
 
+{{/* Mutual TLS: the Secret with what clients are verified by, its entry there, and the Secret of the workers' certificate. */}}
+{{- define "cordee.mutual.authority" -}}
+{{- .Values.tls.mutual.authoritySecret | default (include "cordee.tls.secret" .) -}}
+{{- end -}}
+
+{{- define "cordee.mutual.authorityKey" -}}
+{{- ternary .Values.tls.mutual.authorityKey .Values.tls.authorityKey (ne .Values.tls.mutual.authoritySecret "") -}}
+{{- end -}}
+
+{{- define "cordee.mutual.client" -}}
+{{- .Values.tls.mutual.clientSecret | default (include "cordee.name" (list . "client")) -}}
+{{- end -}}
+
 {{- define "cordee.token.secret" -}}
 {{- .Values.auth.token.existingSecret | default (include "cordee.name" (list . "token")) -}}
 {{- end -}}

@@ -8,8 +8,23 @@
 {{- if and .Values.tls.existingSecret (ne $tls "existingSecret") -}}
 {{- $problems = append $problems (printf "tls.existingSecret is given, but tls.mode is %s: set tls.mode to existingSecret" $tls) -}}
 {{- end -}}
-{{- if and .Values.tls.clientAuthority.existingSecret (not (include "cordee.tls" .)) -}}
-{{- $problems = append $problems "tls.clientAuthority is mutual TLS, but tls.mode is off: choose another mode" -}}
+{{- with .Values.tls.mutual -}}
+{{- if .enabled -}}
+{{- if not (include "cordee.tls" $) -}}
+{{- $problems = append $problems "tls.mutual is enabled, but tls.mode is off: choose another mode" -}}
+{{- end -}}
+{{- if and (eq $tls "existingSecret") (not .clientSecret) -}}
+{{- $problems = append $problems "tls.mutual is enabled, and the certificates are yours: name the Secret with the workers' one in tls.mutual.clientSecret" -}}
+{{- end -}}
+{{- if and .authoritySecret (not .clientSecret) -}}
+{{- $problems = append $problems "tls.mutual.authoritySecret signs the clients' certificates: name the Secret with the workers' one in tls.mutual.clientSecret" -}}
+{{- end -}}
+{{- if not (or .authoritySecret $.Values.tls.authorityKey) -}}
+{{- $problems = append $problems "tls.mutual is enabled, but no authority is named: set tls.mutual.authoritySecret" -}}
+{{- end -}}
+{{- else if or .authoritySecret .clientSecret -}}
+{{- $problems = append $problems "tls.mutual has Secrets, but is not enabled: set tls.mutual.enabled, or remove them" -}}
+{{- end -}}
 {{- end -}}
 {{- if and (eq $tls "certManager") (include "cordee.live" .) (not (.Capabilities.APIVersions.Has "cert-manager.io/v1")) -}}
 {{- $problems = append $problems "tls.mode is certManager, but this cluster has no cert-manager.io/v1: install cert-manager, or choose selfSigned or existingSecret" -}}
