@@ -17,14 +17,14 @@ import os
 import re
 import stat
 import tarfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 from cordee.coordinator.errors import CoordinatorError
 
-__all__ = ["IGNORE_FILE", "MAX_BUNDLE_BYTES", "Bundle", "BundleError", "pack"]
+__all__ = ["IGNORE_FILE", "MAX_BUNDLE_BYTES", "Bundle", "BundleError", "pack", "pack_files"]
 
 MAX_BUNDLE_BYTES: Final = 64 << 20
 MAX_FILES: Final = 20_000
@@ -82,7 +82,7 @@ def pack(source: Path, *, max_bytes: int = MAX_BUNDLE_BYTES) -> Bundle:
     files.sort(key=lambda file: os.fsencode(file.name))
     if sum(file.num_bytes for file in files) > max_bytes:
         raise _too_large(source, files, max_bytes)
-    data = _compress(files)
+    data = _compress((file.name, file.executable, _read(file)) for file in files)
     if len(data) > max_bytes:
         raise _too_large(source, files, max_bytes)
     return Bundle(data, hashlib.sha256(data).hexdigest(), tuple(file.name for file in files), tuple(sorted(skipped)))
@@ -140,25 +140,36 @@ def _why_not_followed(link: Path, root: Path, ancestors: tuple[Path, ...]) -> st
     return ""
 
 
-def _compress(files: list[_File]) -> bytes:
+def pack_files(files: Mapping[str, bytes]) -> Bundle:
+    """Pack files that lie in no folder: a ConfigMap's. The same as a folder with these files would give."""
+    names = sorted(files, key=os.fsencode)
+    data = _compress((name, False, files[name]) for name in names)
+    return Bundle(data, hashlib.sha256(data).hexdigest(), tuple(names))
+
+
+def _compress(files: Iterable[tuple[str, bool, bytes]]) -> bytes:
+    """An archive of files: each one's name, whether it can be executed, and what is in it."""
     buffer = io.BytesIO()
     with (
         gzip.GzipFile(filename="", mode="wb", fileobj=buffer, compresslevel=6, mtime=0) as zipped,
         tarfile.open(fileobj=zipped, mode="w", format=tarfile.PAX_FORMAT) as archive,
     ):
-        for file in files:
-            try:
-                content = file.path.read_bytes()
-            except OSError as error:
-                raise BundleError(
-                    f"the file {file.path} cannot be read: {error.strerror}",
-                    f"make it readable, or name it in {IGNORE_FILE}",
-                ) from None
-            info = tarfile.TarInfo(file.name)
+        for name, executable, content in files:
+            info = tarfile.TarInfo(name)
             info.size = len(content)
-            info.mode = 0o755 if file.executable else 0o644
+            info.mode = 0o755 if executable else 0o644
             archive.addfile(info, io.BytesIO(content))
     return buffer.getvalue()
+
+
+def _read(file: _File) -> bytes:
+    try:
+        return file.path.read_bytes()
+    except OSError as error:
+        raise BundleError(
+            f"the file {file.path} cannot be read: {error.strerror}",
+            f"make it readable, or name it in {IGNORE_FILE}",
+        ) from None
 
 
 def _mib(num_bytes: int) -> str:

@@ -90,7 +90,7 @@ def accepted_status(job: JobFacts, generation: int, before: Mapping[str, Any], n
     """The status of a job that the coordinator has. `generation` is the object's, `before` the status until now."""
     optional: dict[str, Any] = {
         "stepsTotal": job.steps_total,
-        "loss": job.loss,
+        "loss": float(f"{job.loss:.6g}") if job.loss is not None else None,
         "checkpointStep": job.checkpoint_step,
         "startedAt": timestamp(job.started_at) if job.started_at is not None else None,
         "finishedAt": timestamp(job.finished_at) if job.finished_at is not None else None,
@@ -121,8 +121,10 @@ def accepted_status(job: JobFacts, generation: int, before: Mapping[str, Any], n
     }
 
 
-def refused_status(sentence: str, reason: str, generation: int, before: Mapping[str, Any], now: float) -> Status:
-    """The status of an object that is no job, because it cannot be one."""
+def refused_status(
+    sentence: str, reason: str, generation: int, before: Mapping[str, Any], now: float, *, final: bool = True
+) -> Status:
+    """The status of an object that is no job, because it cannot be one; or, where that is not final, cannot be yet."""
     said = ("False", reason, sentence)
     states = {
         "Accepted": said,
@@ -130,7 +132,7 @@ def refused_status(sentence: str, reason: str, generation: int, before: Mapping[
         "Succeeded": ("Unknown", reason, sentence),
         "Failed": ("False", reason, sentence),
         "Ready": said,
-        "Stalled": ("True", reason, sentence),
+        "Stalled": (_truth(final), reason, sentence),
     }
     return {
         "observedGeneration": generation,

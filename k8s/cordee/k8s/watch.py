@@ -56,11 +56,19 @@ class Collection:
 class Watcher:
     """Follows one collection until it is stopped, over restarts of the API server."""
 
-    def __init__(self, api: Api, collection: Collection, deliver: Deliver) -> None:
+    def __init__(
+        self,
+        api: Api,
+        collection: Collection,
+        deliver: Deliver,
+        *,
+        on_synced: Callable[[], object] = lambda: None,
+    ) -> None:
         self.synced = threading.Event()
         self._api = api
         self._collection = collection
         self._deliver = deliver
+        self._on_synced = on_synced
         self._reflector = Reflector()
         self._stopping = threading.Event()
         self._stream: Stream | None = None
@@ -113,6 +121,7 @@ class Watcher:
                 self._hand_over(changes)
                 if self._reflector.synced and not self.synced.is_set():
                     self.synced.set()
+                    self._on_synced()
             case Watch(version):
                 self._watch(version)
 

@@ -8,10 +8,11 @@ from pathlib import Path
 from types import TracebackType
 from typing import Final, Self
 
+from cordee.coordinator.bundle import Bundle
 from cordee.coordinator.errors import InvalidError, TooLargeError
 from cordee.coordinator.service.folder import StateFolder
 
-__all__ = ["MAX_BUNDLE_BYTES", "BundleUpload", "remove_drafts"]
+__all__ = ["MAX_BUNDLE_BYTES", "BundleUpload", "keep_bundle", "remove_drafts"]
 
 MAX_BUNDLE_BYTES: Final = 64 << 20
 _DRAFT: Final = ".incoming-"
@@ -21,6 +22,14 @@ def remove_drafts(folder: StateFolder) -> None:
     """Remove what a coordinator that was killed was receiving. For who holds the folder, before it receives itself."""
     for draft in (folder.root / "bundles").glob(f"{_DRAFT}*"):
         draft.unlink(missing_ok=True)
+
+
+async def keep_bundle(folder: StateFolder, bundle: Bundle) -> None:
+    """Take in a bundle that was packed here."""
+    if not folder.bundle(bundle.sha256).exists():
+        with BundleUpload(folder, bundle.sha256) as upload:
+            await upload.write(bundle.data)
+            upload.keep()
 
 
 class BundleUpload:

@@ -9,11 +9,12 @@ import contextlib
 import hashlib
 import logging
 import secrets
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
+from cordee.coordinator.bundle import Bundle
 from cordee.coordinator.core import events, scheduler
 from cordee.coordinator.core.job import JobMachine
 from cordee.coordinator.core.model import JobState, Policy
@@ -22,6 +23,7 @@ from cordee.coordinator.errors import ConflictError, InvalidError, NotFoundError
 from cordee.coordinator.faults import Fault
 from cordee.coordinator.service.admission import check_capacity, check_launcher, check_source, has_source
 from cordee.coordinator.service.auth import new_token
+from cordee.coordinator.service.bundles import keep_bundle
 from cordee.coordinator.service.environment import agent_environment
 from cordee.coordinator.service.folder import StateFolder
 from cordee.coordinator.service.job import NUM_EVENTS, Clock, Job, Progress
@@ -63,7 +65,7 @@ class Controller:
         self._store = store
         self._launcher = launcher
         self._clock = Clock()
-        self.metrics = Metrics(self._all_jobs, version=version, clock=self._clock.now)
+        self.metrics = Metrics(self.every, version=version, clock=self._clock.now)
         self.metrics.capacity = launcher.capacity
         store.on_write = self.metrics.service.store.observe
         self._turns = Turns(
@@ -80,6 +82,7 @@ class Controller:
             ),
         )
         self._tokens: dict[bytes, str] = {}  # by digest: how long a look-up takes says nothing about a token
+        self._submissions: dict[str, str] = {}  # jobs by what their submissions are called
         self.feed = self._turns.feed
         """One turn of a job: the event in, what is decided done."""
 
@@ -90,11 +93,11 @@ class Controller:
         running: dict[str, set[str]] = {}
         for agent in await self._launcher.list():
             running.setdefault(agent.job, set()).add(agent.worker)
-        tokens = self._store.tokens()
+        tokens, keys = self._store.tokens(), self._store.keys()
         with self._turns.nothing_granted():
             for row in reversed(self._store.jobs()):
                 try:
-                    job = self._load(row, tokens.get(row.id, ""))
+                    job = self._load(row, tokens.get(row.id, ""), keys.get(row.id, ""))
                 except (ValueError, TypeError, KeyError):
                     _log.exception("the job %s cannot be read from the store and is passed over", row.id)
                     continue
@@ -185,9 +188,9 @@ class Controller:
         ignored = check_launcher(self._launcher, document.spec)
         check_capacity(self._launcher, document.spec.workers.min)
         bundle = await asyncio.to_thread(check_source, self._folder, document, bundle)
-        known = self._store.submitted(key) if key else None
+        known = self.submitted(key) if key else None
         if known is not None:
-            return self.find(known).view(self._clock.now())
+            return known.view(self._clock.now())
         identity = self._new_id(document.metadata.name)
         now = self._clock.now()
         workers = document.spec.workers
@@ -204,7 +207,7 @@ class Controller:
         token = new_token()
         self._folder.job(identity).mkdir(parents=True, exist_ok=True)
         self._store.create_job(row, token, key=key)
-        job = self._load(row, token)
+        job = self._load(row, token, key)
         self._turns.note(job, "submitted", f"{document.spec.script}, {workers} workers{_by(by)}")
         for message in ignored:
             self._turns.note(job, "ignored", message)
@@ -216,8 +219,31 @@ class Controller:
         now = self._clock.now()
         return [job.view(now) for job in reversed(self._turns.jobs.values())]
 
-    def _all_jobs(self) -> Iterable[Job]:
+    def every(self) -> Iterable[Job]:
+        """All jobs, oldest first, as they are held."""
         return self._turns.jobs.values()
+
+    def submitted(self, key: str) -> Job | None:
+        """The job that was taken in under this key."""
+        return self._turns.jobs.get(self._submissions.get(key, ""))
+
+    def now(self) -> float:
+        """Unix seconds, by the clock that everything here goes by."""
+        return self._clock.now()
+
+    @property
+    def num_open(self) -> int:
+        """How many jobs are not over."""
+        return len(self._turns.open)
+
+    def subscribe(self, listener: Callable[[Job], None]) -> Callable[[], None]:
+        """Have `listener` called, on the loop, whenever a job may look different; the result ends that."""
+        self._turns.listeners.append(listener)
+        return lambda: self._turns.listeners.remove(listener)
+
+    async def keep_bundle(self, bundle: Bundle) -> None:
+        """Take a source in, as if it had been uploaded."""
+        await keep_bundle(self._folder, bundle)
 
     def job(self, ref: str) -> JobView:
         """A job by its id, or the newest of that name."""
@@ -341,7 +367,7 @@ class Controller:
 
     # -- small things
 
-    def _load(self, row: JobRow, token: str) -> Job:
+    def _load(self, row: JobRow, token: str, key: str) -> Job:
         document = parse_job(row.document, bundled=True)
         job = Job(
             id=row.id,
@@ -353,9 +379,12 @@ class Controller:
             machine=JobMachine(JobRecord.from_json(row.record), job_policy(self.policy, document.spec.failure_policy)),
             progress=Progress.from_json(row.progress),
             events=self._store.events(row.id, last=NUM_EVENTS),
+            key=key,
         )
         self._turns.add(job)
         self._tokens[_digest(token)] = row.id
+        if key:
+            self._submissions[key] = row.id
         return job
 
     def _find_open(self, ref: str, verb: str) -> Job:

@@ -7,7 +7,7 @@ import asyncio
 import math
 import time
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Final
 
@@ -81,8 +81,11 @@ class Job:
         launcher: str = "process",
         progress: Progress | None = None,
         events: list[EventRow] | None = None,
+        key: str = "",
     ) -> None:
         self.id = id
+        self.key = key
+        """What whoever submitted it calls the submission."""
         self.document = document
         self.bundle = bundle
         self.token = token
@@ -96,6 +99,8 @@ class Job:
         self.due: float | None = None  # the machine's deadline that the timer is set to
         self.timer: asyncio.TimerHandle | None = None
         self.version = 0
+        self.touched: Callable[[Job], None] = lambda _job: None
+        """Called whenever something that people see may have changed."""
         self._waiters: set[asyncio.Future[None]] = set()
 
     @property
@@ -120,6 +125,7 @@ class Job:
             if not waiter.done():
                 waiter.set_result(None)
         self._waiters.clear()
+        self.touched(self)
 
     async def changed(self, version: int, timeout_seconds: float) -> None:
         """Wait until the version is another one, or for so long."""

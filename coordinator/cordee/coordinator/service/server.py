@@ -32,6 +32,7 @@ from cordee.coordinator.service.controller import Controller
 from cordee.coordinator.service.databases import PostgresDatabase
 from cordee.coordinator.service.doors import open_people, open_workers
 from cordee.coordinator.service.folder import StateFolder
+from cordee.coordinator.service.fronts import Front, open_fronts
 from cordee.coordinator.service.identity import WorkerVerifier
 from cordee.coordinator.service.launchers.process import AGENT_COMMAND
 from cordee.coordinator.service.launchers.registry import open_launcher
@@ -86,6 +87,7 @@ class CoordinatorServer:
         policy: Policy | None = None,
         agent_command: Sequence[str] = AGENT_COMMAND,
         eager_rest: bool = True,
+        fronts: Sequence[Front] = (),
     ) -> None:
         if slots is not None and slots < 1:
             raise ValueError(f"slots must be at least 1, got {slots}")
@@ -105,6 +107,7 @@ class CoordinatorServer:
         self._slots, self._orphan_seconds = slots, orphan_seconds
         self._policy, self._agent_command = policy, tuple(agent_command)
         self._eager_rest = eager_rest
+        self._fronts = fronts
         self._resources = contextlib.AsyncExitStack()
         self._controller: Controller | None = None
         self._rest: HttpServer | None = None
@@ -138,6 +141,7 @@ class CoordinatorServer:
                 self._config, folder=self.folder, slots=self._slots, agent_command=self._agent_command
             )
             stack.push_async_callback(launcher.close)
+            fronts = [*open_fronts(self._config, launcher), *self._fronts]
 
             people = open_people(self._config, self.token)
             stack.push_async_callback(people.close)
@@ -168,6 +172,9 @@ class CoordinatorServer:
             )
             await controller.start()
             stack.push_async_callback(controller.close)
+            for front in fronts:
+                await front.start(controller)
+                stack.push_async_callback(front.close)
             await server.start()
             stack.push_async_callback(server.stop, None)
 

@@ -245,6 +245,11 @@ class Store:
         with self._transaction() as connection:
             return connection.scalar(sa.select(_submissions.c.job).where(_submissions.c.key == key))
 
+    def keys(self) -> dict[str, str]:
+        """What the submissions of jobs were called, where they were called anything; by job."""
+        with self._transaction() as connection:
+            return {row.job: row.key for row in connection.execute(_submissions.select())}
+
     def tokens(self) -> dict[str, str]:
         """The worker token of every job."""
         with self._transaction() as connection:

@@ -46,6 +46,8 @@ class Turns:
         self.jobs: dict[str, Job] = {}
         self.open: dict[str, Job] = {}
         """Those that hold slots or want some: the history of a service must not slow down its next recovery."""
+        self.listeners: list[Callable[[Job], None]] = []
+        """Told of every job that may look different now."""
         self.closing = False
         """Nothing is decided any more."""
         self.failure: StoreError | None = None
@@ -90,8 +92,13 @@ class Turns:
     def add(self, job: Job) -> None:
         """One more job."""
         self.jobs[job.id] = job
+        job.touched = self._touched
         if not job.machine.done:
             self.open[job.id] = job
+
+    def _touched(self, job: Job) -> None:
+        for listener in self.listeners:
+            listener(job)
 
     async def until_idle(self) -> None:
         """Wait until no job that has ended, or is ending, holds an agent."""

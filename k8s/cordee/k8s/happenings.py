@@ -1,0 +1,139 @@
+"""A job's history as Events of its TrainingJob object, which `kubectl describe` shows. Pure.
+
+An event's name is made of the object's uid and the number that it has in the history, so that telling it twice, before
+and after a restart of the coordinator, is telling it once. What repeats itself is counted in a series, and a job that
+has much to tell is cut short: the cluster's store of events is everybody's, and the whole history is in `cordee
+events` and in the REST API.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any, Final
+
+from cordee.coordinator.spec import API_VERSION, KIND
+
+__all__ = ["MAX_AGE_SECONDS", "Post", "Repeat", "Teller"]
+
+MAX_AGE_SECONDS: Final = 600.0
+"""What is older is not told any more after a restart: the cluster forgets its events, too."""
+
+_SILENT: Final = frozenset({"stack", "resumed"})
+"""Pages of text, and times to the millisecond."""
+_WARNINGS: Final = frozenset(
+    {
+        "agent_exited",
+        "agent_killed",
+        "died",
+        "fault",
+        "given_up",
+        "ignored",
+        "isolated",
+        "link",
+        "lost",
+        "refused",
+        "silent",
+        "straggler",
+        "stuck",
+        "taken",
+    }
+)
+_MAX_NOTE: Final = 1024
+_BURST: Final = 30
+_PER_SECOND: Final = 0.1
+_SERIES_SECONDS: Final = 300.0
+_CONTROLLER: Final = "cordee.dev/coordinator"
+
+
+@dataclass(frozen=True, slots=True)
+class Post:
+    """An event to be created."""
+
+    body: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Repeat:
+    """An event that happened again."""
+
+    name: str
+    patch: Mapping[str, Any]
+
+
+@dataclass(slots=True)
+class _Told:
+    name: str
+    count: int
+    time: float
+
+
+class Teller:
+    """What is told about one object."""
+
+    def __init__(self, *, name: str, namespace: str, uid: str, instance: str) -> None:
+        self.uid = uid
+        self.last = 0
+        """The number of the newest event of the history that has been looked at."""
+        self.seen: object = None
+        """The newest row of the history when it was looked at."""
+        self._name, self._namespace, self._instance = name, namespace, instance
+        self._told: dict[tuple[str, str], _Told] = {}
+        self._room, self._filled_at = float(_BURST), 0.0
+        self._dropped = 0
+
+    def tell(self, number: int, kind: str, message: str, time: float) -> Post | Repeat | None:
+        """What is to be done about an event of the history; None: nothing."""
+        self.last = max(self.last, number)
+        if kind in _SILENT:
+            return None
+        note = message if len(message) <= _MAX_NOTE else message[: _MAX_NOTE - 1] + "…"
+        before = self._told.get((kind, note))
+        if before is not None and time - before.time <= _SERIES_SECONDS:
+            before.count, before.time = before.count + 1, time
+            series = {"count": before.count, "lastObservedTime": _micro(time)}
+            return Repeat(before.name, {"series": series}) if self._may(time) else None
+        if not self._may(time):
+            self._dropped += 1
+            return None
+        if self._dropped:
+            left_out = f" ({self._dropped} events before this one are in the job's history only)"
+            note = note[: _MAX_NOTE - len(left_out)] + left_out
+            self._dropped = 0
+        name = f"{self._name}.{self.uid.replace('-', '')[:12]}.{number:x}"
+        self._told = {key: told for key, told in self._told.items() if time - told.time <= _SERIES_SECONDS}
+        self._told[kind, message[:_MAX_NOTE]] = _Told(name, 1, time)
+        reason = "".join(part[:1].upper() + part[1:] for part in kind.split("_"))[:128] or "Note"
+        return Post(
+            {
+                "apiVersion": "events.k8s.io/v1",
+                "kind": "Event",
+                "metadata": {"name": name, "namespace": self._namespace},
+                "eventTime": _micro(time),
+                "type": "Warning" if kind in _WARNINGS else "Normal",
+                "reason": reason,
+                "action": reason,
+                "note": note,
+                "reportingController": _CONTROLLER,
+                "reportingInstance": self._instance,
+                "regarding": {
+                    "apiVersion": API_VERSION,
+                    "kind": KIND,
+                    "name": self._name,
+                    "namespace": self._namespace,
+                    "uid": self.uid,
+                },
+            }
+        )
+
+    def _may(self, time: float) -> bool:
+        """A bucket of so many events, filled slowly."""
+        self._room = min(self._room + max(time - self._filled_at, 0.0) * _PER_SECOND, float(_BURST))
+        self._filled_at = max(time, self._filled_at)
+        if self._room < 1.0:
+            return False
+        self._room -= 1.0
+        return True
+
+
+def _micro(seconds: float) -> str:
+    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
