@@ -14,7 +14,17 @@ from typing import Final, Protocol
 
 from cordee.coordinator.service import auth
 
-__all__ = ["Authenticator", "Everything", "OnlyMetrics", "People", "Principal", "Rights", "StaticTokens", "verb_of"]
+__all__ = [
+    "METRICS",
+    "Authenticator",
+    "Everything",
+    "OnlyMetrics",
+    "People",
+    "Principal",
+    "Rights",
+    "StaticTokens",
+    "verb_of",
+]
 
 METRICS: Final = "metrics"
 

@@ -1,0 +1,56 @@
+"""People and programs that the API server vouches for: whoever has a token of this cluster, and the rights for it.
+
+What they may do with jobs is what RBAC lets them do with `trainingjobs.cordee.dev` in the coordinator's namespace: get
+and list to look, create to submit, update to scale, delete to cancel. `kubectl auth can-i create tj` says it as well.
+"""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from cordee.coordinator.service.people import METRICS, Principal
+from cordee.k8s.api import Api
+from cordee.k8s.reviews import Identity, Reviews
+
+if TYPE_CHECKING:
+    from cordee.coordinator.config import Config
+
+__all__ = ["ReviewedPeople", "open_people"]
+
+
+@dataclass(frozen=True)
+class _Rights:
+    """What RBAC allows, asked for each kind of request."""
+
+    reviews: Reviews
+    identity: Identity
+
+    async def allow(self, verb: str | None) -> bool:
+        """Whether RBAC allows it; a page that no verb stands for is closed."""
+        if verb is None:
+            return False
+        return await self.reviews.allowed(self.identity, "list" if verb == METRICS else verb)
+
+
+class ReviewedPeople:
+    """An authenticator: tokens that the API server knows, made for one of the audiences."""
+
+    def __init__(self, reviews: Reviews, audiences: tuple[str, ...]) -> None:
+        self._reviews = reviews
+        self._audiences = audiences
+
+    async def identify(self, token: str) -> Principal | None:
+        """Whom the API server names."""
+        identity = await self._reviews.identify(token, self._audiences)
+        return None if identity is None else Principal(identity.username, _Rights(self._reviews, identity))
+
+    async def close(self) -> None:
+        """Ask nothing more."""
+        self._reviews.close()
+
+
+def open_people(config: "Config") -> ReviewedPeople:
+    """The authenticator that a configuration asks for."""
+    review = config.auth.token_review
+    assert review is not None
+    api = Api.connect(config.kubernetes)
+    return ReviewedPeople(Reviews(api, api.namespace), review.audiences)
