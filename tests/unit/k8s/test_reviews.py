@@ -92,7 +92,8 @@ def test_any_other_answer_names_nobody(changes: dict[str, Any]) -> None:
     assert read_token_review(answer(**changes), (AUDIENCE,)) is None
 
 
-@given(st.recursive(
+@given(
+    st.recursive(
         st.none() | st.booleans() | st.text() | st.integers(), lambda x: st.lists(x) | st.dictionaries(st.text(), x)
     )
 )
