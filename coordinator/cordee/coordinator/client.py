@@ -16,9 +16,10 @@ from urllib.parse import quote, urlsplit
 
 import httpx2
 
+from cordee.coordinator.downloads import download
 from cordee.coordinator.errors import CoordinatorError
 from cordee.coordinator.folders import default_state
-from cordee.coordinator.views import InjectedFault, JobView, LogLine, NumberedEvent, Plan
+from cordee.coordinator.views import InjectedFault, JobView, KeptFile, LogLine, NumberedEvent, Plan
 
 if TYPE_CHECKING:
     import ssl
@@ -278,6 +279,17 @@ class Client:
     def watch(self, ref: str) -> Iterator[JobView]:
         """A job, whenever it changes, until it has ended or the connection breaks."""
         return cast("Iterator[JobView]", self._stream(_job(ref, "watch"), {}, _STREAM_SILENCE_SECONDS))
+
+    def files(self, ref: str) -> list[KeptFile]:
+        """What a job keeps: its result, what its script has put into its output folder, its ledger."""
+        return cast("list[KeptFile]", self._call("GET", _job(ref, "files"))["files"])
+
+    def fetch(self, ref: str, path: str, to: Path) -> str:
+        """Download one of a job's files, whole or not at all; its SHA-256, which has been compared.
+
+        A download that broke off goes on where it stopped, and one that is there already is not made again.
+        """
+        return download(self._http, f"{_job(ref, 'files')}/{quote(path)}", to, self._mapped, _refusal)
 
     def _call(self, method: str, path: str, **arguments: Any) -> dict[str, Any]:
         with self._mapped():

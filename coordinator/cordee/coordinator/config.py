@@ -31,6 +31,7 @@ __all__ = [
     "Storage",
     "Tls",
     "TokenReview",
+    "Uploads",
     "config_schema",
     "load_config",
 ]
@@ -191,6 +192,14 @@ class Kubernetes(_Section):
     storage: Storage = Storage()
 
 
+class Uploads(_Section):
+    """What workers in pods may leave with the coordinator: their logs, and what their job keeps."""
+
+    log_bytes: int = Field(default=1 << 30, ge=1 << 20, description="of one job's logs; then the oldest lines go")
+    file_bytes: int = Field(default=16 << 30, ge=1, description="of one file of a result")
+    job_bytes: int = Field(default=64 << 30, ge=1, description="of all files of one job")
+
+
 class Database(_Section):
     """Where jobs are kept, if not in the state folder's SQLite file."""
 
@@ -219,6 +228,7 @@ class Config(_Section):
     kubernetes: Kubernetes = Kubernetes()
     tls: Tls | None = None
     auth: Auth = Auth()
+    uploads: Uploads = Uploads()
     database: Database | None = None
     leader_election: LeaderElection | None = None
 

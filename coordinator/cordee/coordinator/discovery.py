@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Protocol, Self, TypeVar
 from cordee.coordinator.client import Client, Endpoint, JobNotFoundError, UnreachableError, read_endpoint, start_hint
 from cordee.coordinator.errors import CoordinatorError
 from cordee.coordinator.folders import default_state, newest_runs, runs_folder
-from cordee.coordinator.views import INTERRUPTED, TERMINAL_STATES, JobView, LogLine
+from cordee.coordinator.views import INTERRUPTED, TERMINAL_STATES, JobView, KeptFile, LogLine
 
 if TYPE_CHECKING:
     from cordee.coordinator.past import PastCoordinator
@@ -48,6 +48,8 @@ class Keeper(Protocol):
         worker: str | None = None,
         tail: int | None = None,
     ) -> Iterator[LogLine]: ...
+    def files(self, ref: str) -> list[KeptFile]: ...
+    def fetch(self, ref: str, path: str, to: Path) -> str: ...
 
 
 class Coordinators:

@@ -11,6 +11,7 @@ __all__ = [
     "ForbiddenError",
     "InvalidError",
     "NotFoundError",
+    "StorageFullError",
     "TooLargeError",
     "UnauthorizedError",
     "UnavailableError",
@@ -68,3 +69,9 @@ class UnavailableError(CoordinatorError):
     """What is needed to answer does not answer now: ask again."""
 
     code = "unavailable"
+
+
+class StorageFullError(CoordinatorError):
+    """There is no room for it, on the disk or by a limit that the configuration sets."""
+
+    code = "storage_full"

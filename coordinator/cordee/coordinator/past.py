@@ -10,6 +10,7 @@ that its coordinator is gone, and `hint` names the command that takes the job up
 """
 
 import json
+import os
 import shlex
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -18,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Final, Self, cast
 
 from cordee.coordinator.client import ClientError, ConflictError, JobNotFoundError, UnreachableError
 from cordee.coordinator.folders import default_state
-from cordee.coordinator.views import INTERRUPTED, TERMINAL_STATES, JobView, LogLine
+from cordee.coordinator.views import INTERRUPTED, TERMINAL_STATES, JobView, KeptFile, LogLine
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -127,17 +128,42 @@ class PastCoordinator:
         tail: int | None = None,
     ) -> Iterator[LogLine]:
         """A job's output, by time; with `follow` until no worker of it is left."""
-        from cordee.coordinator.service.folder import StateFolder
         from cordee.coordinator.service.launchers.process import living_agents
         from cordee.coordinator.service.logs import LogReader
 
         job, store = self.job(ref)["id"], self._opened()
-        folder = StateFolder(self.folder).job(job) / "logs"
+        folder = self._job_folder(job) / "logs"
         reader = LogReader(folder, lambda after: store.worlds(job, after=after), rank=rank, worker=worker)
         batches = reader.read(tail=tail, follow=(lambda: job in living_agents(self.folder)) if follow else None)
         for batch in _now(batches):
             for line in batch:
                 yield cast("LogLine", asdict(line))
+
+    def files(self, ref: str) -> list[KeptFile]:
+        """What a job keeps."""
+        from cordee.coordinator.service.files import Files
+
+        found = Files().list(self._job_folder(ref))
+        return [KeptFile(path=file.path, size=file.size, modified_at=file.modified_at) for file in found]
+
+    def fetch(self, ref: str, path: str, to: Path) -> str:
+        """Copy one of a job's files, whole or not at all; its SHA-256."""
+        import shutil
+
+        from cordee.coordinator.service.files import Files
+
+        descriptor, _, sha256 = Files().open(self._job_folder(ref), path)
+        to.parent.mkdir(parents=True, exist_ok=True)
+        draft = to.with_name(f".{to.name}.part")
+        with os.fdopen(descriptor, "rb") as source, draft.open("wb") as file:
+            shutil.copyfileobj(source, file, 1 << 20)
+        draft.replace(to)
+        return sha256
+
+    def _job_folder(self, ref: str) -> Path:
+        from cordee.coordinator.service.folder import StateFolder
+
+        return StateFolder(self.folder).job(self.job(ref)["id"])
 
     @property
     def hint(self) -> str:

@@ -14,6 +14,7 @@ __all__ = [
     "InjectedFault",
     "JobFailure",
     "JobView",
+    "KeptFile",
     "LogLine",
     "Member",
     "NumberedEvent",
@@ -55,6 +56,14 @@ class Event(TypedDict):
     time: float
     kind: str
     message: str
+
+
+class KeptFile(TypedDict):
+    """A file that a job keeps."""
+
+    path: str
+    size: int
+    modified_at: float
 
 
 class NumberedEvent(Event):

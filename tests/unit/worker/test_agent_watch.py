@@ -148,7 +148,7 @@ def test_a_killed_worker_that_does_not_die_is_not_waited_for(start_bare: Callabl
         before=(
             "import cordee.worker.agent, cordee.worker.watch\n"
             "cordee.worker.agent.kill_group = lambda pid: None\n"  # a kernel that cannot let go of it
-            "cordee.worker.agent.end_orphans = lambda spared: 0\n"
+            "cordee.worker.agent.end_orphans = lambda *spared: 0\n"
             "cordee.worker.watch.DEATH_SECONDS = 0.2"
         ),
     )

@@ -24,6 +24,7 @@ from cordee.worker import exit_codes, watch
 from cordee.worker.child import Child
 from cordee.worker.logfile import LogFile
 from cordee.worker.orphans import adopt_orphans, end_orphans, kill_group
+from cordee.worker.outlet import Outlet
 from cordee.worker.patience import Patience
 from cordee.worker.postmortem import ENVIRONMENT, PostMortem
 from cordee.worker.restart import BUDGET, WINDOW_SECONDS, RestartPolicy
@@ -40,7 +41,7 @@ _STACK_POLL_SECONDS = 0.02
 
 class Agent:
     """Runs one worker until it has ended for good. `command` is what a worker is started with, where it is not forked
-    from the process that `zygote_command` starts."""
+    from the process that `zygote_command` starts; `forwarder_command`, where its log is to leave this machine."""
 
     def __init__(
         self,
@@ -48,6 +49,7 @@ class Agent:
         log: LogFile,
         *,
         zygote_command: Sequence[str] | None = None,
+        forwarder_command: Sequence[str] | None = None,
         grace_seconds: float = GRACE_SECONDS,
         heartbeat_seconds: float = watch.HEARTBEAT_SECONDS,
         stopped_seconds: float = watch.STOPPED_SECONDS,
@@ -63,6 +65,9 @@ class Agent:
         self._spawner = Spawner(
             command, zygote_command, self._selector, started=self._started, lost=self._start, note=self._note
         )
+        self._outlet = Outlet(forwarder_command, self._note) if forwarder_command else None
+        if self._outlet is not None:
+            log.on_written = self._outlet.written
         self._child: Child | None = None
         self._incarnation = ""
         self._previous: PostMortem | None = None
@@ -86,6 +91,8 @@ class Agent:
         if not adopt_orphans():
             self._spawner.close()  # what it forks could not be ours
         self._start()
+        if self._outlet is not None:
+            self._outlet.open()
         now = time.monotonic()
         while self._ended is None:
             timeout = self._timeout(now)
@@ -101,6 +108,8 @@ class Agent:
             self._on_time(now)
         self._spawner.close()
         self._log.close()
+        if self._outlet is not None:
+            self._outlet.close(hurried=self._asked_to_leave)
         return self._ended
 
     # --- what happens ---
@@ -149,6 +158,8 @@ class Agent:
                 self._worker_ended(code)
             elif pid == self._spawner.zygote:
                 self._spawner.exited(code)
+            elif self._outlet is not None and pid == self._outlet.pid:
+                self._outlet.exited(code)
             elif self._child is not None and self._child.pid is None:
                 self._reaped[pid] = code
 
@@ -181,6 +192,8 @@ class Agent:
 
     def _on_time(self, now: float) -> None:
         self._spawner.on_time(now)
+        if self._outlet is not None:
+            self._outlet.on_time(now)
         child = self._child
         if child is not None:
             child.on_time(now)
@@ -209,6 +222,8 @@ class Agent:
 
     def _timeout(self, now: float) -> float | None:
         moments = [self._spawner.deadline(), self._restart_at]
+        if self._outlet is not None:
+            moments.append(self._outlet.deadline())
         if self._child is not None:
             moments.append(self._child.deadline())
             if self._child.watch is not None:
@@ -262,7 +277,7 @@ class Agent:
     def _worker_ended(self, code: int) -> None:
         child, self._child = self._child, None
         assert child is not None
-        end_orphans(self._spawner.zygote)
+        end_orphans(self._spawner.zygote, None if self._outlet is None else self._outlet.pid)
         lived = child.lived(time.monotonic())
         code, found = child.ended(code, asked=self._asked_to_leave, patience=self._patience)
         self._previous = found
@@ -307,6 +322,7 @@ def main() -> int:
         [*python, "cordee.worker.main"],
         LogFile(f"{os.environ['CORDEE_WORKDIR']}/logs/{worker}.jsonl", worker),
         zygote_command=[*python, "cordee.worker.zygote"],
+        forwarder_command=[*python, "cordee.worker.forwarder"] if os.environ.get("CORDEE_UPLOADS") else None,
         grace_seconds=_number("CORDEE_GRACE_SECONDS", GRACE_SECONDS, least=0),
         heartbeat_seconds=_number("CORDEE_HEARTBEAT_TIMEOUT_SECONDS", watch.HEARTBEAT_SECONDS),
         stopped_seconds=_number("CORDEE_STOPPED_SECONDS", watch.STOPPED_SECONDS),

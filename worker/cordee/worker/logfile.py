@@ -13,6 +13,7 @@ import codecs
 import json
 import os
 import time
+from collections.abc import Callable, Sequence
 
 __all__ = ["LineSplitter", "LogFile"]
 
@@ -26,6 +27,8 @@ class LogFile:
     """Appends JSON lines to `path`; never raises for the disk's sake."""
 
     def __init__(self, path: str, worker: str, max_bytes: int = MAX_LOG_BYTES) -> None:
+        self.on_written: Callable[[str, Sequence[str]], None] = lambda _stream, _lines: None
+        """Told of each stream's lines, once they are in the file, or could not be."""
         self._path = path
         self._worker = worker
         self._max_bytes = max_bytes
@@ -41,6 +44,7 @@ class LogFile:
             self._dropped = 0
         if not self._append(now, stream, incarnation, lines):
             self._dropped += len(lines)
+        self.on_written(stream, lines)
 
     def close(self) -> None:
         if self._fd >= 0:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import MutableMapping
+from collections.abc import Callable, MutableMapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,6 +19,7 @@ from cordee.worker.gpu import count_gpus, visible_devices
 from cordee.worker.lifeline import Lifeline
 from cordee.worker.postmortem import PostMortem, leave_stacks
 from cordee.worker.settings import SettingsError, WorkerSettings
+from cordee.worker.wire import fit
 
 if TYPE_CHECKING:
     from cordee.worker.faults import Faults
@@ -117,7 +118,8 @@ def _work(settings: WorkerSettings, lifeline: Lifeline, previous: PostMortem | N
             runtime.install(membership)
             run_script(source, settings.script, settings.args)
             runtime.conclude()
-            last_word = pb.WorkerMessage(finished=membership.last_word())
+            where = _deliver(settings, session)
+            last_word = pb.WorkerMessage(finished=membership.last_word(where))
         except Leave:
             raise
         except BaseException as error:
@@ -162,6 +164,25 @@ def _faults(settings: WorkerSettings, session: Session, listener: Listener, life
     )
     session.on_fault = faults.inject
     return faults
+
+
+def _deliver(settings: WorkerSettings, session: Session) -> Callable[[Path], str]:
+    """Brings the job's result to the coordinator, if that is not where it was written: where each file is now."""
+    from cordee.rpc.v1 import worker_pb2 as pb
+    from cordee.worker.delivery import deliver, gather
+    from cordee.worker.uplink import Uplink, read_token
+
+    uplink = Uplink.from_environment(os.environ, lambda: read_token(os.environ) or settings.token)
+    if uplink is None:
+        return str
+
+    def refused(text: str) -> None:
+        sys.stderr.write(f"cordee: {text}\n")
+        session.post(pb.WorkerMessage(note=pb.Note(kind="result_failed", message=fit(text))))
+
+    there = deliver(uplink, gather(settings.workdir), refused)
+    uplink.close()
+    return lambda path: there.get(path.relative_to(settings.workdir).as_posix(), "")
 
 
 def _source(settings: WorkerSettings, session: Session) -> Path:

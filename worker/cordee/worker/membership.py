@@ -167,8 +167,9 @@ class WorkerMembership:
         self._flush_progress()
         self._result = result
 
-    def last_word(self) -> pb.Finished:
-        """What is to be said once the script has ended: the result of its run, or that it made none."""
+    def last_word(self, where: Callable[[Path], str] = str) -> pb.Finished:
+        """What is to be said once the script has ended: the result of its run, or that it made none. `where` tells
+        where a file is for who is told."""
         result = self._result
         if result is None:
             return pb.Finished()
@@ -177,7 +178,7 @@ class WorkerMembership:
             samples=result.samples,
             weights_sha256=result.weights_sha256,
             metrics=dict(result.metrics),
-            weights_path="" if result.weights_path is None else fit(str(result.weights_path)),
+            weights_path="" if result.weights_path is None else fit(where(result.weights_path)),
         )
 
     def connections(self) -> dict[str, socket.socket]:

@@ -36,11 +36,11 @@ def kill_group(pid: int) -> None:
         os.killpg(pid, signal.SIGKILL)
 
 
-def end_orphans(spared: int | None) -> int:
-    """Kills all children of this process but one, and what they leave behind in turn; how many."""
+def end_orphans(*spared: int | None) -> int:
+    """Kills all children of this process but these, and what they leave behind in turn; how many."""
     number = 0
     until = time.monotonic() + WAIT_SECONDS
-    while orphans := [pid for pid in _children() if pid != spared]:
+    while orphans := [pid for pid in _children() if pid not in spared]:
         for pid in orphans:
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.kill(pid, signal.SIGKILL)

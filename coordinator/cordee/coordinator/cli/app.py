@@ -12,6 +12,7 @@ from cordee.coordinator.cli.chaos import chaos
 from cordee.coordinator.cli.checkpoints import checkpoints
 from cordee.coordinator.cli.completion import completion
 from cordee.coordinator.cli.errors import ExitCode, debug, report, set_debug
+from cordee.coordinator.cli.fetch import fetch
 from cordee.coordinator.cli.jobs import cancel, jobs, scale, status, wait
 from cordee.coordinator.cli.ledger import ledger
 from cordee.coordinator.cli.logs import logs
@@ -68,7 +69,22 @@ def _cordee(
 
 app.command("run", cls=ScriptCommand, context_settings=_SETTINGS)(run)
 app.command("submit", cls=ScriptCommand, context_settings=_SETTINGS)(submit)
-for _command in (jobs, status, logs, scale, cancel, wait, checkpoints, ledger, coordinator, schema, completion, chaos):
+_OTHERS = (
+    jobs,
+    status,
+    logs,
+    scale,
+    cancel,
+    wait,
+    fetch,
+    checkpoints,
+    ledger,
+    coordinator,
+    schema,
+    completion,
+    chaos,
+)
+for _command in _OTHERS:
     app.command(_command.__name__, context_settings=_SETTINGS)(_command)
 
 

@@ -16,7 +16,7 @@ import typer
 from cordee.coordinator.cli.completion import complete_jobs
 from cordee.coordinator.cli.errors import ExitCode, UsageError, guarded, say
 from cordee.coordinator.cli.options import Format, OutputOption, ServerOption, StateOption
-from cordee.coordinator.cli.output import clean, columns, dump, duration, is_document, write
+from cordee.coordinator.cli.output import clean, columns, dump, duration, is_document, size, write
 from cordee.coordinator.errors import CoordinatorError, NotFoundError
 
 __all__ = ["checkpoints"]
@@ -64,7 +64,7 @@ def checkpoints(
         if is_document(output):
             dump({"job": name, **answer}, output)
         else:
-            write(f"{answer['file']}: {answer['arrays']} arrays of step {answer['step']}, {_size(answer['bytes'])}")
+            write(f"{answer['file']}: {answer['arrays']} arrays of step {answer['step']}, {size(answer['bytes'])}")
         return
     answer, damaged = _run(["list", root, *(["--verify"] if verify else [])])
     if is_document(output):
@@ -126,14 +126,5 @@ def _table(found: list[dict[str, Any]], *, wide: bool) -> str:
         parts = "-" if each["parts"] is None else str(each["parts"])
         age = duration(max(0.0, now - each["created"]))
         form = [each["format"] or "-"] if wide else []
-        rows.append([str(each["step"]), state, age, _size(each["bytes"]), parts, *form, clean(each["where"])])
+        rows.append([str(each["step"]), state, age, size(each["bytes"]), parts, *form, clean(each["where"])])
     return columns(rows)
-
-
-def _size(num_bytes: int) -> str:
-    size, unit = float(num_bytes), "B"
-    for unit in ("B", "KiB", "MiB", "GiB", "TiB"):
-        if size < 1024 or unit == "TiB":
-            break
-        size /= 1024
-    return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"

@@ -29,6 +29,7 @@ __all__ = [
     "print_job",
     "printable",
     "progress_words",
+    "size",
     "write",
 ]
 
@@ -71,6 +72,16 @@ def duration(seconds: float) -> str:
     if whole < 86400:
         return f"{whole // 3600}h{whole % 3600 // 60:02d}m"
     return f"{whole // 86400}d{whole % 86400 // 3600:02d}h"
+
+
+def size(num_bytes: int) -> str:
+    """`17 B`, `1.2 MiB`."""
+    amount, unit = float(num_bytes), "B"
+    for unit in ("B", "KiB", "MiB", "GiB", "TiB"):
+        if amount < 1024 or unit == "TiB":
+            break
+        amount /= 1024
+    return f"{amount:.0f} {unit}" if unit == "B" else f"{amount:.1f} {unit}"
 
 
 def number(value: float | None, form: str = ".4g") -> str:

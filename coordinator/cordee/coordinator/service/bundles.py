@@ -15,12 +15,12 @@ from cordee.coordinator.service.folder import StateFolder
 __all__ = ["MAX_BUNDLE_BYTES", "BundleUpload", "keep_bundle", "remove_drafts"]
 
 MAX_BUNDLE_BYTES: Final = 64 << 20
-_DRAFT: Final = ".incoming-"
+_DRAFT: Final = ".incoming-"  # of bundles, and of files (see `files`)
 
 
 def remove_drafts(folder: StateFolder) -> None:
     """Remove what a coordinator that was killed was receiving. For who holds the folder, before it receives itself."""
-    for draft in (folder.root / "bundles").glob(f"{_DRAFT}*"):
+    for draft in (*(folder.root / "bundles").glob(f"{_DRAFT}*"), *(folder.root / "jobs").glob(f"*/{_DRAFT}*")):
         draft.unlink(missing_ok=True)
 
 

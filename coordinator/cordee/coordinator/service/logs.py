@@ -1,8 +1,9 @@
 """A job's logs: the lines its agents write, merged by time, each with the rank its worker had then.
 
 Agents append to `jobs/<id>/logs/<worker>.jsonl`, and rename it to `<worker>.jsonl.1` when it has grown too long;
-nothing passes through the coordinator, so logs are complete however often it was away. Following looks at the files'
-sizes a few times a second and reads what was added. A file is known by its inode: it goes on under its new name.
+nothing passes through the coordinator, so logs are complete however often it was away. Those of pods, which have other
+disks, come as `<worker>.jsonl.<name>` (`appends`). Following looks at the files' sizes a few times a second and reads
+what was added. A file is known by its inode: it goes on under its new name.
 """
 
 import asyncio
@@ -23,6 +24,8 @@ __all__ = ["LogLine", "LogReader", "RankHistory"]
 FOLLOW_SECONDS: Final = 0.12
 _CHUNK_BYTES: Final = 1 << 20
 _BATCH_LINES: Final = 2000
+_MAX_LINE_BYTES: Final = 1 << 20
+_SUFFIX: Final = ".jsonl"
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,15 +88,32 @@ class _Tail:
             return [], False
         self._offset += len(data)
         *lines, self._rest = (self._rest + data).split(b"\n")
+        if len(self._rest) > _MAX_LINE_BYTES:
+            self._rest = b""
         parsed = []
+        worker = worker_of(self.path)  # its file is the worker's own, whatever a line says
         for line in lines:
             try:
                 entry = json.loads(line)
-            except ValueError:  # an agent killed while it wrote
+            except (
+                ValueError,
+                RecursionError,
+            ):  # an agent killed while it wrote; or a pod's, which writes what it likes
                 continue
-            if isinstance(entry, dict) and isinstance(entry.get("time"), int | float) and "worker" in entry:
+            if isinstance(entry, dict) and _is_time(entry.get("time")) and entry.get("worker") == worker:
                 parsed.append(entry)
         return parsed, len(data) == _CHUNK_BYTES
+
+
+def worker_of(path: Path) -> str:
+    """Whose log a file is."""
+    return path.name.partition(_SUFFIX)[0]
+
+
+def _is_time(value: object) -> bool:
+    return (
+        isinstance(value, int | float) and abs(value) < 1e12
+    )  # which infinity, NaN and a number of 1,000 digits are not
 
 
 class LogReader:
@@ -178,7 +198,7 @@ class LogReader:
         grown = False
         seen = {}
         for path in self._folder.glob("*.jsonl*"):
-            if self._worker is not None and path.name.partition(".jsonl")[0] != self._worker:
+            if self._worker is not None and worker_of(path) != self._worker:
                 continue
             try:
                 status = path.stat()

@@ -388,7 +388,12 @@ class CoordinatorServer:
     def _load_rest(self, people: People, workers: WorkerVerifier) -> Any:
         module = importlib.import_module("cordee.coordinator.service.rest.app")
         self._app = module.create_app(
-            self.controller, people=people, workers=workers, folder=self.folder, version=version()
+            self.controller,
+            people=people,
+            workers=workers,
+            folder=self.folder,
+            version=version(),
+            uploads=self._config.uploads if self._config else None,
         )
         return self._app
 

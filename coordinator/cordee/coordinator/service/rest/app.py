@@ -14,13 +14,17 @@ from fastapi.responses import JSONResponse, StreamingResponse
 from fastapi.security import HTTPBearer
 
 from cordee.coordinator import spec
+from cordee.coordinator.config import Uploads
 from cordee.coordinator.errors import InvalidError, NotFoundError
 from cordee.coordinator.faults import check_fault
+from cordee.coordinator.service.appends import Appends
 from cordee.coordinator.service.bundles import MAX_BUNDLE_BYTES, BundleUpload
 from cordee.coordinator.service.controller import Controller
+from cordee.coordinator.service.files import Files
 from cordee.coordinator.service.folder import StateFolder
 from cordee.coordinator.service.identity import WorkerVerifier
 from cordee.coordinator.service.people import People
+from cordee.coordinator.service.rest.files import add_files
 from cordee.coordinator.service.rest.guard import Guard, Who
 from cordee.coordinator.service.rest.measured import Measured
 from cordee.coordinator.service.rest.models import (
@@ -35,6 +39,7 @@ from cordee.coordinator.service.rest.models import (
     Submission,
 )
 from cordee.coordinator.service.rest.refusals import ERRORS, add_error_shapes
+from cordee.coordinator.service.rest.uploads import add_uploads
 
 __all__ = ["create_app"]
 
@@ -45,7 +50,13 @@ Sha256 = Annotated[str, Path(pattern=r"^[0-9a-f]{64}$", description="the bundle'
 
 
 def create_app(
-    controller: Controller, *, people: People, workers: WorkerVerifier, folder: StateFolder, version: str
+    controller: Controller,
+    *,
+    people: People,
+    workers: WorkerVerifier,
+    folder: StateFolder,
+    version: str,
+    uploads: Uploads | None = None,
 ) -> FastAPI:
     """The application around one controller."""
     app = FastAPI(
@@ -62,6 +73,10 @@ def create_app(
     add_error_shapes(app)
     _add_bundles(app, folder)
     _add_jobs(app, controller)
+    limits = uploads or Uploads()
+    files = Files(limits)
+    add_files(app, controller, files)
+    add_uploads(app, controller, Appends(limits), files)
 
     @app.get("/healthz", tags=["service"])
     async def healthz() -> Health:

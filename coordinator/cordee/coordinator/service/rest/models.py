@@ -5,12 +5,15 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field
 
 __all__ = [
+    "Arrived",
     "ErrorBody",
     "ErrorView",
     "EventPage",
     "EventView",
     "FaultRequest",
     "FaultView",
+    "FileList",
+    "FileView",
     "Health",
     "JobError",
     "JobList",
@@ -18,9 +21,14 @@ __all__ = [
     "LogView",
     "MemberView",
     "NumberedEvent",
+    "Offer",
+    "OfferAnswer",
+    "OfferAnswers",
+    "OfferedFile",
     "Placement",
     "Plan",
     "ScaleRequest",
+    "Stored",
     "Submission",
     "WorkersView",
 ]
@@ -193,6 +201,61 @@ class LogView(_Model):
     rank: int | None
     stream: str
     line: str
+
+
+class FileView(_Model):
+    """A file that a job keeps."""
+
+    path: str = Field(description="below the job's folder: result/…, output/…, ledger/…")
+    size: int
+    modified_at: float
+
+
+class FileList(_Model):
+    """What a job keeps, by path."""
+
+    files: list[FileView]
+
+
+class Arrived(_Model):
+    """How much of an appended file is here, in bytes: what comes next begins there."""
+
+    offset: int
+
+
+class OfferedFile(_Model):
+    """A file that a worker has."""
+
+    path: str = Field(max_length=1024)
+    size: int = Field(ge=0)
+    sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
+
+
+class Offer(_Model):
+    """Files that a worker has for its job."""
+
+    files: list[OfferedFile] = Field(max_length=1000)
+
+
+class OfferAnswer(_Model):
+    """What a worker is to do with a file."""
+
+    path: str
+    state: str = Field(description="wanted: send it; there; coming: another worker sends it; refused")
+    where: str = Field(default="", description="where it lies, once it is there")
+    why: str = Field(default="", description="why it is refused")
+
+
+class OfferAnswers(_Model):
+    """For each file that was offered, in that order."""
+
+    files: list[OfferAnswer]
+
+
+class Stored(_Model):
+    """The file is in its place."""
+
+    where: str
 
 
 class Health(_Model):

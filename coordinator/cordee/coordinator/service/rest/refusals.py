@@ -24,6 +24,7 @@ _STATUS: Final[dict[str, int]] = {
     "invalid": 422,
     "launcher": 503,
     "unavailable": 503,
+    "storage_full": 507,
 }
 _CODE: Final = {status: code for code, status in _STATUS.items()}
 ERRORS: Final[dict[int | str, dict[str, Any]]] = {

@@ -1,0 +1,78 @@
+"""The pages for what a job keeps: a list of its files, and each of them."""
+
+import asyncio
+import os
+import re
+from collections.abc import AsyncIterator
+from pathlib import Path as FilePath
+from typing import Annotated, Final
+
+from fastapi import FastAPI, Path, Request, Response
+from fastapi.responses import StreamingResponse
+
+from cordee.coordinator.service.controller import Controller
+from cordee.coordinator.service.files import Files
+from cordee.coordinator.service.rest.models import FileList, FileView
+
+__all__ = ["add_files"]
+
+_BLOCK_BYTES: Final = 1 << 20
+_RANGE: Final = re.compile(r"bytes=(\d{1,18})-(\d{0,18})")
+_BINARY: Final = "application/octet-stream"
+
+Ref = Annotated[str, Path(description="a job's id, or its name: the newest job of that name", max_length=128)]
+
+
+def add_files(app: FastAPI, controller: Controller, files: Files) -> None:
+    """The pages below /v1/jobs/{ref}/files."""
+
+    @app.get("/v1/jobs/{ref}/files", tags=["jobs"])
+    async def listed(ref: Ref) -> FileList:
+        """What a job keeps: its result, what its script has put into its output folder, its ledger."""
+        folder = FilePath(controller.find(ref).folder)
+        found = await asyncio.to_thread(files.list, folder)
+        return FileList(
+            files=[FileView(path=file.path, size=file.size, modified_at=file.modified_at) for file in found]
+        )
+
+    @app.api_route("/v1/jobs/{ref}/files/{path:path}", methods=["GET", "HEAD"], tags=["jobs"], response_class=Response)
+    async def file(ref: Ref, path: Annotated[str, Path(max_length=1024)], request: Request) -> Response:
+        """One of its files. The ETag is its SHA-256; a Range with a beginning is understood."""
+        folder = FilePath(controller.find(ref).folder)
+        descriptor, size, sha256 = await asyncio.to_thread(files.open, folder, path)
+        headers = {
+            "ETag": f'"{sha256}"',
+            "Accept-Ranges": "bytes",
+            "Content-Disposition": "attachment",  # no browser is to show what a script has written as a page of ours
+            "X-Content-Type-Options": "nosniff",
+        }
+        start, stop = 0, size
+        asked = _RANGE.fullmatch(request.headers.get("range", ""))
+        if asked is not None and request.headers.get("if-range", headers["ETag"]) == headers["ETag"]:
+            start = int(asked[1])
+            stop = min(int(asked[2]) + 1, size) if asked[2] else size
+        same = headers["ETag"] in request.headers.get("if-none-match", "")
+        if same or start >= stop > 0 or request.method == "HEAD":
+            os.close(descriptor)
+            if same:
+                return Response(status_code=304, headers=headers)
+            if start >= stop > 0:
+                return Response(status_code=416, headers=headers | {"Content-Range": f"bytes */{size}"})
+            return Response(headers=headers | {"Content-Length": str(size)}, media_type=_BINARY)
+        headers["Content-Length"] = str(stop - start)
+        if asked is not None and (start, stop) != (0, size):
+            headers["Content-Range"] = f"bytes {start}-{stop - 1}/{size}"
+        status = 206 if "Content-Range" in headers else 200
+        return StreamingResponse(_pieces(descriptor, start, stop), status, headers, _BINARY)
+
+
+async def _pieces(descriptor: int, start: int, stop: int) -> AsyncIterator[bytes]:
+    try:
+        while start < stop:
+            piece = await asyncio.to_thread(os.pread, descriptor, min(_BLOCK_BYTES, stop - start), start)
+            if not piece:
+                return  # it has become shorter: the answer breaks off, and whoever reads it sees that
+            start += len(piece)
+            yield piece
+    finally:
+        os.close(descriptor)

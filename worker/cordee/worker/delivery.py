@@ -1,0 +1,129 @@
+"""What a worker leaves in its folder, brought to the coordinator: a job's result, where no folder is shared (a pod).
+
+The workers of the last world hold the same weights, and each is ready to bring them: any may be the only one to live.
+So they ask before they send, by name, size and digest, and the coordinator has each file from one of them only. A file
+is there whole or not at all.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import stat
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from cordee.worker.uplink import AwayError, RefusedError, Uplink
+
+__all__ = ["FOLDERS", "Parcel", "deliver", "gather"]
+
+FOLDERS: Final = ("result", "output")
+"""Of a worker's folder: what its job keeps."""
+MAX_FILES: Final = 10_000
+ASK_SECONDS: Final = 0.5
+"""Between two questions whether another worker has brought a file."""
+LAST_PAUSE_SECONDS: Final = 5.0
+_BLOCK_BYTES: Final = 1 << 20
+_ASK_FILES: Final = 500
+"""Files that are asked for at once."""
+
+
+@dataclass(frozen=True)
+class Parcel:
+    """A file to be brought."""
+
+    name: str
+    """Its path below the worker's folder, with slashes."""
+    path: Path
+    size: int
+    sha256: str
+
+    def told(self) -> dict[str, Any]:
+        """As the coordinator is asked for it."""
+        return {"path": self.name, "size": self.size, "sha256": self.sha256}
+
+
+def gather(workdir: Path, folders: Sequence[str] = FOLDERS) -> list[Parcel]:
+    """What there is to be brought. Links are passed over: they point at what is not the job's, perhaps."""
+    parcels = []
+    for folder in folders:
+        for path in _files(workdir / folder):
+            try:
+                with path.open("rb") as file:
+                    size = os.fstat(file.fileno()).st_size
+                    digest = hashlib.file_digest(file, "sha256").hexdigest()
+            except OSError:
+                continue  # the script has removed it meanwhile, or it is nobody's to read
+            parcels.append(Parcel(path.relative_to(workdir).as_posix(), path, size, digest))
+            if len(parcels) == MAX_FILES:
+                return parcels
+    return parcels
+
+
+def deliver(
+    uplink: Uplink, parcels: Sequence[Parcel], refused: Callable[[str], None], *, until: float | None = None
+) -> dict[str, str]:
+    """Where each file lies at the coordinator, when all are there; by then. Without `until` it goes on for as long as
+    it takes. `refused` is told, in a sentence each, of those that the coordinator does not take."""
+    there: dict[str, str] = {}
+    left = list(parcels)
+    pause = ASK_SECONDS
+    while left and (until is None or time.monotonic() < until):
+        try:
+            waiting = []
+            for start in range(0, len(left), _ASK_FILES):
+                waiting += _bring(uplink, left[start : start + _ASK_FILES], there, refused)
+            left, pause = waiting, ASK_SECONDS
+        except AwayError:
+            left = [parcel for parcel in left if parcel.name not in there]
+            pause = min(2 * pause, LAST_PAUSE_SECONDS)
+        except RefusedError as error:
+            refused(f"the coordinator takes no files of this worker: {error}")
+            break
+        if left:
+            time.sleep(pause)
+    return there
+
+
+def _bring(
+    uplink: Uplink, parcels: Sequence[Parcel], there: dict[str, str], refused: Callable[[str], None]
+) -> list[Parcel]:
+    """Asks for these, and sends what is wanted; those that another worker is just sending."""
+    body = json.dumps({"files": [parcel.told() for parcel in parcels]}).encode()
+    answers = {item["path"]: item for item in uplink.post("results", body, kind="application/json")["files"]}
+    coming = []
+    for parcel in parcels:
+        answer = answers[parcel.name]
+        if answer["state"] == "wanted":
+            try:
+                with parcel.path.open("rb") as file:
+                    there[parcel.name] = str(
+                        uplink.put(f"files/{parcel.name}", file, parcel.size, parcel.sha256)["where"]
+                    )
+            except OSError as error:
+                refused(f"{parcel.name} cannot be read any more: {error.strerror}")
+            except RefusedError as error:
+                refused(f"{parcel.name} is not kept: {error}")
+        elif answer["state"] == "there":
+            there[parcel.name] = str(answer["where"])
+        elif answer["state"] == "coming":
+            coming.append(parcel)
+        else:
+            refused(f"{parcel.name} is not kept: {answer.get('why', '')}")
+    return coming
+
+
+def _files(folder: Path) -> Iterator[Path]:
+    for root, folders, names in os.walk(folder):
+        folders.sort()
+        for name in sorted(names):
+            path = Path(root, name)
+            try:
+                if stat.S_ISREG(path.lstat().st_mode):
+                    yield path
+            except OSError:
+                continue
