@@ -35,7 +35,7 @@ def add_files(app: FastAPI, controller: Controller, files: Files) -> None:
             files=[FileView(path=file.path, size=file.size, modified_at=file.modified_at) for file in found]
         )
 
-    @app.api_route("/v1/jobs/{ref}/files/{path:path}", methods=["GET", "HEAD"], tags=["jobs"], response_class=Response)
+    @app.get("/v1/jobs/{ref}/files/{path:path}", tags=["jobs"], response_class=Response)
     async def file(ref: Ref, path: Annotated[str, Path(max_length=1024)], request: Request) -> Response:
         """One of its files. The ETag is its SHA-256; a Range with a beginning is understood."""
         folder = FilePath(controller.find(ref).folder)
@@ -51,14 +51,12 @@ def add_files(app: FastAPI, controller: Controller, files: Files) -> None:
         if asked is not None and request.headers.get("if-range", headers["ETag"]) == headers["ETag"]:
             start = int(asked[1])
             stop = min(int(asked[2]) + 1, size) if asked[2] else size
-        same = headers["ETag"] in request.headers.get("if-none-match", "")
-        if same or start >= stop > 0 or request.method == "HEAD":
+        if headers["ETag"] in request.headers.get("if-none-match", ""):
             os.close(descriptor)
-            if same:
-                return Response(status_code=304, headers=headers)
-            if start >= stop > 0:
-                return Response(status_code=416, headers=headers | {"Content-Range": f"bytes */{size}"})
-            return Response(headers=headers | {"Content-Length": str(size)}, media_type=_BINARY)
+            return Response(status_code=304, headers=headers)
+        if asked is not None and start >= stop:
+            os.close(descriptor)
+            return Response(status_code=416, headers=headers | {"Content-Range": f"bytes */{size}"})
         headers["Content-Length"] = str(stop - start)
         if asked is not None and (start, stop) != (0, size):
             headers["Content-Range"] = f"bytes {start}-{stop - 1}/{size}"
