@@ -127,7 +127,7 @@ class Uplink:
         if self._scheme == "http":
             return http.client.HTTPConnection(self._host, self._port, timeout=TIMEOUT_SECONDS, blocksize=_BLOCK_BYTES)
         context = ssl.create_default_context(cafile=self._authority or None)
-        certificate = os.environ.get("CORDEE_CERTIFICATE_FILE")
+        certificate = os.environ.get("CORDEE_CERT_FILE")
         if certificate:  # mutual TLS
             context.load_cert_chain(certificate, os.environ.get("CORDEE_KEY_FILE") or None)
         return http.client.HTTPSConnection(
