@@ -53,7 +53,15 @@ def test_tokens_match_when_they_are_the_same_and_not_empty(given: str, expected:
 
 @pytest.mark.parametrize(
     ("host", "is_it"),
-    [("127.0.0.1", True), ("::1", True), ("localhost", True), ("0.0.0.0", False), ("10.0.0.1", False)],
+    [
+        ("127.0.0.1", True),
+        ("::1", True),
+        ("localhost", True),
+        ("0.0.0.0", False),
+        ("10.0.0.1", False),
+        ("127.0.0.1.example", False),
+        ("127.8.9.1", True),
+    ],
 )
 def test_loopback_addresses_are_known(host: str, is_it: bool) -> None:
     assert auth.is_loopback(host) is is_it

@@ -5,6 +5,7 @@ There is no mode without a token. All comparisons take the same time wherever th
 
 import contextlib
 import hmac
+import ipaddress
 import logging
 import os
 import secrets
@@ -87,4 +88,7 @@ def matches(given: str, expected: str) -> bool:
 
 def is_loopback(host: str) -> bool:
     """Whether an address can be reached from this machine only."""
-    return host in {"localhost", "::1"} or host.startswith("127.")
+    try:
+        return host == "localhost" or ipaddress.ip_address(host).is_loopback
+    except ValueError:  # a name, whoever it leads to: 127.0.0.1.example is anybody's
+        return False
