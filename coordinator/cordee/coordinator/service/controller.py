@@ -142,6 +142,10 @@ class Controller:
         """Whether nothing is decided any more."""
         return self._turns.closing
 
+    def check_store(self) -> None:
+        """StoreError when what is decided now could not be written."""
+        self._store.check()
+
     @property
     def failure(self) -> StoreError | None:
         """Why the store cannot be written any more, once that is so."""

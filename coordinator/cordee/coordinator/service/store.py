@@ -171,6 +171,11 @@ class Store:
 
     # -- writing
 
+    def check(self) -> None:
+        """Write something that changes nothing; StoreError when that cannot be."""
+        with self._transaction(write=True) as connection:
+            connection.execute(_meta.update().where(_meta.c.name == "schema_version").values(value=str(SCHEMA_VERSION)))
+
     def create_job(self, row: JobRow, token: str, *, key: str = "") -> None:
         """Take a submission in. On disk when this returns. `key` is what its client calls it, if it does."""
         with self._timed(), self._database.durable(), self._transaction(write=True) as connection:

@@ -22,6 +22,7 @@ from cordee.coordinator.service.bundles import MAX_BUNDLE_BYTES, BundleUpload
 from cordee.coordinator.service.controller import Controller
 from cordee.coordinator.service.files import Files
 from cordee.coordinator.service.folder import StateFolder
+from cordee.coordinator.service.health import Readiness
 from cordee.coordinator.service.identity import WorkerVerifier
 from cordee.coordinator.service.people import People
 from cordee.coordinator.service.rest.files import add_files
@@ -35,6 +36,7 @@ from cordee.coordinator.service.rest.models import (
     JobList,
     JobView,
     Plan,
+    Ready,
     ScaleRequest,
     Submission,
 )
@@ -82,6 +84,15 @@ def create_app(
     async def healthz() -> Health:
         """The coordinator answers. A page without a token."""
         return Health(status="ok", version=version)
+
+    readiness = Readiness(controller, folder.root)
+
+    @app.get("/readyz", tags=["service"], responses={503: {"model": Ready}})
+    async def readyz(response: Response) -> Ready:
+        """Whether it can do its work; 503 when it cannot. A page without a token."""
+        problems = readiness.problems()
+        response.status_code = 503 if problems else 200
+        return Ready(status="not ready" if problems else "ready", version=version, problems=problems)
 
     @app.get("/metrics", tags=["service"], response_class=Response)
     async def prometheus(request: Request) -> Response:

@@ -27,6 +27,7 @@ __all__ = [
     "OfferedFile",
     "Placement",
     "Plan",
+    "Ready",
     "ScaleRequest",
     "Stored",
     "Submission",
@@ -263,6 +264,14 @@ class Health(_Model):
 
     status: str
     version: str
+
+
+class Ready(_Model):
+    """Whether the coordinator can do its work."""
+
+    status: str = Field(description="ready, or not ready")
+    version: str
+    problems: list[str] = Field(description="why it is not ready")
 
 
 class ErrorBody(_Model):
