@@ -80,7 +80,7 @@ def test_the_page_has_every_family_and_nothing_else_with_the_labels_it_says() ->
     party.die(1, code=-9, words="was killed")
     metrics = Metrics(lambda: [job(party.machine)], version="1")
     metrics.service.requested("GET", "/v1/jobs", 200, 0.01)
-    metrics.certificates["rest"] = 1.0
+    metrics.certificate_ends = lambda: 1.0
     declared = {family.name: family for family in (*FAMILIES, *PROCESS)}
     seen: dict[str, set[str]] = {}
     for family in text_string_to_metric_families(page(metrics)):
@@ -346,7 +346,7 @@ def test_attached_workers_are_the_streams_that_are_open() -> None:
     from cordee.coordinator.service.workers import WorkerServicer
 
     metrics = Metrics(list, version="1")
-    servicer = WorkerServicer(SimpleNamespace(metrics=metrics), SimpleNamespace())  # type: ignore[arg-type]
+    servicer = WorkerServicer(SimpleNamespace(metrics=metrics), *[SimpleNamespace()] * 2)  # type: ignore[arg-type]
     assert value(metrics, "cordee_workers_attached") == 0
     servicer._sessions["w", "i"] = SimpleNamespace()  # type: ignore[assignment]
     assert value(metrics, "cordee_workers_attached") == 1

@@ -165,6 +165,7 @@ class CoordinatorServer:
                 orphan_seconds=self._orphan_seconds,
                 policy=self._policy,
             )
+            controller.metrics.certificate_ends = self._certificates.ends_at if self._certificates else None
             workers = open_workers(launcher, controller)
             interceptor.verifier = workers
             rpc.add_WorkerServiceServicer_to_server(

@@ -8,7 +8,6 @@ stand go on as they are. Files that do not fit together, as between two writes, 
 import calendar
 import logging
 import ssl
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -33,6 +32,7 @@ class _Loaded:
 
     seen: tuple[object, ...]
     certificate: bytes
+    end: float
     key: bytes
     client_authority: bytes | None
     context: ssl.SSLContext  # asks clients for a certificate, where that is configured
@@ -40,14 +40,10 @@ class _Loaded:
 
 
 class Certificates:
-    """The certificate that the coordinator shows, and the authority that it verifies clients by (mutual TLS).
+    """The certificate that the coordinator shows, and the authority that it verifies clients by (mutual TLS)."""
 
-    `on_load` is told when the certificate ends, in Unix seconds, whenever one was read.
-    """
-
-    def __init__(self, tls: "Tls", *, on_load: Callable[[float], None] = lambda _end: None) -> None:
+    def __init__(self, tls: "Tls") -> None:
         self._tls = tls
-        self._on_load = on_load
         self._refused: tuple[object, ...] = ()
         seen = self._look()
         try:
@@ -59,6 +55,10 @@ class Certificates:
     def mutual(self) -> bool:
         """Whether nobody comes in without a certificate."""
         return self._tls.client_authority is not None
+
+    def ends_at(self) -> float:
+        """When the certificate in use ends, in Unix seconds."""
+        return self._current().end
 
     def context(self, *, ask_clients: bool = True) -> ssl.SSLContext:
         """For a listener; each handshake is made with what the files hold then."""
@@ -115,10 +115,10 @@ class Certificates:
         tls = self._tls
         context, open_context = self._build(), self._build(ask_clients=False)
         certificate = Path(tls.certificate).read_bytes()
-        end = not_after(certificate)
         loaded = _Loaded(
             seen=seen,
             certificate=certificate,
+            end=not_after(certificate),
             key=Path(tls.key).read_bytes(),
             client_authority=Path(tls.client_authority).read_bytes() if tls.client_authority else None,
             context=context,
@@ -126,7 +126,6 @@ class Certificates:
         )
         if self._look() != seen:
             raise ValueError("it is being written now")
-        self._on_load(end)
         return loaded
 
     def _build(self, *, ask_clients: bool = True) -> ssl.SSLContext:

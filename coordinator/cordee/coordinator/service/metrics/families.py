@@ -108,7 +108,6 @@ CERTIFICATE: Final = Family(
     "cordee_tls_certificate_expiry_timestamp_seconds",
     "gauge",
     "When the certificate in use expires, Unix time.",
-    ("listener",),
 )
 
 # -- a job's life

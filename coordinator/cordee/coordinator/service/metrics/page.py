@@ -36,8 +36,7 @@ class Metrics:
         self.service = ServiceCounts()
         self.capacity: Callable[[], int] = lambda: 0
         self.attached: Callable[[], int] = lambda: 0
-        self.certificates: dict[str, float] = {}
-        """Listener → when its certificate expires, Unix time."""
+        self.certificate_ends: Callable[[], float] | None = None
         self._jobs = jobs
         self._version = version
         self._clock = clock
@@ -121,8 +120,8 @@ class Metrics:
             page.distribution(f.REQUEST_SECONDS, route, seconds)
         page.distribution(f.LOOP_LAG, (), self.service.loop_lag)
         page.distribution(f.STORE_SECONDS, (), self.service.store)
-        for listener, expires_at in self.certificates.items():
-            page.add(f.CERTIFICATE, (listener,), expires_at)
+        if self.certificate_ends is not None:
+            page.add(f.CERTIFICATE, (), self.certificate_ends())
         return [*page.metrics, *ProcessCollector(registry=None).collect()]
 
     def _add_job(self, page: "_Page", job: Job, now: float) -> None:
