@@ -217,6 +217,11 @@ class CoordinatorServer:
         return self._rest.ready
 
     @property
+    def application(self) -> Any:
+        """REST's application; None until `rest_ready`."""
+        return self._app
+
+    @property
     def advertised_rest(self) -> str:
         """Where others find REST: the configuration's word, or where it answers on this machine."""
         return (self._config.advertise.rest if self._config else None) or self.rest_url
