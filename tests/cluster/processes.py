@@ -8,12 +8,14 @@ import signal
 import subprocess
 import time
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 __all__ = ["Server", "wait_until"]
 
 PR_SET_PDEATHSIG = 1
 _libc = ctypes.CDLL(None, use_errno=True)
+_starter = ThreadPoolExecutor(1, thread_name_prefix="starter")
 
 
 def _die_with_parent() -> None:
@@ -22,10 +24,7 @@ def _die_with_parent() -> None:
 
 
 class Server:
-    """A program that serves until it is stopped; what it says goes to `log`.
-
-    Start it from a thread that outlives it: Linux takes the end of that thread for the end of the parent.
-    """
+    """A program that serves until it is stopped; what it says goes to `log`. May be started from any thread."""
 
     def __init__(self, name: str, command: Sequence[str], log: Path, environment: Mapping[str, str] = {}) -> None:
         self.name = name
@@ -41,6 +40,10 @@ class Server:
 
     def start(self) -> None:
         assert self.pid is None, f"{self.name} runs already"
+        # Linux takes the end of the thread that started it for the end of the parent: that thread is ours, and stays.
+        _starter.submit(self._start).result()
+
+    def _start(self) -> None:
         with self.log.open("ab") as log:
             # In a session of its own, so that Ctrl-C at the terminal leaves the order of stopping to us.
             self._process = subprocess.Popen(

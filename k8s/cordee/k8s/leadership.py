@@ -148,6 +148,8 @@ class LeaseLeadership:
 
     def _expired(self) -> None:
         self._elector.give_up()
+        if self._work is not None:
+            self._work.cancel()  # nor is it a candidate any more: it would take its own Lease for a good one
         _log.critical("the lease %s could not be renewed in time: another may lead", self._name)
         self.lost.set()
 
