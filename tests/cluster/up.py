@@ -1,0 +1,39 @@
+"""The tests' cluster, to be tried by hand: `python tests/cluster/up.py`, as root; Ctrl-C takes it down.
+
+It prints what to set so that kubectl and helm find it. The image `cordee:test` is this checkout. Services have their own
+addresses and pods theirs, and this machine reaches both; names resolve in pods only.
+"""
+
+from __future__ import annotations
+
+import signal
+import sys
+import tempfile
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+from cluster import binaries
+from cluster.control_plane import ControlPlane
+from cluster.kubelet.cluster import Cluster
+from cluster.kubelet.network import Network
+
+
+def main() -> None:
+    if lacking := binaries.missing():
+        sys.exit(binaries.HOW_TO_GET.format(missing=", ".join(lacking)))
+    with tempfile.TemporaryDirectory(prefix="cordee-cluster-") as folder:
+        network = Network.reserve()
+        with ControlPlane(Path(folder), service_range=network.services) as plane, Cluster(plane, network):
+            programs = Path(binaries.binary("kubectl")).parent, Path(binaries.binary("helm")).parent
+            print(f"export KUBECONFIG={plane.kubeconfig}")
+            print(f'export PATH="{":".join(map(str, programs))}:$PATH"')
+            print("# three nodes are up; Ctrl-C ends it", flush=True)
+            try:
+                signal.sigwait({signal.SIGINT, signal.SIGTERM})
+            except KeyboardInterrupt:
+                pass
+
+
+if __name__ == "__main__":
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
+    main()
