@@ -1,6 +1,7 @@
 """TLS and mutual TLS on every port: real servers on the loopback, real certificates, real clients."""
 
 import asyncio
+import re
 import ssl
 import sys
 from collections.abc import AsyncIterator
@@ -190,6 +191,20 @@ async def test_a_renewed_certificate_is_used_without_a_restart(tmp_path: Path, a
         assert await attach(server, later) is CAME_IN
         replace(shown, authority.issue("again"))
         assert await ask(server, authority) == []
+
+
+async def test_the_end_of_the_certificate_in_use_is_a_metric(tmp_path: Path, authority: Authority) -> None:
+    shown = authority.issue("coordinator", days=3)
+    async with serving(tmp_path / "state", files(authority, shown)) as server:
+        context = ssl.create_default_context(cafile=authority.file)
+        token = {"Authorization": f"Bearer {server.token}"}
+        for days in (3, 30):
+            replace(shown, authority.issue(f"for-{days}", days=days))
+            # A connection each: it is looked for a newer certificate when somebody connects.
+            async with httpx2.AsyncClient(verify=context, headers=token, trust_env=False, timeout=30) as http:
+                page = (await http.get(f"{server.metrics_url}/metrics")).text
+            [told] = re.findall(r"^cordee_tls_certificate_expiry_timestamp_seconds (\S+)$", page, re.MULTILINE)
+            assert float(told) == not_after(shown.certificate.read_bytes())
 
 
 async def test_clients_of_an_authority_that_was_taken_back_are_out(tmp_path: Path, authority: Authority) -> None:
