@@ -25,7 +25,7 @@ from cluster.kubelet.images import CORDEE, Image, Layers, shell_image, this_chec
 from cluster.kubelet.network import Network
 from cluster.kubelet.node import Node
 from cluster.kubelet.proxy import Proxy
-from cluster.kubelet.server import LogServer
+from cluster.kubelet.server import NodeServer
 from cluster.kubelet.services import Services
 from cluster.kubelet.storage import STORAGE_CLASS, Storage
 from cluster.kubelet.volumes import Claims
@@ -108,14 +108,14 @@ class Cluster:
         tasks = [asyncio.create_task(each) for each in work]
         layers = Layers(self.folder / "layers")
         images = {SHELL: shell_image(), CORDEE: this_checkout(layers), **self._images}
-        servers: list[LogServer] = []
+        servers: list[NodeServer] = []
         try:
             await services.synced()
             for name in self._names:
                 host = self._host(name, services, layers, images)
                 self.nodes[name] = node = Node(host, heartbeat_seconds=self._heartbeat_seconds, hollow=self._hollow)
                 pair = self.plane.authority.issue(f"system:node:{name}", hosts=[name, host.address])
-                server = LogServer(node, (pair.certificate, pair.key))
+                server = NodeServer(node, (pair.certificate, pair.key))
                 await server.start()
                 servers.append(server)
                 await node.start()

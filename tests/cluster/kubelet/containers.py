@@ -2,55 +2,48 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
-from pathlib import Path
+import re
 from typing import Any
 
-from cluster.kubelet.environment import ConfigError, command_of, environment_of, expand, quantity
+from cluster.kubelet.environment import ConfigError, command_of, environment_of, expand
+from cluster.kubelet.home import Home
 from cluster.kubelet.host import Host
 from cluster.kubelet.images import Image
-from cluster.kubelet.network import PodNetwork
 from cluster.kubelet.runtime import User, user_of
 from cluster.kubelet.volumes import Owner, Volumes
 
-__all__ = ["Home", "PullError", "facts_of", "find_image", "memory_limit", "owner_of", "sandbox_spec"]
+__all__ = ["PullError", "facts_of", "find_image", "owner_of", "sandbox_spec"]
 
 Json = dict[str, Any]
 
 
+_REFERENCE = re.compile(r"[a-z0-9][a-z0-9._:/-]*?(:[A-Za-z0-9_][A-Za-z0-9_.-]*)?(@sha256:[0-9a-f]{64})?")
+
+
 class PullError(Exception):
-    """There is no such image, or its registry does not answer."""
+    """There is no such image, or its registry does not answer. `reason` is Kubernetes' word for it."""
 
-
-@dataclass(frozen=True, slots=True)
-class Home:
-    """Where a pod lives on its node."""
-
-    folder: Path
-    network: PodNetwork | None
-    address: str
-    hostname: str
-
-    def log(self, container: str, attempt: int) -> Path:
-        return self.folder / "logs" / f"{container}.{attempt}.log"
+    def __init__(self, reason: str, sentence: str) -> None:
+        super().__init__(sentence)
+        self.reason = reason
 
 
 def find_image(host: Host, container: Json) -> Image:
+    """By its full name, or without the registry that is meant where none is named; digests are not looked at."""
     name: str = container["image"]
-    plain = name.split("@", maxsplit=1)[0].removeprefix("docker.io/").removeprefix("library/")
-    if (
-        name in host.unpullable
-        or plain in host.unpullable
-        or not (image := host.images.get(name) or host.images.get(plain))
-    ):
-        raise PullError(
-            f'failed to pull and unpack image "{name}": failed to resolve reference "{name}": {name}: not found'
-        )
+    if not _REFERENCE.fullmatch(name):
+        raise PullError("InvalidImageName", f'couldn\'t parse image name "{name}": invalid reference format')
+    plain = name.split("@", 1)[0].removeprefix("docker.io/").removeprefix("library/")
+    image = host.images.get(plain)
+    if image is None or host.unpullable & {name, plain}:
+        if container.get("imagePullPolicy") == "Never":
+            raise PullError("ErrImageNeverPull", f'Container image "{name}" is not present with pull policy of Never')
+        why = f'failed to resolve reference "{name}": {name}: not found'
+        raise PullError("ErrImagePull", f'failed to pull and unpack image "{name}": {why}')
     return image
 
 
-def owner_of(pod: Json, host: Host) -> Owner:
+def owner_of(pod: Json) -> Owner:
     """Whose the files of the pod's volumes are: the group's, and the user's where all containers have the same."""
     shared = pod["spec"].get("securityContext") or {}
     users = {
@@ -60,15 +53,10 @@ def owner_of(pod: Json, host: Host) -> Owner:
     return Owner(shared.get("fsGroup"), users.pop() if len(users) == 1 else None)
 
 
-def memory_limit(container: Json) -> int | None:
-    limit = ((container.get("resources") or {}).get("limits") or {}).get("memory")
-    return None if limit is None else int(quantity(limit))
-
-
-async def sandbox_spec(
-    pod: Json, container: Json, host: Host, home: Home, volumes: Volumes, facts: Mapping[str, str], attempt: int
-) -> Json:
+async def sandbox_spec(pod: Json, container: Json, home: Home, volumes: Volumes, attempt: int) -> Json:
     """Everything about one start of a container. Raises ConfigError, or PullError."""
+    host = home.host
+    facts = facts_of(pod, host, home.address)
     image = find_image(host, container)
     user = user_of(pod, container, image_user=image.user, image_group=image.group)
     context = {**(pod["spec"].get("securityContext") or {}), **(container.get("securityContext") or {})}
@@ -98,7 +86,7 @@ async def sandbox_spec(
         {"target": f"/etc/{file}", "source": str(home.folder / file), "readonly": False}
         for file in ("hosts", "hostname", "resolv.conf")
     ]
-    message = home.folder / f"{name}.message"
+    message = home.message(name)
     message.write_bytes(b"")
     message.chmod(0o666)
     target = container.get("terminationMessagePath") or "/dev/termination-log"

@@ -7,7 +7,7 @@ A container that ended is started again as the pod's restart policy has it, afte
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from cluster.kubelet.statuses import Container, Running, Terminated, Waiting, initialised
 
@@ -32,12 +32,12 @@ class Decision:
     """`start`: now. `hold`: those that wait for their next start, and until when. `over`: nothing is left to do."""
 
     start: tuple[str, ...] = ()
-    hold: Mapping[str, float] | None = None
+    hold: Mapping[str, float] = field(default_factory=dict)
     over: bool = False
 
     @property
     def wake(self) -> float | None:
-        return min(self.hold.values()) if self.hold else None
+        return min(self.hold.values(), default=None)
 
 
 def decide(

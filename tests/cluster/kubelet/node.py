@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import time
 from typing import Any
 
@@ -15,11 +16,13 @@ from cluster.kubelet.api import STRATEGIC, ApiError, Unreachable
 from cluster.kubelet.hollow import HollowPod
 from cluster.kubelet.host import Host
 from cluster.kubelet.pod import PodWorker
+from cluster.kubelet.remote import EXEC_FEATURE
 from cluster.kubelet.statuses import moment
 
 __all__ = ["Node"]
 
 Json = dict[str, Any]
+log = logging.getLogger(__name__)
 LEASES = "/apis/coordination.k8s.io/v1/namespaces/kube-node-lease/leases"
 
 
@@ -49,7 +52,9 @@ class Node:
         self.host.api.cut = False
         await self._register()
         for work in (self._heartbeat(), self._follow(), self.host.events.run()):
-            self._tasks.append(asyncio.create_task(work))
+            task = asyncio.create_task(work)
+            task.add_done_callback(self._complain)
+            self._tasks.append(task)
 
     @property
     def running(self) -> bool:
@@ -155,6 +160,8 @@ class Node:
             "capacity": dict(self.host.capacity),
             "allocatable": dict(self.host.capacity),
             "conditions": conditions,
+            # Else the API server speaks SPDY for `kubectl exec`.
+            "declaredFeatures": [EXEC_FEATURE],
             "daemonEndpoints": {"kubeletEndpoint": {"Port": self.port}},
             "nodeInfo": {
                 "architecture": "amd64",
@@ -180,7 +187,7 @@ class Node:
             try:
                 renewed = {"spec": {"renewTime": self._lease()["spec"]["renewTime"]}}
                 await self.host.api.patch(f"{LEASES}/{self.name}", renewed)
-                if beats % 10 == 0 or not await self._ready():
+                if beats % 10 == 0 or (beats % 3 == 0 and not await self._ready()):
                     await self._status()
             except ApiError as error:
                 if error.status == 404:
@@ -223,10 +230,18 @@ class Node:
     async def _run(self, uid: str, worker: PodWorker | HollowPod) -> None:
         try:
             await worker.run()
+        except Exception:
+            # A mistake of ours, not of the pod's: who runs the tests must see it.
+            log.exception("node %s: the worker of pod %s failed", self.name, worker.name)
         finally:
             if self.workers.get(uid) is worker:
                 del self.workers[uid]
             self._pods.pop(uid, None)
+
+    def _complain(self, task: asyncio.Task[None]) -> None:
+        """None of them should end by itself."""
+        if not task.cancelled() and (error := task.exception()):
+            log.error("node %s: its kubelet broke", self.name, exc_info=error)
 
     @staticmethod
     async def _cancel(tasks: list[asyncio.Task[None]]) -> None:

@@ -4,31 +4,29 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import shutil
 import signal
 from collections.abc import Callable, Coroutine
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from cluster.kubelet import probes
-from cluster.kubelet.api import STRATEGIC, ApiError, Unreachable
-from cluster.kubelet.containers import Home, PullError, facts_of, find_image, memory_limit, owner_of, sandbox_spec
+from cluster.kubelet.api import ApiError, Unreachable
+from cluster.kubelet.containers import PullError, facts_of, owner_of, sandbox_spec
 from cluster.kubelet.decisions import decide
 from cluster.kubelet.environment import ConfigError
+from cluster.kubelet.health import Health
+from cluster.kubelet.home import Home, last_words, make_home
 from cluster.kubelet.host import Host
-from cluster.kubelet.network import PodNetwork
-from cluster.kubelet.runtime import Process, StartError, execute, launch
-from cluster.kubelet.services import hosts_file
-from cluster.kubelet.statuses import Container, Running, Terminated, Waiting, containers_of, pod_status
+from cluster.kubelet.reporter import RETRY_SECONDS, Reporter
+from cluster.kubelet.runtime import OUTPUT, Process, StartError, launch
+from cluster.kubelet.statuses import Container, Running, Terminated, Waiting, containers_of, pod_status, resumed
 from cluster.kubelet.volumes import REFRESH_SECONDS, Tokens, Volumes
 
 __all__ = ["PodWorker"]
 
 Json = dict[str, Any]
-RETRY_SECONDS = 0.5
-MEMORY_SECONDS = 0.25
 FORCED_GRACE_SECONDS = 2.0
+UNKILLABLE_SECONDS = 30.0
 
 
 class PodWorker:
@@ -38,35 +36,29 @@ class PodWorker:
         self.host, self.pod = host, pod
         self.uid: str = pod["metadata"]["uid"]
         self.name = f"{pod['metadata']['namespace']}/{pod['metadata']['name']}"
-        self.containers: list[Container] = containers_of(pod["spec"])
-        self.processes: dict[str, Process] = {}
         self.home: Home | None = None
         self._specs = {c["name"]: c for c in [*(pod["spec"].get("initContainers") or []), *pod["spec"]["containers"]]}
+        self._containers = resumed(containers_of(pod["spec"]), pod.get("status") or {}, host.clock())
+        self._processes: dict[str, Process] = {}
         self._volumes: Volumes | None = None
-        self._network: PodNetwork | None = None
+        self._reporter = Reporter(host.api, pod, self.gone)
         self._changed = asyncio.Event()
-        self._dirty = asyncio.Event()
-        self._sent = asyncio.Event()
         self._gone = False
-        self._ending = False
         self._verdict: tuple[str, str] | None = None
-        self._strikes: dict[str, int] = {}
+        # Ended runs in a row; and when a start that failed may be tried again.
+        self._strikes = {c.name: 1 for c in self._containers if c.last or isinstance(c.state, Terminated)}
         self._not_before: dict[str, float] = {}
         self._tasks: dict[str, set[asyncio.Task[None]]] = {}
         self._started = host.clock()
-        self._resume()
 
-    # What others tell it
+    # What others tell it, or ask
 
     def update(self, pod: Json) -> None:
-        self.pod = {**pod, "status": self.pod.get("status") or pod.get("status") or {}}
-        own = {c["type"] for c in self.pod["status"].get("conditions") or []}
-        others = [c for c in (pod.get("status") or {}).get("conditions") or [] if c["type"] not in own]
-        if others:
-            self.pod["status"] = {
-                **self.pod["status"],
-                "conditions": [*self.pod["status"].get("conditions", []), *others],
-            }
+        """What it writes itself it knows better; of the status it takes others' conditions only."""
+        ours = self.pod.get("status") or pod.get("status") or {}
+        known = {c["type"] for c in ours.get("conditions") or []}
+        others = [c for c in (pod.get("status") or {}).get("conditions") or [] if c["type"] not in known]
+        self.pod = {**pod, "status": {**ours, "conditions": [*(ours.get("conditions") or []), *others]}}
         self._changed.set()
 
     def gone(self) -> None:
@@ -81,109 +73,93 @@ class PodWorker:
 
     def kill(self, container: str | None = None, number: int = signal.SIGKILL) -> None:
         """Sends a signal to one container's first process, or to all; what follows is the restart policy's."""
-        for name, process in self.processes.items():
+        for name, process in self._processes.items():
             if container in {None, name}:
                 process.signal(number)
+
+    def process(self, container: str) -> Process:
+        """The process of a running container."""
+        process = self._processes.get(container)
+        if process is None or not process.running:
+            raise LookupError(f"container {container} of pod {self.name} does not run")
+        return process
 
     def log(self, container: str, *, previous: bool) -> Path | None:
         """The log of a container's run now, or of the one before; None: there is none. LookupError: no container."""
         if container not in self._specs:
-            raise LookupError(f"container {container} is not valid for pod {self.name.split('/')[1]}")
-        found = self._get(container)
+            raise LookupError(f"container {container} is not valid for pod {self.name}")
+        newest = self._get(container).restarts - previous
         # A start that failed left none; the newest that is there is meant.
-        for attempt in range(found.restarts - previous, -1, -1):
+        for attempt in range(newest, -1, -1):
             if self.home and (path := self.home.log(container, attempt)).exists():
                 return path
         return None
 
     def runs(self, container: str, log: Path) -> bool:
         """Whether something still writes to this log."""
-        process = self.processes.get(container)
+        process = self._processes.get(container)
         return process is not None and process.running and process.log == log
 
     @property
-    def deleting(self) -> bool:
+    def _leaving(self) -> bool:
+        return self._deleting or self._gone or self._verdict is not None
+
+    @property
+    def _deleting(self) -> bool:
         return "deletionTimestamp" in self.pod["metadata"]
 
     # Its life
 
     async def run(self) -> None:
-        sender = asyncio.create_task(self._send())
+        reporting = asyncio.create_task(self._reporter.run())
         try:
-            if await self._set_up():
-                await self._live()
-            await self._end()
-            await self._flush()
+            if (self.pod.get("status") or {}).get("phase") not in {"Succeeded", "Failed"}:
+                if await self._set_up():
+                    await self._live()
+                await self._stop_all()
+                self._report(ended=True)
+                await self._wait_flushed()
+                if self.home:
+                    await self.home.release()
+            while not (self._deleting or self._gone):
+                self._changed.clear()
+                await self._changed.wait()
+            if not self._gone:
+                await self._reporter.delete()
         finally:
-            sender.cancel()
-            await self.tear_down()
+            reporting.cancel()
+            await self._tear_down()
 
-    async def tear_down(self) -> None:
+    async def _tear_down(self) -> None:
         """Kills what runs and gives back what was lent. Says nothing to anybody."""
-        for name in list(self._tasks):
-            self._cancel(name)
+        for tasks in self._tasks.values():
+            for task in tasks:
+                task.cancel()
         self.kill()
-        for process in self.processes.values():
+        for process in self._processes.values():
             await process.shim.wait()
-        await self._release()
         if self._volumes:
             self._volumes.tear_down()
-        shutil.rmtree(self._folder, ignore_errors=True)
-
-    @property
-    def _folder(self) -> Path:
-        return self.host.folder / "pods" / self.uid
-
-    def _resume(self) -> None:
-        """After the node's own restart: what the pod's status tells of containers that ran here before."""
-        status = self.pod.get("status") or {}
-        known = {c["name"]: c for c in [*status.get("containerStatuses", []), *status.get("initContainerStatuses", [])]}
-        now = self.host.clock()
-        for index, container in enumerate(self.containers):
-            state = (known.get(container.name) or {}).get("state") or {}
-            restarts = (known.get(container.name) or {}).get("restartCount", 0)
-            if ended := state.get("terminated"):
-                then = Terminated(ended["exitCode"], ended.get("reason", ""), now, now)
-                self.containers[index] = replace(container, state=then, restarts=restarts)
-            elif "running" in state:
-                lost = Terminated(255, "Unknown", now, now, "the node went away")
-                self.containers[index] = replace(container, state=lost, restarts=restarts)
-            self._strikes[container.name] = 1
+        if self.home:
+            await self.home.release()
+            self.home.remove()
 
     async def _set_up(self) -> bool:
         """Network and volumes. False: the pod is to end before it began."""
-        spec, meta = self.pod["spec"], self.pod["metadata"]
-        if (self.pod.get("status") or {}).get("phase") in {"Succeeded", "Failed"}:
-            await self._until_deleted()
-            return False
         self._report()
-        self._folder.mkdir(parents=True, exist_ok=True)
-        if spec.get("hostNetwork"):
-            address = self.host.address
-        else:
-            self._network = await self.host.network.attach()
-            address = self._network.address
-            if not self.host.plugged:
-                await self.host.network.plug(self._network, False)
-        hostname = (spec.get("hostname") or meta["name"])[:63]
-        self.home = Home(self._folder, self._network, address, hostname)
+        self.home = await make_home(self.host, self.pod)
         self._volumes = Volumes(
             pod=self.pod,
-            folder=self._folder / "volumes",
+            folder=self.home.folder / "volumes",
             objects=self.host.objects,
             tokens=Tokens(self.host.api, self.pod),
             claims=self.host.claims,
             api=self.host.api,
-            facts=self._facts(),
+            facts=facts_of(self.pod, self.host, self.home.address),
             capacity=self.host.capacity,
-            owner=owner_of(self.pod, self.host),
+            owner=owner_of(self.pod),
         )
-        self._volumes.folder.mkdir(exist_ok=True)
-        (self._folder / "hostname").write_text(hostname + "\n")
-        (self._folder / "resolv.conf").write_text("search svc.cluster.local cluster.local\nnameserver 127.0.0.1\n")
-        (self._folder / "hosts").touch()
-        self._write_hosts()
-        while not (self.deleting or self._gone or self._verdict):
+        while not self._leaving:
             self._changed.clear()
             try:
                 await self._volumes.set_up()
@@ -194,18 +170,19 @@ class PodWorker:
         return False
 
     async def _live(self) -> None:
-        unlisten = self.host.services.listen(self._write_hosts)
-        refresher = asyncio.create_task(self._refresh())
+        refreshing = asyncio.create_task(self._refresh())
         policy = self.pod["spec"].get("restartPolicy", "Always")
         try:
-            while not (self.deleting or self._gone or self._verdict):
+            while not self._leaving:
                 self._changed.clear()
                 now = self.host.clock()
-                if self._deadline_passed(now):
-                    break
+                deadline = self._deadline()
+                if deadline is not None and now >= deadline:
+                    self.fail("DeadlineExceeded", "Pod was active on the node longer than the specified deadline")
+                    return
                 decision = decide(
                     policy,
-                    self.containers,
+                    self._containers,
                     now=now,
                     strikes=self._strikes,
                     not_before=self._not_before,
@@ -213,249 +190,145 @@ class PodWorker:
                 )
                 for name in decision.start:
                     await self._start(name)
-                for name in decision.hold or {}:
+                for name in decision.hold:
                     self._hold(name)
                 self._report()
                 if decision.over:
-                    break
-                await self._wait(self._pause(decision.wake))
-        finally:
-            unlisten()
-            refresher.cancel()
-
-    def _pause(self, wake: float | None) -> float | None:
-        deadline = self.pod["spec"].get("activeDeadlineSeconds")
-        times = [t for t in (wake, None if deadline is None else self._started + deadline) if t is not None]
-        return max(0.0, min(times) - self.host.clock()) if times else None
-
-    def _deadline_passed(self, now: float) -> bool:
-        deadline = self.pod["spec"].get("activeDeadlineSeconds")
-        if deadline is not None and now >= self._started + deadline:
-            self._verdict = ("DeadlineExceeded", "Pod was active on the node longer than the specified deadline")
-        return self._verdict is not None
-
-    async def _end(self) -> None:
-        """Stops what runs; then waits for the object's deletion, and tells the API server that nothing is left."""
-        await self._stop_all()
-        self._report()
-        await self._flush()
-        await self._release()
-        await self._until_deleted()
-        if self._gone:
-            return
-        meta = self.pod["metadata"]
-        body = {
-            "kind": "DeleteOptions",
-            "apiVersion": "v1",
-            "gracePeriodSeconds": 0,
-            "preconditions": {"uid": self.uid},
-        }
-        while not self._gone:
-            try:
-                await self.host.api.delete(f"/api/v1/namespaces/{meta['namespace']}/pods/{meta['name']}", body)
-                return
-            except ApiError as error:
-                if error.status in {404, 409}:
                     return
-            except Unreachable:
-                pass
-            await asyncio.sleep(RETRY_SECONDS)
+                due = min((t for t in (decision.wake, deadline) if t is not None), default=None)
+                await self._wait(None if due is None else due - self.host.clock())
+        finally:
+            refreshing.cancel()
 
-    async def _until_deleted(self) -> None:
-        while not (self.deleting or self._gone):
-            self._changed.clear()
-            await self._changed.wait()
+    def _deadline(self) -> float | None:
+        seconds = self.pod["spec"].get("activeDeadlineSeconds")
+        return None if seconds is None else self._started + seconds
 
     # Containers
 
     async def _start(self, name: str) -> None:
-        container, spec = self._get(name), self._specs[name]
-        assert self.home is not None
+        container, spec, home = self._get(name), self._specs[name], self.home
+        assert home is not None
         assert self._volumes is not None
-        attempt = container.restarts + 1 if container.last or isinstance(container.state, Terminated) else 0
         before = container.state if isinstance(container.state, Terminated) else container.last
+        attempt = container.restarts + 1 if before else 0
         try:
-            self._image(name, spec)
-            sandbox = await sandbox_spec(self.pod, spec, self.host, self.home, self._volumes, self._facts(), attempt)
+            sandbox = await sandbox_spec(self.pod, spec, home, self._volumes, attempt)
         except PullError as error:
-            self._set(name, state=Waiting("ErrImagePull", str(error)))
-            self._tell("Warning", "Failed", f'Failed to pull image "{spec["image"]}": {error}')
-            self._not_before[name] = self.host.clock() + RETRY_SECONDS * 2
+            self._cannot_start(name, error.reason, str(error))
             return
         except (ConfigError, ApiError, Unreachable) as error:
-            self._set(name, state=Waiting("CreateContainerConfigError", str(error)))
-            self._tell("Warning", "Failed", f"Error: {error}")
-            self._not_before[name] = self.host.clock() + RETRY_SECONDS * 2
+            self._cannot_start(name, "CreateContainerConfigError", str(error))
             return
-        now = self.host.clock()
         identity = f"cordee-test://{self.uid}/{name}/{attempt}"
+        self._set(name, last=before, restarts=attempt, container_id=identity)
         try:
-            process = await launch("run", sandbox, self._folder / f"{name}.json")
+            process = await launch("run", sandbox, home.folder / f"{name}.json", **OUTPUT)
         except StartError as error:
-            ended = Terminated(128, "StartError", now, now, f"failed to start container: {error}")
+            now = self.host.clock()
             self._tell("Warning", "Failed", f"Error: {error}")
-            self._over(name, ended)
-            self._set(name, last=before, restarts=attempt, container_id=identity)
+            self._ended(name, Terminated(128, "StartError", now, now, f"failed to start container: {error}"))
             return
-        self.processes[name] = process
-        plain = not spec.get("startupProbe")
-        self._set(
-            name,
-            state=Running(process.started),
-            last=before,
-            restarts=attempt,
-            container_id=identity,
-            started=plain,
-            ready=plain and not spec.get("readinessProbe"),
-        )
+        self._processes[name] = process
+        up = not spec.get("startupProbe")
+        self._set(name, state=Running(process.started), started=up, ready=up and not spec.get("readinessProbe"))
         self._tell("Normal", "Started", f"Started container {name}")
+        health = Health(self.host, spec, process, home.address, self)
         self._spawn(name, self._watch(name, process))
-        if limit := memory_limit(spec):
-            self._spawn(name, self._guard(process, limit))
-        self._spawn(name, self._probe(name, process))
-        if hook := (spec.get("lifecycle") or {}).get("postStart"):
-            good, why = await self._act(name, hook, 30.0)
-            if not good:
-                self._tell("Warning", "FailedPostStartHook", why)
-                process.signal(signal.SIGKILL)
+        self._spawn(name, health.run())
+        if (why := await health.hook("postStart")) is not None:
+            self._tell("Warning", "FailedPostStartHook", why)
+            process.signal(signal.SIGKILL)
 
-    def _image(self, name: str, spec: Json) -> None:
-        image = spec["image"]
-        if image != image.lower().split("@")[0] + "".join(image.partition("@")[1:]) and ":" not in image:
-            raise PullError(f'couldn\'t parse image name "{image}": invalid reference format')
-        find_image(self.host, spec)
+    def _cannot_start(self, name: str, reason: str, sentence: str) -> None:
+        self._set(name, state=Waiting(reason, sentence))
+        self._tell("Warning", "Failed", f"Error: {reason}: {sentence}")
+        self._not_before[name] = self.host.clock() + 2 * RETRY_SECONDS
+        # To be decided upon anew: when to try again.
+        self._changed.set()
 
     async def _watch(self, name: str, process: Process) -> None:
+        await process.keep_log()
         code = await process.wait()
         reason = "OOMKilled" if process.killed_for_memory else "Completed" if code == 0 else "Error"
-        now = self.host.clock()
-        self._over(name, Terminated(code, reason, process.started, now, self._message(name, process, code)))
+        assert self.home is not None
+        policy = self._specs[name].get("terminationMessagePolicy") or ""
+        message = last_words(self.home.message(name), process.log, policy, code)
+        self._ended(name, Terminated(code, reason, process.started, self.host.clock(), message))
 
-    def _over(self, name: str, ended: Terminated) -> None:
-        short = ended.finished - ended.started < self.host.backoff.forgotten
+    def _ended(self, name: str, state: Terminated) -> None:
+        short = state.finished - state.started < self.host.backoff.forgotten
         self._strikes[name] = self._strikes.get(name, 0) + 1 if short else 1
-        self._set(name, state=ended, ready=False, started=False)
+        self._set(name, state=state, ready=False, started=False)
         self._changed.set()
         for task in self._tasks.pop(name, set()):
             if task is not asyncio.current_task():
                 task.cancel()
 
     def _hold(self, name: str) -> None:
+        """Tells why it is not started now."""
         container = self._get(name)
         match container.state:
             case Terminated():
                 sentence = f"back-off restarting failed container={name} pod={self.pod['metadata']['name']}"
                 self._set(name, state=Waiting("CrashLoopBackOff", sentence), last=container.state)
                 self._tell("Warning", "BackOff", f"Back-off restarting failed container {name}")
-            case Waiting("ErrImagePull", message) if self._not_before.get(name):
+            case Waiting("ErrImagePull", message):
                 self._report()
-                image = self._specs[name]["image"]
-                self._set(name, state=Waiting("ImagePullBackOff", f'Back-off pulling image "{image}": {message}'))
-                self._tell("Normal", "BackOff", f'Back-off pulling image "{image}"')
+                sentence = f'Back-off pulling image "{container.image}"'
+                self._set(name, state=Waiting("ImagePullBackOff", f"{sentence}: {message}"))
+                self._tell("Normal", "BackOff", sentence)
 
-    def _message(self, name: str, process: Process, code: int) -> str:
-        """What the container left in its termination message, or the end of its log where its pod asks for that."""
-        text = ""
-        with contextlib.suppress(OSError):
-            text = (self._folder / f"{name}.message").read_bytes()[:4096].decode(errors="replace")
-        policy = self._specs[name].get("terminationMessagePolicy")
-        if not text and code != 0 and policy == "FallbackToLogsOnError":
-            with contextlib.suppress(OSError):
-                lines = process.log.read_bytes()[-2048:].decode(errors="replace").splitlines(keepends=True)
-                text = "".join(lines[-80:])
-        return text
+    # Their health
 
-    async def _guard(self, process: Process, limit: int) -> None:
-        """The kernel's part, where there is no memory cgroup to have: a container over its limit is killed."""
-        while process.running:
-            if process.memory() > limit:
-                process.killed_for_memory = True
-                process.signal(signal.SIGKILL)
-            await asyncio.sleep(MEMORY_SECONDS)
+    def started(self, name: str) -> None:
+        self._set(name, started=True, ready=not self._specs[name].get("readinessProbe"))
+        self._changed.set()
 
-    async def _probe(self, name: str, process: Process) -> None:
-        spec = self._specs[name]
-        if probe := spec.get("startupProbe"):
-            done = asyncio.Event()
-
-            def verdict(good: bool, why: str) -> None:
-                if good:
-                    done.set()
-                else:
-                    self._unhealthy(name, process, "Startup", why, probe)
-
-            task = asyncio.create_task(self._ask(name, probe, verdict, good=None))
-            try:
-                await done.wait()
-            finally:
-                task.cancel()
-            self._set(name, started=True, ready=not spec.get("readinessProbe"))
-            self._changed.set()
-        async with asyncio.TaskGroup() as group:
-            if probe := spec.get("readinessProbe"):
-                group.create_task(self._ask(name, probe, lambda good, why: self._ready(name, good, why), good=None))
-            if probe := spec.get("livenessProbe"):
-                tell = lambda good, why: None if good else self._unhealthy(name, process, "Liveness", why, probe)  # noqa: E731
-                group.create_task(self._ask(name, probe, tell, good=True))
-
-    async def _ask(self, name: str, probe: Json, tell: Any, *, good: bool | None) -> None:
-        await probes.follow(probe, lambda: self._act(name, probe, probe.get("timeoutSeconds") or 1), tell, good=good)
-
-    async def _act(self, name: str, action: Json, seconds: float) -> tuple[bool, str]:
-        process = self.processes[name]
-        assert self.home is not None
-
-        async def inside(command: list[str], limit: float) -> tuple[int, str]:
-            return await execute(process, command, self._folder / f"exec-{id(command):x}.json", seconds=limit)
-
-        return await probes.act(action, self._specs[name], self.home.address, inside, seconds)
-
-    def _ready(self, name: str, good: bool, why: str) -> None:
+    def ready(self, name: str, good: bool, why: str) -> None:
         if not good:
             self._tell("Warning", "Unhealthy", f"Readiness probe failed: {why}")
         self._set(name, ready=good)
         self._report()
 
-    def _unhealthy(self, name: str, process: Process, kind: str, why: str, probe: Json) -> None:
+    def unhealthy(self, name: str, kind: str, why: str, probe: Json) -> None:
         self._tell("Warning", "Unhealthy", f"{kind} probe failed: {why}")
         self._tell("Normal", "Killing", f"Container {name} failed {kind.lower()} probe, will be restarted")
-        grace = probe.get("terminationGracePeriodSeconds", self.pod["spec"].get("terminationGracePeriodSeconds", 30))
+        grace = probe.get("terminationGracePeriodSeconds", self._grace())
         end = self.host.clock() + grace
-        self._spawn("", self._stop(name, process, lambda: end - self.host.clock()))
+        self._spawn("", self._stop(name, lambda: end - self.host.clock()))
 
     # Stopping
 
     async def _stop_all(self) -> None:
         """Main containers together, then the sidecars in reverse; within the pod's grace period."""
-        self._ending = True
         begun = self.host.clock()
 
         def left() -> float:
             return begun + self._grace() - self.host.clock()
 
-        kinds = {c.name: c.kind for c in self.containers}
-        running = [(n, p) for n, p in self.processes.items() if p.running]
-        await asyncio.gather(*(self._stop(n, p, left) for n, p in running if kinds[n] != "sidecar"))
-        for name, process in reversed([(n, p) for n, p in running if kinds[n] == "sidecar"]):
-            await self._stop(name, process, left)
-        now = self.host.clock()
-        for name, process in running:
-            if isinstance(self._get(name).state, Running):
-                self._over(name, Terminated(process.exit_code or 0, "Error", process.started, now))
+        running = [(c.name, c.kind) for c in self._containers if c.name in self._processes]
+        await asyncio.gather(*(self._stop(name, left) for name, kind in running if kind != "sidecar"))
+        for name, kind in reversed(running):
+            if kind == "sidecar":
+                await self._stop(name, left)
 
-    async def _stop(self, name: str, process: Process, left: Callable[[], float]) -> None:
-        hook = (self._specs[name].get("lifecycle") or {}).get("preStop")
+    async def _stop(self, name: str, left: Callable[[], float]) -> None:
+        process, home = self._processes[name], self.home
+        assert home is not None
+        if not process.running:
+            return
         self._tell("Normal", "Killing", f"Stopping container {name}")
-        if hook and process.running and left() > 0:
-            good, why = await self._act(name, hook, max(1.0, left()))
-            if not good:
+        if left() > 0:
+            health = Health(self.host, self._specs[name], process, home.address, self)
+            if (why := await health.hook("preStop", max(1.0, left()))) is not None:
                 self._tell("Warning", "FailedPreStopHook", why)
         process.signal(signal.SIGTERM)
         # In slices: a second deletion may have shortened the time.
         while left() > 0 and not await process.ended(min(left(), 0.5)):
             pass
         process.signal(signal.SIGKILL)
-        await process.ended(30.0)
+        await process.ended(UNKILLABLE_SECONDS)
 
     def _grace(self) -> float:
         if self._gone:
@@ -463,21 +336,13 @@ class PodWorker:
         stated = self.pod["spec"].get("terminationGracePeriodSeconds", 30)
         return float(self.pod["metadata"].get("deletionGracePeriodSeconds", stated))
 
-    async def _release(self) -> None:
-        if self._network:
-            network, self._network = self._network, None
-            await self.host.network.detach(network)
-
     # Small things
 
-    def _facts(self) -> dict[str, str]:
-        return facts_of(self.pod, self.host, self.home.address if self.home else "")
-
     def _get(self, name: str) -> Container:
-        return next(c for c in self.containers if c.name == name)
+        return next(c for c in self._containers if c.name == name)
 
     def _set(self, name: str, **changes: Any) -> None:
-        self.containers = [replace(c, **changes) if c.name == name else c for c in self.containers]
+        self._containers = [replace(c, **changes) if c.name == name else c for c in self._containers]
 
     def _tell(self, kind: str, reason: str, message: str) -> None:
         self.host.events.tell(self.pod, kind, reason, message)
@@ -487,27 +352,6 @@ class PodWorker:
         task = asyncio.create_task(work)
         tasks.add(task)
         task.add_done_callback(tasks.discard)
-
-    def _cancel(self, name: str) -> None:
-        for task in self._tasks.pop(name, set()):
-            task.cancel()
-
-    def _write_hosts(self) -> None:
-        if self.home is None or not self._folder.exists():
-            return
-        text = hosts_file(
-            self.host.services,
-            namespace=self.pod["metadata"]["namespace"],
-            address=self.home.address,
-            hostname=self.home.hostname,
-            aliases=self.pod["spec"].get("hostAliases") or [],
-        )
-        path = self._folder / "hosts"
-        # In place, for it is mounted.
-        if path.read_text() != text:
-            with path.open("r+") as file:
-                file.write(text)
-                file.truncate()
 
     async def _refresh(self) -> None:
         while True:
@@ -522,49 +366,30 @@ class PodWorker:
             async with asyncio.timeout(seconds):
                 await self._changed.wait()
 
-    # Statuses
+    async def _wait_flushed(self) -> None:
+        """Until the last status has arrived, or nobody wants it any more."""
+        flushing = asyncio.create_task(self._reporter.flush())
+        try:
+            while not (flushing.done() or self._gone):
+                await asyncio.wait([flushing], timeout=RETRY_SECONDS)
+        finally:
+            flushing.cancel()
 
-    def _report(self) -> None:
+    def _report(self, *, ended: bool = False) -> None:
         reason, message = self._verdict or ("", "")
+        failed = ended and self._verdict is not None
         status = pod_status(
             self.pod,
-            self.containers,
+            self._containers,
             now=self.host.clock(),
             started=self._started,
             host_ip=self.host.address,
             pod_ip=self.home.address if self.home else None,
             reason=reason,
             message=message,
-            failed=self._verdict is not None and self._ending,
+            failed=failed,
+            disrupted=failed and reason != "DeadlineExceeded",
         )
         if status != self.pod.get("status"):
             self.pod["status"] = status
-            self._sent.clear()
-            self._dirty.set()
-
-    async def _flush(self) -> None:
-        if not self._gone:
-            await self._sent.wait()
-
-    async def _send(self) -> None:
-        """Sends the newest status, until it has arrived."""
-        meta = self.pod["metadata"]
-        path = f"/api/v1/namespaces/{meta['namespace']}/pods/{meta['name']}/status"
-        while True:
-            await self._dirty.wait()
-            self._dirty.clear()
-            try:
-                status = self.pod["status"]
-                await self.host.api.patch(path, {"metadata": {"uid": self.uid}, "status": status}, STRATEGIC)
-                if not self._dirty.is_set():
-                    self._sent.set()
-            except ApiError as error:
-                if error.status in {404, 409}:
-                    self.gone()
-                    self._sent.set()
-                    continue
-                self._dirty.set()
-                await asyncio.sleep(RETRY_SECONDS)
-            except Unreachable:
-                self._dirty.set()
-                await asyncio.sleep(RETRY_SECONDS)
+            self._reporter.report(status)

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import http.client
 import ssl
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -29,7 +29,7 @@ class Verdicts:
     _last: bool | None = None
 
     def hear(self, answer: bool) -> bool:
-        """Takes one answer; says whether the verdict is now new, or a failure that counts once more."""
+        """Takes one answer; says whether the verdict is now another."""
         self._same = self._same + 1 if answer == self._last else 1
         self._last = answer
         if self._same < (self.successes_wanted if answer else self.failures_wanted):
@@ -40,15 +40,15 @@ class Verdicts:
 
 
 async def follow(
-    probe: Json, ask: Callable[[], Awaitable[tuple[bool, str]]], tell: Callable[[bool, str], None], *, good: bool | None
-) -> None:
-    """Asks as often as the probe says and tells each change of the verdict."""
+    probe: Json, ask: Callable[[], Awaitable[tuple[bool, str] | None]], *, good: bool | None
+) -> AsyncIterator[tuple[bool, str]]:
+    """Asks as often as the probe says, and yields each change of the verdict. An answer of None counts for nothing."""
     verdicts = Verdicts(probe.get("successThreshold") or 1, probe.get("failureThreshold") or 3, good)
     await asyncio.sleep(probe.get("initialDelaySeconds") or 0)
     while True:
-        answer, why = await ask()
-        if verdicts.hear(answer):
-            tell(answer, why)
+        answer = await ask()
+        if answer is not None and verdicts.hear(answer[0]):
+            yield answer
         await asyncio.sleep(probe.get("periodSeconds") or 10)
 
 

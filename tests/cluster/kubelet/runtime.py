@@ -8,13 +8,13 @@ import json
 import os
 import signal
 import sys
+import tempfile
 import time
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-__all__ = ["Process", "StartError", "User", "execute", "launch", "user_of"]
+__all__ = ["OUTPUT", "Process", "StartError", "User", "enter", "execute", "launch", "user_of"]
 
 Json = dict[str, Any]
 SANDBOX = Path(__file__).with_name("sandbox.py")
@@ -24,6 +24,7 @@ CAPABILITIES = {
     "NET_BIND_SERVICE": 10, "NET_ADMIN": 12, "NET_RAW": 13, "IPC_LOCK": 14, "SYS_CHROOT": 18, "SYS_PTRACE": 19,
     "SYS_ADMIN": 21, "SYS_NICE": 23, "SYS_RESOURCE": 24, "SYS_TIME": 25, "MKNOD": 27, "AUDIT_WRITE": 29, "SETFCAP": 31,
 }  # fmt: skip
+OUTPUT = {"stdout": asyncio.subprocess.PIPE, "stderr": asyncio.subprocess.STDOUT}
 USUAL = (
     "CHOWN", "DAC_OVERRIDE", "FOWNER", "FSETID", "KILL", "SETGID", "SETUID", "SETPCAP", "NET_BIND_SERVICE", "NET_RAW",
     "SYS_CHROOT", "MKNOD", "AUDIT_WRITE", "SETFCAP",
@@ -93,6 +94,13 @@ class Process:
     killed_for_memory: bool = False
     exit_code: int | None = None
     _ended: asyncio.Event = field(default_factory=asyncio.Event)
+
+    async def keep_log(self) -> None:
+        """Writes its output to its log, until it ends. A pipe is between them, which cannot be cut short by mistake."""
+        assert self.shim.stdout is not None
+        with self.log.open("ab", buffering=0) as log:
+            while data := await self.shim.stdout.read(1 << 16):
+                log.write(data)
 
     async def wait(self) -> int:
         code = await self.shim.wait()
@@ -181,13 +189,10 @@ async def _read(handle: int) -> bytes:
         transport.close()
 
 
-async def execute(
-    process: Process, command: list[str], file: Path, *, seconds: float, env: Mapping[str, str] | None = None
-) -> tuple[int, str]:
+async def execute(process: Process, command: list[str], *, seconds: float) -> tuple[int, str]:
     """Runs a command in a running container; its exit code and its output. 124: it took too long."""
-    spec = {**process.spec, "pid": process.pid, "argv": command, "env": dict(env or process.spec["env"])}
     try:
-        inner = await launch("exec", spec, file, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT)
+        inner = await enter(process, command, **OUTPUT)
     except StartError as error:
         return 126, str(error)
     assert inner.shim.stdout is not None
@@ -201,4 +206,10 @@ async def execute(
         if inner.running:
             inner.signal(signal.SIGKILL)
             await inner.wait()
-        file.unlink(missing_ok=True)
+
+
+async def enter(process: Process, command: list[str], **streams: Any) -> Process:
+    """Starts another process in a running container."""
+    with tempfile.NamedTemporaryFile(prefix="cordee-exec-", suffix=".json") as file:
+        spec = {**process.spec, "pid": process.pid, "argv": command}
+        return await launch("exec", spec, Path(file.name), **streams)

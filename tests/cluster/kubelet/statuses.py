@@ -11,6 +11,7 @@ from datetime import UTC, datetime
 from typing import Any, Literal
 
 __all__ = [
+    "OWN_CONDITIONS",
     "Container",
     "Running",
     "State",
@@ -21,9 +22,14 @@ __all__ = [
     "moment",
     "phase",
     "pod_status",
+    "resumed",
 ]
 
 Json = dict[str, Any]
+# What a kubelet writes; other conditions are others'.
+OWN_CONDITIONS = frozenset(
+    {"PodReadyToStartContainers", "Initialized", "ContainersReady", "Ready", "PodScheduled", "DisruptionTarget"}
+)
 Kind = Literal["init", "sidecar", "main"]
 
 
@@ -167,10 +173,12 @@ def pod_status(
     reason: str = "",
     message: str = "",
     failed: bool = False,
+    disrupted: bool = False,
 ) -> Json:
     """The `status` of the pod; transition times of conditions that stay are kept from the status that it has.
 
-    `failed` is the kubelet's own verdict (evicted, deadline exceeded), whatever containers say.
+    `failed` is the kubelet's own verdict (evicted, deadline exceeded), whatever containers say; `disrupted`: it is one
+    that is no fault of the pod's.
     """
     spec, before = pod["spec"], pod.get("status") or {}
     current = "Failed" if failed else phase(spec.get("restartPolicy", "Always"), containers)
@@ -180,12 +188,16 @@ def pod_status(
         for gate in spec.get("readinessGates") or []
     }
     written = []
-    for kind, (true, why, sentence) in conditions(current, containers, gates).items():
+    found = conditions(current, containers, gates)
+    if disrupted:
+        found["DisruptionTarget"] = (True, "TerminationByKubelet", message)
+    for kind, (true, why, sentence) in found.items():
         status = "True" if true else "False"
         was = old.get(kind, {})
         since = was["lastTransitionTime"] if was.get("status") == status else moment(now)
         condition = {"type": kind, "status": status, "lastTransitionTime": since, "reason": why, "message": sentence}
         written.append({key: value or None for key, value in condition.items()})
+    written += [condition for kind, condition in old.items() if kind not in found]
     if "PodScheduled" not in old:
         written.append({"type": "PodScheduled", "status": "True", "lastTransitionTime": moment(now)})
     status: Json = {
@@ -244,5 +256,21 @@ def _state(state: State, container_id: str) -> Json:
             return {"terminated": ended}
 
 
-def update(containers: Sequence[Container], name: str, **changes: Any) -> list[Container]:
-    return [replace(c, **changes) if c.name == name else c for c in containers]
+def resumed(containers: Sequence[Container], status: Json, now: float) -> list[Container]:
+    """The containers of a pod that ran here before its node lost them: what ran has ended, and nobody saw how."""
+    known = {c["name"]: c for key in ("initContainerStatuses", "containerStatuses") for c in status.get(key) or []}
+
+    def one(container: Container) -> Container:
+        was = known.get(container.name) or {}
+        state, restarts = was.get("state") or {}, was.get("restartCount", 0)
+        if ended := state.get("terminated"):
+            over = Terminated(ended["exitCode"], ended.get("reason") or "", now, now, ended.get("message") or "")
+            return replace(container, state=over, restarts=restarts)
+        if "running" in state:
+            return replace(container, state=Terminated(255, "Unknown", now, now), restarts=restarts)
+        if before := (was.get("lastState") or {}).get("terminated"):
+            last = Terminated(before["exitCode"], before.get("reason") or "", now, now)
+            return replace(container, last=last, restarts=restarts)
+        return container
+
+    return [one(container) for container in containers]
