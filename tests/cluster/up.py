@@ -6,9 +6,11 @@ own addresses and pods theirs, and this machine reaches both; names resolve in p
 
 from __future__ import annotations
 
+import contextlib
 import signal
 import sys
 import tempfile
+import threading
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
@@ -28,12 +30,10 @@ def main() -> None:
             print(f"export KUBECONFIG={plane.kubeconfig}")
             print(f'export PATH="{":".join(map(str, programs))}:$PATH"')
             print("# three nodes are up; Ctrl-C ends it", flush=True)
-            try:
-                signal.sigwait({signal.SIGINT, signal.SIGTERM})
-            except KeyboardInterrupt:
-                pass
+            with contextlib.suppress(KeyboardInterrupt):
+                threading.Event().wait()
 
 
 if __name__ == "__main__":
-    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     main()
