@@ -9,10 +9,9 @@ made up for afterwards.
 
 import asyncio
 import contextlib
-import functools
 import logging
-from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections import deque
+from collections.abc import Awaitable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Final
 
@@ -21,15 +20,15 @@ from cordee.coordinator.errors import CoordinatorError, InvalidError
 from cordee.coordinator.service.controller import Controller
 from cordee.coordinator.service.job import Job
 from cordee.coordinator.service.launchers.base import Launcher
-from cordee.coordinator.spec import API_VERSION
 from cordee.k8s import reconcile
-from cordee.k8s.api import MERGE_PATCH, Api, Json
+from cordee.k8s.api import Api, Json
 from cordee.k8s.errors import ApiError, KubernetesError
 from cordee.k8s.facts import document_of, facts_of, key_of, object_of, pack_config_map, source_of
 from cordee.k8s.happenings import MAX_AGE_SECONDS, Post, Teller
+from cordee.k8s.objects import Objects
 from cordee.k8s.owners import Owner, Owners
 from cordee.k8s.reconcile import Memory, Refusal, Rest, Step, Thing, next_step
-from cordee.k8s.status import JOB_LABEL, merge_patch
+from cordee.k8s.status import JOB_LABEL
 from cordee.k8s.watch import Change, Collection, Kind, Watcher, on_loop
 from cordee.k8s.workqueue import WorkQueue
 
@@ -38,6 +37,7 @@ __all__ = ["ObjectsFront", "open_front"]
 _log = logging.getLogger(__name__)
 
 _WORKERS: Final = 8
+_NUM_DELETED: Final = 256
 _MAX_STEPS: Final = 16
 """Steps of one look at an object; there is never reason for so many."""
 _RETRY_SECONDS: Final = 0.5
@@ -46,7 +46,8 @@ _SOURCE_SECONDS: Final = 5.0
 """A source that is not there yet is looked for so often."""
 _PROGRESS_PER_SECOND: Final = 20.0
 """So many statuses a second that tell of progress only, all jobs together."""
-_MANAGER: Final = "cordee"
+_REFUSED: Final = (400, 409, 413, 422)
+"""The server does not want this object, and will not."""
 
 
 def open_front(settings: Kubernetes, launcher: Launcher) -> "ObjectsFront":
@@ -59,20 +60,21 @@ class ObjectsFront:
 
     def __init__(self, api: Api, coordinator: str, launcher: Launcher | None = None) -> None:
         self._api = api
+        self._objects = Objects(api, _WORKERS)
         self._coordinator = coordinator
         self._owners: Owners = getattr(launcher, "owners", None) or Owners()
         self._owners.expected = True
         self._nodes: Mapping[str, str] = getattr(launcher, "nodes", {})
-        self._path = f"/apis/{API_VERSION}/namespaces/{api.namespace}/trainingjobs"
         self._queue = WorkQueue()
         self._synced = asyncio.Event()
-        self._objects: dict[str, Json] = {}
+        self._known: dict[str, Json] = {}
+        self._deleted: deque[str] = deque(maxlen=_NUM_DELETED)
+        """Uids of objects that are gone: an answer about one may come after the news of its end."""
         self._names: dict[str, str] = {}
         """The object's name of every job that has one."""
         self._memories: dict[str, Memory] = {}
         self._tellers: dict[str, Teller] = {}
         self._failures: dict[str, int] = {}
-        self._threads = ThreadPoolExecutor(_WORKERS, thread_name_prefix="objects")
         self._tasks: list[asyncio.Task[None]] = []
 
     # -- life
@@ -83,7 +85,7 @@ class ObjectsFront:
         loop = asyncio.get_running_loop()
         self._watcher = Watcher(
             self._api,
-            Collection(self._path),
+            Collection(self._objects.path),
             on_loop(loop, self._changed),
             on_synced=lambda: loop.call_soon_threadsafe(self._synced.set),
         )
@@ -101,39 +103,39 @@ class ObjectsFront:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         await asyncio.to_thread(self._watcher.stop)
-        self._threads.shutdown(wait=False, cancel_futures=True)
-        self._api.close()
+        self._objects.close()
 
     # -- what happens
 
     def _changed(self, changes: Sequence[Change]) -> None:
         for change in changes:
-            name = change.object["metadata"]["name"]
             if change.kind is Kind.DELETED:
-                self._removed(name, change.object)
+                self._removed(change.object)
             else:
                 self._seen(change.object)
-            self._queue.add(name)
+            self._queue.add(change.object["metadata"]["name"])
 
     def _seen(self, data: Json) -> None:
         """The object as somebody told it; what is older than what is known is passed over."""
         metadata = data["metadata"]
-        known = self._objects.get(metadata["name"])
-        if (
+        known = self._known.get(metadata["name"])
+        if metadata["uid"] in self._deleted or (
             known is not None
             and known["metadata"]["uid"] == metadata["uid"]
             and int(metadata["resourceVersion"]) < int(known["metadata"]["resourceVersion"])
         ):
             return
-        self._objects[metadata["name"]] = data
+        self._known[metadata["name"]] = data
         job = self._job_of(data)
         if job is not None:
             self._bind(job, metadata["name"], metadata["uid"])
 
-    def _removed(self, name: str, data: Json) -> None:
-        known = self._objects.get(name)
+    def _removed(self, data: Json) -> None:
+        name = data["metadata"]["name"]
+        known = self._known.get(name)
+        self._deleted.append(data["metadata"]["uid"])
         if known is not None and known["metadata"]["uid"] == data["metadata"]["uid"]:
-            del self._objects[name]
+            del self._known[name]
             self._memories.pop(name, None)
             self._tellers.pop(name, None)
         job = self._job_of(data)
@@ -146,10 +148,10 @@ class ObjectsFront:
     def _touched(self, job: Job) -> None:
         name = self._names.get(job.id, job.id)
         memory = self._memory(name)
-        if name not in self._objects and not job.ended and not memory.wanted:
+        if name not in self._known and not job.ended and not memory.wanted:
             memory = self._remember(name, wanted=True)
         if name not in self._queue:
-            due = memory.written_at + reconcile.STATUS_SECONDS - self._now()
+            due = memory.written_at + reconcile.STATUS_SECONDS - self._controller.now()
             self._queue.add(name, max(due, 0.0))
 
     def _bind(self, job: Job, name: str, uid: str) -> None:
@@ -157,7 +159,8 @@ class ObjectsFront:
             self._names[job.id] = name
             if name != job.id:
                 self._memories.pop(job.id, None)
-        self._owners.note(job.id, Owner(name, uid))
+        if not job.machine.done:
+            self._owners.note(job.id, Owner(name, uid))
 
     # -- who is who
 
@@ -175,9 +178,6 @@ class ObjectsFront:
     def _remember(self, name: str, **changes: Any) -> Memory:
         self._memories[name] = replace(self._memory(name), **changes)
         return self._memories[name]
-
-    def _now(self) -> float:
-        return self._controller.now()
 
     # -- work
 
@@ -208,19 +208,21 @@ class ObjectsFront:
 
     async def _look(self, name: str) -> None:
         for _ in range(_MAX_STEPS):
-            data = self._objects.get(name)
+            if self._controller.closing:
+                return
+            data = self._known.get(name)
             job = self._controller.find_id(name) if data is None else self._job_of(data)
             if data is None and job is not None and self._names.get(job.id, name) != name:
                 return  # its object has another name
             thing = None if data is None else Thing.read(data)
-            facts = None if job is None else facts_of(job, self._now(), self._nodes)
+            facts = None if job is None else facts_of(job, self._controller.now(), self._nodes)
             self._pace(name)
-            step = next_step(thing, facts, self._memory(name), self._now())
+            step = next_step(thing, facts, self._memory(name), self._controller.now())
             if isinstance(step, Rest):
                 if data is not None and job is not None:
                     await self._tell(data, job)
                 if step.until is not None:
-                    self._queue.add(name, max(step.until - self._now(), 0.05))
+                    self._queue.add(name, max(step.until - self._controller.now(), 0.05))
                 return
             await self._do(step, name, data, job)
         _log.error("the object %s does not come to rest", name)
@@ -245,22 +247,12 @@ class ObjectsFront:
                 await self._do_with(step, name, data, job)
 
     async def _do_with(self, step: Step, name: str, data: Json, job: Job | None) -> None:
-        metadata = data["metadata"]
+        objects = self._objects
         match step:
             case reconcile.Claim():
-                finalizers = [*(metadata.get("finalizers") or ())]
-                if reconcile.FINALIZER not in finalizers:
-                    finalizers.append(reconcile.FINALIZER)
-                claim = {
-                    "labels": {reconcile.COORDINATOR_LABEL: self._coordinator},
-                    "finalizers": finalizers,
-                    "resourceVersion": metadata["resourceVersion"],  # whoever is second is told so
-                }
-                await self._patch(data, {"metadata": claim})
+                await self._changing(data, objects.claim(data, self._coordinator))
             case reconcile.Release():
-                kept = [each for each in metadata.get("finalizers") or () if each != reconcile.FINALIZER]
-                body = {"metadata": {"finalizers": kept or None, "resourceVersion": metadata["resourceVersion"]}}
-                await self._patch(data, body)
+                await self._changing(data, objects.release(data))
                 if job is not None:
                     self._owners.forget(job.id)
             case reconcile.Submit():
@@ -269,38 +261,43 @@ class ObjectsFront:
                 assert job is not None
                 try:
                     await self._controller.scale(job.id, minimum, maximum, by="an edit of its TrainingJob object")
-                except CoordinatorError as error:
-                    self._remember(name, unscaled=metadata["generation"])
-                    self._controller.note(job, "refused", f"the range {minimum}:{maximum} of its object: {error}")
+                except InvalidError as error:
+                    self._remember(name, unscaled=data["metadata"]["generation"])
+                    self._controller.note(job, "refused", f"{minimum}:{maximum} workers, by its object: {error}")
             case reconcile.SetWorkers(minimum, maximum):
-                await self._patch(data, {"spec": {"workers": {"min": minimum, "max": maximum}}})
+                await self._changing(data, objects.set_workers(data, minimum, maximum))
             case reconcile.WriteStatus(status):
-                before = data.get("status") or {}
-                await self._patch(data, {"status": merge_patch(before, status)}, "/status")
-                self._remember(name, written_at=self._now())
+                await self._changing(data, objects.write_status(data, status))
+                self._remember(name, written_at=self._controller.now())
             case reconcile.Delete():
-                with _gone_is_fine():
-                    options = {"kind": "DeleteOptions", "apiVersion": "v1", "preconditions": {"uid": metadata["uid"]}}
-                    await self._request("DELETE", f"{self._path}/{name}", body=options)
-                self._objects.pop(name, None)
+                with contextlib.suppress(ApiError):  # it is gone, or will be asked for again
+                    await objects.delete(data)
+                self._known.pop(name, None)
+
+    async def _changing(self, data: Json, request: Awaitable[Json]) -> None:
+        """Take in the answer: the object as it is now."""
+        try:
+            self._seen(await request)
+        except ApiError as error:
+            if error.status != 404:
+                raise
+            self._removed(data)
 
     async def _make(self, job: Job) -> None:
-        body = object_of(job, namespace=self._api.namespace, coordinator=self._coordinator)
+        body = object_of(job, namespace=self._objects.namespace, coordinator=self._coordinator)
         try:
-            made = await self._request("POST", self._path, body=body)
+            made = await self._objects.create(body)
         except ApiError as error:
-            if error.status == 409:
-                made = await self._request("GET", f"{self._path}/{job.id}")
-                if self._job_of(made) is job:
-                    self._seen(made)
-                    return
-            elif error.status not in (400, 413, 422):
+            if error.status == 409 and self._job_of(found := await self._objects.get(job.id)) is job:
+                self._seen(found)
+                return
+            if error.status not in _REFUSED:
                 raise
             _log.warning("the job %s has no object: %s", job.id, error.message)
             self._remember(job.id, unmade=True)
             self._owners.note(job.id, None)
-            return
-        self._seen(made)
+        else:
+            self._seen(made)
 
     async def _submit(self, name: str, data: Json) -> None:
         generation = data["metadata"]["generation"]
@@ -311,7 +308,7 @@ class ObjectsFront:
                 document, bundle, key=key_of(data["metadata"]["uid"]), by=f"the object {name}"
             )
         except _SourceMissingError as error:
-            refusal = Refusal(generation, "SourceMissing", str(error), self._now() + _SOURCE_SECONDS)
+            refusal = Refusal(generation, "SourceMissing", str(error), self._controller.now() + _SOURCE_SECONDS)
             self._remember(name, refusal=refusal)
         except InvalidError as error:
             hint = f" ({error.hint})" if error.hint else ""
@@ -327,15 +324,14 @@ class ObjectsFront:
         wanted = source_of(data)
         if not wanted:
             return None
-        path = f"/api/v1/namespaces/{self._api.namespace}/configmaps/{wanted}"
         try:
-            found = await self._request("GET", path)
+            found = await self._objects.config_map(wanted)
         except ApiError as error:
             if error.status != 404:
                 raise
             raise _SourceMissingError(
-                f"there is no ConfigMap {wanted} in the namespace {self._api.namespace}, where spec.sourceFrom says "
-                "that the source is; it is looked for again"
+                f"there is no ConfigMap {wanted} in the namespace {self._objects.namespace}, where spec.sourceFrom "
+                "says that the source is; it is looked for again"
             ) from None
         bundle = await asyncio.to_thread(pack_config_map, found)
         await self._controller.keep_bundle(bundle)
@@ -348,58 +344,29 @@ class ObjectsFront:
         if teller is None or teller.uid != metadata["uid"]:
             teller = self._tellers[metadata["name"]] = Teller(
                 name=metadata["name"],
-                namespace=self._api.namespace,
+                namespace=self._objects.namespace,
                 uid=metadata["uid"],
                 instance=self._coordinator,
             )
         if not job.events or job.events[-1] is teller.seen:
             return
-        newest, since = job.events[-1], self._now() - MAX_AGE_SECONDS
+        newest, since = job.events[-1], self._controller.now() - MAX_AGE_SECONDS
         page = self._controller.history(job.id, after=teller.last, limit=1000)
         for event in page.events:
             told = teller.tell(event.id, event.kind, event.message, event.time) if event.time >= since else None
             if told is None:
                 continue
-            path = f"/apis/events.k8s.io/v1/namespaces/{self._api.namespace}/events"
             try:
                 if isinstance(told, Post):
-                    await self._request("POST", path, body=told.body)
+                    await self._objects.post_event(told.body)
                 else:
-                    await self._request("PATCH", f"{path}/{told.name}", body=told.patch, content_type=MERGE_PATCH)
+                    await self._objects.repeat_event(told.name, told.patch)
             except ApiError as error:
                 if error.status not in (404, 409):  # forgotten by the server; told before a restart
                     _log.warning("an event of the object %s is not recorded: %s", metadata["name"], error.message)
         if not page.more:
             teller.seen = newest
 
-    # -- requests
-
-    async def _patch(self, data: Json, body: Json, part: str = "") -> None:
-        """Patch this very object: not another one of its name."""
-        metadata = data["metadata"]
-        body = {**body, "metadata": {**body.get("metadata", {}), "uid": metadata["uid"]}}
-        path = f"{self._path}/{metadata['name']}{part}"
-        try:
-            self._seen(await self._request("PATCH", path, body=body, content_type=MERGE_PATCH))
-        except ApiError as error:
-            if error.status != 404:
-                raise
-            self._removed(metadata["name"], data)
-
-    async def _request(self, method: Any, path: str, **more: Any) -> Json:
-        query = {} if method in ("GET", "DELETE") else {"fieldManager": _MANAGER}
-        call = functools.partial(self._api.request, method, path, query=query, **more)
-        return await asyncio.get_running_loop().run_in_executor(self._threads, call)
-
 
 class _SourceMissingError(Exception):
     """The source may come yet."""
-
-
-@contextlib.contextmanager
-def _gone_is_fine() -> Any:
-    try:
-        yield
-    except ApiError as error:
-        if error.status not in (404, 409):
-            raise
