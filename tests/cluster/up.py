@@ -1,7 +1,7 @@
 """The tests' cluster, to be tried by hand: `python tests/cluster/up.py`, as root; Ctrl-C takes it down.
 
-It prints what to set so that kubectl and helm find it. The image `cordee:test` is this checkout. Services have their
-own addresses and pods theirs, and this machine reaches both; names resolve in pods only.
+It prints what to set so that kubectl and helm find it. The image `cordee:test` is this checkout. Services and pods have
+addresses of their own, and this machine reaches both; names resolve in pods only.
 """
 
 from __future__ import annotations
