@@ -7,6 +7,7 @@ import contextlib
 import hashlib
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -207,3 +208,29 @@ def test_a_killed_forwarder_is_replaced_and_doubles_nothing(cluster: Cluster) ->
         assert list(client.logs(job, follow=True))
     assert sum(b"the forwarder of this log was killed by SIGKILL" in line for line in cluster.written()) == 2
     assert sorted(cluster.arrived(job)) == sorted(cluster.written())
+
+
+def test_a_ledger_is_proven_though_each_worker_wrote_its_own(cluster: Cluster) -> None:
+    job = cluster.submit(script(epochs=2, pause=0.1), ledger=True)
+    eventually(lambda: len(cluster.arrived(job)) > 8)
+    with cluster.client() as client:  # rank 0 goes, with its folder: what it had noted is not lost
+        first = next(member for member in client.job(job)["members"] if member["rank"] == 0)
+    agent = psutil.Process(first["pid"]).parent()
+    assert agent is not None
+    pod = Path(agent.environ()["CORDEE_WORKDIR"])
+    agent.kill()
+    agent.wait()
+    shutil.rmtree(pod)
+    view = cluster.end_of(job)
+    assert (view["state"], view["step"]) == ("succeeded", 30), view["events"]
+    proof = ledger_of(cluster, job)
+    assert (proof["proven"], proof["steps"], proof["num_violations"]) == (True, 30, 0), proof
+    assert len(list((cluster.state / "jobs" / job / "ledger").iterdir())) >= 2
+
+
+def ledger_of(cluster: Cluster, job: str) -> dict[str, Any]:
+    done = subprocess.run(
+        [sys.executable, "-m", "cordee.coordinator.cli", "ledger", job, "--state", str(cluster.state), "-o", "json"],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    return json.loads(done.stdout)

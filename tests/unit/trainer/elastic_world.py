@@ -318,6 +318,9 @@ class _Membership:
     result_directory: Path | None = None
     grace_seconds: float = 30.0
 
+    def ledger_arrived(self) -> int | None:
+        return None
+
     @property
     def checkpoint_policy(self) -> CheckpointPolicy | None:
         folder = self.job.past.folder

@@ -316,6 +316,9 @@ class SimulatedMembership:
     result_directory: Path | None = None
     grace_seconds: float = 30.0
 
+    def ledger_arrived(self) -> int | None:
+        return None
+
     @property
     def ledger_path(self) -> Path | None:
         return self.simulation.ledger

@@ -26,13 +26,15 @@ from cordee.worker.uplink import AwayError, RefusedError, Uplink
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["Forwarder", "main"]
+__all__ = ["Forwarder", "ledger_arrived", "main"]
 
 BATCH_BYTES = 512 << 10
 GATHER_SECONDS = 0.1
 """Between two looks: lines that come one by one travel together."""
 LOOK_SECONDS = 1.0
-"""A look without a word from the agent: for the ledger, which the worker writes."""
+"""A look without a word from the agent."""
+LEDGER_LOOK_SECONDS = 0.25
+"""The same where a ledger is kept: the worker writes it, and the agent does not know when."""
 LAST_PAUSE_SECONDS = 5.0
 """Between two tries, while the coordinator is away."""
 LAST_TRIES_SECONDS = 0.5
@@ -40,6 +42,8 @@ LAST_TRIES_SECONDS = 0.5
 END_SECONDS = 60.0
 """A forwarder whose agent is gone ends after this, whatever has not been sent. The agent's own bound is shorter."""
 MAX_FIRST_LINE_BYTES = 1 << 20
+ARRIVED = "ledger/samples.arrived"
+"""How much of the ledger has arrived, for the worker: it keeps the rest."""
 
 
 class Tail:
@@ -79,7 +83,7 @@ class Forwarder:
         log = f"{workdir}/logs/{worker}.jsonl"
         # The older one first: its lines are the earlier ones.
         self._places = ((f"{log}.1", "logs"), (log, "logs"), (f"{workdir}/ledger/samples.ledger", "ledger"))
-        self._arrived = f"{workdir}/ledger/samples.arrived"
+        self._arrived = f"{workdir}/{ARRIVED}"
         self._folder = folder_id(workdir)
         self._uplink = uplink
         self._say = say
@@ -142,6 +146,15 @@ class Forwarder:
             self._say(f"{self._arrived} cannot be written: {error.strerror}")
 
 
+def ledger_arrived(workdir: str | os.PathLike[str]) -> int:
+    """How many bytes of this folder's ledger the coordinator has."""
+    try:
+        with open(f"{os.fspath(workdir)}/{ARRIVED}", "rb") as file:  # noqa: PTH123
+            return int(file.read() or 0)
+    except (OSError, ValueError):
+        return 0
+
+
 def folder_id(workdir: str) -> str:
     """This folder's own id: a container that is started again in its pod finds the same, a new pod another."""
     path = f"{workdir}/forwarder.id"
@@ -160,7 +173,9 @@ def folder_id(workdir: str) -> str:
     return identity
 
 
-def run(forwarder: Forwarder, wake: int, *, end_seconds: float = END_SECONDS) -> bool:
+def run(
+    forwarder: Forwarder, wake: int, *, look_seconds: float = LOOK_SECONDS, end_seconds: float = END_SECONDS
+) -> bool:
     """Until the other end of `wake` is closed and all is sent; False: not all was."""
     pause = GATHER_SECONDS
     until: float | None = None
@@ -174,7 +189,7 @@ def run(forwarder: Forwarder, wake: int, *, end_seconds: float = END_SECONDS) ->
             forwarder.trouble(str(error))
             pause = min(2 * pause, LAST_PAUSE_SECONDS)
         if until is None:
-            if _rest(wake, pause):
+            if _rest(wake, pause, look_seconds):
                 until = time.monotonic() + end_seconds
         elif time.monotonic() > until:
             return False
@@ -182,14 +197,14 @@ def run(forwarder: Forwarder, wake: int, *, end_seconds: float = END_SECONDS) ->
             time.sleep(min(pause, LAST_TRIES_SECONDS))
 
 
-def _rest(wake: int, pause: float) -> bool:
+def _rest(wake: int, pause: float, look_seconds: float) -> bool:
     """Waits for `pause`, and then for a word, but not for long. True, at once: the other end is closed."""
     poll = select.poll()
     poll.register(wake, 0)  # of its end one is told without having asked
     if poll.poll(pause * 1000):
         return True
     poll.register(wake, select.POLLIN)
-    poll.poll(LOOK_SECONDS * 1000)
+    poll.poll(look_seconds * 1000)
     return not os.read(wake, 1 << 16) if poll.poll(0) else False
 
 
@@ -207,7 +222,8 @@ def main() -> int:
         say("CORDEE_UPLOADS is not set")
         return 2
     workdir = os.environ["CORDEE_WORKDIR"]
-    whole = run(Forwarder(workdir, os.environ["CORDEE_WORKER"], uplink, say), 0)
+    look_seconds = LEDGER_LOOK_SECONDS if os.environ.get("CORDEE_LEDGER") == "1" else LOOK_SECONDS
+    whole = run(Forwarder(workdir, os.environ["CORDEE_WORKER"], uplink, say), 0, look_seconds=look_seconds)
     return 0 if whole else 1
 
 

@@ -23,6 +23,7 @@ from cordee.trainer.elastic.protocols import (
 from cordee.worker.abort import Abort
 from cordee.worker.activity import COMPUTING, MEETING, OUTSIDE, PREPARING
 from cordee.worker.communicator import TcpCommunicator, connect
+from cordee.worker.forwarder import ledger_arrived
 from cordee.worker.handshake import mesh_key
 from cordee.worker.listener import Listener
 from cordee.worker.mesh import Peer
@@ -215,6 +216,9 @@ class WorkerMembership:
     @property
     def ledger_path(self) -> Path | None:
         return self._settings.ledger_path if self._settings.ledger else None
+
+    def ledger_arrived(self) -> int | None:
+        return ledger_arrived(self._settings.workdir) if self._settings.uploads else None
 
     @property
     def result_directory(self) -> Path | None:

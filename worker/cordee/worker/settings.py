@@ -54,6 +54,8 @@ class WorkerSettings:
     """How long this process is left alive once it was asked to go; its agent reads the same variable."""
     image_source: str = ""
     """The folder in this worker's image that the source lies in; empty: it comes as a bundle."""
+    uploads: str = ""
+    """Where this worker leaves its log and its job's result (`cordee.worker.uplink`); empty: in the job's folder."""
     chaos: bool = False
     """Whether faults may be injected into this process."""
     token_file: Path | None = None
@@ -143,6 +145,7 @@ class WorkerSettings:
             checkpoint_keep=read("CORDEE_CHECKPOINT_KEEP", _count, "a number of checkpoints, from 1", "3"),
             ledger=read("CORDEE_LEDGER", _switch, "0 or 1", "0"),
             grace_seconds=read("CORDEE_GRACE_SECONDS", _amount, "a number of seconds, from 0", "30"),
+            uploads=env.get("CORDEE_UPLOADS", ""),
             chaos=env.get("CORDEE_CHAOS") == "1",
             checkpoint_keep_seconds=read("CORDEE_CHECKPOINT_KEEP_SECONDS", _amount, "a number of seconds, from 0", "0"),
             checkpoint_storage=env.get("CORDEE_CHECKPOINT_STORAGE", ""),

@@ -3,13 +3,15 @@
 The counting is the trainer's, which this package does not import: it runs as a process of its own and answers in JSON.
 """
 
+import contextlib
 import json
 import os
 import subprocess
 import sys
+import tempfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Final
+from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
@@ -18,6 +20,10 @@ from cordee.coordinator.cli.errors import ExitCode, guarded, say
 from cordee.coordinator.cli.options import Format, OutputOption, ServerOption, StateOption
 from cordee.coordinator.cli.output import clean, columns, count, dump, facts, is_document, write
 from cordee.coordinator.errors import CoordinatorError, NotFoundError
+
+if TYPE_CHECKING:
+    from cordee.coordinator.discovery import Keeper
+    from cordee.coordinator.views import JobView
 
 __all__ = ["LEDGER_FILE", "ledger", "missing_ledger", "prove_ledger"]
 
@@ -54,11 +60,12 @@ def ledger(
 
     Works while the job trains, and after its end. Exit code 0: proven, and equal to what it was compared with; 1: not.
     """
-    words, name = _located(job, server, state)
-    other = None if compare is None else _located(compare, server, state)
-    if other is not None:
-        words += ["--compare", other[0][0]]
-    answer = {"job": name, **prove_ledger(words)}
+    with contextlib.ExitStack() as stack:
+        words, name = _located(job, server, state, stack)
+        other = None if compare is None else _located(compare, server, state, stack)
+        if other is not None:
+            words += ["--compare", other[0][0]]
+        answer = {"job": name, **prove_ledger(words)}
     if other is not None:
         answer["compared"] = {"job": other[1], **answer["compared"]}
     if is_document(output):
@@ -69,8 +76,11 @@ def ledger(
     raise typer.Exit(ExitCode.DONE if good else ExitCode.ERROR)
 
 
-def _located(ref: str, server: str | None, state: Path | None) -> tuple[list[str], str | None]:
-    """What the tool is told to find the ledger, and what is known of it; and the job's id, if it is of a job."""
+def _located(
+    ref: str, server: str | None, state: Path | None, stack: contextlib.ExitStack
+) -> tuple[list[str], str | None]:
+    """What the tool is told to find the ledger, and what is known of it; and the job's id, if it is of a job. A copy
+    that had to be made is there as long as the stack is."""
     from cordee.coordinator.cli.reach import reach
 
     path = Path(ref)
@@ -79,14 +89,30 @@ def _located(ref: str, server: str | None, state: Path | None) -> tuple[list[str
             raise NotFoundError(f"there is no ledger {ref}", "give a job's id or name, or the path of a ledger")
         return [str(path.absolute())], None
     with reach(server, state) as coordinators:
-        _, found = coordinators.find(ref)
-    path = Path(found["folder"]) / LEDGER_FILE
-    if not path.is_file():
-        raise missing_ledger(found, path)
+        keeper, found = coordinators.find(ref)
+        path = Path(found["folder"]) / LEDGER_FILE
+        if not path.is_file():
+            path = _gathered(keeper, found, stack)
     if any(event["kind"] == "ledger_failed" for event in found["events"]):
         say(f"note: {found['id']}: the ledger could not be written for a while; cordee status {found['id']} says why")
     known = "--steps" if found["state"] == "succeeded" else "--at-least"
     return [str(path), known, str(found["step"])], found["id"]
+
+
+def _gathered(keeper: "Keeper", job: "JobView", stack: contextlib.ExitStack) -> Path:
+    """The folder with what each worker noted, where they share none; NotFoundError when nobody has."""
+    from cordee.coordinator.downloads import place_below
+
+    folder = Path(job["folder"]) / LEDGER_FILE.parent
+    if folder.is_dir() and any(folder.glob("*.ledger")):
+        return folder
+    kept = [file["path"] for file in keeper.files(job["id"]) if file["path"].endswith(".ledger")]
+    if not kept:
+        raise missing_ledger(job, Path(job["folder"]) / LEDGER_FILE)
+    copy = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="cordee-ledger-")))
+    for path in kept:
+        keeper.fetch(job["id"], path, place_below(copy, path))
+    return copy / LEDGER_FILE.parent
 
 
 def missing_ledger(job: Mapping[str, Any], path: Path) -> CoordinatorError:

@@ -14,6 +14,10 @@ the others keep it until rank 0's next header says that it is written. So:
 Writing twice is harmless: the entry of a step in a generation is the same, whoever writes it, and a step that is done
 again in another generation must have read the same samples, which is what the proof looks at.
 
+Where the file is this machine's own, and goes with it (a pod's), it is brought to where it stays by somebody else, who
+tells how far that has come (`Membership.ledger_arrived`). "In the file" means "arrived" then: until it has, an entry is
+kept, and a checkpoint waits for it. Each worker that ever wrote has a file; together they are the ledger.
+
 A ledger that cannot be written (a full disk) never stops the training. What could not be written is kept, up to a
 limit, and tried again; an event tells, and if it stays out of the file the proof finds the gap.
 """
@@ -60,6 +64,9 @@ _log = logging.getLogger(__name__)
 KEPT_BYTES: Final = 64 << 20
 """Entries that cannot be written are kept up to so many bytes."""
 RETRY_SECONDS: Final = 1.0
+ARRIVAL_SECONDS: Final = 10.0
+"""For what is in the file to arrive, before a checkpoint; it runs beside training, and so does the wait."""
+_ARRIVAL_POLL_SECONDS: Final = 0.02
 
 
 class Ledger:
@@ -70,9 +77,17 @@ class Ledger:
         loader: gives the samples.
         order_kind: how a seed makes an order, in this release.
         note: told, for the job's events, that the file cannot be written, and that it can be again.
+        arrived: how many bytes of the file are where they stay; None: they stay in the file.
     """
 
-    def __init__(self, path: Path, loader: DataLoader, order_kind: int, note: Callable[[str, str], None]) -> None:
+    def __init__(
+        self,
+        path: Path,
+        loader: DataLoader,
+        order_kind: int,
+        note: Callable[[str, str], None],
+        arrived: Callable[[], int | None] = lambda: None,
+    ) -> None:
         self._loader = loader
         self._data = LedgerData.of(loader, order_kind)
         self._file = _File(path, self._data.line())
@@ -82,6 +97,9 @@ class Ledger:
         self._kept: dict[int, bytes] = {}
         """Entries by step, ascending, that are not known to be in the file."""
         self._kept_bytes = 0
+        self._arrived = arrived
+        self._ends: dict[int, int] = {}
+        """Of kept entries that are in the file and may not have arrived: where they end there."""
         self._generation = 0
         self._rank = 0
         self._failed_at: float | None = None
@@ -102,7 +120,8 @@ class Ledger:
         jobs = membership.ledger_path
         if jobs is None and path is None:
             return None
-        ledger = Ledger(jobs or Path(path or ""), loader, order_kind, membership.note)
+        arrived = membership.ledger_arrived if jobs is not None else lambda: None
+        ledger = Ledger(jobs or Path(path or ""), loader, order_kind, membership.note, arrived)
         if jobs is None:
             ledger.check()
         return ledger
@@ -141,6 +160,7 @@ class Ledger:
         written, plan = 0, 0
         if self._rank == 0:
             with self._lock:
+                self._settle()
                 written = min(self._kept, default=step.number) - 1
             if self._data.order == "sampler":  # nobody else can tell later what the step should have read
                 plan = plan_digest(self._loader.batch_indices(step.epoch - 1, step.index))
@@ -180,14 +200,15 @@ class Ledger:
         """This worker takes another's state: what it kept itself is of steps that one has, too, or had written."""
         kept = {int(step): base64.b85decode(str(entry)) for step, entry in handed}
         with self._lock:
-            self._kept, self._kept_bytes = {}, 0
+            self._kept, self._kept_bytes, self._ends = {}, 0, {}
             for step, entry in kept.items():
                 self._keep(step, entry)
 
     # The file
 
     def flush(self) -> None:
-        """All entries so far are on the disk when this returns, or an event has told that they cannot be.
+        """All entries so far are on the disk when this returns, and arrived where it matters, or an event has told that
+        they are not.
 
         Called before a checkpoint is committed, from any thread.
         """
@@ -195,6 +216,7 @@ class Ledger:
             self._write(now=True)
         try:
             self._file.sync()
+            self._await_arrival()
         except OSError as error:
             with self._lock:
                 self._fail(error)
@@ -208,30 +230,59 @@ class Ledger:
         self._file.close()
 
     def _keep(self, step: int, entry: bytes) -> None:
-        self._kept_bytes += len(entry) - len(self._kept.pop(step, b""))
+        self._drop(step)
+        self._kept_bytes += len(entry)
         self._kept[step] = entry
         while self._kept_bytes > KEPT_BYTES and len(self._kept) > 1:  # the proof will find the gap
-            self._kept_bytes -= len(self._kept.pop(next(iter(self._kept))))
+            self._drop(next(iter(self._kept)))
 
     def _forget(self, written: int) -> None:
         while self._kept and (step := next(iter(self._kept))) <= written:
-            self._kept_bytes -= len(self._kept.pop(step))
+            self._drop(step)
+
+    def _drop(self, step: int) -> None:
+        self._kept_bytes -= len(self._kept.pop(step, b""))
+        self._ends.pop(step, None)
+
+    def _settle(self) -> None:
+        """Lets go of what has arrived."""
+        if self._ends:
+            arrived = self._arrived() or 0
+            for step in [step for step, end in self._ends.items() if end <= arrived]:
+                self._drop(step)
+
+    def _await_arrival(self) -> None:
+        """Raises TimeoutError when what is in the file has not arrived in time."""
+        until = time.monotonic() + ARRIVAL_SECONDS
+        while True:
+            with self._lock:
+                self._settle()
+                if not self._ends:
+                    return
+            if time.monotonic() > until:
+                raise TimeoutError(f"it has not arrived at the coordinator within {ARRIVAL_SECONDS:g} s")
+            time.sleep(_ARRIVAL_POLL_SECONDS)
 
     def _write(self, *, now: bool = False) -> None:
         """Writes what is kept. After a failure only once in a while, unless it is to be `now`."""
         failed_at = self._failed_at
-        if not self._kept or (failed_at is not None and not now and time.monotonic() < failed_at + RETRY_SECONDS):
+        self._settle()
+        new = {step: entry for step, entry in self._kept.items() if step not in self._ends}
+        if not new or (failed_at is not None and not now and time.monotonic() < failed_at + RETRY_SECONDS):
             return
         try:
-            self._file.append(b"".join(map(frame, self._kept.values())))
+            end = self._file.append(b"".join(map(frame, new.values())))
         except (OSError, LedgerError) as error:
             self._fail(error)
             return
         if failed_at is not None:
             self._failed_at = None
-            self._note("ledger", f"{self.path} is written again, from step {next(iter(self._kept))} on")
-        self._kept.clear()
-        self._kept_bytes = 0
+            self._note("ledger", f"{self.path} is written again, from step {next(iter(new))} on")
+        if self._arrived() is None:
+            for step in new:
+                self._drop(step)
+        else:
+            self._ends |= dict.fromkeys(new, end)
 
     def _fail(self, error: Exception) -> None:
         first = self._failed_at is None
@@ -258,8 +309,8 @@ class _File:
         with self.path.open("rb") as file:
             self._compare(file.read(MAX_LINE_BYTES))
 
-    def append(self, data: bytes) -> None:
-        """Hands it to the kernel: it is in the file then, though this process may die.
+    def append(self, data: bytes) -> int:
+        """Hands it to the kernel: it is in the file then, though this process may die. How long the file is with it.
 
         Raises:
             OSError: it cannot be written, or not all of it.
@@ -269,6 +320,7 @@ class _File:
         view = memoryview(data)
         if os.write(descriptor, view) != len(view):
             raise OSError(errno.ENOSPC, "the disk is full")
+        return os.fstat(descriptor).st_size
 
     def sync(self) -> None:
         """What anybody on this machine has appended is on the disk when this returns."""

@@ -12,13 +12,16 @@ whom, in which world, how often. So two runs of one job have the same, whatever 
 from __future__ import annotations
 
 import mmap
+import os
+import shutil
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from hashlib import sha256
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, Final
+from typing import IO, Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -103,7 +106,7 @@ def prove(path: Path, *, steps: int | None = None, at_least: int = 0) -> Proof:
     """Goes through the ledger at `path`; of a job that trains, as far as it is at this moment.
 
     Args:
-        path: the file.
+        path: the file; or a folder of files that are the ledger together, as workers without a common disk leave them.
         steps: how many steps the job has made in all, if it has ended.
         at_least: how many it has made at least.
 
@@ -127,12 +130,39 @@ def prove(path: Path, *, steps: int | None = None, at_least: int = 0) -> Proof:
 
 @contextmanager
 def _mapped(path: Path) -> Iterator[Any]:
-    with path.open("rb") as file:
-        if not path.stat().st_size:  # which cannot be mapped
+    folder = path.is_dir()
+    with tempfile.TemporaryFile() if folder else path.open("rb") as file:
+        if folder:
+            _gather(path, file)
+        if not os.fstat(file.fileno()).st_size:  # which cannot be mapped
             yield b""
             return
         with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
             yield data
+
+
+def _gather(folder: Path, together: IO[bytes]) -> None:
+    """Writes the ledgers in a folder as one.
+
+    Raises:
+        LedgerError: there is none, or they are of different data.
+    """
+    paths = sorted(folder.glob("*.ledger"))
+    if not paths:
+        raise LedgerError(f"{folder} holds no ledger")
+    begin = b""
+    for path in paths:
+        with path.open("rb") as file:
+            line = file.readline(MAX_LINE_BYTES)
+            if not line.endswith(b"\n"):
+                continue  # it has just been begun
+            if line != (begin or line):
+                raise LedgerError(f"{path} is a ledger of other data than {paths[0]}")
+            if not begin:
+                together.write(line)
+            begin = line
+            shutil.copyfileobj(file, together, 1 << 20)
+    together.flush()
 
 
 def _by_step(data: Any, start: int, proof: Proof) -> dict[int, list[tuple[int, int, int]]]:

@@ -207,6 +207,11 @@ class Membership(Protocol):
         """Where it is noted which samples every step consumed; None: nowhere."""
         ...
 
+    def ledger_arrived(self) -> int | None:
+        """How many bytes of that file are where they outlive this machine; None: in the file they do. Cheap: asked at
+        every step."""
+        ...
+
     @property
     def result_directory(self) -> Path | None:
         """Where the final weights go; None: nowhere."""

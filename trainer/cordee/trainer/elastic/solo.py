@@ -54,6 +54,9 @@ class SoloMembership:
     result_directory: Path | None = None
     grace_seconds: float = 30.0
 
+    def ledger_arrived(self) -> int | None:
+        return None
+
     def rendezvous(
         self,
         *,
