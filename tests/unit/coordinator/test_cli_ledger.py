@@ -101,7 +101,7 @@ def test_of_what_is_not_proven_nothing_is_claimed() -> None:
 @pytest.mark.parametrize(
     ("job", "words", "code"),
     [
-        ({"folder": "/nowhere/at/all"}, "is not on this machine", 102),
+        ({"folder": "/nowhere/at/all"}, "keeps no ledger", 102),  # the coordinator's machine is another one
         (
             {"events": [{"kind": "ledger_failed", "message": "the disk is full"}]},
             "has no ledger: the disk is full",
@@ -122,8 +122,11 @@ def test_a_job_without_a_ledger_is_told_why(
 
         def __exit__(self, *_: object) -> None: ...
 
-        def find(self, ref: str) -> tuple[None, dict[str, Any]]:
-            return None, found
+        def find(self, ref: str) -> tuple[Coordinators, dict[str, Any]]:
+            return self, found
+
+        def files(self, ref: str) -> list[Any]:
+            return []
 
     monkeypatch.setattr("cordee.coordinator.cli.reach.reach", lambda server, state: Coordinators())
     told = invoke("digits")

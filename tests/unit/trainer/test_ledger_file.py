@@ -18,7 +18,7 @@ import pytest
 from cordee.trainer import data, elastic, nn, optim
 from cordee.trainer.elastic import ledger as ledger_module
 from cordee.trainer.elastic import runtime
-from cordee.trainer.elastic.ledger_entry import LedgerData
+from cordee.trainer.elastic.ledger_entry import LedgerData, LedgerError, frames
 from cordee.trainer.elastic.ledger_proof import Proof, prove
 from cordee.trainer.elastic.solo import SoloMembership
 
@@ -258,3 +258,73 @@ def test_a_disk_that_is_really_full(tmp_path: Path) -> None:
     proof = prove(path, steps=16)
     assert proof.torn_bytes > 0
     assert proof.violations == [f"steps {proof.steps + 1} to 16 are missing"]
+
+
+# --- a file that goes with its machine, and what has arrived elsewhere ---
+
+
+class Sent(Noting):
+    """Its file is brought elsewhere; `arrived` says how far, and `sizes` how long the file was after each step."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(path)
+        self.arrived = 0
+        self.sizes = [0]
+
+    def ledger_arrived(self) -> int | None:
+        return self.arrived
+
+    def report(self, progress: Any) -> None:
+        self.sizes.append(self.ledger_path.stat().st_size if self.ledger_path else 0)
+
+
+def test_what_has_not_arrived_is_kept_and_told_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ledger_module, "ARRIVAL_SECONDS", 0.05)
+    path = tmp_path / "samples.ledger"
+    membership = Sent(path)
+    kept = []
+    runtime.install(membership)
+    try:
+        run = make_own(None)
+        ledger: Any = run._ledger
+        for step in run.steps(3):
+            for batch in step.shards:
+                step.backward(run.model(batch[0].reshape(-1, 2)).sum())
+            step.commit()
+            kept.append([number for number, _ in ledger.hand_over()])
+            if step.number == 5:
+                membership.arrived = membership.sizes[3]
+            if step.number == 7:
+                break
+        assert kept == [[1], [1, 2], [1, 2, 3], [1, 2, 3, 4], [1, 2, 3, 4, 5], [4, 5, 6], [4, 5, 6, 7]]
+        ledger.flush()
+        assert [kind for kind, _ in membership.notes] == ["ledger_failed"]
+        assert "not arrived" in membership.notes[0][1]
+        membership.arrived = path.stat().st_size
+        ledger.flush()
+        assert ledger.hand_over() == []
+        assert proven(path, 7).recorded_twice == 0
+    finally:
+        runtime.install(None)
+
+
+def test_files_of_several_workers_are_one_ledger(tmp_path: Path) -> None:
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    parts.mkdir()
+    train_own(make_own(whole), 3)
+    data = whole.read_bytes()
+    begin = data.index(b"\n") + 1
+    line, cuts = data[:begin], [begin, *(place.stop for place in frames(data, begin))]
+    assert len(cuts) == 10
+    (parts / "w0.a.ledger").write_bytes(data[: cuts[3]] + b"torn")
+    (parts / "w1.b.ledger").write_bytes(line + data[cuts[2] :])  # the third entry is in both
+    (parts / "w2.c.ledger").write_bytes(line[:-5])  # just begun
+    assert proven(parts, 9).sha256 == proven(whole, 9).sha256
+    assert prove(parts).recorded_twice == 1
+    (parts / "w1.b.ledger").write_bytes(line + data[cuts[4] :])
+    assert prove(parts).violations == ["step 4 is missing"]
+    (parts / "w3.d.ledger").write_bytes(line.replace(b'"seed": ', b'"seed": 1'))
+    with pytest.raises(LedgerError, match="other data"):
+        prove(parts)
+    with pytest.raises(LedgerError, match="holds no ledger"):
+        prove(tmp_path)

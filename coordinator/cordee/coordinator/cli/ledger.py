@@ -117,11 +117,6 @@ def _gathered(keeper: "Keeper", job: "JobView", stack: contextlib.ExitStack) -> 
 
 def missing_ledger(job: Mapping[str, Any], path: Path) -> CoordinatorError:
     """Why there is none at `path`, where the job's would be."""
-    if not Path(job["folder"]).is_dir():
-        return NotFoundError(
-            f"the folder of {job['id']}, {clean(job['folder'])}, is not on this machine",
-            "a ledger lies where the coordinator runs: give the command there",
-        )
     for event in reversed(job["events"]):
         if event["kind"] == "ledger_failed":
             return NotFoundError(f"{job['id']} has no ledger: {event['message']}")
