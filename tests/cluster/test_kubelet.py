@@ -479,6 +479,42 @@ def test_a_partition_and_a_kubelet_s_restart_leave_processes_alone(pods: Pods, c
     assert pods.state("one")["restartCount"] == 0
 
 
+def test_pods_outlive_the_api_server(pods: Pods) -> None:
+    both = volume("data", "/data", emptyDir={})
+    pods.apply(pod("one", "sleep 1; echo done", **both))
+    pods.running("one")
+    pods.plane.restart_api_server(down_seconds=2.0, kill=True)
+    pods.finish("one")
+    pods.apply(pod("two", "echo new"))
+    pods.finish("two")
+    assert (pods.logs("one"), pods.logs("two")) == ("done\n", "new\n")
+
+
+def test_hollow_nodes_hold_pods_in_name_only(pods: Pods, cluster: Cluster) -> None:
+    taint = {"key": "hollow", "value": "true", "effect": "NoSchedule"}
+    cluster.add_node(
+        "hollow", hollow=True, capacity={"pods": "200", "cpu": "1000"}, taints=[taint], labels={"hollow": "true"}
+    )
+    spec = template("", nodeSelector={"hollow": "true"}, tolerations=[{"key": "hollow", "operator": "Exists"}])
+    labels = {"app": "many"}
+    pods.apply(
+        {
+            "apiVersion": "apps/v1",
+            "kind": "Deployment",
+            "metadata": {"name": "many"},
+            "spec": {
+                "replicas": 50,
+                "selector": {"matchLabels": labels},
+                "template": {"metadata": {"labels": labels}, "spec": spec},
+            },
+        }
+    )
+    pods.kubectl("rollout", "status", "deployment/many", "--timeout=60s")
+    pods.kubectl("delete", "deployment", "many", "--cascade=foreground")
+    assert pods.names("app=many") == []
+    cluster.take_away("hollow")
+
+
 def _answers(address: str) -> bool:
     try:
         socket.create_connection((address, 8080), timeout=1).close()

@@ -62,6 +62,7 @@ class Cluster:
         self.folder = Path(tempfile.mkdtemp(prefix="cordee-nodes-"))
         self._names = tuple(nodes)
         self._images = dict(images or {})
+        self._servers: dict[str, NodeServer] = {}
         self._capacity = {"cpu": "8", "memory": "16Gi", "pods": "110", "ephemeral-storage": "20Gi", **(capacity or {})}
         self._backoff, self._heartbeat_seconds, self._hollow = backoff, heartbeat_seconds, hollow
         self._loop = asyncio.new_event_loop()
@@ -77,6 +78,7 @@ class Cluster:
         self._ready.wait()
         if self._failed is not None:
             self._thread.join()
+            shutil.rmtree(self.folder, ignore_errors=True)
             raise self._failed
         return self
 
@@ -85,6 +87,8 @@ class Cluster:
             self._loop.call_soon_threadsafe(self._stop.set)
         self._thread.join()
         shutil.rmtree(self.folder, ignore_errors=True)
+        if self._failed is not None:
+            raise self._failed
 
     def _main(self) -> None:
         try:
@@ -106,30 +110,20 @@ class Cluster:
         storage = Storage(admin, self.folder / "claims")
         work = [services.run(), Proxy(services, self.plane.url).run(), storage.run()]
         tasks = [asyncio.create_task(each) for each in work]
-        layers = Layers(self.folder / "layers")
-        images = {SHELL: shell_image(), CORDEE: this_checkout(layers), **self._images}
-        servers: list[NodeServer] = []
+        self._services, self._layers = services, Layers(self.folder / "layers")
+        self._images = {SHELL: shell_image(), CORDEE: this_checkout(self._layers), **self._images}
         try:
             await services.synced()
             for name in self._names:
-                host = self._host(name, services, layers, images)
-                self.nodes[name] = node = Node(host, heartbeat_seconds=self._heartbeat_seconds, hollow=self._hollow)
-                pair = self.plane.authority.issue(f"system:node:{name}", hosts=[name, host.address])
-                server = NodeServer(node, (pair.certificate, pair.key))
-                await server.start()
-                servers.append(server)
-                await node.start()
+                await self._add(name, {}, hollow=self._hollow)
             self._ready.set()
             stop = asyncio.create_task(self._stop.wait())
             done, _ = await asyncio.wait([stop, *tasks], return_when=asyncio.FIRST_COMPLETED)
             for task in done - {stop}:
                 task.result()
         finally:
-            for server in servers:
-                server.close()
-            for node in self.nodes.values():
-                await node.stop()
-                await node.host.api.close()
+            for name in tuple(self.nodes):
+                await self._take_away(name)
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
@@ -146,25 +140,40 @@ class Cluster:
         namespaces.mkdir(exist_ok=True)
         subprocess.run(["mount", "-t", "tmpfs", "-o", "mode=755", "tmpfs", str(namespaces)], check=True)
 
-    def _host(self, name: str, services: Services, layers: Layers, images: dict[str, Image]) -> Host:
+    async def _add(self, name: str, capacity: Mapping[str, str], **settings: Any) -> None:
+        host = self._host(name, capacity)
+        node = Node(host, heartbeat_seconds=self._heartbeat_seconds, **settings)
+        pair = self.plane.authority.issue(f"system:node:{name}", hosts=[name, host.address])
+        self._servers[name] = NodeServer(node, (pair.certificate, pair.key))
+        await self._servers[name].start()
+        await node.start()
+        self.nodes[name] = node
+
+    async def _take_away(self, name: str) -> None:
+        node = self.nodes.pop(name)
+        self._servers.pop(name).close()
+        await node.stop()
+        await node.host.api.close()
+
+    def _host(self, name: str, capacity: Mapping[str, str]) -> Host:
         kubeconfig = self.plane.kubeconfig_for(f"system:node:{name}", ["system:nodes"])
         api = Api(Access.from_kubeconfig(kubeconfig))
         folder = self.folder / "nodes" / name
-        folder.mkdir()
+        folder.mkdir(exist_ok=True)
         devices = (*(f"nvidia{k}" for k in range(8)), "nvidiactl", "nvidia-uvm", "nvidia-uvm-tools")
         return Host(
             name=name,
             address=self.network.add_host_address(),
             api=api,
             folder=folder,
-            images=images,
-            layers=layers,
+            images=self._images,
+            layers=self._layers,
             network=self.network,
             claims=Claims(self.folder / "claims"),
-            services=services,
+            services=self._services,
             objects=ObjectCache(api),
             events=Events(api, name),
-            capacity=self._capacity,
+            capacity={**self._capacity, **capacity},
             backoff=self._backoff,
             devices=devices,
         )
@@ -174,6 +183,15 @@ class Cluster:
         return asyncio.run_coroutine_threadsafe(work, self._loop).result(60)
 
     # What tests do to it
+
+    def add_node(self, name: str, *, capacity: Mapping[str, str] | None = None, **settings: Any) -> None:
+        """One more node; `settings` are `Node`'s: `hollow`, `labels`, `taints`."""
+        self.call(self._add(name, capacity or {}, **settings))
+
+    def take_away(self, name: str) -> None:
+        """Stops a node for good, as if it had never been."""
+        self.call(self._take_away(name))
+        self.remove(name)
 
     def vanish(self, node: str) -> None:
         """The power of a node is gone."""

@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import logging
 import time
+from collections.abc import Sequence
 from typing import Any
 
 from cluster.kubelet.api import STRATEGIC, ApiError, Unreachable
@@ -35,13 +36,14 @@ class Node:
         *,
         heartbeat_seconds: float = 1.0,
         labels: dict[str, str] | None = None,
+        taints: Sequence[dict[str, str]] = (),
         port: int = 10250,
         hollow: bool = False,
     ) -> None:
         self.host, self.name, self.port, self.hollow = host, host.name, port, hollow
         self.workers: dict[str, PodWorker | HollowPod] = {}
         self._heartbeat_seconds = heartbeat_seconds
-        self._labels = labels or {}
+        self._labels, self._taints = labels or {}, list(taints)
         self._tasks: list[asyncio.Task[None]] = []
         self._pods: dict[str, asyncio.Task[None]] = {}
 
@@ -129,7 +131,7 @@ class Node:
                     **self._labels,
                 },
             },
-            "spec": {},
+            "spec": {"taints": self._taints} if self._taints else {},
         }
         await self.host.api.apply("/api/v1/nodes", node)
         await self.host.api.apply(LEASES, self._lease())
