@@ -81,6 +81,13 @@ def test_what_is_there_is_not_fetched_again(tmp_path: Path) -> None:
         special("link", tarfile.LNKTYPE, "../outside"),
         special("fifo", tarfile.FIFOTYPE),
         special("device", tarfile.CHRTYPE),
+        special("disk", tarfile.BLKTYPE),
+        special("link", tarfile.LNKTYPE, "train.py"),
+        file("//outside"),
+        file("a/.."),
+        file(
+            "..",
+        ),
     ],
     ids=lambda member: f"{member[0].type!r} {member[0].name}",
 )
@@ -123,6 +130,38 @@ def test_a_bundle_cannot_fill_the_disk(
     with pytest.raises(BundleError, match=sentence):
         unpack(tmp_path, data)
     assert list(tmp_path.iterdir()) == []
+
+
+def header(kind: bytes, size: int) -> bytes:
+    """A member's header that says how long what follows is."""
+    info = tarfile.TarInfo("train.py")
+    info.type, info.size = kind, size
+    return info.tobuf(tarfile.GNU_FORMAT)
+
+
+@pytest.mark.parametrize("kind", [tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK])
+@pytest.mark.parametrize("size", [32 << 20, 1 << 40, -512, -(1 << 40)])
+def test_a_header_of_an_absurd_size_is_not_even_read(tmp_path: Path, kind: bytes, size: int) -> None:
+    data = gzip.compress(header(kind, size) + bytes(min(abs(size), 33 << 20)))
+    with pytest.raises(BundleError):
+        unpack(tmp_path, data)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_file_smaller_than_nothing_is_refused_and_not_read_for_ever(tmp_path: Path) -> None:
+    for size in (-512, -1024, -(1 << 33)):
+        with pytest.raises(BundleError):
+            unpack(tmp_path, gzip.compress(header(tarfile.REGTYPE, size) + bytes(2048)))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_no_mode_and_no_owner_of_a_bundle_reaches_the_disk(tmp_path: Path) -> None:
+    info, data = file("run.sh", b"z", 0o7777)
+    info.uid = info.gid = 0
+    folder = unpack(tmp_path, bundle((info, data)))
+    status = (folder / "run.sh").stat()
+    assert status.st_mode & 0o7777 == 0o755
+    assert (status.st_uid, status.st_gid) == (os.getuid(), os.getgid())
 
 
 def test_workers_of_one_host_may_race(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable
 from pathlib import Path, PurePosixPath
-from typing import IO
+from typing import IO, Any
 
 __all__ = ["BundleError", "ensure_source"]
 
@@ -20,6 +20,8 @@ MAX_UNPACKED_BYTES = 4 << 30
 MAX_FILES = 100_000
 STALE_SECONDS = 600.0
 """A half-unpacked folder older than this belongs to a process that died."""
+MAX_READ_BYTES = 2 << 20
+"""At once. A member is read by smaller pieces; a header that wants more (a name of a gigabyte) is a trap."""
 _PARTIAL = ".partial-"
 
 
@@ -70,16 +72,34 @@ def _receive(archive: IO[bytes], sha256: str, pieces: Iterable[bytes]) -> None:
         raise BundleError(f"the source bundle that arrived is not {sha256} but {digest.hexdigest()} ({received} bytes)")
 
 
+class _Bounded:
+    """What is unzipped, read by pieces of a sane size only: a header's length comes from whoever made the bundle."""
+
+    def __init__(self, unzipped: Any) -> None:
+        self._unzipped = unzipped
+        self.seek, self.tell, self.close = unzipped.seek, unzipped.tell, unzipped.close
+
+    def read(self, size: int = -1) -> bytes:
+        if not 0 <= size <= MAX_READ_BYTES:
+            raise BundleError("the source bundle holds a header of an absurd size")
+        data: bytes = self._unzipped.read(size)
+        return data
+
+
 def _unpack(archive: IO[bytes], folder: Path) -> None:
+    import gzip
     import shutil
     import tarfile
 
     unpacked = num_files = 0
     try:
-        with tarfile.open(fileobj=archive, mode="r:gz") as bundle:
+        bounded: Any = _Bounded(gzip.GzipFile(fileobj=archive))
+        with tarfile.open(fileobj=bounded, mode="r:") as bundle:
             for member in bundle:
                 num_files += 1
                 unpacked += member.size
+                if member.size < 0:
+                    raise BundleError(f"the source bundle holds {member.name!r}, whose size is below zero")
                 if num_files > MAX_FILES:
                     raise BundleError(f"the source bundle holds more than {MAX_FILES} files")
                 if unpacked > MAX_UNPACKED_BYTES:

@@ -1,9 +1,11 @@
 """What is looked at before a job is taken in, so that it fails now and not in an hour."""
 
+import gzip
 import re
 import tarfile
 from collections.abc import Sequence
 from pathlib import Path
+from typing import IO, Final, cast
 
 from cordee.coordinator.errors import InvalidError
 from cordee.coordinator.service.folder import StateFolder
@@ -11,6 +13,11 @@ from cordee.coordinator.service.launchers.base import Launcher
 from cordee.coordinator.spec import JobDocument, JobSpec
 
 __all__ = ["check_capacity", "check_launcher", "check_source", "has_source"]
+
+# What a worker unpacks at most (cordee.worker.source); looking for the script must not cost more.
+MAX_MEMBERS: Final = 100_000
+MAX_UNPACKED_BYTES: Final = 4 << 30
+MAX_READ_BYTES: Final = 2 << 20
 
 
 def has_source(folder: StateFolder, document: JobDocument, bundle: str | None) -> bool:
@@ -62,6 +69,23 @@ def check_capacity(launcher: Launcher, minimum: int) -> None:
         )
 
 
+class _Bounded:
+    """What is unzipped, read by pieces of a sane size only: a header's length comes from whoever made the bundle."""
+
+    def __init__(self, unzipped: gzip.GzipFile) -> None:
+        self._unzipped = unzipped
+        self.seek, self.tell, self.close = unzipped.seek, unzipped.tell, unzipped.close
+
+    def read(self, size: int = -1) -> bytes:
+        if not 0 <= size <= MAX_READ_BYTES:
+            raise tarfile.ReadError("it has a header of an absurd size")
+        return self._unzipped.read(size)
+
+
+def _bounded(unzipped: gzip.GzipFile) -> IO[bytes]:
+    return cast("IO[bytes]", _Bounded(unzipped))
+
+
 def _check_bundle(folder: StateFolder, sha256: str, script: str) -> None:
     if not re.fullmatch(r"[0-9a-f]{64}", sha256):
         raise InvalidError(f"bundle is {sha256[:80]!r}, which is not a SHA-256 digest in hexadecimal")
@@ -69,9 +93,12 @@ def _check_bundle(folder: StateFolder, sha256: str, script: str) -> None:
     if not path.exists():
         raise InvalidError(f"there is no bundle {sha256}", hint="upload it with PUT /v1/bundles/{sha256} first")
     try:
-        with tarfile.open(path, "r:gz") as archive:
-            if any(Path(member.name) == Path(script) and member.isfile() for member in archive):
-                return
+        with gzip.open(path) as unzipped, tarfile.open(fileobj=_bounded(unzipped), mode="r:") as archive:
+            for number, member in enumerate(archive):
+                if number >= MAX_MEMBERS or member.size < 0 or unzipped.tell() > MAX_UNPACKED_BYTES:
+                    raise InvalidError(f"the bundle {sha256} is larger, unpacked, than anything that would be trained")
+                if Path(member.name) == Path(script) and member.isfile():
+                    return
     except (tarfile.TarError, OSError, EOFError, ValueError) as error:
         raise InvalidError(f"the bundle {sha256} is not a gzipped tar: {error}") from None
     raise InvalidError(

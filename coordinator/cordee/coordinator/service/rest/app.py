@@ -46,6 +46,7 @@ from cordee.coordinator.service.rest.uploads import add_uploads
 __all__ = ["create_app"]
 
 _NDJSON: Final = "application/x-ndjson"
+_MAX_ID: Final = 2**63 - 1  # databases' integers end there
 
 Ref = Annotated[str, Path(description="a job's id, or its name: the newest job of that name", max_length=128)]
 Sha256 = Annotated[str, Path(pattern=r"^[0-9a-f]{64}$", description="the bundle's SHA-256 in hexadecimal")]
@@ -152,7 +153,9 @@ def _add_jobs(app: FastAPI, controller: Controller) -> None:
     @app.get("/v1/jobs/{ref}/events", tags=["jobs"])
     async def events(
         ref: Ref,
-        after: Annotated[int, Query(ge=0, description="the id of the last event that is known already")] = 0,
+        after: Annotated[
+            int, Query(ge=0, le=2**63 - 1, description="the id of the last event that is known already")
+        ] = 0,
         limit: Annotated[int, Query(ge=1, le=1000)] = 1000,
     ) -> EventPage:
         """Its whole history, oldest first, a page at a time. The job itself carries the newest 50 events."""
