@@ -1,6 +1,8 @@
 """All jobs of one or several coordinators, and how the coordinators are."""
 
 from grafana_foundation_sdk.builders import dashboard
+from scripts.dashboards.coordinator import coordinator
+from scripts.dashboards.fleet_queries import HERE, quantile, rate, rises
 from scripts.dashboards.parts import (
     BLUE,
     GREEN,
@@ -32,21 +34,7 @@ STATE_COLORS = {
     "failed": RED,
     "cancelled": "purple",
 }
-HERE = 'namespace=~"$namespace"'
 JOB_URL = "/d/cordee-job/cordee-job?var-datasource=${datasource}&var-job=${__data.fields.Job}&${__url_time_range}"
-
-
-def _rate(metric: str, more: str = "", by: str = "") -> str:
-    grouped = f" by ({by})" if by else ""
-    return f"sum{grouped} (rate({metric}{{{HERE}{more}}}[$__rate_interval]))"
-
-
-def _rise(metric: str, by: str) -> str:
-    return f"sum by ({by}) (increase({metric}{{{HERE}}}[$__rate_interval])) > 0"
-
-
-def _quantile(share: float, metric: str, window: str = "$__rate_interval", by: str = "") -> str:
-    return f"histogram_quantile({share}, sum by (le{by}) (rate({metric}_bucket{{{HERE}}}[{window}])))"
 
 
 def _of_job(expr: str) -> str:
@@ -199,7 +187,8 @@ def _jobs(made: dashboard.Dashboard) -> None:
             "Goodput",
             "Share of time that went into steps that count: all jobs, each by its time.",
             Ask(
-                f"{_rate('cordee_job_useful_seconds_total')} / {_rate('cordee_job_training_seconds_total')}",
+                "clamp_max("
+                f"{rate('cordee_job_useful_seconds_total')} / {rate('cordee_job_training_seconds_total')}, 1)",
                 "all jobs",
             ),
             unit="percentunit",
@@ -216,7 +205,7 @@ def _failures(made: dashboard.Dashboard) -> None:
         bars(
             "Recoveries by cause",
             "Worlds that were formed because workers were lost, by how the loss was noticed first.",
-            Ask(_rise("cordee_job_recoveries_total", "cause"), "{{cause}}"),
+            Ask(rises("cordee_job_recoveries_total", "cause"), "{{cause}}"),
             width=8,
         )
     )
@@ -224,7 +213,7 @@ def _failures(made: dashboard.Dashboard) -> None:
         bars(
             "What workers died of",
             "Processes of workers that died unasked, as their agents saw it.",
-            Ask(_rise("cordee_job_worker_deaths_total", "cause"), "{{cause}}"),
+            Ask(rises("cordee_job_worker_deaths_total", "cause"), "{{cause}}"),
             width=8,
         )
     )
@@ -233,8 +222,8 @@ def _failures(made: dashboard.Dashboard) -> None:
             "Recovery time",
             "From a loss being seen to the next world being sent; what came before (detection) and comes after "
             "(state, the first step) is in the stalls.",
-            Ask(_quantile(0.5, "cordee_job_recovery_seconds"), "half of them"),
-            Ask(_quantile(0.99, "cordee_job_recovery_seconds"), "99 %"),
+            Ask(quantile(0.5, "cordee_job_recovery_seconds"), "half of them"),
+            Ask(quantile(0.99, "cordee_job_recovery_seconds"), "99 %"),
             unit="s",
             width=8,
         )
@@ -243,7 +232,7 @@ def _failures(made: dashboard.Dashboard) -> None:
         stacked(
             "Training that stands still, by reason",
             "Seconds without a commit per second, over all jobs, by what the world was changed for.",
-            Ask(_rate("cordee_job_stall_seconds_total", by="cause"), "{{cause}}"),
+            Ask(rate("cordee_job_stall_seconds_total", by="cause"), "{{cause}}"),
             unit="percentunit",
             width=8,
         )
@@ -252,9 +241,9 @@ def _failures(made: dashboard.Dashboard) -> None:
         lines(
             "Step time",
             "Wall time of committed steps, over all jobs.",
-            Ask(_quantile(0.5, "cordee_job_step_duration_seconds"), "half of them"),
-            Ask(_quantile(0.9, "cordee_job_step_duration_seconds"), "90 %"),
-            Ask(_quantile(0.99, "cordee_job_step_duration_seconds"), "99 %"),
+            Ask(quantile(0.5, "cordee_job_step_duration_seconds"), "half of them"),
+            Ask(quantile(0.9, "cordee_job_step_duration_seconds"), "90 %"),
+            Ask(quantile(0.99, "cordee_job_step_duration_seconds"), "99 %"),
             unit="s",
             logarithmic=True,
             width=8,
@@ -284,101 +273,6 @@ def _failures(made: dashboard.Dashboard) -> None:
             unit="s",
         )
     )
-
-
-def _coordinator(made: dashboard.Dashboard) -> None:
-    made.with_row(dashboard.Row("Coordinator"))
-    made.with_panel(
-        lines(
-            "Event loop's lateness",
-            "How much later than asked the loop wakes up: every answer to a loss waits for it.",
-            Ask(_quantile(0.5, "cordee_event_loop_lag_seconds"), "half"),
-            Ask(_quantile(0.99, "cordee_event_loop_lag_seconds"), "99 %"),
-            unit="s",
-            width=6,
-            limits=((None, "transparent"), (0.5, RED)),
-        )
-    )
-    made.with_panel(
-        lines(
-            "Store's writes",
-            "How long it takes to write what a turn decided, before it is acted on.",
-            Ask(_quantile(0.5, "cordee_store_write_seconds"), "half"),
-            Ask(_quantile(0.99, "cordee_store_write_seconds"), "99 %"),
-            unit="s",
-            width=6,
-            limits=((None, "transparent"), (0.5, RED)),
-        )
-    )
-    made.with_panel(
-        bars(
-            "REST requests",
-            "By status.",
-            Ask(_rate("cordee_rest_requests_total", by="status"), "{{status}}"),
-            unit="reqps",
-            width=6,
-        )
-    )
-    made.with_panel(
-        lines(
-            "REST latency",
-            "To the begin of the answer, 99 %, by route.",
-            Ask(
-                "histogram_quantile(0.99, sum by (le, route)"
-                f" (rate(cordee_rest_request_seconds_bucket{{{HERE}}}[$__rate_interval])))",
-                "{{route}}",
-            ),
-            unit="s",
-            width=6,
-        )
-    )
-    made.with_panel(
-        lines(
-            "CPU",
-            "Cores that the coordinator uses.",
-            Ask(
-                f"sum by (instance) (rate(process_cpu_seconds_total{{{HERE}}}[$__rate_interval]) * {_ours()})",
-                "{{instance}}",
-            ),
-            width=6,
-        )
-    )
-    made.with_panel(
-        lines(
-            "Memory",
-            "Resident memory of the coordinator.",
-            Ask(f"sum by (instance) (process_resident_memory_bytes{{{HERE}}} * {_ours()})", "{{instance}}"),
-            unit="bytes",
-            width=6,
-        )
-    )
-    made.with_panel(
-        lines(
-            "Streams",
-            "Workers that are attached by gRPC.",
-            Ask(f"sum(cordee_workers_attached{{{HERE}}})", "attached"),
-            width=6,
-            steps=True,
-        )
-    )
-    made.with_panel(
-        lines(
-            "Up since",
-            "How long each coordinator's process runs: a tooth is a restart, which no training is interrupted by.",
-            Ask(
-                f"max by (instance, version) ((time() - process_start_time_seconds{{{HERE}}})"
-                f" * on (job, instance) group_left (version) cordee_build_info{{{HERE}}})",
-                "{{instance}} {{version}}",
-            ),
-            unit="s",
-            width=6,
-        )
-    )
-
-
-def _ours() -> str:
-    """Only the processes that are coordinators: others have metrics of these names as well."""
-    return f"on (job, instance) group_left () cordee_build_info{{{HERE}}}"
 
 
 def fleet() -> dashboard.Dashboard:
@@ -414,5 +308,5 @@ def fleet() -> dashboard.Dashboard:
     _numbers(made)
     _jobs(made)
     _failures(made)
-    _coordinator(made)
+    coordinator(made)
     return made

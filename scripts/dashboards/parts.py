@@ -41,6 +41,7 @@ __all__ = [
     "bars",
     "base",
     "colored",
+    "happened",
     "heat_map",
     "lines",
     "link",
@@ -70,6 +71,15 @@ class Ask:
     name: str = ""
     """Its letter, where something refers to it."""
     format: PromQueryFormat = PromQueryFormat.TIME_SERIES
+
+
+def happened(series: str, by: str) -> str:
+    """How often something happened in each interval, and nothing where it did not.
+
+    In whole numbers, each in the one interval that it falls into: `increase` extrapolates, and its windows overlap. Of
+    each series by itself: what ends, or begins again at 0 after a restart, takes nothing away from the others.
+    """
+    return f"sum by ({by}) (({series} - {series} offset $__interval) > 0)"
 
 
 def targets(asks: Iterable[Ask]) -> list[prometheus.Dataquery]:

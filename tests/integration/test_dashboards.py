@@ -50,7 +50,8 @@ def test_every_query_of_every_dashboard_has_data(trial: Trial, prometheus: Prome
 
     os.kill(trial.job.members()[f"{trial.id}-w1"], signal.SIGKILL)
     prometheus.until(f"sum(cordee_job_recoveries_total{of}) > 0", "a recovery is seen")
-    prometheus.until(f'cordee_job_worlds_total{{job_id="{trial.id}", cause="join"}} > 0', "the worker is back")
+    back = f'cordee_job_workers{{job_id="{trial.id}", count="now"}} == 2'
+    prometheus.until(f"{back} and on (job_id) cordee_job_generation{of} > 1", "the worker is back")
     prometheus.until(f"sum(cordee_job_stall_seconds_total{of}) > 0", "the stall is told")
     with trial.client() as client:
         client.scale(trial.id, 2, 3)
