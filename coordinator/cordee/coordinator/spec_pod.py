@@ -3,7 +3,7 @@
 Our own fields are as strict as the rest of the job file. What stands here as Kubernetes' own objects (volumes,
 tolerations, affinity, …) is written as in any pod, and checked by whoever knows it: the API server. `template` is a
 patch of the whole pod for everything that has no field here, merged as `kubectl patch` does it: mappings by key, and
-the lists of containers, volumes, mounts and variables by the name of their items.
+the lists of containers, volumes and variables by the names of their items.
 
 Nothing here is looked at by the launcher `process`.
 """
