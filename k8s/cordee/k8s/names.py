@@ -15,7 +15,6 @@ __all__ = [
     "WORKER_LABEL",
     "labels",
     "selector",
-    "token_audience",
 ]
 
 CONTAINER: Final = "worker"
@@ -47,8 +46,3 @@ def labels(instance: str, job: str, worker: str | None = None) -> dict[str, str]
 def selector(instance: str) -> str:
     """All pods of one coordinator's jobs."""
     return f"app.kubernetes.io/managed-by=cordee,app.kubernetes.io/component=worker,{INSTANCE_LABEL}={instance}"
-
-
-def token_audience(job: str) -> str:
-    """What a worker's token is made for: this job, and nothing else."""
-    return f"cordee.dev/job/{job}"

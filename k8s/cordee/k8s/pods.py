@@ -6,8 +6,9 @@ of a job's fields it came in.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, Final
+
+from pydantic import ValidationError
 
 from cordee.coordinator.config import Config, Kubernetes
 from cordee.coordinator.errors import InvalidError
@@ -15,12 +16,15 @@ from cordee.coordinator.places import checkpoint_root
 from cordee.coordinator.service.launchers.base import AgentSpec
 from cordee.coordinator.spec import JobSpec
 from cordee.coordinator.spec_pod import PodSpec
+from cordee.coordinator.spec_problems import describe
 from cordee.k8s.api import Json
+from cordee.k8s.identity import audience_of
 from cordee.k8s.merging import merge
-from cordee.k8s.names import CONTAINER, HOME, IDENTITY, IDENTITY_PATH, STORAGE_PATH, WORKDIR, labels, token_audience
+from cordee.k8s.names import CONTAINER, HOME, IDENTITY, IDENTITY_PATH, STORAGE_PATH, WORKDIR, labels
+from cordee.k8s.owners import Owner
 from cordee.k8s.pod_guard import guard
 
-__all__ = ["Owner", "combine", "pod_environment", "pod_manifest"]
+__all__ = ["check_defaults", "combine", "pod_environment", "pod_manifest"]
 
 COMMAND: Final = ("python", "-P", "-m", "cordee.worker.agent")
 _USER: Final = 65532
@@ -30,14 +34,6 @@ _LOST_SECONDS: Final = 30
 """How long a pod stays bound to a node that does not answer. Kubernetes' own 5 minutes are for what none replaces."""
 
 _RESTRICTED: Final[Json] = {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}}
-
-
-@dataclass(frozen=True, slots=True)
-class Owner:
-    """The TrainingJob object that a job's pods belong to: they are deleted with it."""
-
-    name: str
-    uid: str
 
 
 def pod_environment(config: Config, job: str, spec: JobSpec) -> dict[str, str]:
@@ -94,6 +90,15 @@ def pod_manifest(
     return _without_empty(pod)
 
 
+def check_defaults(settings: Kubernetes) -> None:
+    """Refuse a coordinator's configuration whose defaults for pods are none."""
+    try:
+        _defaults(settings)
+    except ValidationError as error:
+        problems = [describe(detail, PodSpec, ("kubernetes", "pod")) for detail in error.errors()]
+        raise InvalidError("; ".join(map(str, problems)), hint="see the coordinator's configuration file") from None
+
+
 def combine(defaults: PodSpec, wish: PodSpec) -> PodSpec:
     """A job's wishes over the coordinator's defaults: a value replaces, mappings are merged, lists are joined. Not the
     templates: those are patches, and what one takes away the other cannot tell."""
@@ -139,16 +144,7 @@ def _base(
         "labels": labels(settings.instance, agent.job, agent.worker),
     }
     if owner is not None:
-        metadata["ownerReferences"] = [
-            {
-                "apiVersion": "cordee.dev/v1alpha1",
-                "kind": "TrainingJob",
-                "name": owner.name,
-                "uid": owner.uid,
-                "controller": True,
-                "blockOwnerDeletion": True,
-            }
-        ]
+        metadata["ownerReferences"] = [owner.reference()]
     volumes = _volumes(agent.job, wish, settings)
     container: Json = {
         "name": CONTAINER,
@@ -205,7 +201,7 @@ def _volumes(job: str, wish: PodSpec, settings: Kubernetes) -> list[Json]:
     sources: list[Json] = [
         {
             "serviceAccountToken": {
-                "audience": token_audience(job),
+                "audience": audience_of(job),
                 "expirationSeconds": _TOKEN_SECONDS,
                 "path": "token",
             }

@@ -14,7 +14,8 @@ from cordee.coordinator.errors import InvalidError
 from cordee.coordinator.service.launchers.base import AgentSpec
 from cordee.coordinator.spec import JobSpec
 from cordee.k8s.merging import merge
-from cordee.k8s.pods import Owner, pod_environment, pod_manifest
+from cordee.k8s.owners import Owner
+from cordee.k8s.pods import pod_environment, pod_manifest
 
 GOLDEN = Path(__file__).parent / "golden"
 IMAGE = "registry.example/cordee@sha256:" + "0" * 64
@@ -280,9 +281,41 @@ def test_a_variable_reaches_the_script_as_it_was_written(value: str) -> None:
 
 
 NAMES = st.sampled_from(
-    "containers worker name env value volumes volumeMounts mountPath hostPath securityContext privileged capabilities add"
-    " hostNetwork labels cordee.dev/job metadata spec $patch CORDEE_JOB cordee-identity /var/run/secrets/cordee secret"
-    " secretName cordee-tls projected serviceAccountName admin initContainers restartPolicy delete replace x".split()
+    [
+        "containers",
+        "worker",
+        "name",
+        "env",
+        "value",
+        "volumes",
+        "volumeMounts",
+        "mountPath",
+        "hostPath",
+        "securityContext",
+        "privileged",
+        "capabilities",
+        "add",
+        "hostNetwork",
+        "labels",
+        "cordee.dev/job",
+        "metadata",
+        "spec",
+        "$patch",
+        "CORDEE_JOB",
+        "cordee-identity",
+        "/var/run/secrets/cordee",
+        "secret",
+        "secretName",
+        "cordee-tls",
+        "projected",
+        "serviceAccountName",
+        "admin",
+        "initContainers",
+        "restartPolicy",
+        "delete",
+        "replace",
+        "x",
+    ]
 )
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers(-1, 2) | NAMES,

@@ -157,6 +157,7 @@ class AgentNoted:
 
     worker: str
     kind: str
+    """A word for the history; empty: it is worth no line there."""
     message: str = ""
     outlook: Outlook | None = None
     """It does not run yet, and what is to be expected; None: it runs."""

@@ -263,12 +263,12 @@ def _on_agent_noted(crew: Crew, event: events.AgentNoted) -> None:
     slot = crew.slots.get(event.worker)
     if slot is None or crew.over:
         return
-    if event.message:
+    if event.message and event.kind:
         crew.tell(event.kind, event.message)
     if slot.agent is not Agent.RUNNING or slot.session is not None:
         return
     if event.outlook is None:
-        if slot.outlook is not None or not event.message:
+        if slot.outlook is not None:
             slot.outlook, slot.doubted, slot.trouble = None, None, ""
             slot.stop_by = crew.now + crew.policy.starting_timeout_seconds  # from now on it can be late
         return

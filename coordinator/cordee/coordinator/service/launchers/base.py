@@ -68,7 +68,7 @@ class AgentNotice:
     worker: str
     job: str
     kind: str
-    """A word for the history."""
+    """A word for the history; empty: it is worth no line there."""
     message: str
     """A sentence for people. Empty: what was told before is over, and the agent runs."""
     outlook: Outlook | None = None

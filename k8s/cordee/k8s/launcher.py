@@ -1,0 +1,524 @@
+"""Agents as pods of one namespace: the launcher `kubernetes`.
+
+The cluster is the memory: a pod's name is its worker's id, its labels say whose it is, and a watch tells what becomes
+of it. What is wanted is kept here as wishes, one task each: a pod that cannot be made now (quota, an API server that
+is away, an older pod of the same name that has yet to go) is made as soon as it can be, and why it waits is said. So
+`start` never fails for a reason that may pass, and a coordinator that is started anew finds its pods by their labels.
+
+A pod that has ended is reported first and removed afterwards: a coordinator that dies between the two finds it again.
+"""
+
+import asyncio
+import contextlib
+import functools
+import logging
+import time
+from collections import Counter, deque
+from collections.abc import AsyncIterator, Coroutine, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final, TypeVar
+
+from cordee.coordinator.config import Config
+from cordee.coordinator.core.model import Outlook
+from cordee.coordinator.errors import InvalidError
+from cordee.coordinator.service.folder import StateFolder
+from cordee.coordinator.service.launchers.base import AgentExit, AgentNotice, AgentSpec, AgentStatus
+from cordee.coordinator.spec import JobSpec
+from cordee.k8s.api import Api, Json
+from cordee.k8s.diagnosis import Fate, Finding, diagnose, diagnose_refusal
+from cordee.k8s.errors import ApiError, KubernetesError, UnreachableError
+from cordee.k8s.identity import KnownPod, ServiceAccountVerifier
+from cordee.k8s.names import JOB_LABEL, WORKER_LABEL, labels, selector
+from cordee.k8s.owners import Owners
+from cordee.k8s.pods import check_defaults, pod_environment, pod_manifest
+from cordee.k8s.policies import network_policy
+from cordee.k8s.watch import Change, Collection, Kind, Watcher, on_loop
+
+__all__ = ["KubernetesLauncher", "open_launcher"]
+
+_log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+_FIRST_LIST_SECONDS: Final = 60.0
+_OWNER_SECONDS: Final = 5.0
+_RETRY_SECONDS: Final = (0.5, 1.0, 2.0, 5.0, 10.0, 20.0, 30.0)
+_LOOK_SECONDS: Final = 10.0
+"""How often a pod whose end is waited for is looked at, beside the watch."""
+_FORCE_SECONDS: Final = 5.0
+"""A pod that was to end by now, and of which its node does not say so, is taken out of the books after so long more:
+its node does not answer. The worker in it, if it lives, is fenced."""
+_SAY_AGAIN_SECONDS: Final = 60.0
+"""The scheduler's and the kubelet's sentences change with every node; a reason is told anew no more often."""
+_OFFENCES: Final = 2
+"""A node on which so many pods of a job failed is avoided by its next ones."""
+_INNOCENT: Final = frozenset({0, 2, 70, 71, 72, 73, 74})
+"""Ends of agents that say nothing of the node: they are words of `cordee.worker.exit_codes`."""
+_GUILTY: Final = frozenset({Fate.NODE_LOST, Fate.PRESSURE, Fate.OUT_OF_MEMORY, Fate.EXITED})
+_QUIET: Final = frozenset({Fate.PENDING, Fate.STARTING})
+"""Of these a pod's state tells, and not its history: every pod goes through them."""
+_THREADS: Final = 16
+"""So many requests run at once."""
+
+
+@dataclass(slots=True)
+class _Pod:
+    """A pod that exists, as it was heard of last."""
+
+    thing: Json
+    stopping: bool = False
+    """We asked for its end."""
+    forced: bool = False
+    """We had to take it out of the books: its node never confirmed that it ended."""
+    told: bool = False
+    """Its end was reported."""
+    due: float = float("inf")
+    """When it is to have ended, as we asked."""
+    said: tuple[Fate, str, float] | None = None
+    """What was told of it last, and when."""
+
+    @property
+    def name(self) -> str:
+        return str(self.thing["metadata"]["name"])
+
+    @property
+    def uid(self) -> str:
+        return str(self.thing["metadata"]["uid"])
+
+    @property
+    def job(self) -> str:
+        return str(self.thing["metadata"]["labels"][JOB_LABEL])
+
+    @property
+    def node(self) -> str:
+        return str(self.thing["spec"].get("nodeName") or "")
+
+    @property
+    def leaving(self) -> bool:
+        return bool(self.thing["metadata"].get("deletionTimestamp"))
+
+
+@dataclass(slots=True)
+class _Wish:
+    spec: AgentSpec
+    task: asyncio.Task[None] | None = None
+    said: tuple[Fate, str, float] | None = None
+    changed: asyncio.Event = field(default_factory=asyncio.Event)
+    """Something has become of the pod that is in its way."""
+
+
+class KubernetesLauncher:
+    """Runs agents as pods. Made and used on one event loop; `api` is asked on threads."""
+
+    name = "kubernetes"
+
+    def __init__(self, api: Api, config: Config) -> None:
+        check_defaults(config.kubernetes)
+        self.where = f"the cluster's namespace {api.namespace}"
+        self.owners = Owners()
+        """Which object a job's pods belong to."""
+        self.nodes: dict[str, str] = {}
+        """The nodes that pods are on, by worker."""
+        self.verifier = ServiceAccountVerifier(api, namespace=api.namespace, pods=self.known_pod)
+        """Knows workers by their pods' tokens."""
+        self._api = api
+        self._config = config
+        self._settings = config.kubernetes
+        self._path = f"/api/v1/namespaces/{api.namespace}/pods"
+        self._policy_path = f"/apis/networking.k8s.io/v1/namespaces/{api.namespace}/networkpolicies"
+        self._pods: dict[str, _Pod] = {}
+        self._dead: deque[str] = deque(maxlen=10_000)  # uids: an answer of ours may come after the news of its end
+        self._wishes: dict[str, _Wish] = {}
+        self._news: asyncio.Queue[AgentExit | AgentNotice] = asyncio.Queue()
+        self._ended: dict[str, _Pod] = {}  # reported, to be removed, by worker
+        self._offences: dict[str, Counter[str]] = {}
+        self._policies: set[str] = set()
+        self._policing = asyncio.Lock()
+        self._threads = ThreadPoolExecutor(_THREADS, "cordee-kubernetes")
+        self._tasks: set[asyncio.Task[Any]] = set()
+        self._listed: asyncio.Event | None = None
+        self._watcher: Watcher | None = None
+        self._closed = False
+
+    # -- the interface
+
+    def check(self, spec: JobSpec) -> Sequence[str]:
+        """Refuse what no pod of ours may be: the pod is made, and looked at, without being sent anywhere."""
+        told = {**spec.env, **pod_environment(self._config, "job", spec)}
+        pod_manifest(AgentSpec("job-w0", "job", Path("/"), told, spec), self._config, self._api.namespace)
+        return ()
+
+    def environment(self, job: str, folder: Path, token: str, spec: JobSpec) -> Mapping[str, str]:  # noqa: ARG002
+        """A pod has its own folder and its own token."""
+        return pod_environment(self._config, job, spec)
+
+    def capacity(self) -> int:
+        """As many as are allowed: what the cluster has room for, its scheduler says when it is asked."""
+        return self._settings.max_workers
+
+    async def start(self, spec: AgentSpec) -> None:
+        """See to it that there is a pod for this worker, from now on until it has ended or is stopped."""
+        known = self._wishes.get(spec.worker)
+        if known is not None and known.task is not None and not known.task.done():
+            return
+        pod = self._pods.get(spec.worker)
+        if pod is not None and self._is_good(pod):
+            return
+        wish = self._wishes[spec.worker] = _Wish(spec)
+        wish.task = self._spawn(self._fulfil(wish))
+
+    async def stop(self, worker: str, *, grace_seconds: float) -> bool:
+        """Delete the pod, and the wish for it. A pod whose node does not confirm its end is taken out of the books."""
+        wish = self._wishes.pop(worker, None)
+        if wish is not None and wish.task is not None:
+            wish.task.cancel()
+            await asyncio.gather(wish.task, return_exceptions=True)
+        pod = self._pods.get(worker)
+        if pod is None:
+            return False
+        if pod.told:
+            return worker in self._ended  # its end will come, or has come
+        pod.stopping = True
+        seconds = max(round(grace_seconds), 1)  # its node is to confirm that it ended, even if that is to be at once
+        if time.monotonic() + seconds < pod.due:
+            pod.due = time.monotonic() + seconds
+            self._spawn(self._end(pod, seconds))
+        return True
+
+    async def list(self) -> list[AgentStatus]:
+        """The pods that there are; one that has ended and was not reported yet counts, its end follows."""
+        await self._follow()
+        return [
+            AgentStatus(pod.name, pod.job) for pod in self._pods.values() if not pod.told or pod.name in self._ended
+        ]
+
+    async def exits(self) -> AsyncIterator[AgentExit | AgentNotice]:
+        """What becomes of pods."""
+        while True:
+            told = await self._news.get()
+            yield told
+            if isinstance(told, AgentExit):
+                ended = self._ended.pop(told.worker, None)
+                if ended is not None and self._pods.get(told.worker) is ended:
+                    self._spawn(self._end(ended, 0))
+
+    async def close(self) -> None:
+        """Look no more; the pods run on."""
+        self._closed = True
+        self.verifier.close()
+        for task in list(self._tasks):
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        if self._watcher is not None:
+            await asyncio.to_thread(self._watcher.stop)
+        self._threads.shutdown(wait=False, cancel_futures=True)
+        self._api.close()
+
+    def known_pod(self, worker: str) -> KnownPod | None:
+        """The worker's pod, as long as it is one that may speak."""
+        pod = self._pods.get(worker)
+        if pod is None or pod.told:
+            return None
+        account = str(pod.thing["spec"].get("serviceAccountName") or "default")
+        return KnownPod(pod.job, pod.uid, account)
+
+    # -- making
+
+    async def _fulfil(self, wish: _Wish) -> None:
+        """Make the pod of a wish, however long it takes."""
+        tries = 0
+        while not self._closed:
+            wish.changed.clear()
+            try:
+                await self._follow()
+                if await self._make(wish):
+                    if self._wishes.get(wish.spec.worker) is wish:
+                        del self._wishes[wish.spec.worker]
+                    return
+                wait = _LOOK_SECONDS  # the one that is in its way has to go first
+            except UnreachableError as error:
+                self._say_of_wish(wish, Finding(Fate.PENDING, f"waits: {error.message}", outlook=Outlook.PASSING))
+                wait = _RETRY_SECONDS[min(tries, len(_RETRY_SECONDS) - 1)]
+                tries += 1
+            except ApiError as error:
+                self._say_of_wish(wish, diagnose_refusal(error.status, error.reason, error.message))
+                wait = max(_RETRY_SECONDS[min(tries, len(_RETRY_SECONDS) - 1)], error.retry_after or 0.0)
+                tries += 1
+            except KubernetesError as error:  # the watch has not begun
+                self._say_of_wish(wish, Finding(Fate.PENDING, f"waits: {error.message}", outlook=Outlook.PASSING))
+                wait = 0.0
+            except InvalidError as error:
+                words = f"cannot be made: {error.message}"
+                self._say_of_wish(wish, Finding(Fate.REFUSED, words, outlook=Outlook.HOPELESS))
+                return
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(wish.changed.wait(), wait)
+
+    async def _make(self, wish: _Wish) -> bool:
+        """Whether there is a pod for the wish now. False: another of its name has to go first."""
+        spec = wish.spec
+        pod = self._pods.get(spec.worker)
+        if pod is not None:
+            return self._is_good(pod)
+        owner = await self.owners.owner(spec.job, _OWNER_SECONDS)
+        if self._settings.network_policies and spec.job not in self._policies:
+            await self._make_policy(spec.job, owner.reference() if owner is not None else None)
+        avoid = [node for node, times in self._offences.get(spec.job, Counter()).items() if times >= _OFFENCES]
+        manifest = pod_manifest(spec, self._config, self._api.namespace, owner=owner, avoid=avoid)
+        asked = self._spawn(self._ask("POST", self._path, query={"fieldValidation": "Strict"}, body=manifest))
+        try:
+            made = await asyncio.shield(asked)
+        except asyncio.CancelledError:  # not in the middle: a pod that was made is to be known, to be deleted
+            with contextlib.suppress(KubernetesError):
+                self._heard(await asked)
+            raise
+        except ApiError as error:
+            if error.reason != "AlreadyExists":
+                raise
+            found = await self._look(spec.worker)
+            if found is None:
+                return False
+            if found["metadata"].get("labels", {}).get(WORKER_LABEL) != spec.worker or not self._is_ours(found):
+                words = f"waits: there is a pod {spec.worker} that is not Cordee's"
+                self._say_of_wish(wish, Finding(Fate.PENDING, words, outlook=Outlook.DOUBTFUL))
+                return False
+            made = found
+        self._heard(made)
+        pod = self._pods.get(spec.worker)
+        return pod is not None and self._is_good(pod)
+
+    def _is_good(self, pod: _Pod) -> bool:
+        """It runs, or will, and nobody has asked for its end."""
+        return not (pod.told or pod.stopping or pod.leaving or diagnose(pod.thing).over)
+
+    def _is_ours(self, thing: Json) -> bool:
+        mine = labels(self._settings.instance, "", None)
+        found = thing["metadata"].get("labels") or {}
+        return all(found.get(key) == value for key, value in mine.items() if value)
+
+    async def _make_policy(self, job: str, owner: Json | None) -> None:
+        async with self._policing:
+            policy = network_policy(self._settings.instance, job, self._api.namespace, owner)
+            try:
+                await self._ask("POST", self._policy_path, body=policy)
+            except ApiError as error:
+                if error.reason != "AlreadyExists":
+                    raise
+            self._policies.add(job)
+
+    async def _drop_policy(self, job: str) -> None:
+        """Where no object owns it, it goes with the job's last pod."""
+        async with self._policing:
+            if not self._is_present(job):
+                self._policies.discard(job)
+                with contextlib.suppress(KubernetesError):
+                    await self._ask("DELETE", f"{self._policy_path}/{job}")
+
+    # -- ending
+
+    async def _end(self, pod: _Pod, grace_seconds: int) -> None:
+        """Delete a pod, and see to it that it goes."""
+        tries = 0
+        while not self._closed and self._pods.get(pod.name) is pod:
+            body = {
+                "apiVersion": "v1",
+                "kind": "DeleteOptions",
+                "gracePeriodSeconds": grace_seconds,
+                "preconditions": {"uid": pod.uid},
+            }
+            try:
+                await self._ask("DELETE", f"{self._path}/{pod.name}", body=body)
+            except ApiError as error:
+                if error.status in (404, 409):  # it is gone, or it is another one
+                    self._forget(pod)
+                    return
+                _log.warning("the pod %s cannot be deleted: %s", pod.name, error.message)
+                await asyncio.sleep(_RETRY_SECONDS[min(tries, len(_RETRY_SECONDS) - 1)])
+                tries += 1
+            except UnreachableError:
+                await asyncio.sleep(_RETRY_SECONDS[min(tries, len(_RETRY_SECONDS) - 1)])
+                tries += 1
+            else:
+                if grace_seconds == 0:
+                    return
+                await asyncio.sleep(grace_seconds + _FORCE_SECONDS)
+                if self._pods.get(pod.name) is pod and not pod.told:
+                    pod.forced = True
+                grace_seconds = 0
+
+    # -- hearing
+
+    async def _follow(self) -> None:
+        if self._watcher is None:
+            loop = asyncio.get_running_loop()
+            listed = self._listed = asyncio.Event()
+            collection = Collection(self._path, selector(self._settings.instance))
+            self._watcher = Watcher(
+                self._api,
+                collection,
+                on_loop(loop, self._changed),
+                on_synced=lambda: loop.call_soon_threadsafe(listed.set),
+            )
+            self._watcher.start()
+        assert self._listed is not None
+        try:
+            async with asyncio.timeout(_FIRST_LIST_SECONDS):
+                await self._listed.wait()
+        except TimeoutError:
+            why = self._watcher.trouble or "it does not answer"
+            hint = "the coordinator may get, list and watch pods by a Role in that namespace"
+            raise KubernetesError(f"the pods of {self.where} cannot be listed: {why}", hint=hint) from None
+
+    def _changed(self, changes: Sequence[Change]) -> None:
+        for change in changes:
+            try:
+                self._heard(change.object, gone=change.kind is Kind.DELETED)
+            except Exception:
+                _log.exception("what has become of the pod %s cannot be told", change.object["metadata"]["name"])
+
+    def _heard(self, thing: Json, *, gone: bool = False) -> None:
+        """News of a pod, from the watch or from an answer. In whichever order they come."""
+        metadata = thing["metadata"]
+        name, uid = str(metadata["name"]), str(metadata["uid"])
+        if uid in self._dead or WORKER_LABEL not in (metadata.get("labels") or {}):
+            return
+        pod = self._pods.get(name)
+        if pod is not None and pod.uid != uid:
+            self._lost(pod)
+            pod = None
+        if pod is None:
+            pod = self._pods[name] = _Pod(thing)
+            if name not in self._wishes and self._listed is not None and self._listed.is_set():
+                # An answer that was lost, or another coordinator's: nobody wants it any more.
+                _log.warning("the pod %s is nobody's wish, and is deleted", name)
+                pod.stopping = True
+                self._spawn(self._end(pod, 1))
+        elif _version(thing) >= _version(pod.thing) or gone:
+            pod.thing = thing
+        if pod.node:
+            self.nodes[name] = pod.node
+        finding = diagnose(pod.thing, gone=gone)
+        if (finding.over or gone) and not pod.told:
+            self._tell_end(pod, finding)
+        elif not pod.told:
+            self._tell_of(pod, finding)
+        if gone:
+            self._forget(pod)
+        wish = self._wishes.get(name)
+        if wish is not None:
+            wish.changed.set()
+
+    def _lost(self, pod: _Pod) -> None:
+        """Another pod has its name: it is gone, and nobody said how."""
+        if not pod.told:
+            self._tell_end(pod, Finding(Fate.DELETED, "was deleted", over=True))
+        self._forget(pod)
+
+    def _forget(self, pod: _Pod) -> None:
+        if not pod.told:
+            self._tell_end(pod, diagnose(pod.thing, gone=True))
+        self._dead.append(pod.uid)
+        if self._pods.get(pod.name) is pod:
+            del self._pods[pod.name]
+            self.nodes.pop(pod.name, None)
+            self._forget_job(pod.job)
+        if self._ended.get(pod.name) is pod:
+            del self._ended[pod.name]
+        wish = self._wishes.get(pod.name)
+        if wish is not None:
+            wish.changed.set()
+
+    def _forget_job(self, job: str) -> None:
+        if self._is_present(job):
+            return
+        self._offences.pop(job, None)
+        self._policies.discard(job)
+        if self._settings.network_policies and not self.owners.expected and not self._closed:
+            self._spawn(self._drop_policy(job))
+
+    def _is_present(self, job: str) -> bool:
+        wishes = (wish.spec.job for wish in self._wishes.values())
+        return job in wishes or any(pod.job == job for pod in self._pods.values())
+
+    # -- telling
+
+    def _tell_end(self, pod: _Pod, finding: Finding) -> None:
+        pod.told = True
+        self._ended[pod.name] = pod
+        if pod.forced and pod.node and finding.code is None:
+            finding = Finding(Fate.NODE_LOST, "is given up: its node has not said that it ended")
+        asked = pod.stopping and finding.fate is Fate.DELETED  # by us
+        if finding.taken and not asked:
+            told = AgentExit(pod.name, pod.job, finding.code, f"{pod.name}'s pod {finding.words}", taken=True)
+        else:
+            told = AgentExit(pod.name, pod.job, finding.code, "" if asked else finding.words)
+        if pod.node and finding.fate in _GUILTY and finding.code not in _INNOCENT:
+            self._offences.setdefault(pod.job, Counter())[pod.node] += 1
+        self._news.put_nowait(told)
+
+    def _tell_of(self, pod: _Pod, finding: Finding) -> None:
+        """What is known of a pod that has not ended, where it is worth a word, and not too often."""
+        now = time.monotonic()
+        if (pod.stopping and finding.fate is Fate.DELETED) or not _worth(pod.said, finding, now):
+            return
+        pod.said = (finding.fate, finding.words, now)
+        words = f"{pod.name}'s pod {finding.words}" if finding.words else ""  # empty: it runs
+        kind = "" if finding.fate in _QUIET else finding.fate.value
+        self._news.put_nowait(AgentNotice(pod.name, pod.job, kind, words, finding.outlook))
+
+    def _say_of_wish(self, wish: _Wish, finding: Finding) -> None:
+        now = time.monotonic()
+        if _worth(wish.said, finding, now):
+            wish.said = (finding.fate, finding.words, now)
+            words = f"{wish.spec.worker}'s pod {finding.words}"
+            self._news.put_nowait(
+                AgentNotice(wish.spec.worker, wish.spec.job, finding.fate.value, words, finding.outlook)
+            )
+
+    # -- small things
+
+    async def _ask(self, method: Any, path: str, **options: Any) -> Json:
+        loop = asyncio.get_running_loop()
+        request = functools.partial(self._api.request, method, path, **options)
+        return await loop.run_in_executor(self._threads, request)
+
+    async def _look(self, name: str) -> Json | None:
+        try:
+            return await self._ask("GET", f"{self._path}/{name}")
+        except ApiError as error:
+            if error.status == 404:
+                return None
+            raise
+
+    def _spawn(self, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        task.add_done_callback(_report)
+        return task
+
+
+def open_launcher(config: Config, folder: StateFolder) -> KubernetesLauncher:  # noqa: ARG001
+    """The launcher of a coordinator: called by name, by `cordee.coordinator.service.launchers.registry`."""
+    return KubernetesLauncher(Api.connect(config.kubernetes), config)
+
+
+def _version(thing: Json) -> int:
+    """Only for telling which of two answers is older: a number, as it is since Kubernetes 1.35 says so."""
+    version = str(thing["metadata"].get("resourceVersion") or "0")
+    return int(version) if version.isdigit() else 0
+
+
+def _worth(said: tuple[Fate, str, float] | None, finding: Finding, now: float) -> bool:
+    """Whether a finding is worth a word: another one, or another sentence after a while."""
+    if said is None or said[0] is not finding.fate:
+        return True
+    return said[1] != finding.words and now - said[2] >= _SAY_AGAIN_SECONDS
+
+
+def _report(task: "asyncio.Task[Any]") -> None:
+    error = None if task.cancelled() else task.exception()
+    if error is not None and not isinstance(error, KubernetesError):  # those are told to whoever asked
+        _log.error("a task of the launcher failed", exc_info=task.exception())
