@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from cluster.control_plane import ControlPlane
 from cordee.coordinator.spec import parse_job
@@ -203,3 +204,14 @@ def test_the_status_is_shown_in_columns_and_waited_for(plane: ControlPlane) -> N
     over = {"status": {"members": [{"name": f"w{n}", "state": "training"} for n in range(65)]}}
     code, answer = plane.request("PATCH", f"{JOBS}/digits/status", over)
     assert (code, "must have at most 64 items" in answer["message"]) == (422, True)
+
+
+@pytest.mark.parametrize("page", ["reference/training-job.md", "how-to/jobs-with-kubectl.md"])
+def test_what_the_pages_apply_is_taken(plane: ControlPlane, page: str) -> None:
+    text = (Path(__file__).parents[2] / "docs" / page).read_text(encoding="utf-8")
+    things = [yaml.safe_load(block.split("```")[0]) for block in text.split("```yaml\n")[1:]]
+    things += [yaml.safe_load(block.split("END\n")[0]) for block in text.split("<<'END'\n")[1:]]
+    assert things
+    for thing in things:
+        said = plane.kubectl("create", "--dry-run=server", "-f", "-", stdin=json.dumps(thing))
+        assert "created (server dry run)" in said

@@ -236,7 +236,7 @@ def _status() -> Schema:
                     "max": _count("the job's range, as the coordinator has it now"),
                     "wanted": _count("how many the scheduler gives it now"),
                     "running": _count("members of the present world"),
-                    "summary": _text("running/wanted at most, for tables"),
+                    "summary": _text("running/max, for tables"),
                     "selector": _text("the label selector of the job's pods"),
                 },
             },
