@@ -57,7 +57,7 @@ async def test_a_last_word_that_cannot_be_stored_is_not_taken_for_heard(coordina
 async def test_a_coordinator_whose_rest_server_fails_does_not_go_on_in_silence(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def load(_server: CoordinatorServer) -> Any:
+    def load(*_: object) -> Any:
         raise RuntimeError("no such library")
 
     monkeypatch.setattr(CoordinatorServer, "_load_rest", load)

@@ -29,18 +29,18 @@ from cordee.coordinator.errors import CoordinatorError
 from cordee.coordinator.service import auth, ports
 from cordee.coordinator.service.bundles import remove_drafts
 from cordee.coordinator.service.controller import Controller
-from cordee.coordinator.service.databases import PostgresDatabase
 from cordee.coordinator.service.doors import open_people, open_workers
 from cordee.coordinator.service.folder import StateFolder
 from cordee.coordinator.service.fronts import Front, open_fronts
 from cordee.coordinator.service.identity import WorkerVerifier
+from cordee.coordinator.service.interceptor import TokenInterceptor
 from cordee.coordinator.service.launchers.process import AGENT_COMMAND
 from cordee.coordinator.service.launchers.registry import open_launcher
 from cordee.coordinator.service.leadership import LeadershipLostError, open_leadership
 from cordee.coordinator.service.people import People
 from cordee.coordinator.service.serving import HttpServer, readable
-from cordee.coordinator.service.store import Store
-from cordee.coordinator.service.workers import SERVER_OPTIONS, TokenInterceptor, WorkerServicer
+from cordee.coordinator.service.stores import open_store
+from cordee.coordinator.service.workers import SERVER_OPTIONS, WorkerServicer
 from cordee.rpc.v1 import worker_pb2_grpc as rpc
 
 if TYPE_CHECKING:
@@ -135,7 +135,7 @@ class CoordinatorServer:
             remove_drafts(self.folder)
             self.token = self._read_token()
             earlier = self.folder.read_endpoint()
-            store = self._open_store()
+            store = open_store(self._config, self.folder)
             stack.callback(store.close)
             launcher = open_launcher(
                 self._config, folder=self.folder, slots=self._slots, agent_command=self._agent_command
@@ -318,22 +318,6 @@ class CoordinatorServer:
             small = HttpServer(metrics, lambda: self._standby, context=self._context(ask_clients=False))
             stack.push_async_callback(small.stop)
         await leadership.acquire()
-
-    def _open_store(self) -> Store:
-        database = self._config.database if self._config else None
-        if database is None:
-            return Store(self.folder.database)
-        try:
-            url = Path(database.url_file).read_text()
-        except OSError as error:
-            raise CoordinatorError(
-                f"the database's URL cannot be read from {database.url_file}: {error.strerror}",
-                hint="database.urlFile names a file that holds postgresql://user:password@host/database",
-            ) from error
-        store = Store(PostgresDatabase(url))
-        # Also without an election: a coordinator that was thought dead and is not must not write beside this one.
-        store.take_over()
-        return store
 
     # -- where
 

@@ -9,8 +9,7 @@ worker's job only.
 """
 
 import asyncio
-import logging
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Callable
 from typing import Any, Final
 
 import grpc
@@ -20,16 +19,16 @@ from cordee.coordinator.core import actions, events
 from cordee.coordinator.core.activity import Activity, Doing
 from cordee.coordinator.core.model import ArrivalReason, Member, PostMortem, Result, StopReason
 from cordee.coordinator.errors import CoordinatorError
-from cordee.coordinator.service import auth
 from cordee.coordinator.service.controller import Controller
 from cordee.coordinator.service.folder import StateFolder
 from cordee.coordinator.service.identity import Worker, WorkerVerifier, is_worker_of
+from cordee.coordinator.service.interceptor import token_of
 from cordee.coordinator.service.job import Job, Progress, finite
 from cordee.coordinator.service.outgoing import Outgoing, SendFault
 from cordee.rpc.v1 import worker_pb2 as pb
 from cordee.rpc.v1 import worker_pb2_grpc as rpc
 
-__all__ = ["MAX_NAME", "SERVER_OPTIONS", "TokenInterceptor", "WorkerServicer"]
+__all__ = ["MAX_NAME", "SERVER_OPTIONS", "WorkerServicer"]
 
 SERVER_OPTIONS: Final = (
     ("grpc.so_reuseport", 0),  # a port in use is an error, not a lottery between two coordinators
@@ -38,8 +37,6 @@ SERVER_OPTIONS: Final = (
     ("grpc.http2.min_ping_interval_without_data_ms", 5_000),
     ("grpc.keepalive_permit_without_calls", 1),
 )
-_log = logging.getLogger(__name__)
-
 _LAST_WORDS_SECONDS: Final = 3.0
 _CHUNK_BYTES: Final = 256 << 10
 _MAX_TEXT: Final = 64 << 10
@@ -176,7 +173,7 @@ class WorkerServicer(rpc.WorkerServiceServicer):
         """The job, if the caller is its worker. To others it does not even say whether the job exists."""
         job = self._controller.find_id(identity)
         try:
-            caller = await self._verifier.identify(_token(context.invocation_metadata()))
+            caller = await self._verifier.identify(token_of(context.invocation_metadata()))
         except CoordinatorError as error:
             await context.abort(grpc.StatusCode.UNAVAILABLE, error.message)
             raise AssertionError from None
@@ -203,45 +200,6 @@ class WorkerServicer(rpc.WorkerServiceServicer):
             await context.write(message)
         if reader.done() and not reader.cancelled():
             reader.result()  # an error of ours is not a quiet end
-
-
-class TokenInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]
-    """Turns away every call that does not carry the token of some worker, whatever its method."""
-
-    def __init__(self) -> None:
-        self.verifier: WorkerVerifier | None = None
-        """Without one nobody comes in."""
-
-    async def intercept_service(
-        self,
-        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[Any]],
-        handler_call_details: grpc.HandlerCallDetails,
-    ) -> Any:
-        """The call's handler, or one that refuses."""
-        given = _token(handler_call_details.invocation_metadata)
-        if given and self.verifier is not None:
-            try:
-                if await self.verifier.identify(given) is not None:
-                    return await continuation(handler_call_details)
-            except CoordinatorError as error:
-                _log.warning("whether a caller is a worker cannot be found out: %s", error)
-                return grpc.stream_stream_rpc_method_handler(_not_now)
-        return grpc.stream_stream_rpc_method_handler(_refuse)
-
-
-async def _not_now(_requests: object, context: _Context) -> None:
-    await context.abort(grpc.StatusCode.UNAVAILABLE, "who calls cannot be found out now: ask again")
-
-
-async def _refuse(_requests: object, context: _Context) -> None:
-    await context.abort(grpc.StatusCode.UNAUTHENTICATED, "this call needs the token of a worker")
-
-
-def _token(metadata: Any) -> str:
-    for name, value in metadata or ():
-        if name == "authorization" and isinstance(value, str):
-            return auth.bearer(value)
-    return ""
 
 
 # -- what workers say
