@@ -137,11 +137,11 @@ def scripts_text() -> str:
 def problem_of(words: list[str]) -> str:
     """What is wrong with a command; empty: nothing."""
     group = typer.main.get_command(app)
-    known = {option for parameter in group.params for option in parameter.opts} | {"-h", "--help"}
+    ours = {option: parameter for parameter in group.params for option in parameter.opts}
     while words and words[0].startswith("-"):
-        if words[0] not in known:
+        if words[0] not in ours.keys() | {"-h", "--help"}:
             return f"cordee has no option {words[0]}"
-        words = words[1:]
+        words = words[1 if getattr(ours.get(words[0]), "is_flag", True) else 2 :]
     if not words or words[0].isupper() or words[0].startswith("…"):
         return ""
     name, *rest = words
