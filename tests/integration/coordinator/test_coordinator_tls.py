@@ -5,7 +5,7 @@ import re
 import ssl
 import sys
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,9 @@ from cordee.coordinator.service.server import CoordinatorServer
 from cordee.coordinator.service.tls import not_after
 from cordee.rpc.v1 import worker_pb2 as pb
 from cordee.rpc.v1 import worker_pb2_grpc as rpc
+from cordee.worker.credentials import Credentials
+from cordee.worker.session import Session
+from cordee.worker.session_state import WorkerIdentity
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 from pki import Authority, Pair, replace
@@ -254,3 +257,47 @@ def test_the_end_of_a_certificate_is_read(authority: Authority) -> None:
     for broken in (b"", b"nonsense", pem[:-60]):
         with pytest.raises(ValueError):
             not_after(broken)
+
+
+async def test_a_worker_reads_its_token_and_authority_again_whenever_it_attaches(
+    tmp_path: Path, authority: Authority, tools: Any
+) -> None:
+    """A projected token is renewed every hour; an authority is replaced. Neither needs another worker."""
+    later = Authority(tmp_path / "later", "later")
+    shown = authority.issue("coordinator")
+    trusted, token_file = tmp_path / "ca.crt", tmp_path / "token"
+    trusted.write_bytes(authority.file.read_bytes())
+    token_file.write_text("a-token-that-has-expired\n")
+    options = {"agent_command": tools.AGENT_COMMAND, "policy": tools.POLICY}
+    async with AsyncExitStack() as stack:
+        server = await stack.enter_async_context(serving(tmp_path / "state", files(authority, shown), **options))
+        bundle, sha256 = tools.make_bundle({"train.py": ""})
+        job = await asyncio.to_thread(submit, server, authority, tools.make_document(workers=(1, 1)), bundle, sha256)
+        identity = WorkerIdentity(job, f"{job}-w0", "one", "127.0.0.1:9", 1)
+        credentials = Credentials(token_file=token_file, tls=True, authority=trusted)
+        session = Session(identity, server.grpc_address, credentials, orphan_seconds=120)
+        stack.callback(session.close)
+        session.start()
+        await asyncio.sleep(0.5)
+        assert session.secret == ""  # refused so far
+        secret = server.controller.find(job).token
+        token_file.write_text(secret + "\n")
+        await tools.until(lambda: session.secret)
+        assert session.secret == secret
+
+        def attached(on: CoordinatorServer) -> bool:
+            return any(member.pid for member in on.controller.job(job).members)
+
+        await tools.until(lambda: attached(server))
+        await server.stop(stop_jobs=False)
+        # The next coordinator on this folder shows a certificate of another authority, on the same port.
+        replace(shown, later.issue("coordinator"))
+        trusted.write_bytes(later.file.read_bytes())
+        again = await stack.enter_async_context(serving(tmp_path / "state", files(later, shown), **options))
+        assert again.grpc_address == server.grpc_address
+        await tools.until(lambda: attached(again))
+
+
+def submit(server: CoordinatorServer, authority: Authority, document: Any, bundle: bytes, sha256: str) -> str:
+    with Client(Endpoint(server.rest_url, server.token, authority=str(authority.file))) as client:
+        return client.submit(document, bundle, sha256)["id"]
