@@ -18,8 +18,9 @@ from tests.unit.coordinator.party import Party
 
 from cordee.coordinator.core import actions
 from cordee.coordinator.core import events as ev
+from cordee.coordinator.core.failure import exit_cause
 from cordee.coordinator.core.job import JobMachine
-from cordee.coordinator.core.model import Cause, JobState, LossCause, PostMortem
+from cordee.coordinator.core.model import Cause, ExitCause, JobState, LossCause, PostMortem
 from cordee.coordinator.core.record import JobRecord
 from cordee.coordinator.service.job import Job, Progress
 from cordee.coordinator.service.lag import watch_lag
@@ -197,10 +198,27 @@ def test_an_agent_that_ends_unasked_is_recorded_and_one_that_was_told_to_is_not(
     party = Party(2)
     party.tell(ev.AgentExited("j-w1", -9))
     exits = [action for action in party.told if isinstance(action, actions.RecordAgentExit)]
-    assert exits == [actions.RecordAgentExit("j-w1", -9)]
+    assert exits == [actions.RecordAgentExit("j-w1", ExitCause.CRASHED)]
+    metrics = Metrics(lambda: [job(party.machine)], version="1")
+    metrics.observe_agent_exit("a-1", exits[0].cause)
+    assert value(metrics, "cordee_job_agent_exits_total", cause="crashed") == 1
     party.tell(ev.CancelRequested())
     party.tell(ev.AgentExited("j-w0", 71))
     assert len([action for action in party.told if isinstance(action, actions.RecordAgentExit)]) == 1
+
+
+def test_the_substrates_word_on_an_agents_end_counts_and_else_its_code() -> None:
+    party = Party(3)
+    party.tell(ev.AgentExited("j-w1", 71, "was preempted", taken=True, cause=ExitCause.PREEMPTED))
+    party.tell(ev.AgentExited("j-w2", None, "no room"))
+    exits = [action.cause for action in party.told if isinstance(action, actions.RecordAgentExit)]
+    assert exits == [ExitCause.PREEMPTED, ExitCause.NOT_STARTED]
+    assert {exit_cause(code) for code in range(-64, 256)} == {
+        ExitCause.CRASHED,
+        ExitCause.LEFT,
+        ExitCause.SCRIPT_FAILED,
+        ExitCause.EXHAUSTED,
+    }
 
 
 def test_a_stall_is_told_by_cause_and_by_what_it_went_into() -> None:

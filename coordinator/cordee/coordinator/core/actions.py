@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from cordee.coordinator.core.model import JobState, LossCause, Member, PostMortem, StopReason, World
+from cordee.coordinator.core.model import ExitCause, JobState, LossCause, Member, PostMortem, StopReason, World
 from cordee.coordinator.core.record import JobRecord
 
 __all__ = [
@@ -134,7 +134,7 @@ class RecordAgentExit:
     """An agent ended, and nobody had asked it to."""
 
     worker: str
-    code: int | None
+    cause: ExitCause
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from cordee.coordinator.core.activity import Activity
-from cordee.coordinator.core.model import ArrivalReason, Outlook, PostMortem, Result
+from cordee.coordinator.core.model import ArrivalReason, ExitCause, Outlook, PostMortem, Result
 
 __all__ = [
     "AgentAbsent",
@@ -146,6 +146,8 @@ class AgentExited:
     taken: bool = False
     """The substrate took it (evicted, preempted, its machine lost): it is nobody's fault, counts for nothing, and
     `message` is a whole sentence."""
+    cause: ExitCause | None = None
+    """What the substrate says of why; None: the code says it."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,7 +16,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import Enum
 
-from cordee.coordinator.core.model import Policy
+from cordee.coordinator.core.model import ExitCause, Policy
 from cordee.coordinator.core.record import Deaths
 
 __all__ = [
@@ -28,6 +28,7 @@ __all__ = [
     "Verdict",
     "count",
     "describe_exit",
+    "exit_cause",
     "judge",
     "own_doing",
     "pause",
@@ -73,6 +74,11 @@ EXITS: dict[int, tuple[Verdict, str]] = {
 
 def judge(code: int | None) -> Verdict:
     return Verdict.CRASHED if code is None else EXITS.get(code, (Verdict.CRASHED, ""))[0]
+
+
+def exit_cause(code: int | None) -> ExitCause:
+    """What an exit code says of why an agent ended."""
+    return ExitCause.NOT_STARTED if code is None else ExitCause[judge(code).name]
 
 
 def describe_exit(code: int | None, message: str = "") -> str:

@@ -10,7 +10,7 @@ from cordee.coordinator.core import events
 from cordee.coordinator.core.actions import RecordAgentExit, SendStop
 from cordee.coordinator.core.crew import Crew
 from cordee.coordinator.core.deaths import bury, dies_again, exhausted
-from cordee.coordinator.core.failure import WORKERS_WORDS, Verdict, describe_exit, judge, pause, retry
+from cordee.coordinator.core.failure import WORKERS_WORDS, Verdict, describe_exit, exit_cause, judge, pause, retry
 from cordee.coordinator.core.lifecycle import STOP_REASONS
 from cordee.coordinator.core.model import (
     ArrivalReason,
@@ -231,8 +231,8 @@ def _on_agent_exited(crew: Crew, event: events.AgentExited) -> None:
     if slot.retiring or (crew.finishing and verdict is not Verdict.SCRIPT_FAILED):
         return
     words = event.message if event.taken else f"{event.worker}'s agent {describe_exit(event.code, event.message)}"
-    if not blameless and not event.taken:
-        crew.actions.append(RecordAgentExit(event.worker, event.code))
+    if not blameless:
+        crew.actions.append(RecordAgentExit(event.worker, event.cause or exit_cause(event.code)))
     if verdict is Verdict.SCRIPT_FAILED:
         # The agent's exit may overtake the worker's own words, which carry the traceback.
         slot.fail_by = crew.now + (crew.policy.last_words_seconds if slot.session is not None else 0.0)

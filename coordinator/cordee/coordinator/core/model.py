@@ -10,6 +10,7 @@ __all__ = [
     "TERMINAL_STATES",
     "ArrivalReason",
     "Cause",
+    "ExitCause",
     "JobError",
     "JobState",
     "LossCause",
@@ -67,6 +68,30 @@ class LossCause(StrEnum):
     """It is alive, but held its peers up for too long."""
     LINK = "link"
     """Two members that live cannot reach each other."""
+
+
+class ExitCause(StrEnum):
+    """Why an agent ended, in a word; the `cause` label of the agents' metrics."""
+
+    CRASHED = "crashed"
+    LEFT = "left"
+    """In good order."""
+    SCRIPT_FAILED = "script_failed"
+    EXHAUSTED = "exhausted"
+    """Its worker crashed too often."""
+    NOT_STARTED = "not_started"
+    """It could not be run, or is gone for reasons that the launcher does not know."""
+    OUT_OF_MEMORY = "out_of_memory"
+    """The substrate killed it for that."""
+    # The substrate took it.
+    PREEMPTED = "preempted"
+    EVICTED = "evicted"
+    TAINTED = "tainted"
+    PRESSURE = "pressure"
+    """By its machine, which was short of something."""
+    NODE_LOST = "node_lost"
+    UNREACHABLE = "unreachable"
+    DELETED = "deleted"
 
 
 class ArrivalReason(StrEnum):

@@ -53,7 +53,7 @@ class Agents:
         """Report what becomes of agents, for ever."""
         async for told in self._launcher.exits():
             if isinstance(told, AgentExit):
-                self._told(told.job, AgentExited(told.worker, told.code, told.message, told.taken))
+                self._told(told.job, AgentExited(told.worker, told.code, told.message, told.taken, told.cause))
             else:
                 self._told(told.job, AgentNoted(told.worker, told.kind, told.message, told.outlook))
 

@@ -191,8 +191,8 @@ class Turns:
                 self._metrics.observe_recovery(job.id, cause.value, seconds)
             case actions.RecordDeath(death=death):
                 self._metrics.observe_death(job.id, death)
-            case actions.RecordAgentExit(code=code):
-                self._metrics.observe_agent_exit(job.id, code)
+            case actions.RecordAgentExit(cause=cause):
+                self._metrics.observe_agent_exit(job.id, cause)
             case actions.SetState(state, reason):
                 _log.info("job %s: %s%s", job.id, state.value, f" ({reason})" if reason else "")
             case actions.Persist() | actions.RecordEvent():

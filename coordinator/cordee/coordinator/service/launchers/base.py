@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
-from cordee.coordinator.core.model import Outlook
+from cordee.coordinator.core.model import ExitCause, Outlook
 from cordee.coordinator.errors import CoordinatorError
 from cordee.coordinator.spec import JobSpec
 
@@ -59,6 +59,8 @@ class AgentExit:
     taken: bool = False
     """The substrate took it (evicted, preempted, its machine lost): nobody's fault, and `message` says it whole, as
     what follows "the agent"."""
+    cause: ExitCause | None = None
+    """Why, in a word, where the substrate knows more than the code says."""
 
 
 @dataclass(frozen=True, slots=True)

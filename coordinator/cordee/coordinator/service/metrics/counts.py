@@ -10,8 +10,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
-from cordee.coordinator.core.failure import Verdict, judge
-from cordee.coordinator.core.model import Cause, LossCause, PostMortem
+from cordee.coordinator.core.model import Cause, ExitCause, LossCause, PostMortem
 
 __all__ = ["CHECKPOINT_TROUBLES", "Histogram", "JobCounts", "Rising", "ServiceCounts"]
 
@@ -29,10 +28,7 @@ CHECKPOINT_TROUBLES: Final = {"checkpoint_failed": "failed", "checkpoint_damaged
 """Kinds of workers' notes that are about a checkpoint's failure, and what they count as."""
 
 _SIGNALS: Final = {-9: "killed", -15: "terminated", -11: "segmentation_fault", -7: "bus_error", -6: "aborted"}
-_NOT_STARTED: Final = "not_started"
 _DEATHS: Final = (*_SIGNALS.values(), "signal", "exit", "silent")
-
-_AGENT_EXITS: Final = (*(verdict.value.replace(" ", "_") for verdict in Verdict), _NOT_STARTED)
 
 
 @dataclass(slots=True)
@@ -75,10 +71,6 @@ class Rising:
         return self.total
 
 
-def _words(code: int | None) -> str:
-    return _NOT_STARTED if code is None else judge(code).value.replace(" ", "_")
-
-
 def _zeros(names: Iterable[str]) -> dict[str, float]:
     return dict.fromkeys(map(str, names), 0.0)
 
@@ -95,7 +87,7 @@ class JobCounts:
     stalls: dict[str, float] = field(default_factory=lambda: _zeros(set(Cause) - {Cause.START}))
     stall_parts: dict[str, float] = field(default_factory=lambda: _zeros(_STALL_PARTS))
     deaths: dict[str, float] = field(default_factory=lambda: _zeros(_DEATHS))
-    agent_exits: dict[str, float] = field(default_factory=lambda: _zeros(_AGENT_EXITS))
+    agent_exits: dict[str, float] = field(default_factory=lambda: _zeros(ExitCause))
     checkpoints: int = 0
     checkpoint_write: Histogram = field(default_factory=lambda: Histogram(_WRITE_BUCKETS))
     checkpoint_bytes: int | None = None
@@ -135,10 +127,6 @@ class JobCounts:
     def died(self, death: PostMortem) -> None:
         """A worker's process died."""
         self.deaths["silent" if death.silent else _SIGNALS.get(death.code, "signal" if death.code < 0 else "exit")] += 1
-
-    def agent_exited(self, code: int | None) -> None:
-        """An agent ended unasked."""
-        self.agent_exits[_words(code)] += 1
 
     def checkpointed(self, num_bytes: int, seconds: float) -> None:
         """A checkpoint was committed."""

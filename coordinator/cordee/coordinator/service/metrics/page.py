@@ -61,9 +61,9 @@ class Metrics:
         """A worker's process died unasked."""
         self._of(job).died(death)
 
-    def observe_agent_exit(self, job: str, code: int | None) -> None:
+    def observe_agent_exit(self, job: str, cause: str) -> None:
         """An agent ended unasked."""
-        self._of(job).agent_exited(code)
+        self._of(job).agent_exits[cause] += 1
 
     def observe_checkpoint(self, job: str, num_bytes: int, seconds: float) -> None:
         """A checkpoint was committed, after so many seconds."""
