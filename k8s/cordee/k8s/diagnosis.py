@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, Final
 
-from cordee.coordinator.core.model import Outlook
+from cordee.coordinator.core.model import ExitCause, Outlook
 from cordee.k8s.api import Json
 from cordee.k8s.names import CONTAINER
 
@@ -104,6 +104,11 @@ class Finding:
     def taken(self) -> bool:
         """It is the platform's doing."""
         return self.fate in TAKEN
+
+    @property
+    def cause(self) -> ExitCause | None:
+        """Why it ended, where the cluster knows more than the exit code says."""
+        return ExitCause(self.fate.value) if self.taken or self.fate is Fate.OUT_OF_MEMORY else None
 
 
 def diagnose(pod: Json, *, gone: bool = False) -> Finding:

@@ -221,6 +221,14 @@ def test_the_substrates_word_on_an_agents_end_counts_and_else_its_code() -> None
     }
 
 
+def test_whatever_takes_a_pod_has_a_word_of_its_own() -> None:
+    from cordee.k8s.diagnosis import TAKEN, Fate, Finding
+
+    assert {Finding(fate).cause for fate in TAKEN} == {ExitCause(fate.value) for fate in TAKEN}
+    assert Finding(Fate.OUT_OF_MEMORY).cause is ExitCause.OUT_OF_MEMORY
+    assert Finding(Fate.EXITED).cause is None
+
+
 def test_a_stall_is_told_by_cause_and_by_what_it_went_into() -> None:
     metrics = Metrics(lambda: [job()], version="1")
     # worker/resumption.py's words
