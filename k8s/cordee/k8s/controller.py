@@ -25,10 +25,10 @@ from cordee.k8s.api import Api, Json
 from cordee.k8s.errors import ApiError, KubernetesError
 from cordee.k8s.facts import document_of, facts_of, key_of, object_of, pack_config_map, source_of
 from cordee.k8s.happenings import MAX_AGE_SECONDS, Post, Teller
+from cordee.k8s.names import JOB_LABEL
 from cordee.k8s.objects import Objects
 from cordee.k8s.owners import Owner, Owners
 from cordee.k8s.reconcile import Memory, Refusal, Rest, Step, Thing, next_step
-from cordee.k8s.status import JOB_LABEL
 from cordee.k8s.watch import Change, Collection, Kind, Watcher, on_loop
 from cordee.k8s.workqueue import WorkQueue
 
@@ -215,7 +215,7 @@ class ObjectsFront:
             if data is None and job is not None and self._names.get(job.id, name) != name:
                 return  # its object has another name
             thing = None if data is None else Thing.read(data)
-            facts = None if job is None else facts_of(job, self._controller.now(), self._nodes)
+            facts = None if job is None else facts_of(job, self._nodes)
             self._pace(name)
             step = next_step(thing, facts, self._memory(name), self._controller.now())
             if isinstance(step, Rest):

@@ -9,8 +9,9 @@ from cordee.coordinator.bundle import Bundle, pack_files
 from cordee.coordinator.errors import InvalidError
 from cordee.coordinator.service.job import Job
 from cordee.coordinator.spec import API_VERSION, KIND, JobDocument, SpecError, parse_job
+from cordee.k8s.names import labels
 from cordee.k8s.reconcile import COORDINATOR_LABEL, FINALIZER
-from cordee.k8s.status import JOB_LABEL, JobFacts, MemberFacts
+from cordee.k8s.status import MAX_MEMBERS, JobFacts, MemberFacts
 
 __all__ = ["document_of", "facts_of", "key_of", "object_of", "pack_config_map", "source_of", "uid_of"]
 
@@ -28,32 +29,34 @@ def uid_of(job: Job) -> str:
     return job.key.removeprefix(_KEY) if job.key.startswith(_KEY) else ""
 
 
-def facts_of(job: Job, now: float, nodes: Mapping[str, str]) -> JobFacts:
+def facts_of(job: Job, nodes: Mapping[str, str]) -> JobFacts:
     """A job as it is now. `nodes` says on which node a worker's pod is."""
-    view = job.view(now)
+    record, progress, workers = job.machine.record, job.progress, job.machine.workers()
+    result = record.result
+    members = () if job.ended else workers  # at its end nobody is a member any more
     return JobFacts(
         id=job.id,
         name=job.name,
         uid=uid_of(job),
-        state=view.state,
-        reason=view.reason,
-        minimum=view.workers.min,
-        maximum=view.workers.max,
-        wanted=view.workers.wanted,
-        running=view.workers.now,
-        generation=view.generation,
-        recoveries=view.recoveries,
-        step=view.step,
-        steps_total=view.steps_total,
-        loss=view.loss,
-        samples=view.samples,
-        checkpoint_step=job.progress.checkpoint_step,
-        started_at=view.started_at,
-        finished_at=view.finished_at,
-        weights_sha256=view.weights_sha256 or "",
+        state=record.state.value,
+        reason=record.reason,
+        minimum=record.minimum,
+        maximum=record.maximum,
+        wanted=record.wanted,
+        running=sum(member.rank is not None for member in members),
+        generation=record.generation,
+        recoveries=record.recoveries,
+        step=job.step(workers),
+        steps_total=progress.steps_total,
+        loss=progress.loss,
+        samples=progress.samples if result is None else result.samples,
+        checkpoint_step=progress.checkpoint_step,
+        started_at=record.started_at,
+        finished_at=record.finished_at,
+        weights_sha256="" if result is None else result.weights_sha256,
         members=tuple(
             MemberFacts(member.worker, member.state, member.rank, member.restarts, nodes.get(member.worker, ""))
-            for member in view.members
+            for member in members[:MAX_MEMBERS]
         ),
         gone=job.machine.done,
     )
@@ -73,12 +76,9 @@ def object_of(job: Job, *, namespace: str, coordinator: str) -> dict[str, Any]:
             "name": job.id,
             "namespace": namespace,
             "labels": {
-                "app.kubernetes.io/managed-by": "cordee",
-                "app.kubernetes.io/name": "cordee",
-                "app.kubernetes.io/instance": coordinator,
+                **labels(coordinator, job.id),
                 "app.kubernetes.io/component": "job",
                 COORDINATOR_LABEL: coordinator,
-                JOB_LABEL: job.id,
             },
             "annotations": {"cordee.dev/name": job.name, "cordee.dev/submitted-by": "cordee submit"},
             "finalizers": [FINALIZER],

@@ -11,8 +11,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
+from cordee.k8s.names import JOB_LABEL
 from cordee.k8s.status import (
-    JOB_LABEL,
     TERMINAL,
     JobFacts,
     accepted_status,
@@ -216,17 +216,17 @@ def _without_job(thing: Thing, memory: Memory, now: float) -> Step:
         if thing.status.get("state") not in TERMINAL:
             return WriteStatus(lost_status(thing.status, thing.generation, now))
         return Release() if thing.finalizer else Rest()
-    if not (thing.finalizer and thing.coordinator):
-        return Claim()
     refusal = memory.refusal
     if refusal is None or refusal.generation != thing.generation:
-        return Submit()
+        return Submit() if thing.finalizer and thing.coordinator else Claim()
     final = refusal.retry_at is None
     wanted = refused_status(refusal.sentence, refusal.reason, thing.generation, thing.status, now, final=final)
     if wanted != thing.status:
         return WriteStatus(wanted)
     if refusal.retry_at is not None and now >= refusal.retry_at:
         return Submit()
+    if final and thing.finalizer:
+        return Release()  # there is nothing that would have to be cleaned up
     return Rest(refusal.retry_at)
 
 

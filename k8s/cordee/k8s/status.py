@@ -10,8 +10,9 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Final
 
+from cordee.k8s.names import JOB_LABEL
+
 __all__ = [
-    "JOB_LABEL",
     "MAX_MEMBERS",
     "PROGRESS_FIELDS",
     "STATES",
@@ -30,7 +31,6 @@ Status = dict[str, Any]
 STATES: Final = ("pending", "starting", "running", "recovering", "succeeded", "failed", "cancelled")
 TERMINAL: Final = frozenset({"succeeded", "failed", "cancelled"})
 MAX_MEMBERS: Final = 64
-JOB_LABEL: Final = "cordee.dev/job"
 PROGRESS_FIELDS: Final = frozenset({"step", "loss", "samples", "checkpointStep"})
 """What changes all the time while a job runs."""
 _MAX_MESSAGE: Final = 4096

@@ -244,8 +244,12 @@ def test_a_mistake_is_final_until_the_object_changes() -> None:
     conditions = {c["type"]: c["status"] for c in step.status["conditions"]}
     assert (conditions["Accepted"], conditions["Stalled"]) == ("False", "True")
     thing = replace(thing, status=step.status)
+    assert next_step(thing, None, memory, 1e9) == reconcile.Release(), "it can be deleted without us"
+    thing = replace(thing, finalizer=False)
     assert next_step(thing, None, memory, 1e9) == Rest()
-    assert next_step(replace(thing, generation=2), None, memory, 0.0) == reconcile.Submit()
+    changed = replace(thing, generation=2)
+    assert next_step(changed, None, memory, 0.0) == reconcile.Claim()
+    assert next_step(replace(changed, finalizer=True), None, memory, 0.0) == reconcile.Submit()
 
 
 def test_progress_alone_is_written_less_often_when_many_jobs_run() -> None:
