@@ -13,7 +13,7 @@ from cordee.coordinator.cli.prepare import Wish, prepare
 from cordee.coordinator.errors import InvalidError
 from cordee.coordinator.service.admission import check_source, has_source
 from cordee.coordinator.service.folder import StateFolder
-from cordee.coordinator.spec import JobDocument, SpecError, parse_job
+from cordee.coordinator.spec import JobDocument, SpecError, load_job, parse_job
 
 SHA = "0" * 64
 
@@ -113,6 +113,16 @@ def test_a_job_file_whose_source_lies_elsewhere_is_submitted_without_a_bundle(tm
         prepare(Wish(script=file))
     with pytest.raises(UsageError, match="the source lies elsewhere"):
         prepare(Wish(script=file, source=tmp_path), elsewhere=True)
+
+
+@pytest.mark.parametrize(
+    "file", sorted((Path(__file__).parents[3] / "examples").glob("*.yaml")), ids=lambda file: file.name
+)
+def test_the_examples_job_files_are_good_and_name_their_schema(file: Path) -> None:
+    assert load_job(file).metadata.name == "digits"
+    assert (file.parent / load_job(file).spec.script).exists()
+    first = file.read_text(encoding="utf-8").splitlines()[0]
+    assert (file.parent / first.removeprefix("# yaml-language-server: $schema=")).resolve().exists()
 
 
 def test_what_is_packed_is_found_by_what_is_checked(folder: StateFolder, tmp_path: Path) -> None:

@@ -10,9 +10,10 @@ from typing import IO, Final, cast
 from cordee.coordinator.errors import InvalidError
 from cordee.coordinator.service.folder import StateFolder
 from cordee.coordinator.service.launchers.base import Launcher
-from cordee.coordinator.spec import JobDocument, JobSpec
+from cordee.coordinator.service.rest.models import Placement
+from cordee.coordinator.spec import JobDocument, JobSpec, Workers
 
-__all__ = ["check_capacity", "check_launcher", "check_source", "has_source"]
+__all__ = ["check_capacity", "check_launcher", "check_source", "has_source", "placement"]
 
 # What a worker unpacks at most (cordee.worker.source); looking for the script must not cost more.
 MAX_MEMBERS: Final = 100_000
@@ -84,6 +85,19 @@ class _Bounded:
 
 def _bounded(unzipped: gzip.GzipFile) -> IO[bytes]:
     return cast("IO[bytes]", _Bounded(unzipped))
+
+
+def placement(launcher: Launcher, workers: Workers, granted: int, occupied: int) -> Placement:
+    """Where a job would run that is granted so many workers now."""
+    capacity = launcher.capacity()
+    free = max(capacity - occupied, 0)
+    where = f"{launcher.where} ({free} of {capacity} worker slots are free)"
+    message = (
+        f"{granted} of {workers.max} workers would start now on {where}"
+        if granted
+        else f"it would wait: it needs {workers.min} free worker slots on {where}"
+    )
+    return Placement(launcher=launcher.name, workers_now=granted, capacity=capacity, free=free, message=message)
 
 
 def _check_bundle(folder: StateFolder, sha256: str, script: str) -> None:

@@ -8,7 +8,6 @@ import asyncio
 import contextlib
 import hashlib
 import logging
-import secrets
 from collections.abc import AsyncIterator, Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
@@ -21,7 +20,7 @@ from cordee.coordinator.core.model import JobState, Policy
 from cordee.coordinator.core.record import JobRecord
 from cordee.coordinator.errors import ConflictError, InvalidError, NotFoundError
 from cordee.coordinator.faults import Fault
-from cordee.coordinator.service.admission import check_capacity, check_launcher, check_source, has_source
+from cordee.coordinator.service.admission import check_capacity, check_launcher, check_source, has_source, placement
 from cordee.coordinator.service.auth import new_token
 from cordee.coordinator.service.bundles import keep_bundle
 from cordee.coordinator.service.environment import agent_environment
@@ -30,6 +29,7 @@ from cordee.coordinator.service.job import NUM_EVENTS, Clock, Job, Progress
 from cordee.coordinator.service.launchers.base import Launcher
 from cordee.coordinator.service.logs import LogLine, LogReader
 from cordee.coordinator.service.metrics import Metrics
+from cordee.coordinator.service.names import asked_by, new_id
 from cordee.coordinator.service.outgoing import Mailbox, SendFault
 from cordee.coordinator.service.policy import job_policy
 from cordee.coordinator.service.rest.models import EventPage, FaultView, JobView, NumberedEvent, Placement
@@ -43,7 +43,6 @@ _log = logging.getLogger(__name__)
 
 _WATCH_SECONDS: Final = 0.125  # between two views at least
 _WATCH_AGAIN_SECONDS: Final = 5.0  # a view at least so often: a reader that is gone is noticed
-_ID_ALPHABET: Final = "abcdefghijklmnopqrstuvwxyz234567"  # base32's, in lower case
 
 
 class Controller:
@@ -176,16 +175,7 @@ class Controller:
         occupied = sum(job.machine.occupied for job in self._turns.open.values())
         mine = scheduler.Demand("", workers.min, workers.max, submitted=self._clock.now())
         granted = scheduler.schedule([*self._turns.demands(), mine], capacity, self._turns.parting())[""]
-        free = max(capacity - occupied, 0)
-        where = f"{self._launcher.where} ({free} of {capacity} worker slots are free)"
-        message = (
-            f"{granted} of {workers.max} workers would start now on {where}"
-            if granted
-            else f"it would wait: it needs {workers.min} free worker slots on {where}"
-        )
-        return Placement(
-            launcher=self._launcher.name, workers_now=granted, capacity=capacity, free=free, message=message
-        )
+        return placement(self._launcher, workers, granted, occupied)
 
     async def submit(self, document: JobDocument, bundle: str | None = None, *, key: str = "", by: str = "") -> JobView:
         """Take a job in. It is on disk when this returns. Under a key that is known already: the job of that time."""
@@ -212,7 +202,7 @@ class Controller:
         self._folder.job(identity).mkdir(parents=True, exist_ok=True)
         self._store.create_job(row, token, key=key)
         job = self._load(row, token, key)
-        self._turns.note(job, "submitted", f"{document.spec.script}, {workers} workers{_by(by)}")
+        self._turns.note(job, "submitted", f"{document.spec.script}, {workers} workers{asked_by(by)}")
         for message in ignored:
             self._turns.note(job, "ignored", message)
         self._turns.reschedule()
@@ -274,7 +264,7 @@ class Controller:
         job = self._find_open(ref, "scaled")
         check_capacity(self._launcher, minimum)
         if by:
-            self._turns.note(job, "asked", f"{minimum}:{maximum} workers{_by(by)}")
+            self._turns.note(job, "asked", f"{minimum}:{maximum} workers{asked_by(by)}")
         self.feed(job, events.ScaleRequested(minimum, maximum))
         self._turns.reschedule()
         return job.view(self._clock.now())
@@ -282,7 +272,7 @@ class Controller:
     async def cancel(self, ref: str, *, by: str = "") -> JobView:
         """End a job."""
         job = self._find_open(ref, "cancelled")
-        self.feed(job, events.CancelRequested(f"cancelled{_by(by)}") if by else events.CancelRequested())
+        self.feed(job, events.CancelRequested(f"cancelled{asked_by(by)}") if by else events.CancelRequested())
         return job.view(self._clock.now())
 
     def inject(self, ref: str, fault: Fault) -> FaultView:
@@ -399,14 +389,9 @@ class Controller:
 
     def _new_id(self, name: str) -> str:
         while True:
-            identity = f"{name}-{''.join(secrets.choice(_ID_ALPHABET) for _ in range(6))}"
+            identity = new_id(name)
             if identity not in self._turns.jobs and not self._folder.job(identity).exists():
                 return identity
-
-
-def _by(who: str) -> str:
-    """Who asked for it, where that is known; what an identity provider calls people is cut to a sane length."""
-    return f" by {who[:200]}" if who else ""
 
 
 def _digest(token: str) -> bytes:
