@@ -110,8 +110,11 @@ def become(spec: dict[str, Any]) -> None:
 
 
 def execute(spec: dict[str, Any]) -> None:
-    for number in (signal.SIGPIPE, signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.SIG_DFL)
+    # What whoever runs the nodes ignores or blocks is no concern of the container's.
+    for number in signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP}:
+        with contextlib.suppress(OSError, ValueError):
+            signal.signal(number, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())
     os.umask(0o022)
     try:
         os.chdir(spec["workdir"])
