@@ -39,6 +39,9 @@ def test_losses_are_warnings_and_stacks_are_not_told() -> None:
     told = teller().tell(1, "agent_exited", "w0 ended", 0.0)
     assert isinstance(told, Post)
     assert (told.body["type"], told.body["reason"]) == ("Warning", "AgentExited")
+    lost = teller().tell(1, "node_lost", "the node a is lost", 0.0)
+    assert isinstance(lost, Post)
+    assert (lost.body["type"], lost.body["reason"]) == ("Warning", "NodeLost")
     assert teller().tell(1, "stack", "a page", 0.0) is None
 
 
