@@ -6,6 +6,7 @@ of a job's fields it came in.
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Final
 
 from pydantic import ValidationError
@@ -43,7 +44,7 @@ def pod_environment(config: Config, job: str, spec: JobSpec) -> dict[str, str]:
     told = {
         "CORDEE_WORKDIR": WORKDIR,
         "CORDEE_TOKEN_FILE": f"{IDENTITY_PATH}/token",
-        "CORDEE_GRACE_SECONDS": f"{max(grace - 5.0, grace / 2.0):g}",  # the agent's own end needs a moment as well
+        "CORDEE_GRACE_SECONDS": f"{max(grace - 10.0, grace / 2.0):g}",  # then the last lines of its log go out
         "HOME": HOME,
     }
     if config.tls is not None:
@@ -71,6 +72,9 @@ def pod_manifest(
     """
     settings = config.kubernetes
     spec = agent.job_spec or JobSpec(script="none")
+    if config.advertise.rest is not None:  # its logs and results travel there: nobody else sees a pod's own disk
+        uploads = f"{config.advertise.rest.rstrip('/')}/v1/workers/{agent.worker}"
+        agent = replace(agent, environment={**agent.environment, "CORDEE_UPLOADS": uploads})
     defaults = _defaults(settings)
     wish = combine(defaults, spec.pod)
     pod = _base(agent, spec, wish, settings, namespace, owner)

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cordee.coordinator.config import Config
+from cordee.coordinator.config import Advertise, Config
 from cordee.coordinator.errors import InvalidError
 from cordee.coordinator.service.launchers.base import AgentSpec
 from cordee.coordinator.spec import JobSpec
@@ -379,3 +379,9 @@ def test_merging_leaves_what_it_merges_alone(target: dict[str, Any], patch: dict
     assert all(key in merged for key, value in patch.items() if value is not None and key != "$patch")
     assert not any(key in merged for key, value in patch.items() if value is None)
     assert merge(target, {}) == target
+
+
+def test_a_pods_logs_and_results_travel_to_where_the_coordinator_can_be_reached() -> None:
+    where = config().model_copy(update={"advertise": Advertise(rest="https://cordee.here.svc:8470/")})
+    found = {entry["name"]: entry.get("value") for entry in worker(make(where=where))["env"]}
+    assert found["CORDEE_UPLOADS"] == "https://cordee.here.svc:8470/v1/workers/digits-abc-w0"
