@@ -1,9 +1,10 @@
 """A coordinator whose agents share no folder with it: what pods are, without Kubernetes. For tests only.
 
-    python podlike_coordinator.py STATE PODS [SLOTS]     the coordinator
-    python podlike_coordinator.py                        an agent, as the coordinator's launcher starts it
+    python podlike_coordinator.py STATE PODS     the coordinator
+    python podlike_coordinator.py                an agent, as the coordinator's launcher starts it
 
-Every start of an agent has a folder of its own below PODS, and knows the coordinator by its ports alone.
+Every start of an agent has a folder of its own below PODS, and knows the coordinator by its ports alone. With
+CONTAINED=1 it is also process 1 of a namespace, as a user without a name, on a root that is read-only (`pid_one.sh`).
 """
 
 import asyncio
@@ -14,11 +15,14 @@ from pathlib import Path
 
 from cordee.coordinator.service.server import CoordinatorServer
 
+AGENT = (sys.executable, "-P", "-m", "cordee.worker.agent")
+CONTAINED = ("unshare", "--mount", "--pid", "--fork", "--kill-child", str(Path(__file__).with_name("pid_one.sh")))
 
-async def coordinate(state: Path, pods: Path, slots: int) -> None:
+
+async def coordinate(state: Path, pods: Path) -> None:
     """Until it is told to end."""
     os.environ["PODS"] = str(pods)
-    server = CoordinatorServer(state, slots=slots, agent_command=(sys.executable, __file__))
+    server = CoordinatorServer(state, slots=3, agent_command=(sys.executable, __file__))
     await server.start()
     await server.serve_forever()
 
@@ -29,13 +33,18 @@ def become_agent() -> None:
     url = json.loads((folder.parent.parent / "endpoint.json").read_text())["url"]
     pod = Path(os.environ["PODS"]) / f"{worker}.{os.getpid()}"
     pod.mkdir(parents=True)
-    os.environ |= {"CORDEE_WORKDIR": str(pod), "CORDEE_UPLOADS": f"{url}/v1/workers/{worker}"}
-    os.environ["CORDEE_CHECKPOINT_STORAGE"] = os.environ["CORDEE_CHECKPOINT_STORAGE"].replace(str(folder), str(pod))
+    os.environ |= {
+        "CORDEE_WORKDIR": str(pod),
+        "CORDEE_UPLOADS": f"{url}/v1/workers/{worker}",
+        "CORDEE_CHECKPOINT_SECONDS": "0",  # there is no storage that all of them see
+        "PYTHON_PREFIX": sys.base_prefix,
+    }
     os.chdir(pod)
-    os.execv(sys.executable, [sys.executable, "-P", "-m", "cordee.worker.agent"])
+    command = (*CONTAINED, *AGENT) if os.environ.get("CONTAINED") else AGENT
+    os.execvp(command[0], command)
 
 
 if __name__ == "__main__":
     if len(sys.argv) == 1:
         become_agent()
-    asyncio.run(coordinate(Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3]) if sys.argv[3:] else 3))
+    asyncio.run(coordinate(Path(sys.argv[1]), Path(sys.argv[2])))

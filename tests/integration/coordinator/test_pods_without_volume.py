@@ -90,7 +90,9 @@ class Cluster:
     def submit(self, script: str, **spec: Any) -> str:
         bundle, sha256 = make_bundle({"train.py": textwrap.dedent(script)})
         with self.client() as client:
-            return client.submit(make_document("pods", (2, 2), **spec), bundle, sha256)["id"]
+            document = make_document("pods", (2, 2))
+            document["spec"] |= spec
+            return client.submit(document, bundle, sha256)["id"]
 
     def end_of(self, job: str) -> Any:
         with self.client() as client:
@@ -129,8 +131,9 @@ def eventually(holds: Callable[[], bool]) -> None:
 
 
 @pytest.fixture
-def cluster(tmp_path: Path) -> Iterator[Cluster]:
+def cluster(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Cluster]:
     kept = {name: value for name, value in os.environ.items() if not name.startswith("CORDEE_")}
+    kept |= getattr(request, "param", {})
     cluster = Cluster(tmp_path, kept | {"CORDEE_DEVICE": "cpu", "XDG_DATA_HOME": str(tmp_path / "data")})
     yield cluster
     cluster.close()
@@ -217,7 +220,7 @@ def test_a_ledger_is_proven_though_each_worker_wrote_its_own(cluster: Cluster) -
         first = next(member for member in client.job(job)["members"] if member["rank"] == 0)
     agent = psutil.Process(first["pid"]).parent()
     assert agent is not None
-    pod = Path(agent.environ()["CORDEE_WORKDIR"])
+    (pod,) = cluster.pods.glob(f"{first['worker']}.*")
     agent.kill()
     agent.wait()
     shutil.rmtree(pod)
@@ -234,3 +237,69 @@ def ledger_of(cluster: Cluster, job: str) -> dict[str, Any]:
         capture_output=True, text=True, check=False,
     )  # fmt: skip
     return json.loads(done.stdout)
+
+
+# --- as a container's process 1 ---
+
+contained = pytest.mark.parametrize("cluster", [{"CONTAINED": "1"}], indirect=True, ids=["contained"])
+needs_root = pytest.mark.skipif(
+    os.geteuid() != 0
+    or not (shutil.which("unshare") and shutil.which("setpriv"))
+    or not all(path.stat().st_mode & 0o001 for path in PODLIKE.parents),
+    reason="makes namespaces: needs root, util-linux' unshare and setpriv, and a checkout that others may read",
+)
+
+ORPHANS = """
+import subprocess
+for _ in range(20):  # whose parent is gone before they end
+    subprocess.run(["sh", "-c", "(setsid sleep 0.05 &) ; exit 0"], check=True)
+try:
+    Path("/written").write_text("")
+except OSError as error:
+    print("root:", error.strerror)
+print("I am", os.getuid(), os.getppid(), os.environ.get("HOME"))
+time.sleep(0.3)
+states = [path.read_text().rpartition(")")[2].split()[0] for path in Path("/proc").glob("[0-9]*/stat")]
+print("zombies:", states.count("Z"))
+"""
+
+
+@needs_root
+@contained
+def test_a_job_trains_where_every_agent_is_process_1_of_a_nameless_user(cluster: Cluster) -> None:
+    job = cluster.submit(script(epochs=2, pause=0.05).replace("run = elastic", ORPHANS + "run = elastic"))
+    view = cluster.end_of(job)
+    assert (view["state"], view["step"]) == ("succeeded", 30), (view["events"], cluster.arrived(job))
+    with cluster.client() as client:
+        said = [line["line"] for line in client.logs(job, worker=f"{job}-w1", follow=True)]
+    assert said[:2] == ["root: Read-only file system", "I am 65532 1 None"]
+    assert "zombies: 0" in said
+    assert sorted(cluster.arrived(job)) == sorted(cluster.written())
+    assert Path(view["weights_path"]).is_file()
+
+
+@needs_root
+@contained
+def test_process_1_drains_when_it_is_asked_to(cluster: Cluster) -> None:
+    job = cluster.submit(script(epochs=400, pause=0.05), workers={"min": 1, "max": 2})
+    eventually(lambda: len(cluster.arrived(job)) > 8)
+    with cluster.client() as client:
+        first = agent_of(cluster, f"{job}-w0")
+        os.kill(first.pid, signal.SIGTERM)  # as the kubelet does
+        first.wait(WAIT_SECONDS)
+        eventually(lambda: any(b"drained (exit code 71)" in line for line in cluster.arrived(job, f"{job}-w0")))
+        kinds = [event["kind"] for event in client.events(job)]
+        assert "drained" in kinds, kinds
+        assert "lost" not in kinds
+        client.cancel(job)
+
+
+def agent_of(cluster: Cluster, worker: str) -> psutil.Process:
+    """The process that is 1 in its namespace."""
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error):
+            command, told = process.cmdline(), process.environ()
+            mine = told.get("PODS") == str(cluster.pods) and told.get("CORDEE_WORKER") == worker
+            if mine and command[0] == sys.executable and "cordee.worker.agent" in command:
+                return process
+    raise AssertionError(worker)

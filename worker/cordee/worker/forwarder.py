@@ -111,6 +111,13 @@ class Forwarder:
             self._silenced = words
             self._say(f"the coordinator does not take this worker's log now, it is sent later: {words}")
 
+    def close(self) -> None:
+        """Lets go of the files and of the connection."""
+        for tail in self._tails.values():
+            tail.close()
+        self._tails.clear()
+        self._uplink.close()
+
     def _look(self) -> list[int]:
         """The files there are, in the order of their lines; those that are gone are read to their end, and let go."""
         present: list[int] = []
