@@ -30,9 +30,10 @@ def failures(made: dashboard.Dashboard) -> None:
     )
     made.with_panel(
         bars(
-            "What workers died of",
-            "Processes of workers that died unasked, as their agents saw it.",
+            "What workers and agents died of",
+            "Workers, as their agents saw it; and agents (in a cluster: pods), as the platform saw it.",
             Ask(rises("job_worker_deaths_total", "cause"), "{{cause}}"),
+            Ask(rises("job_agent_exits_total", "cause"), "agent: {{cause}}"),
             width=6,
         )
     )

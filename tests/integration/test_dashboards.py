@@ -6,6 +6,7 @@ checkpoint fails. Then each query of each panel, mark and variable is put to Pro
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import signal
@@ -53,6 +54,9 @@ def test_every_query_of_every_dashboard_has_data(trial: Trial, prometheus: Prome
     back = f'cordee_job_workers{{job_id="{trial.id}", count="now"}} == 2'
     prometheus.until(f"{back} and on (job_id) cordee_job_generation{of} > 1", "the worker is back")
     prometheus.until(f"sum(cordee_job_stall_seconds_total{of}) > 0", "the stall is told")
+    agent = json.loads((trial.state / "agents" / f"{trial.id}-w1.json").read_text())
+    os.kill(agent["process"]["pid"], signal.SIGKILL)
+    prometheus.until(f"sum(cordee_job_agent_exits_total{of}) > 0", "an agent's end is seen")
     with trial.client() as client:
         client.scale(trial.id, 2, 3)
         prometheus.until(f'cordee_job_worlds_total{{job_id="{trial.id}", cause="scale"}} > 0', "it is resized")

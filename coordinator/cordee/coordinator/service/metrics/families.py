@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Final, Literal
 
 __all__ = [
-    "AGENTS_LOST",
+    "AGENT_EXITS",
     "BUILD",
     "CERTIFICATE",
     "CHECKPOINTS",
@@ -54,7 +54,7 @@ __all__ = [
     "WORKERS",
     "WORKERS_ATTACHED",
     "WORKERS_BY_STATE",
-    "WORKER_LOSSES",
+    "WORKER_DEATHS",
     "WORKER_PACE",
     "WORKER_RANK",
     "WORKER_RESTARTS",
@@ -150,10 +150,10 @@ USEFUL: Final = Family(
 
 # -- failures
 
-WORKER_LOSSES: Final = Family(
+WORKER_DEATHS: Final = Family(
     "cordee_job_worker_deaths_total", "counter", "Worker processes that died unasked, by what of.", (*JOB, "cause")
 )
-AGENTS_LOST: Final = Family(
+AGENT_EXITS: Final = Family(
     "cordee_job_agent_exits_total", "counter", "Agents that ended unasked, by why.", (*JOB, "cause")
 )
 RECOVERIES: Final = Family(

@@ -167,8 +167,8 @@ class Metrics:
         page.add(f.SLOW_NOW, of, sum(member.slow for member in members))
         for family, by in (
             (f.WORLDS, kept.worlds),
-            (f.WORKER_LOSSES, kept.deaths),
-            (f.AGENTS_LOST, kept.agent_exits),
+            (f.WORKER_DEATHS, kept.deaths),
+            (f.AGENT_EXITS, kept.agent_exits),
             (f.RECOVERIES, kept.recoveries),
             (f.RECOVERING, kept.recovering),
             (f.STALL, kept.stalls),
