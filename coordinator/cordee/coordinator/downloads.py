@@ -17,7 +17,6 @@ from cordee.coordinator.errors import CoordinatorError
 
 __all__ = ["DownloadError", "download", "place_below"]
 
-_BLOCK_BYTES: Final = 1 << 20
 _READ_SECONDS: Final = 120.0  # the coordinator computes a large file's digest before its first byte
 
 
@@ -62,7 +61,7 @@ def download(
         digest = _digest(draft) if resumed else hashlib.sha256()
         _etag_file(draft).write_text(etag)
         with draft.open("ab" if resumed else "wb") as file:
-            for piece in response.iter_bytes(_BLOCK_BYTES):
+            for piece in response.iter_bytes():
                 digest.update(piece)
                 file.write(piece)
     found = digest.hexdigest()
