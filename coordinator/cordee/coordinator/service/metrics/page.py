@@ -3,6 +3,7 @@
 `prometheus_client` is imported when the first scrape comes: start-up time is on the way to a job's first step.
 """
 
+import asyncio
 import re
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -80,11 +81,19 @@ class Metrics:
 
     def render(self, accept: str) -> tuple[bytes, str]:
         """The page, in the format the scraper asks for, and its content type."""
+        return self._encode(self._collect(), accept)
+
+    async def serve(self, accept: str) -> tuple[bytes, str]:
+        """The same, beside the loop: what is read is read at one moment, but of many jobs it is much to write down."""
+        return await asyncio.to_thread(self._encode, self._collect(), accept)
+
+    @staticmethod
+    def _encode(collected: "Sequence[Metric]", accept: str) -> tuple[bytes, str]:
         from prometheus_client import CollectorRegistry
         from prometheus_client.exposition import choose_encoder
 
         registry = CollectorRegistry(auto_describe=False)
-        registry.register(_Snapshot(self._collect()))
+        registry.register(_Snapshot(collected))
         encode, content_type = choose_encoder(accept)
         return encode(registry), content_type
 

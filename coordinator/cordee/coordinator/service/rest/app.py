@@ -98,7 +98,7 @@ def create_app(
     @app.get("/metrics", tags=["service"], response_class=Response)
     async def prometheus(request: Request) -> Response:
         """Prometheus' text format."""
-        body, content_type = controller.metrics.render(request.headers.get("accept", ""))
+        body, content_type = await controller.metrics.serve(request.headers.get("accept", ""))
         return Response(body, media_type=content_type)
 
     @app.get("/openapi.json", include_in_schema=False)
