@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import json
 import os
 import socket
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -36,6 +38,9 @@ class PortForward:
         threading.Thread(target=self._accept, daemon=True).start()
 
     def close(self) -> None:
+        """No more connections; those there are go on until their ends close them."""
+        with contextlib.suppress(OSError):
+            self._listener.shutdown(socket.SHUT_RDWR)  # wakes who accepts
         self._listener.close()
 
     def _accept(self) -> None:
@@ -47,14 +52,17 @@ class PortForward:
             threading.Thread(target=self._connect, args=(client,), daemon=True).start()
 
     def _connect(self, client: socket.socket) -> None:
-        try:
-            server = socket.create_connection(self._target, timeout=5)
-        except OSError:
-            client.close()
-            return
-        server.settimeout(None)
-        for source, sink in ((client, server), (server, client)):
-            threading.Thread(target=_pipe, args=(source, sink), daemon=True).start()
+        with client:
+            try:
+                server = socket.create_connection(self._target, timeout=5)
+            except OSError:
+                return
+            with server:
+                server.settimeout(None)
+                back = threading.Thread(target=_pipe, args=(server, client), daemon=True)
+                back.start()
+                _pipe(client, server)
+                back.join()
 
 
 def _pipe(source: socket.socket, sink: socket.socket) -> None:
@@ -64,10 +72,8 @@ def _pipe(source: socket.socket, sink: socket.socket) -> None:
         sink.shutdown(socket.SHUT_WR)
     except OSError:
         for end in (source, sink):
-            try:
+            with contextlib.suppress(OSError):
                 end.shutdown(socket.SHUT_RDWR)
-            except OSError:
-                pass
 
 
 class Platform:
@@ -138,12 +144,19 @@ class Platform:
     def get(self, what: str) -> Any:
         return json.loads(self.kubectl("get", what, "--output", "json"))
 
-    def cordee(self, *words: str, check: bool = True) -> str:
-        """A `cordee` command from outside the cluster; what it printed."""
+    def cordee(self, *words: str, check: bool = True, patience_seconds: float = 60) -> str:
+        """A `cordee` command from outside the cluster; what it printed. As a person would, it tries again for a while
+        when the coordinator cannot be reached: right after it was killed, or while this machine is very busy."""
         command = [sys.executable, "-m", "cordee.coordinator.cli", *words]
-        done = subprocess.run(
-            command, env=self.environment, capture_output=True, text=True, timeout=60, check=False, cwd=self._folder
-        )
+        deadline = time.monotonic() + patience_seconds
+        while True:
+            done = subprocess.run(
+                command, env=self.environment, capture_output=True, text=True, timeout=60, check=False, cwd=self._folder
+            )
+            away = done.returncode != 0 and "no connection with the coordinator" in done.stderr
+            if not away or time.monotonic() > deadline:
+                break
+            time.sleep(0.5)
         if check and done.returncode != 0:
             raise RuntimeError(f"cordee {' '.join(words)}: exit code {done.returncode}\n{done.stdout}{done.stderr}")
         return done.stdout
