@@ -47,9 +47,11 @@ class Rendered:
         return found
 
     @property
-    def pods(self) -> list[Object]:
-        """The specs of all pods that come of these objects."""
-        return [o["spec"] for o in self.all("Pod")] + [o["spec"]["template"]["spec"] for o in self.all("Deployment")]
+    def pods(self) -> dict[str, Object]:
+        """The specs of all pods that come of these objects, by component: coordinator, cleanup, test."""
+        makers = [*self.all("Pod"), *self.all("Deployment")]
+        templates = [o["spec"].get("template", o) for o in makers]
+        return {t["metadata"]["labels"]["app.kubernetes.io/component"]: t["spec"] for t in templates}
 
     @property
     def config(self) -> str:

@@ -112,11 +112,11 @@ def test_the_api_server_takes_every_object_without_a_warning(server: ControlPlan
 @case
 def test_pods_are_admitted_where_only_restricted_ones_are(server: ControlPlane, case: str) -> None:
     """Admission judges pods, not what makes them: so each template is tried as a pod."""
-    for index, spec in enumerate(render(case=case).pods):
+    for component, spec in render(case=case).pods.items():
         pod = {
             "apiVersion": "v1",
             "kind": "Pod",
-            "metadata": {"name": f"pod-{index}", "namespace": NAMESPACE},
+            "metadata": {"name": component, "namespace": NAMESPACE},
             # The release's own account is not there in a dry run; priority classes of the system are not for everybody.
             "spec": {k: v for k, v in spec.items() if k != "priorityClassName"} | {"serviceAccountName": "default"},
         }
@@ -126,7 +126,7 @@ def test_pods_are_admitted_where_only_restricted_ones_are(server: ControlPlane, 
 
 
 def test_the_namespace_refuses_a_pod_that_is_not_restricted(server: ControlPlane) -> None:
-    spec = json.loads(json.dumps(render().pods[0]))
+    spec = json.loads(json.dumps(render().pods["test"]))
     spec["containers"][0]["securityContext"]["allowPrivilegeEscalation"] = True
     pod = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "pod", "namespace": NAMESPACE}, "spec": spec}
     done = server.run("kubectl", "create", "--dry-run=server", "-f", "-", stdin=json.dumps(pod))

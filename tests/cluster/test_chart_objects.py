@@ -92,7 +92,8 @@ def test_objects_are_named_once_in_63_characters_and_labelled(case: str) -> None
 @case
 def test_two_releases_share_no_object(case: str) -> None:
     def names(release: str, namespace: str) -> set[tuple[str, ...]]:
-        override = {"fullnameOverride": f"{release}-cordee", "extraObjects": []}
+        account = {"serviceAccount": {"name": f"{release}-account"}}  # a name of the user's, in two cases
+        override = {"fullnameOverride": f"{release}-cordee", "coordinator": account, "extraObjects": []}
         rendered = render(override, case=case, release=release, namespace=namespace)
         kinds = [o for o in rendered if o["kind"] != "CustomResourceDefinition"]
         return {(o["kind"], o["metadata"].get("namespace", ""), o["metadata"]["name"]) for o in kinds}
@@ -103,7 +104,7 @@ def test_two_releases_share_no_object(case: str) -> None:
 
 @case
 def test_pods_meet_the_restricted_standard_and_write_nowhere_but_in_volumes(case: str) -> None:
-    for pod in render(case=case).pods:
+    for pod in render(case=case).pods.values():
         assert pod["securityContext"]["runAsNonRoot"] is True
         assert pod["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
         assert pod["securityContext"].get("runAsUser", 65532) == 65532
@@ -122,15 +123,17 @@ def test_pods_meet_the_restricted_standard_and_write_nowhere_but_in_volumes(case
 @case
 def test_only_the_coordinator_has_a_token_of_the_api_server(case: str) -> None:
     rendered = render(case=case)
-    mounted = [pod["automountServiceAccountToken"] for pod in rendered.pods]
-    assert sorted(mounted) == [False, True]
+    with_token = {name for name, pod in rendered.pods.items() if pod["automountServiceAccountToken"]}
+    # The hook that takes jobs along before an uninstall works as the coordinator.
+    assert with_token == {"coordinator", "cleanup"}
+    assert set(rendered.pods) == {"coordinator", "cleanup", "test"}
     assert all(account["automountServiceAccountToken"] is False for account in rendered.all("ServiceAccount"))
 
 
 @case
 def test_environment_and_mounts_have_no_name_twice(case: str) -> None:
     """Server-side apply refuses lists that have a key twice."""
-    for pod in render(case=case).pods:
+    for pod in render(case=case).pods.values():
         for container in pod["containers"]:
             for names in ([e["name"] for e in container["env"]], [m["mountPath"] for m in container["volumeMounts"]]):
                 assert len(set(names)) == len(names)
@@ -174,7 +177,7 @@ def test_selectors_find_the_pods_they_are_for(case: str) -> None:
     assert rendered.one("Deployment")["spec"]["selector"]["matchLabels"].items() <= labels.items()
     for service in rendered.all("Service"):
         assert service["spec"]["selector"].items() <= (labels | leader).items()
-        ports = {p["name"] for c in rendered.pods[1]["containers"] for p in c["ports"]}
+        ports = {p["name"] for c in rendered.pods["coordinator"]["containers"] for p in c["ports"]}
         assert {p["targetPort"] for p in service["spec"]["ports"]} <= ports
     for kind in ("PodDisruptionBudget", "PodMonitor"):
         for o in rendered.all(kind):
@@ -188,8 +191,12 @@ def test_selectors_find_the_pods_they_are_for(case: str) -> None:
 
 
 @case
-def test_the_test_is_a_hook_and_goes_when_it_succeeds(case: str) -> None:
-    pod = render(case=case).one("Pod")
-    for o in (pod, render(case=case).one("ConfigMap", pod["metadata"]["name"])):
-        assert o["metadata"]["annotations"]["helm.sh/hook"] == "test"
-        assert "before-hook-creation" in o["metadata"]["annotations"]["helm.sh/hook-delete-policy"]
+def test_hooks_go_when_they_succeed_and_make_way_for_the_next(case: str) -> None:
+    hooks = [o for o in render(case=case) if "helm.sh/hook" in o["metadata"].get("annotations", {})]
+    assert {(o["kind"], o["metadata"]["annotations"]["helm.sh/hook"]) for o in hooks} == {
+        ("Pod", "test"),
+        ("ConfigMap", "test"),
+        ("Pod", "pre-delete"),
+    }
+    for o in hooks:
+        assert o["metadata"]["annotations"]["helm.sh/hook-delete-policy"] == "before-hook-creation,hook-succeeded"

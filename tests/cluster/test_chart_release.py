@@ -32,6 +32,8 @@ class Helm:
         self.plane, self.kubeconfig = plane, kubeconfig
 
     def __call__(self, *arguments: str, values: dict[str, Any] | None = None) -> subprocess.CompletedProcess[str]:
+        if arguments[0] in ("install", "upgrade"):  # no node here: the hook of an uninstall could not run
+            values = {"cleanup": {"enabled": False}, **(values or {})}
         more = () if values is None else ("--values", "-")
         text = None if values is None else json.dumps(values)
         return self.plane.run("helm", *arguments, *more, stdin=text, kubeconfig=self.kubeconfig)

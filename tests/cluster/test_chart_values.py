@@ -59,7 +59,7 @@ def test_pull_policy_and_secrets_are_the_workers_too() -> None:
     assert container(values)["imagePullPolicy"] == "Always"
     assert config(values)["kubernetes"]["imagePullPolicy"] == "Never"
     assert config(values)["kubernetes"]["imagePullSecrets"] == ["a", "b"]
-    for pod in render(values).pods:
+    for pod in render(values).pods.values():
         assert pod["imagePullSecrets"] == [{"name": "a"}, {"name": "b"}]
 
 
