@@ -13,10 +13,9 @@ import contextlib
 import functools
 import logging
 import time
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import AsyncIterator, Coroutine, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
@@ -30,10 +29,11 @@ from cordee.k8s.api import Api, Json
 from cordee.k8s.diagnosis import Fate, Finding, diagnose, diagnose_refusal
 from cordee.k8s.errors import ApiError, KubernetesError, UnreachableError
 from cordee.k8s.identity import KnownPod, ServiceAccountVerifier
-from cordee.k8s.names import JOB_LABEL, WORKER_LABEL, labels, selector
+from cordee.k8s.names import WORKER_LABEL, labels, selector
 from cordee.k8s.owners import Owners
-from cordee.k8s.pods import check_defaults, pod_environment, pod_manifest
-from cordee.k8s.policies import network_policy
+from cordee.k8s.pod_state import Pod, Wish, end_of, notice_of, version_of
+from cordee.k8s.pods import check_defaults, has_storage, pod_environment, pod_manifest
+from cordee.k8s.policies import Policies
 from cordee.k8s.watch import Change, Collection, Kind, Watcher, on_loop
 
 __all__ = ["KubernetesLauncher", "open_launcher"]
@@ -50,63 +50,16 @@ _LOOK_SECONDS: Final = 10.0
 _FORCE_SECONDS: Final = 5.0
 """A pod that was to end by now, and of which its node does not say so, is taken out of the books after so long more:
 its node does not answer. The worker in it, if it lives, is fenced."""
-_SAY_AGAIN_SECONDS: Final = 60.0
-"""The scheduler's and the kubelet's sentences change with every node; a reason is told anew no more often."""
 _OFFENCES: Final = 2
 """A node on which so many pods of a job failed is avoided by its next ones."""
-_INNOCENT: Final = frozenset({0, 2, 70, 71, 72, 73, 74})
-"""Ends of agents that say nothing of the node: they are words of `cordee.worker.exit_codes`."""
-_GUILTY: Final = frozenset({Fate.NODE_LOST, Fate.PRESSURE, Fate.OUT_OF_MEMORY, Fate.EXITED})
-_QUIET: Final = frozenset({Fate.PENDING, Fate.STARTING})
-"""Of these a pod's state tells, and not its history: every pod goes through them."""
+_NO_CHECKPOINTS: Final = (
+    "checkpoints are off: pods share no storage. A worker that is lost heals from its peers; if all are lost at once, "
+    "training starts over, to the same weights. Set kubernetes.storage in the coordinator's configuration, or "
+    "spec.checkpoint.storage"
+)
+_DEAD: Final = 10_000
 _THREADS: Final = 16
 """So many requests run at once."""
-
-
-@dataclass(slots=True)
-class _Pod:
-    """A pod that exists, as it was heard of last."""
-
-    thing: Json
-    stopping: bool = False
-    """We asked for its end."""
-    forced: bool = False
-    """We had to take it out of the books: its node never confirmed that it ended."""
-    told: bool = False
-    """Its end was reported."""
-    due: float = float("inf")
-    """When it is to have ended, as we asked."""
-    said: tuple[Fate, str, float] | None = None
-    """What was told of it last, and when."""
-
-    @property
-    def name(self) -> str:
-        return str(self.thing["metadata"]["name"])
-
-    @property
-    def uid(self) -> str:
-        return str(self.thing["metadata"]["uid"])
-
-    @property
-    def job(self) -> str:
-        return str(self.thing["metadata"]["labels"][JOB_LABEL])
-
-    @property
-    def node(self) -> str:
-        return str(self.thing["spec"].get("nodeName") or "")
-
-    @property
-    def leaving(self) -> bool:
-        return bool(self.thing["metadata"].get("deletionTimestamp"))
-
-
-@dataclass(slots=True)
-class _Wish:
-    spec: AgentSpec
-    task: asyncio.Task[None] | None = None
-    said: tuple[Fate, str, float] | None = None
-    changed: asyncio.Event = field(default_factory=asyncio.Event)
-    """Something has become of the pod that is in its way."""
 
 
 class KubernetesLauncher:
@@ -127,15 +80,13 @@ class KubernetesLauncher:
         self._config = config
         self._settings = config.kubernetes
         self._path = f"/api/v1/namespaces/{api.namespace}/pods"
-        self._policy_path = f"/apis/networking.k8s.io/v1/namespaces/{api.namespace}/networkpolicies"
-        self._pods: dict[str, _Pod] = {}
-        self._dead: deque[str] = deque(maxlen=10_000)  # uids: an answer of ours may come after the news of its end
-        self._wishes: dict[str, _Wish] = {}
+        self._pods: dict[str, Pod] = {}
+        self._dead: dict[str, None] = {}  # uids: an answer of ours may come after the news of its end
+        self._wishes: dict[str, Wish] = {}
         self._news: asyncio.Queue[AgentExit | AgentNotice] = asyncio.Queue()
-        self._ended: dict[str, _Pod] = {}  # reported, to be removed, by worker
+        self._ended: dict[str, Pod] = {}  # reported, to be removed, by worker
         self._offences: dict[str, Counter[str]] = {}
-        self._policies: set[str] = set()
-        self._policing = asyncio.Lock()
+        self._policies = Policies(self._ask, self._settings.instance, api.namespace)
         self._threads = ThreadPoolExecutor(_THREADS, "cordee-kubernetes")
         self._tasks: set[asyncio.Task[Any]] = set()
         self._listed: asyncio.Event | None = None
@@ -148,7 +99,7 @@ class KubernetesLauncher:
         """Refuse what no pod of ours may be: the pod is made, and looked at, without being sent anywhere."""
         told = {**spec.env, **pod_environment(self._config, "job", spec)}
         pod_manifest(AgentSpec("job-w0", "job", Path("/"), told, spec), self._config, self._api.namespace)
-        return ()
+        return () if has_storage(self._config, spec) else (_NO_CHECKPOINTS,)
 
     def environment(self, job: str, folder: Path, token: str, spec: JobSpec) -> Mapping[str, str]:  # noqa: ARG002
         """A pod has its own folder and its own token."""
@@ -166,7 +117,7 @@ class KubernetesLauncher:
         pod = self._pods.get(spec.worker)
         if pod is not None and self._is_good(pod):
             return
-        wish = self._wishes[spec.worker] = _Wish(spec)
+        wish = self._wishes[spec.worker] = Wish(spec)
         wish.task = self._spawn(self._fulfil(wish))
 
     async def stop(self, worker: str, *, grace_seconds: float) -> bool:
@@ -226,7 +177,7 @@ class KubernetesLauncher:
 
     # -- making
 
-    async def _fulfil(self, wish: _Wish) -> None:
+    async def _fulfil(self, wish: Wish) -> None:
         """Make the pod of a wish, however long it takes."""
         tries = 0
         while not self._closed:
@@ -256,15 +207,15 @@ class KubernetesLauncher:
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(wish.changed.wait(), wait)
 
-    async def _make(self, wish: _Wish) -> bool:
+    async def _make(self, wish: Wish) -> bool:
         """Whether there is a pod for the wish now. False: another of its name has to go first."""
         spec = wish.spec
         pod = self._pods.get(spec.worker)
         if pod is not None:
             return self._is_good(pod)
         owner = await self.owners.owner(spec.job, _OWNER_SECONDS)
-        if self._settings.network_policies and spec.job not in self._policies:
-            await self._make_policy(spec.job, owner.reference() if owner is not None else None)
+        if self._settings.network_policies:
+            await self._policies.make(spec.job, owner)
         avoid = [node for node, times in self._offences.get(spec.job, Counter()).items() if times >= _OFFENCES]
         manifest = pod_manifest(spec, self._config, self._api.namespace, owner=owner, avoid=avoid)
         asked = self._spawn(self._ask("POST", self._path, query={"fieldValidation": "Strict"}, body=manifest))
@@ -289,7 +240,7 @@ class KubernetesLauncher:
         pod = self._pods.get(spec.worker)
         return pod is not None and self._is_good(pod)
 
-    def _is_good(self, pod: _Pod) -> bool:
+    def _is_good(self, pod: Pod) -> bool:
         """It runs, or will, and nobody has asked for its end."""
         return not (pod.told or pod.stopping or pod.leaving or diagnose(pod.thing).over)
 
@@ -298,27 +249,9 @@ class KubernetesLauncher:
         found = thing["metadata"].get("labels") or {}
         return all(found.get(key) == value for key, value in mine.items() if value)
 
-    async def _make_policy(self, job: str, owner: Json | None) -> None:
-        async with self._policing:
-            policy = network_policy(self._settings.instance, job, self._api.namespace, owner)
-            try:
-                await self._ask("POST", self._policy_path, body=policy)
-            except ApiError as error:
-                if error.reason != "AlreadyExists":
-                    raise
-            self._policies.add(job)
-
-    async def _drop_policy(self, job: str) -> None:
-        """Where no object owns it, it goes with the job's last pod."""
-        async with self._policing:
-            if not self._is_present(job):
-                self._policies.discard(job)
-                with contextlib.suppress(KubernetesError):
-                    await self._ask("DELETE", f"{self._policy_path}/{job}")
-
     # -- ending
 
-    async def _end(self, pod: _Pod, grace_seconds: int) -> None:
+    async def _end(self, pod: Pod, grace_seconds: int) -> None:
         """Delete a pod, and see to it that it goes."""
         tries = 0
         while not self._closed and self._pods.get(pod.name) is pod:
@@ -389,13 +322,13 @@ class KubernetesLauncher:
             self._lost(pod)
             pod = None
         if pod is None:
-            pod = self._pods[name] = _Pod(thing)
+            pod = self._pods[name] = Pod(thing)
             if name not in self._wishes and self._listed is not None and self._listed.is_set():
                 # An answer that was lost, or another coordinator's: nobody wants it any more.
                 _log.warning("the pod %s is nobody's wish, and is deleted", name)
                 pod.stopping = True
                 self._spawn(self._end(pod, 1))
-        elif _version(thing) >= _version(pod.thing) or gone:
+        elif version_of(thing) >= version_of(pod.thing) or gone:
             pod.thing = thing
         if pod.node:
             self.nodes[name] = pod.node
@@ -410,16 +343,18 @@ class KubernetesLauncher:
         if wish is not None:
             wish.changed.set()
 
-    def _lost(self, pod: _Pod) -> None:
+    def _lost(self, pod: Pod) -> None:
         """Another pod has its name: it is gone, and nobody said how."""
         if not pod.told:
             self._tell_end(pod, Finding(Fate.DELETED, "was deleted", over=True))
         self._forget(pod)
 
-    def _forget(self, pod: _Pod) -> None:
+    def _forget(self, pod: Pod) -> None:
         if not pod.told:
             self._tell_end(pod, diagnose(pod.thing, gone=True))
-        self._dead.append(pod.uid)
+        self._dead[pod.uid] = None
+        if len(self._dead) > _DEAD:
+            del self._dead[next(iter(self._dead))]
         if self._pods.get(pod.name) is pod:
             del self._pods[pod.name]
             self.nodes.pop(pod.name, None)
@@ -434,9 +369,8 @@ class KubernetesLauncher:
         if self._is_present(job):
             return
         self._offences.pop(job, None)
-        self._policies.discard(job)
-        if self._settings.network_policies and not self.owners.expected and not self._closed:
-            self._spawn(self._drop_policy(job))
+        if self._settings.network_policies and not self._closed:
+            self._spawn(self._policies.drop(job, unless=lambda: self._is_present(job)))
 
     def _is_present(self, job: str) -> bool:
         wishes = (wish.spec.job for wish in self._wishes.values())
@@ -444,39 +378,23 @@ class KubernetesLauncher:
 
     # -- telling
 
-    def _tell_end(self, pod: _Pod, finding: Finding) -> None:
+    def _tell_end(self, pod: Pod, finding: Finding) -> None:
         pod.told = True
         self._ended[pod.name] = pod
-        if pod.forced and pod.node and finding.code is None:
-            finding = Finding(Fate.NODE_LOST, "is given up: its node has not said that it ended")
-        asked = pod.stopping and finding.fate is Fate.DELETED  # by us
-        if finding.taken and not asked:
-            words = f"{pod.name}'s pod {finding.words}"
-            told = AgentExit(pod.name, pod.job, finding.code, words, taken=True, cause=finding.cause)
-        else:
-            told = AgentExit(pod.name, pod.job, finding.code, "" if asked else finding.words, cause=finding.cause)
-        if pod.node and finding.fate in _GUILTY and finding.code not in _INNOCENT:
+        told, guilty = end_of(pod, finding)
+        if guilty:
             self._offences.setdefault(pod.job, Counter())[pod.node] += 1
         self._news.put_nowait(told)
 
-    def _tell_of(self, pod: _Pod, finding: Finding) -> None:
-        """What is known of a pod that has not ended, where it is worth a word, and not too often."""
-        now = time.monotonic()
-        if (pod.stopping and finding.fate is Fate.DELETED) or not _worth(pod.said, finding, now):
-            return
-        pod.said = (finding.fate, finding.words, now)
-        words = f"{pod.name}'s pod {finding.words}" if finding.words else ""  # empty: it runs
-        kind = "" if finding.fate in _QUIET else finding.fate.value
-        self._news.put_nowait(AgentNotice(pod.name, pod.job, kind, words, finding.outlook))
+    def _tell_of(self, pod: Pod, finding: Finding) -> None:
+        told = notice_of(pod, finding, time.monotonic())
+        if told is not None:
+            self._news.put_nowait(told)
 
-    def _say_of_wish(self, wish: _Wish, finding: Finding) -> None:
-        now = time.monotonic()
-        if _worth(wish.said, finding, now):
-            wish.said = (finding.fate, finding.words, now)
-            words = f"{wish.spec.worker}'s pod {finding.words}"
-            self._news.put_nowait(
-                AgentNotice(wish.spec.worker, wish.spec.job, finding.fate.value, words, finding.outlook)
-            )
+    def _say_of_wish(self, wish: Wish, finding: Finding) -> None:
+        told = wish.notice(finding, time.monotonic())
+        if told is not None:
+            self._news.put_nowait(told)
 
     # -- small things
 
@@ -504,19 +422,6 @@ class KubernetesLauncher:
 def open_launcher(config: Config, folder: StateFolder) -> KubernetesLauncher:  # noqa: ARG001
     """The launcher of a coordinator: called by name, by `cordee.coordinator.service.launchers.registry`."""
     return KubernetesLauncher(Api.connect(config.kubernetes), config)
-
-
-def _version(thing: Json) -> int:
-    """Only for telling which of two answers is older: a number, as it is since Kubernetes 1.35 says so."""
-    version = str(thing["metadata"].get("resourceVersion") or "0")
-    return int(version) if version.isdigit() else 0
-
-
-def _worth(said: tuple[Fate, str, float] | None, finding: Finding, now: float) -> bool:
-    """Whether a finding is worth a word: another one, or another sentence after a while."""
-    if said is None or said[0] is not finding.fate:
-        return True
-    return said[1] != finding.words and now - said[2] >= _SAY_AGAIN_SECONDS
 
 
 def _report(task: "asyncio.Task[Any]") -> None:

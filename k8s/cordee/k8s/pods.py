@@ -25,7 +25,7 @@ from cordee.k8s.names import CONTAINER, HOME, IDENTITY, IDENTITY_PATH, STORAGE_P
 from cordee.k8s.owners import Owner
 from cordee.k8s.pod_guard import guard
 
-__all__ = ["check_defaults", "combine", "pod_environment", "pod_manifest"]
+__all__ = ["check_defaults", "combine", "has_storage", "pod_environment", "pod_manifest"]
 
 COMMAND: Final = ("python", "-P", "-m", "cordee.worker.agent")
 _USER: Final = 65532
@@ -61,6 +61,12 @@ def pod_environment(config: Config, job: str, spec: JobSpec) -> dict[str, str]:
     else:  # a pod's folder goes with the pod: who comes next would find nothing
         told |= {"CORDEE_CHECKPOINT_SECONDS": "0", "CORDEE_CHECKPOINT_STEPS": "0", "CORDEE_CHECKPOINT_STORAGE": ""}
     return told
+
+
+def has_storage(config: Config, spec: JobSpec) -> bool:
+    """Whether a job's checkpoints have a place that outlives its pods."""
+    storage = config.kubernetes.storage
+    return spec.checkpoint.storage is not None or storage.url is not None or storage.claim is not None
 
 
 def pod_manifest(
