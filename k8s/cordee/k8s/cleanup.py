@@ -19,8 +19,8 @@ from cordee.coordinator.errors import CoordinatorError
 from cordee.coordinator.spec_problems import SpecError
 from cordee.k8s.api import MERGE_PATCH, Api, Json
 from cordee.k8s.errors import ApiError
+from cordee.k8s.names import JOB_LABEL
 from cordee.k8s.reconcile import COORDINATOR_LABEL, FINALIZER
-from cordee.k8s.status import JOB_LABEL
 
 __all__ = ["clean", "main"]
 
