@@ -10,9 +10,11 @@ from typing import Final
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from cordee.coordinator.service.metrics.families import STANDBY
+
 __all__ = ["StandbyPages"]
 
-_PAGES: Final = frozenset({"/healthz", "/readyz"})
+_PAGES: Final = frozenset({"/healthz", "/readyz", "/metrics"})
 
 
 class StandbyPages:
@@ -30,6 +32,12 @@ class StandbyPages:
         if scope["type"] != "http":
             return
         found = scope["method"] in ("GET", "HEAD") and scope["path"] in _PAGES
+        kind = b"application/json"
+        if found and scope["path"] == "/metrics":  # it is scraped as the others are, and is not down; no secret in it
+            kind = b"text/plain; version=0.0.4; charset=utf-8"
+            content = f"# HELP {STANDBY.name} {STANDBY.help}\n# TYPE {STANDBY.name} gauge\n{STANDBY.name} 1\n".encode()
+            await _answer(scope, send, 200, kind, content)
+            return
         if found:
             body: dict[str, object] = {"status": "standby", "leader": self._holder(), "version": self._version}
         else:
@@ -39,7 +47,10 @@ class StandbyPages:
                 "hint": "ask through the Service, which leads to the one that leads",
             }
             body = {"error": error}
-        content = json.dumps(body).encode()
-        headers = [(b"content-type", b"application/json"), (b"content-length", str(len(content)).encode())]
-        await send({"type": "http.response.start", "status": 200 if found else 503, "headers": headers})
-        await send({"type": "http.response.body", "body": b"" if scope["method"] == "HEAD" else content})
+        await _answer(scope, send, 200 if found else 503, kind, json.dumps(body).encode())
+
+
+async def _answer(scope: Scope, send: Send, status: int, kind: bytes, content: bytes) -> None:
+    headers = [(b"content-type", kind), (b"content-length", str(len(content)).encode())]
+    await send({"type": "http.response.start", "status": status, "headers": headers})
+    await send({"type": "http.response.body", "body": b"" if scope["method"] == "HEAD" else content})

@@ -42,6 +42,7 @@ __all__ = [
     "SLOW_NOW",
     "STALL",
     "STALL_PARTS",
+    "STANDBY",
     "STATE",
     "STEP",
     "STEPS",
@@ -88,6 +89,11 @@ class Family:
 # -- the coordinator
 
 BUILD: Final = Family("cordee_build_info", "gauge", "The coordinator's version; always 1.", ("version",))
+STANDBY: Final = Family(
+    "cordee_standby",
+    "gauge",
+    "Whether this coordinator stands by (1), and shows nothing else, or decides (0).",
+)
 JOBS: Final = Family("cordee_jobs", "gauge", "Jobs by state.", ("state",))
 SLOTS: Final = Family("cordee_slots", "gauge", "How many workers can run at once, all jobs together.")
 SLOTS_USED: Final = Family(

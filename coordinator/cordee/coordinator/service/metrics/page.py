@@ -118,6 +118,7 @@ class Metrics:
             del self._counts[gone]
 
         page.add(f.BUILD, (self._version,), 1)
+        page.add(f.STANDBY, (), 0)
         for state, count in by_state.items():
             page.add(f.JOBS, (state,), count)
         page.add(f.SLOTS, (), self.capacity())
