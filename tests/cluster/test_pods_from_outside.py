@@ -160,7 +160,7 @@ def outside(cluster: Cluster, control_plane: ControlPlane, namespace: str, tmp_p
 def test_a_job_trains_in_three_pods_one_is_killed_and_the_weights_are_one_machines(
     outside: Outside, cluster: Cluster
 ) -> None:
-    job = outside.submit("1:3", epochs=60, pause=0.05)
+    job = outside.submit("1:3", epochs=40, pause=0.05)
     outside.until(job, lambda seen: seen["workers"]["now"] == 3, "three workers")
     assert all(f"{job}-w{k}" in outside.pods() for k in range(3))
     generation = outside.status(job)["generation"]
@@ -168,7 +168,7 @@ def test_a_job_trains_in_three_pods_one_is_killed_and_the_weights_are_one_machin
     outside.until(job, lambda seen: seen["generation"] > generation and seen["workers"]["now"] == 3, "w1 again")
     ended = outside.until(job, lambda seen: seen["state"] not in ("starting", "running", "recovering"), "the end")
     assert ended["state"] == "succeeded", ended
-    assert ended["weights_sha256"] == undisturbed(DIGITS, "--epochs", "60")
+    assert ended["weights_sha256"] == undisturbed(DIGITS, "--epochs", "40")
     assert ended["recoveries"] >= 1
     wait_until(lambda: not outside.pods(), "no pod is left", PATIENCE_SECONDS)
     wait_until(
