@@ -1,6 +1,6 @@
-"""Writes helm/cordee/values.schema.json and the table of helm/cordee/README.md from the comments of values.yaml.
+"""Writes the chart's values.schema.json and the tables of its README from the comments of values.yaml.
 
-    python scripts/make_chart_docs.py            # rewrites both
+    python scripts/make_chart_docs.py            # rewrites them, and the table of docs/reference/coordinator-config.md
     python scripts/make_chart_docs.py --check    # changes nothing; exit code 1 when one of them is not up to date
 
 So a value is described once, beside its default. The comment right above a field is its description; a line
@@ -19,9 +19,12 @@ from typing import Any
 
 import yaml
 
-CHART = Path(__file__).resolve().parent.parent / "helm" / "cordee"
+from cordee.coordinator.config import config_schema
+
+ROOT = Path(__file__).resolve().parent.parent
+CHART = ROOT / "helm" / "cordee"
 VALUES, SCHEMA, README = CHART / "values.yaml", CHART / "values.schema.json", CHART / "README.md"
-BEGIN, END = "<!-- values: written by scripts/make_chart_docs.py -->", "<!-- end of values -->"
+CONFIG = ROOT / "docs" / "reference" / "coordinator-config.md"
 TYPES = {bool: "boolean", int: "integer", float: "number", str: "string", list: "array", dict: "object"}
 
 
@@ -136,13 +139,37 @@ def _inline(default: Any) -> str:
     return text.removesuffix("...").strip().replace("|", "\\|")
 
 
-def readme(text: str, values: list[Value]) -> str:
-    """The README with its tables anew."""
-    before, begin, rest = text.partition(BEGIN)
-    _, end, after = rest.partition(END)
-    if not begin or not end:
-        raise SystemExit(f"{README}: the table's place is marked by '{BEGIN}' and '{END}'")
-    return f"{before}{BEGIN}\n\n{table(values)}\n{END}{after}"
+def config_table() -> str:
+    """The fields of the coordinator's configuration file, whose sections and descriptions are its model's."""
+    schema = config_schema()
+    rows = ["| field | what it is | default |", "|---|---|---|"]
+
+    def walk(section: dict[str, Any], path: str) -> None:
+        for name, found in section["properties"].items():
+            kinds = [found, *found.get("anyOf", []), *([found["items"]] if "items" in found else [])]
+            inner = next((schema["$defs"][kind["$ref"].rsplit("/", 1)[-1]] for kind in kinds if "$ref" in kind), None)
+            said = found.get("description") or " ".join((inner or {}).get("description", "").split())
+            optional = name not in section.get("required", ())
+            default = found.get("default")
+            shown = "" if default is None or isinstance(default, dict) else f"`{_inline(default)}`"
+            rows.append(
+                f"| `{path}{name}` | {said.replace('|', chr(92) + '|')} | {shown if optional else 'required'} |"
+            )
+            if inner:
+                walk(inner, f"{path}{name}[]." if "items" in found else f"{path}{name}.")
+
+    walk(schema, "")
+    return "\n".join(rows) + "\n"
+
+
+def with_table(path: Path, what: str, table: str) -> str:
+    """A page with what is between its marks anew."""
+    begin, end = f"<!-- {what}: written by scripts/make_chart_docs.py -->", f"<!-- end of {what} -->"
+    before, found, rest = path.read_text(encoding="utf-8").partition(begin)
+    _, last, after = rest.partition(end)
+    if not found or not last:
+        raise SystemExit(f"{path}: the table's place is marked by '{begin}' and '{end}'")
+    return f"{before}{begin}\n\n{table}\n{end}{after}"
 
 
 def main() -> int:
@@ -150,7 +177,11 @@ def main() -> int:
     parser.add_argument("--check", action="store_true", help="change nothing, and fail if something would change")
     arguments = parser.parse_args()
     values = read_values(VALUES.read_text(encoding="utf-8"))
-    written = {SCHEMA: whole_schema(values), README: readme(README.read_text(encoding="utf-8"), values)}
+    written = {
+        SCHEMA: whole_schema(values),
+        README: with_table(README, "values", table(values)),
+        CONFIG: with_table(CONFIG, "fields", config_table()),
+    }
     stale = [path for path, text in written.items() if not path.exists() or path.read_text(encoding="utf-8") != text]
     if arguments.check:
         for path in stale:

@@ -23,7 +23,7 @@ NEEDED = {
     ("cordee.dev", "trainingjobs"): {"get", "list", "watch", "create", "patch", "delete"},
     ("cordee.dev", "trainingjobs/status"): {"patch"},
     ("cordee.dev", "trainingjobs/finalizers"): {"update"},
-    ("networking.k8s.io", "networkpolicies"): {"get", "create", "delete"},
+    ("networking.k8s.io", "networkpolicies"): {"create", "delete"},
     ("authorization.k8s.io", "localsubjectaccessreviews"): {"create"},
 }
 """What the coordinator does: all of it is needed, and nothing else is given."""
