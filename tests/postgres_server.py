@@ -30,13 +30,23 @@ def _programs() -> Path | None:
 class PostgresServer:
     """A running server; `database()` gives the URL of a fresh database."""
 
-    def __init__(self, programs: Path, folder: Path, user: str) -> None:
+    def __init__(self, programs: Path, folder: Path, user: str, address: str = "", port: int = 5432) -> None:
         self._programs, self.folder, self._user = programs, folder, user
+        self._address, self.port = address, port
         self._count = 0
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
-        options = ["-c", "listen_addresses=", "-c", f"unix_socket_directories={self.folder}", "-c", "fsync=off"]
+        options = [
+            "-c",
+            f"listen_addresses={self._address}",
+            "-p",
+            str(self.port),
+            "-c",
+            f"unix_socket_directories={self.folder}",
+            "-c",
+            "fsync=off",
+        ]
         with (self.folder / "log").open("ab") as log:
             self._process = subprocess.Popen(
                 [self._programs / "postgres", "-D", self.folder / "data", *options],
@@ -48,7 +58,7 @@ class PostgresServer:
                 preexec_fn=_die_with_us,  # noqa: PLW1509  tests start it before their threads
             )
         for _ in range(600):
-            if self._run("pg_isready", "-h", self.folder, "-t", "1", check=False).returncode == 0:
+            if self._run("pg_isready", "-h", self.folder, "-p", self.port, "-t", "1", check=False).returncode == 0:
                 return
             if self._process.poll() is not None:
                 break
@@ -66,11 +76,25 @@ class PostgresServer:
     def database(self) -> str:
         self._count += 1
         name = f"cordee{self._count}"
-        self._run("createdb", "-h", self.folder, "-U", "cordee", "-E", "UTF8", "-T", "template0", name)
+        self._run("createdb", "-h", self.folder, "-p", self.port, "-U", "cordee", "-E", "UTF8", "-T", "template0", name)
         return f"postgresql://cordee:secret@/{name}?host={quote(str(self.folder))}"
 
+    def remote_database(self) -> str:
+        """The URL of a fresh database for those who come over the network, with a password."""
+        name = self.database().partition("?")[0].rpartition("/")[2]
+        return f"postgresql://cordee:secret@{self._address}:{self.port}/{name}"
+
     def initialise(self) -> None:
-        self._run("initdb", "-D", self.folder / "data", "-U", "cordee", "-A", "trust", "-N", "--locale=C")
+        password = self.folder / "password"
+        password.write_text("secret")
+        shutil.chown(password, self._user)
+        self._run(
+            "initdb", "-D", self.folder / "data", "-U", "cordee", "--auth-local=trust", "--auth-host=scram-sha-256",
+            f"--pwfile={password}", "-N", "--locale=C",
+        )  # fmt: skip
+        if self._address:
+            with (self.folder / "data" / "pg_hba.conf").open("a") as rules:
+                rules.write("host all all 10.0.0.0/8 scram-sha-256\n")
 
     def _run(self, program: str, *arguments: object, check: bool = True) -> "subprocess.CompletedProcess[bytes]":
         return subprocess.run(
@@ -83,7 +107,8 @@ class PostgresServer:
 
 
 @contextlib.contextmanager
-def postgres_server() -> Iterator[PostgresServer]:
+def postgres_server(address: str = "", port: int = 5432) -> Iterator[PostgresServer]:
+    """On a Unix socket, and on an address of this machine where one is given."""
     programs = _programs()
     if programs is None:
         pytest.skip("PostgreSQL is not installed (Debian: apt-get install postgresql)")
@@ -92,7 +117,7 @@ def postgres_server() -> Iterator[PostgresServer]:
     if os.getuid() == 0:  # PostgreSQL refuses to run as root
         user = next((name for name in ("postgres", "nobody") if _exists(name)), "nobody")
         shutil.chown(folder, user)
-    server = PostgresServer(programs, folder, user)
+    server = PostgresServer(programs, folder, user, address, port)
     try:
         server.initialise()
         server.start()

@@ -89,18 +89,18 @@ class Platform:
     # -- putting it there
 
     @staticmethod
-    def values(**more: str) -> list[str]:
-        """`--set` for the image that the test kubelet knows, and for what else a test wants."""
+    def values(**more: Any) -> list[str]:
+        """`--set-json` for the image that the test kubelet knows, and for what else a test wants."""
         repository, _, tag = CORDEE.rpartition(":")
         said = {"image.registry": "", "image.repository": repository, "image.tag": tag, **more}
-        return [word for name, value in said.items() for word in ("--set", f"{name}={value}")]
+        return [word for name, value in said.items() for word in ("--set-json", f"{name}={json.dumps(value)}")]
 
-    def install(self, *options: str, **values: str) -> None:
+    def install(self, *options: str, **values: Any) -> None:
         """`helm install --wait`."""
         words = ["install", self.release, str(CHART), "--namespace", self.namespace, "--wait", "--timeout", "120s"]
         self.helm(*words, *self.values(**values), *options)
 
-    def apply(self, **values: str) -> str:
+    def apply(self, **values: Any) -> str:
         """`helm template | kubectl apply --server-side`; what was applied."""
         words = ["template", self.release, str(CHART), "--namespace", self.namespace, "--no-hooks"]
         rendered = self.helm(*words, *self.values(**values))
@@ -108,8 +108,9 @@ class Platform:
         self.kubectl("rollout", "status", f"deployment/{self.name}", "--timeout=120s")
         return rendered
 
-    def connect(self) -> None:
-        """What NOTES.txt says: a forwarded port, the token, and the authority's certificate."""
+    def connect(self, client_secret: str = "") -> None:
+        """What NOTES.txt says: a forwarded port, the token, and the authority's certificate; with mutual TLS, one's own
+        certificate as well."""
         service = self.get(f"service/{self.name}")
         self._forward = PortForward(service["spec"]["clusterIP"], 8470)
         secret = self.get(f"secret/{self.name}-tls")["data"]["ca.crt"]
@@ -125,6 +126,11 @@ class Platform:
             "CORDEE_TOKEN": token,
             "CORDEE_CA": str(authority),
         }
+        if client_secret:
+            for entry, variable in (("tls.crt", "CORDEE_CERT"), ("tls.key", "CORDEE_KEY")):
+                path = self._folder / entry
+                path.write_bytes(base64.b64decode(self.get(f"secret/{client_secret}")["data"][entry]))
+                self.environment[variable] = str(path)
 
     def close(self) -> None:
         if self._forward is not None:

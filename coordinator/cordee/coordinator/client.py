@@ -323,7 +323,7 @@ class Client:
             why = "it does not answer in time" if isinstance(error, httpx2.TimeoutException) else _reason(error)
             raise UnreachableError(
                 f"no connection with the coordinator at {self.endpoint.url}: {why}",
-                start_hint(self.endpoint.state),
+                _reach_hint(self.endpoint),
             ) from error
         except json.JSONDecodeError as error:
             raise UnreachableError(
@@ -373,6 +373,17 @@ def _reason(error: Exception) -> str:
     if "CERTIFICATE_VERIFY_FAILED" in text:
         return f"its certificate is not trusted ({text.partition('failed: ')[2].partition(' (_ssl')[0] or text})"
     return "nobody listens there" if "refused" in text.lower() else text
+
+
+def _reach_hint(endpoint: Endpoint) -> str:
+    """What may be wrong when nobody answers."""
+    if endpoint.state is not None or urlsplit(endpoint.url).scheme != "https":
+        return start_hint(endpoint.state)
+    # A server that misses a certificate just closes the connection (TLS 1.3): nobody can tell it from another reason.
+    mutual = (
+        "" if endpoint.certificate else "; where it asks for certificates, give yours: cordee --cert FILE --key FILE"
+    )
+    return f"see that it runs, and that this address leads to it (kubectl port-forward){mutual}"
 
 
 def start_hint(state: Path | None) -> str:
