@@ -38,7 +38,9 @@ def server(api_server: ControlPlane) -> ControlPlane:
     for kind in ("trainingjobs.cordee.dev", "issuers.cert-manager.io", "servicemonitors.monitoring.coreos.com"):
         api_server.kubectl("wait", "--for=condition=Established", f"crd/{kind}", "--timeout=30s")
     api_server.create_namespace(NAMESPACE, RESTRICTED)
-    for account in ("default", "theirs"):
+    # Pods of hooks are tried as they are, and a pod's account must be there, in a dry run as well.
+    accounts = {pod.get("serviceAccountName", "default") for name in CASES for pod in render(case=name).pods.values()}
+    for account in sorted(accounts):
         made = {"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": account}}
         api_server.apply(made, namespace=NAMESPACE)
     return api_server
