@@ -5,6 +5,7 @@ for a container that waits or has ended, the `DisruptionTarget` condition of who
 the first that is known decides, in the order of who would know best.
 """
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
@@ -69,6 +70,7 @@ _DISRUPTIONS: Final[dict[str, tuple[Fate, str]]] = {
 _IMAGE_REASONS: Final = frozenset(
     {"ErrImagePull", "ImagePullBackOff", "ErrImageNeverPull", "ImageInspectError", "RegistryUnavailable"}
 )
+_BACK_OFF: Final = re.compile(r'^Back-off pulling image "[^"]*"(: )?(ErrImagePull: )?')
 _NEVER_REASONS: Final = frozenset({"InvalidImageName"})
 _CONFIG_REASONS: Final = frozenset({"CreateContainerConfigError", "CreateContainerError", "RunContainerError"})
 _LOST_REASONS: Final = frozenset({"NodeLost", "NodeAffinity"})
@@ -241,8 +243,9 @@ def _container_waits(container: Mapping[str, Any]) -> Finding | None:
         words = _with(f"can never run: {image!r} is no image's name", said)
         return Finding(Fate.REFUSED, words, outlook=Outlook.HOPELESS)
     if reason in _IMAGE_REASONS:
-        # The kubelet says two sentences by turns, the reason and that it waits: the first is worth telling.
-        told = None if reason == "ImagePullBackOff" and "Back-off" in str(said) else said
+        # The kubelet says two sentences by turns, the reason, and that it waits (newer ones with the reason):
+        # the reason is worth telling, and the same whichever of them is seen.
+        told = _BACK_OFF.sub("", str(said or ""), count=1)
         return Finding(Fate.IMAGE, _with(f"cannot get its image {image}", told), outlook=Outlook.DOUBTFUL)
     if reason in _CONFIG_REASONS:
         return Finding(Fate.CONFIG, _with("cannot be started by its node", said), outlook=Outlook.DOUBTFUL)

@@ -112,4 +112,6 @@ def version_of(thing: Json) -> int:
 def _is_worth(said: Said | None, finding: Finding, now: float) -> bool:
     if said is None or said[0] is not finding.fate:
         return True
-    return said[1] != finding.words and now - said[2] >= _SAY_AGAIN_SECONDS
+    if said[1].startswith(finding.words):
+        return False  # that, or less
+    return finding.words.startswith(said[1]) or now - said[2] >= _SAY_AGAIN_SECONDS  # the reason comes a moment later

@@ -91,6 +91,13 @@ CASES: list[tuple[str, dict[str, Any], Fate, str, Outlook | None]] = [
         DOUBTFUL,
     ),
     (
+        "pull backs off, for a reason",
+        pod(waiting("ImagePullBackOff", 'Back-off pulling image "cordee:1": ErrImagePull: rpc error: not found')),
+        Fate.IMAGE,
+        "cannot get its image cordee:1: rpc error: not found",
+        DOUBTFUL,
+    ),
+    (
         "invalid name",
         pod(waiting("InvalidImageName", "couldn't parse image name")),
         Fate.REFUSED,
