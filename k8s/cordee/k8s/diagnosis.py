@@ -151,6 +151,8 @@ def diagnose_refusal(status: int, reason: str, message: str) -> Finding:
 
 def _taken(pod: Json, status: Json, *, gone: bool, ended: bool) -> Finding | None:
     condition = _condition(status, "DisruptionTarget")
+    if condition is not None and condition.get("reason") == "TerminationByKubelet" and status.get("reason"):
+        condition = None  # the pod's own reason says more: for want of memory, or because the node shuts down
     if condition is not None and condition.get("status") == "True":
         fate, words = _DISRUPTIONS.get(str(condition.get("reason")), (Fate.EVICTED, "was taken by the cluster"))
         return Finding(fate, _with(words, condition.get("message")))

@@ -96,8 +96,8 @@ class Network:
 
     def open(self) -> None:
         """Makes the bridge, and lets this machine answer for every Service address."""
-        # Left to itself a bridge takes the lowest address of its cables: it would change with the pods that come and go,
-        # and those that stay would send to the old one for seconds.
+        # Left to itself a bridge takes an address of its cables: it would change with the pods that come and go, and
+        # those that stay would send to the old one for seconds.
         _ip("link", "add", self.bridge, "address", f"02:00:00:00:00:{self.index:02x}", "type", "bridge")
         _ip("addr", "add", f"{self.gateway}/16", "dev", self.bridge)
         _ip("link", "set", self.bridge, "up")

@@ -150,6 +150,28 @@ CASES: list[tuple[str, dict[str, Any], Fate, str, Outlook | None]] = [
         None,
     ),
     (
+        "evicted by the kubelet",
+        pod(
+            disrupted(
+                "TerminationByKubelet",
+                "The node was low on resource: memory.",
+                phase="Failed",
+                reason="Evicted",
+                message="The node was low on resource: memory.",
+            )
+        ),
+        Fate.PRESSURE,
+        "was evicted by its node: The node was low on resource: memory.",
+        None,
+    ),
+    (
+        "ended as its node shuts down",
+        pod(disrupted("TerminationByKubelet", "Pod was terminated.", reason="Terminated", message="Node shutdown.")),
+        Fate.EVICTED,
+        "was ended because its node shuts down: Node shutdown.",
+        None,
+    ),
+    (
         "ended by the kubelet",
         pod(
             {
