@@ -47,6 +47,7 @@ def disrupted(reason: str, message: str, **status: Any) -> dict[str, Any]:
 
 RUNNING = {"phase": "Running", "conditions": READY, "containerStatuses": [worker(ready=True, running={})]}
 NOT_READY = {**RUNNING, "conditions": [SCHEDULED, {"type": "Ready", "status": "False"}]}
+LOW = disrupted("TerminationByKubelet", "The node was low on resource: memory.")
 GPU = "0/5 nodes are available: 2 Insufficient nvidia.com/gpu, 3 node(s) had untolerated taint(s). preemption: 0/5."
 
 CASES: list[tuple[str, dict[str, Any], Fate, str, Outlook | None]] = [
@@ -151,24 +152,16 @@ CASES: list[tuple[str, dict[str, Any], Fate, str, Outlook | None]] = [
     ),
     (
         "evicted by the kubelet",
-        pod(
-            disrupted(
-                "TerminationByKubelet",
-                "The node was low on resource: memory.",
-                phase="Failed",
-                reason="Evicted",
-                message="The node was low on resource: memory.",
-            )
-        ),
+        pod(LOW | {"phase": "Failed", "reason": "Evicted", "message": "The node was low on resource: memory."}),
         Fate.PRESSURE,
         "was evicted by its node: The node was low on resource: memory.",
         None,
     ),
     (
         "ended as its node shuts down",
-        pod(disrupted("TerminationByKubelet", "Pod was terminated.", reason="Terminated", message="Node shutdown.")),
+        pod(LOW | {"reason": "Terminated", "message": "Pod was terminated in response to node shutdown."}),
         Fate.EVICTED,
-        "was ended because its node shuts down: Node shutdown.",
+        "was ended because its node shuts down: Pod was terminated in response to node shutdown.",
         None,
     ),
     (
