@@ -98,7 +98,7 @@ def test_pods_that_are_taken_leave_at_a_step_boundary_and_cost_no_restart(outsid
     cluster.vanish(outside.node(f"{job}-w1"))
     outside.until(job, lambda view: view["recoveries"] > 0, "a recovery")
     outside.until_told(job, "unreachable", f"{job}-w1's pod is on a node that does not answer")
-    outside.until_told(job, "taken", f"{job}-w1's", "does not answer")
+    outside.until_told(job, "taken", f"{job}-w1's", "is given up: its node has not said that it ended")
     outside.until_workers(job, 3)
 
     kinds = {event["kind"] for event in outside.job(job)["events"]}

@@ -16,6 +16,7 @@ from cordee.coordinator.core.model import (
     ArrivalReason,
     Cause,
     JobState,
+    Outlook,
 )
 from cordee.coordinator.core.record import JobRecord
 
@@ -220,6 +221,19 @@ def test_a_job_that_never_gets_its_minimum_together_fails_as_well_and_without_a_
             if (machine.next_deadline() or 1e9) <= 0.5 * k:
                 machine.handle(ev.Tick(), 0.5 * k)
         assert machine.state is state
+
+
+def test_a_job_that_fails_below_its_minimum_says_what_kept_its_workers_from_coming() -> None:
+    machine = JobMachine(JobRecord("j", 2, 2), replace(POLICY, minimum_timeout_seconds=30.0))
+    machine.handle(ev.Scheduled(2), 0.0)
+    words = "j-w1's pod waits for a node: 0/3 nodes are available: 3 Insufficient cpu."
+    machine.handle(ev.AgentNoted("j-w1", "unschedulable", words, Outlook.PASSING), 1.0)
+    while machine.state is JobState.STARTING:
+        machine.handle(ev.Tick(), machine.next_deadline() or 1e9)
+    assert machine.record.reason == (
+        f"the job could not train for 30 s: 0 of the at least 2 workers are there; {words} "
+        "(spec.failurePolicy.minimumTimeoutSeconds)"
+    )
 
 
 def test_waiting_for_capacity_is_no_fault() -> None:

@@ -122,6 +122,11 @@ class Crew:
         """Workers the job is to have that are to stay."""
         return sum(slot.usable and not slot.draining for slot in self.slots.values())
 
+    @property
+    def trouble(self) -> str:
+        """What keeps workers from coming, as far as it is known: of the first of them."""
+        return next((slot.trouble for slot in self.in_order() if slot.trouble and slot.usable), "")
+
     def waiting(self) -> int:
         return sum(self.is_waiting(slot) for slot in self.slots.values())
 

@@ -354,7 +354,7 @@ def _set_state(crew: Crew, decision: Decision) -> None:
             finishing=crew.finishing,
             broken=crew.broken,
             short=_short(crew, decision),
-            trouble=next((s.trouble for s in crew.in_order() if s.trouble and s.usable), ""),
+            trouble=crew.trouble,
             waits=next((s.trouble for s in crew.in_order() if s.outlook is not None and s.usable), ""),
             live=sum(crew.is_live(s) for s in crew.slots.values()),
             held=crew.links.reason,
@@ -404,7 +404,10 @@ def _next(crew: Crew, until: list[float | None]) -> float | None:
             times.append(crew.silent_at(slot.session))
         if slot.doubted is not None:
             times.append(_hope_until(crew, slot))
-    if not over and any(s.session is not None or s.missing is not None for s in crew.slots.values()):
+    watched = any(s.session is not None or s.missing is not None for s in crew.slots.values())
+    # Time that nobody looked at is taken for a sleep of ours, and forgiven: so it is looked at.
+    below = crew.durable.below_since is not None and crew.policy.minimum_timeout_seconds > 0.0
+    if not over and (watched or below):
         times.append(crew.now + crew.policy.tick_seconds)
     soonest = min(times, default=float("inf"))
     return None if soonest == float("inf") else soonest

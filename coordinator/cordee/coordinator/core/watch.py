@@ -132,7 +132,8 @@ def watch_minimum(crew: Crew) -> None:
         if facts.below_since is None:
             crew.durable = replace(facts, below_since=crew.now)
         elif crew.now >= facts.below_since + limit:
-            why = crew.links.reason or f"{there} of the at least {facts.minimum} workers are there"
+            trouble = f"; {crew.trouble}" if crew.trouble else ""
+            why = crew.links.reason or f"{there} of the at least {facts.minimum} workers are there{trouble}"
             message = f"the job could not train for {limit:g} s: {why} (spec.failurePolicy.minimumTimeoutSeconds)"
             crew.fail(JobError(message), message)
     elif facts.below_since is not None and crew.tempo.advanced_at >= facts.below_since:
