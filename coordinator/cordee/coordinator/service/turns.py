@@ -61,6 +61,7 @@ class Turns:
         self._agents = Agents(launcher, self._agent_told)
         self._background: set[asyncio.Task[None]] = set()
         self._scheduling = False
+        self._asked: dict[str, tuple[scheduler.Demand | None, bool, int]] = {}
         self._idle = asyncio.Event()
 
     # -- life
@@ -129,7 +130,20 @@ class Turns:
         if decided or isinstance(event, events.AgentExited | events.AgentAbsent):
             job.touch()
             self._idle.set()
-            self.reschedule()
+            if self._asks_otherwise(job):
+                self.reschedule()
+
+    def _asks_otherwise(self, job: Job) -> bool:
+        """Whether what this job asks for or holds is another than after its last turn. If not, the scheduler, which is
+        given nothing else, would say what it said then: with a thousand jobs it is worth not asking."""
+        asks = (job.machine.demand(), job.ended, job.machine.occupied)
+        if job.machine.done:
+            self._asked.pop(job.id, None)
+            return True
+        if self._asked.get(job.id) == asks:
+            return False
+        self._asked[job.id] = asks
+        return True
 
     def _give_up(self, error: StoreError) -> None:
         """What cannot be stored must not be acted on, and the machine is a turn ahead of the store: start afresh."""
