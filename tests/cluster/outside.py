@@ -1,6 +1,6 @@
 """A coordinator beside the cluster whose workers are pods in it: ready in a second, and as patient as a test wants.
 
-The chart's coordinator, in a pod, is `cluster.platform`. This one speaks TLS to its workers as well, and knows them by
+The chart's coordinator, in a pod, is `cluster.release`. This one speaks TLS to its workers as well, and knows them by
 their pods' tokens.
 """
 
@@ -18,8 +18,8 @@ from typing import Any, Final
 from cluster.control_plane import ControlPlane
 from cluster.kubelet.cluster import Cluster
 from cluster.kubelet.images import CORDEE
-from cluster.platform import SCRIPTS
 from cluster.processes import Server, wait_until
+from cluster.release import SCRIPTS
 from cordee.coordinator.bundle import pack_files
 from cordee.coordinator.client import Client, read_endpoint
 from cordee.coordinator.views import TERMINAL_STATES, JobView
@@ -63,7 +63,7 @@ class Outside:
         file = folder / "coordinator.yaml"
         file.write_text(json.dumps(config))
         script = str(Path(__file__).with_name("pod_coordinator.py"))
-        command = [sys.executable, "-P", script, str(file), str(doubt_seconds)]
+        command = [sys.executable, script, str(file), str(doubt_seconds)]
         self.coordinator = Server("coordinator", command, folder / "coordinator.log")
         self.coordinator.start()
         wait_until(self._answers, "the coordinator answers", watched=[self.coordinator])

@@ -10,8 +10,8 @@ import pytest
 
 from cluster.control_plane import ControlPlane
 from cluster.kubelet.cluster import Cluster
-from cluster.platform import SCRIPTS, Platform, undisturbed
 from cluster.processes import wait_until
+from cluster.release import SCRIPTS, Platform, undisturbed
 
 pytestmark = [pytest.mark.cluster, pytest.mark.slow, pytest.mark.timeout(400)]
 

@@ -20,8 +20,8 @@ import yaml
 from cluster.certificates import Authority
 from cluster.control_plane import ControlPlane
 from cluster.kubelet.cluster import Cluster
-from cluster.platform import SCRIPTS, undisturbed
 from cluster.processes import Server, wait_until
+from cluster.release import SCRIPTS, undisturbed
 
 pytestmark = [pytest.mark.cluster, pytest.mark.slow, pytest.mark.timeout(300)]
 
