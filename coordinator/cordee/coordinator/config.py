@@ -172,7 +172,12 @@ class Kubernetes(_Section):
         default=(), strict=False, description="others that a job may ask for"
     )
     protected_secrets: tuple[str, ...] = Field(
-        default=(), strict=False, description="Secrets and ConfigMaps that no job may mount or read: ours"
+        default=(),
+        strict=False,
+        description="Secrets and ConfigMaps that no job may mount or read: ours. Helm's own are never to be had",
+    )
+    protected_claims: tuple[str, ...] = Field(
+        default=(), strict=False, description="PersistentVolumeClaims that no job may mount: the coordinator's state"
     )
     authority: SecretKey | None = Field(
         default=None, description="the Secret's entry with the authority that workers verify the coordinator by"

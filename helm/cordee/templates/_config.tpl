@@ -42,7 +42,8 @@
     "serviceAccount" (include "cordee.workers.serviceAccount" .)
     "maxWorkers" (int .Values.workers.maxWorkers)
     "networkPolicies" (and .Values.networkPolicy.enabled .Values.networkPolicy.perJob)
-    "protectedSecrets" (include "cordee.protected" . | fromYamlArray) -}}
+    "protectedSecrets" (include "cordee.protected" . | fromYamlArray)
+    "protectedClaims" (list (include "cordee.claim" .)) -}}
 {{- with .Values.image.pullSecrets -}}{{- $_ := set $kubernetes "imagePullSecrets" . -}}{{- end -}}
 {{- with .Values.workers.allowedServiceAccounts -}}{{- $_ := set $kubernetes "allowedServiceAccounts" . -}}{{- end -}}
 {{- with .Values.workers.pod -}}{{- $_ := set $kubernetes "pod" . -}}{{- end -}}

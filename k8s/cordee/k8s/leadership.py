@@ -214,8 +214,11 @@ class LeaseLeadership:
         for pod in marked.get("items", []):
             name = pod["metadata"]["name"]
             if name != self._pod:
-                with contextlib.suppress(ApiError):  # it is gone
+                try:
                     self._label(name, None)
+                except ApiError as error:
+                    if error.status != 404:  # else it is gone
+                        raise
         self._label(self._pod, "true")
 
     def _label(self, pod: str, value: str | None) -> None:

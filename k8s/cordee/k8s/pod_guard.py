@@ -26,6 +26,10 @@ _LISTS: Final = ("containers", "initContainers", "ephemeralContainers")
 _REFERENCES: Final = frozenset(
     {"secretRef", "secretKeyRef", "configMapRef", "configMapKeyRef", "nodePublishSecretRef", "configMap", "secret"}
 )
+_APPARMOR: Final = "container.apparmor.security.beta.kubernetes.io/"
+"""Where the profile was said before Kubernetes 1.30; what is here still counts."""
+_SELINUX: Final = frozenset({None, "", "container_t", "container_init_t", "container_kvm_t", "container_engine_t"})
+_HELM: Final = "sh.helm.release."
 _HOST: Final = ("hostNetwork", "hostPID", "hostIPC")
 
 
@@ -65,6 +69,9 @@ def _check_metadata(pod: Json, ours: Json) -> None:
     for key in own["labels"]:
         if key not in metadata["labels"]:
             raise _refuse(f"takes away the label {key}, by which Cordee knows its pods")
+    for key, value in (metadata.get("annotations") or {}).items():
+        if key.startswith(_APPARMOR) and value == "unconfined":
+            raise _refuse(f"takes the AppArmor profile away (annotation {key})")
     for field in set(pod) - set(ours):
         raise _refuse(f"has a template with a field {field}; a pod has metadata and spec")
 
@@ -134,6 +141,9 @@ def _check_security(context: Mapping[str, Any], where: str) -> None:
         raise _refuse(f"takes the seccomp profile from {where}")
     if (context.get("appArmorProfile") or {}).get("type") == "Unconfined":
         raise _refuse(f"takes the AppArmor profile from {where}")
+    linux = context.get("seLinuxOptions") or {}
+    if linux.get("user") or linux.get("role") or linux.get("type") not in _SELINUX:
+        raise _refuse(f"chooses another SELinux context for {where}")
     if context.get("procMount") not in (None, "Default"):
         raise _refuse(f"unmasks /proc in {where}")
     if (context.get("windowsOptions") or {}).get("hostProcess"):
@@ -200,7 +210,7 @@ def _check_volumes(spec: Json, own_account: str | None) -> None:
 
 
 def _check_references(spec: Json, settings: Kubernetes) -> None:
-    """The platform's own Secrets and ConfigMaps are nobody's to mount or read, but by what we make ourselves."""
+    """The platform's own Secrets, ConfigMaps and volumes are nobody's to mount or read, but in what we make."""
     protected = set(settings.protected_secrets)
     user_spec = {
         **spec,
@@ -213,8 +223,26 @@ def _check_references(spec: Json, settings: Kubernetes) -> None:
     if settings.storage.secret in names:  # the credentials of storage, which we give to every worker, once
         names.remove(settings.storage.secret)
     for name in names:
-        if name in protected:
+        # Helm keeps a release's whole manifest there, with every Secret in it: the administrator's token among them.
+        if name in protected or name.startswith(_HELM):
             raise _refuse(f"reads {name}, which is the platform's own")
+    for claim in _claims(user_spec["volumes"]):
+        if claim in settings.protected_claims:
+            raise _refuse(f"mounts or copies the volume claim {claim}, which is the platform's own")
+
+
+def _claims(thing: object) -> Iterator[str]:
+    """The names of all claims that volumes mount, or begin as a copy of."""
+    if isinstance(thing, Mapping):
+        for key, value in thing.items():
+            if key == "claimName":
+                yield str(value)
+            elif key in ("dataSource", "dataSourceRef") and isinstance(value, Mapping):
+                yield str(value.get("name"))
+            yield from _claims(value)
+    elif isinstance(thing, list | tuple):
+        for item in thing:
+            yield from _claims(item)
 
 
 def _references(thing: object) -> Iterator[str]:
