@@ -127,6 +127,20 @@ def test_a_release_goes_with_all_it_made(make_platform: Callable[[], Platform], 
     platform.wait_for_workers("applied", 1)
     platform.kubectl("scale", "trainingjob/applied", "--replicas=2")
     platform.wait_for_workers("applied", 2)
+    autoscaler = {
+        "apiVersion": "autoscaling/v2",
+        "kind": "HorizontalPodAutoscaler",
+        "metadata": {"name": "applied"},
+        "spec": {
+            "scaleTargetRef": {"apiVersion": "cordee.dev/v1alpha1", "kind": "TrainingJob", "name": "applied"},
+            # Its bounds hold whatever it is measured by, and here nothing is: there is no metrics server.
+            "minReplicas": 3,
+            "maxReplicas": 3,
+        },
+    }
+    control_plane.apply(autoscaler, namespace=platform.namespace)
+    platform.wait_for_workers("applied", 3)
+    platform.kubectl("delete", "horizontalpodautoscaler/applied")
     assert "applied" in platform.cordee("jobs")
     platform.helm("uninstall", platform.release, "--namespace", platform.namespace, "--wait", "--timeout", "120s")
     kinds = "pods,deployments,services,secrets,configmaps,networkpolicies,roles,rolebindings,serviceaccounts,leases"
