@@ -174,19 +174,15 @@ def test_what_may_never_come_is_waited_for_a_while(outside: Outside) -> None:
 
 
 def test_too_much_memory_is_the_jobs_own_doing(outside: Outside) -> None:
-    job = outside.submit(
-        "hungry",
-        script="hoards.py",
-        args=("400",),
-        workers={"min": 1, "max": 1},
-        failurePolicy={"restarts": 1},
-        pod={"resources": {"memory": "256Mi"}},
-    )
+    pod = {"resources": {"memory": "256Mi"}}
+    one = {"min": 1, "max": 1}
+    job = outside.submit("hungry", script="hoards.py", args=("400",), workers=one, pod=pod)
     wait_until(lambda: outside.job(job)["state"] == "failed", "the job fails", 60)
     limit = "used more memory than its limit of 256Mi: raise spec.pod.resources.memory"
-    assert limit in outside.job(job)["reason"]
-    assert [limit in words for words in outside.history(job, "agent_exited")] == [True]
-    assert [limit in words for words in outside.history(job, "given_up")] == [True]
+    reason = outside.job(job)["reason"]
+    assert limit in reason
+    assert reason.endswith("before the first step, 3 times, and the job got no further: it is not tried again")
+    assert [limit in words for words in outside.history(job, "agent_exited")] == [True, True]
 
 
 IMPORTANT: dict[str, Any] = {

@@ -15,6 +15,7 @@ from cordee.coordinator.core.job import JobMachine
 from cordee.coordinator.core.model import (
     ArrivalReason,
     Cause,
+    ExitCause,
     JobState,
     Outlook,
 )
@@ -176,6 +177,26 @@ def test_a_job_that_is_old_does_not_run_out_of_restarts_for_being_old() -> None:
         party.tell(ev.AgentExited("j-w1", -9))
         party.go(150.0, heard=(0,))
     assert party.events("given_up") == []
+
+
+def test_memory_beyond_the_limit_three_times_at_the_same_place_ends_the_job_and_in_between_progress_does_not() -> None:
+    words = "used more memory than its limit of 1Gi: raise spec.pod.resources.memory"
+    machine = JobMachine(JobRecord("j", 1, 1), POLICY)
+    machine.handle(ev.Scheduled(1), 0.0)
+    for k in range(3):
+        assert machine.state is JobState.STARTING
+        machine.handle(ev.AgentExited("j-w0", -9, words, cause=ExitCause.OUT_OF_MEMORY), 20.0 * k + 1.0)
+        machine.handle(ev.Tick(), 20.0 * k + 15.0)
+    assert machine.state is JobState.FAILED
+    assert machine.record.reason == (
+        f"j-w0's agent was ended by signal 9: {words} before the first step, 3 times, and the job got no further: "
+        "it is not tried again"
+    )
+    party = Party(2)
+    for _ in range(5):
+        party.go(20.0, heard=(0, 1))
+        party.tell(ev.AgentExited("j-w1", -9, words, cause=ExitCause.OUT_OF_MEMORY))
+    assert party.state is not JobState.FAILED
 
 
 def test_below_the_minimum_a_job_waits_as_long_as_its_user_wants_and_then_fails_with_a_sentence() -> None:

@@ -14,6 +14,7 @@ from cordee.coordinator.core.failure import WORKERS_WORDS, Verdict, describe_exi
 from cordee.coordinator.core.lifecycle import STOP_REASONS
 from cordee.coordinator.core.model import (
     ArrivalReason,
+    ExitCause,
     JobError,
     JobState,
     LossCause,
@@ -248,7 +249,9 @@ def _on_agent_exited(crew: Crew, event: events.AgentExited) -> None:
     else:
         slot.trouble = words
         died = describe_exit(event.code, event.message)
-        if event.code in WORKERS_WORDS and dies_again(crew, event.worker, "'s agent", event.code, died):
+        # A limit of memory is the job's own, and is met again at the same place.
+        own = event.code in WORKERS_WORDS or event.cause is ExitCause.OUT_OF_MEMORY
+        if own and event.code is not None and dies_again(crew, event.worker, "'s agent", event.code, died):
             return
         again = retry(slot.exits, crew.now, crew.policy)
         slot.exits = again.exits
