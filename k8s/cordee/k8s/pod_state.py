@@ -97,9 +97,11 @@ def end_of(pod: Pod, finding: Finding) -> tuple[AgentExit, bool]:
         finding = Finding(Fate.NODE_LOST, "is given up: its node has not said that it ended")
     asked = pod.stopping and finding.fate is Fate.DELETED  # by us
     if finding.taken and not asked:
-        told = AgentExit(pod.name, pod.job, finding.code, f"{pod.name}'s pod {finding.words}", taken=True)
+        words = f"{pod.name}'s pod {finding.words}"
+        told = AgentExit(pod.name, pod.job, finding.code, words, taken=True, cause=finding.cause)
     else:
-        told = AgentExit(pod.name, pod.job, finding.code, "" if asked else finding.words)
+        words, cause = ("", None) if asked else (finding.words, finding.cause)
+        told = AgentExit(pod.name, pod.job, finding.code, words, cause=cause)
     return told, bool(pod.node) and finding.fate in _GUILTY and finding.code not in _INNOCENT
 
 

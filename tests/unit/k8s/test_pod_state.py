@@ -2,8 +2,9 @@
 
 from typing import Any
 
+from cordee.coordinator.core.model import ExitCause
 from cordee.k8s.diagnosis import diagnose
-from cordee.k8s.pod_state import Pod, notice_of
+from cordee.k8s.pod_state import Pod, end_of, notice_of
 
 
 def pulling(reason: str, message: str) -> dict[str, Any]:
@@ -11,6 +12,17 @@ def pulling(reason: str, message: str) -> dict[str, Any]:
     labels = {"cordee.dev/job": "j", "cordee.dev/worker": "j-w0"}
     status = {"phase": "Pending", "containerStatuses": [waits]}
     return {"metadata": {"name": "j-w0", "uid": "1", "labels": labels}, "spec": {"containers": []}, "status": status}
+
+
+def test_why_a_pod_ended_goes_with_the_news_of_its_end() -> None:
+    ended = {"name": "worker", "state": {"terminated": {"exitCode": 137, "reason": "OOMKilled"}}}
+    for status, cause, taken in (
+        ({"phase": "Failed", "containerStatuses": [ended]}, ExitCause.OUT_OF_MEMORY, False),
+        ({"phase": "Failed", "reason": "Evicted"}, ExitCause.PRESSURE, True),
+    ):
+        pod = Pod(pulling("", "") | {"status": status})
+        told, _ = end_of(pod, diagnose(pod.thing))
+        assert (told.cause, told.taken) == (cause, taken)
 
 
 def test_a_reason_that_comes_a_moment_later_is_told_and_by_turns_is_not() -> None:
