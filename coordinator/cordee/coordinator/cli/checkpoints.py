@@ -90,6 +90,11 @@ def _located(ref: str, server: str | None, state: Path | None) -> tuple[str, str
     with reach(server, state) as coordinators:
         _, found = coordinators.find(ref)
     root = found["checkpoints"]
+    if not root:
+        raise CoordinatorError(
+            f"the job {found['id']} writes no checkpoints: its pods share no storage",
+            "give it a place with spec.checkpoint.storage, or the platform one with the chart's storage.url",
+        )
     if "://" not in root and not Path(found["folder"]).is_dir() and not Path(root).is_dir():
         raise NotFoundError(
             f"the folder of {found['id']}, {clean(found['folder'])}, is not on this machine",

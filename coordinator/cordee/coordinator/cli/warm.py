@@ -36,4 +36,10 @@ def weights_of_job(ref: str, server: str | None = None, state: Path | None = Non
     with reach(server, state) as coordinators:
         _, job = coordinators.find(ref)
     final = Path(job["folder"]) / RESULT
-    return str(final) if job["state"] == "succeeded" and final.is_file() else job["checkpoints"]
+    place = str(final) if job["state"] == "succeeded" and final.is_file() else str(job["checkpoints"])
+    if not place:
+        raise CoordinatorError(
+            f"the weights of {job['id']} are not on this machine, and it wrote no checkpoints",
+            f"fetch them first: cordee fetch {job['id']}",
+        )
+    return place

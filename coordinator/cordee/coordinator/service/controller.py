@@ -363,12 +363,15 @@ class Controller:
 
     def _load(self, row: JobRow, token: str, key: str) -> Job:
         document = parse_job(row.document, bundled=True)
+        folder = self._folder.job(row.id)
+        told = self._launcher.environment(row.id, folder, token, document.spec)
         job = Job(
             id=row.id,
             document=document,
             bundle=row.bundle,
             token=token,
-            folder=str(self._folder.job(row.id)),
+            folder=str(folder),
+            checkpoints=told.get("CORDEE_CHECKPOINT_STORAGE"),
             launcher=self._launcher.name,
             machine=JobMachine(JobRecord.from_json(row.record), job_policy(self.policy, document.spec.failure_policy)),
             progress=Progress.from_json(row.progress),

@@ -81,6 +81,7 @@ class Job:
         launcher: str = "process",
         progress: Progress | None = None,
         events: list[EventRow] | None = None,
+        checkpoints: str | None = None,
         key: str = "",
     ) -> None:
         self.id = id
@@ -90,6 +91,10 @@ class Job:
         self.bundle = bundle
         self.token = token
         self.folder = folder
+        self.checkpoints = (
+            checkpoint_root(document.spec.checkpoint.storage, id, folder) if checkpoints is None else checkpoints
+        )
+        """Where they lie; empty: none are written."""
         self.launcher = launcher
         self.machine = machine
         self.progress = progress or Progress()
@@ -221,5 +226,5 @@ class Job:
                 else None
             ),
             folder=self.folder,
-            checkpoints=checkpoint_root(self.document.spec.checkpoint.storage, self.id, self.folder),
+            checkpoints=self.checkpoints,
         )

@@ -125,7 +125,7 @@ class JobView(_Model):
     events: list[EventView] = Field(description="the newest 50")
     error: JobError | None
     folder: str = Field(description="the job's folder on the coordinator's machine")
-    checkpoints: str = Field(description="the folder or URL that the job's checkpoints lie in")
+    checkpoints: str = Field(description="the folder or URL that the job's checkpoints lie in; empty: none are written")
 
 
 class JobList(_Model):
