@@ -271,7 +271,7 @@ def _resources(spec: JobSpec, wish: PodSpec) -> Json:
 
 def _ask(pod: Json, wish: PodSpec) -> None:
     """What a job asks of the scheduler."""
-    known = {item.get("key") for item in wish.tolerations}
+    known = [item.get("key") for item in wish.tolerations]
     lost = ("node.kubernetes.io/not-ready", "node.kubernetes.io/unreachable")
     pod["tolerations"] = [
         *wish.tolerations,

@@ -14,6 +14,7 @@ from typing import Any, Final, Protocol
 
 import sqlalchemy as sa
 from sqlalchemy import event as sa_event
+from sqlalchemy import exc as sa_exc
 from sqlalchemy.pool import QueuePool, StaticPool
 
 from cordee.coordinator.errors import CoordinatorError
@@ -104,7 +105,7 @@ class PostgresDatabase:
     def __init__(self, url: str) -> None:
         try:
             parsed = sa.make_url(url.strip())
-        except sa.exc.ArgumentError:
+        except sa_exc.ArgumentError:
             parsed = None
         if parsed is None or parsed.drivername not in _SCHEMES or not parsed.database:
             # Not what was given: it may hold a password.

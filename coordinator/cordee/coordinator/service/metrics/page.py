@@ -148,7 +148,7 @@ class Metrics:
         counts = {"min": record.minimum, "max": record.maximum, "wanted": record.wanted, "now": training}
         for count, value in counts.items():
             page.add(f.WORKERS, (*of, count), value)
-        states = dict.fromkeys(WORKER_STATES, 0)
+        states: dict[str, int] = dict.fromkeys(WORKER_STATES, 0)
         for member in members:
             states[member.state] += 1
         for state, value in states.items():

@@ -25,24 +25,24 @@ Offset = Annotated[int, Query(ge=0, le=1 << 48, description="where in the file t
 
 def add_uploads(app: FastAPI, controller: Controller, appends: Appends, files: Files) -> None:
     """The pages below /v1/workers/{worker}/."""
-    identity = Annotated[Writer, Depends(writer_of(controller))]
+    identity = Depends(writer_of(controller))
 
     async def append(writer: Writer, kind: Kind, name: str, offset: int, request: Request) -> Arrived:
         there = await appends.append(writer.folder, writer.worker, kind, name, offset, await request.body())
         return Arrived(offset=there)
 
     @app.post("/v1/workers/{worker}/logs", tags=[_TAG])
-    async def logs(writer: identity, name: Name, offset: Offset, request: Request) -> Arrived:
+    async def logs(writer: Annotated[Writer, identity], name: Name, offset: Offset, request: Request) -> Arrived:
         """More of a worker's log; the answer is how much of it is here. What is here already is not written again."""
         return await append(writer, LOGS, name, offset, request)
 
     @app.post("/v1/workers/{worker}/ledger", tags=[_TAG])
-    async def ledger(writer: identity, name: Name, offset: Offset, request: Request) -> Arrived:
+    async def ledger(writer: Annotated[Writer, identity], name: Name, offset: Offset, request: Request) -> Arrived:
         """More of the ledger that a worker writes; as with logs."""
         return await append(writer, LEDGER, name, offset, request)
 
     @app.post("/v1/workers/{worker}/results", tags=[_TAG])
-    async def results(writer: identity, offer: Offer) -> OfferAnswers:
+    async def results(writer: Annotated[Writer, identity], offer: Offer) -> OfferAnswers:
         """The files that a worker has for its job's result: which of them it is to send."""
         answers = []
         for file in offer.files:
@@ -52,7 +52,7 @@ def add_uploads(app: FastAPI, controller: Controller, appends: Appends, files: F
 
     @app.put("/v1/workers/{worker}/files/{path:path}", tags=[_TAG])
     async def put(
-        writer: identity,
+        writer: Annotated[Writer, identity],
         path: Annotated[str, Path(max_length=1024)],
         request: Request,
         sha256: Annotated[str, Header(alias="Cordee-Sha256", pattern=r"^[0-9a-f]{64}$")],
