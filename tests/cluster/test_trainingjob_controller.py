@@ -102,6 +102,11 @@ class Cluster:
         assert status == 200, answer
         return dict(answer)
 
+    def warned(self, name: str, reason: str) -> str:
+        """The types of an object's events for a reason."""
+        about = f"--field-selector=involvedObject.name={name},reason={reason}"
+        return self.kubectl("get", "events", about, "--output=jsonpath={.items[*].type}")
+
     def path(self, name: str) -> str:
         return f"/apis/{GROUP}/{VERSION}/namespaces/{self.namespace}/{PLURAL}/{name}"
 
@@ -198,6 +203,7 @@ def test_kubectl_makes_a_job_sees_it_end_and_deletes_it(cluster: Cluster) -> Non
     assert "cordee.dev/coordinator" in told
     assert "digits.py, 1:2 workers by the object digits" in told
     assert told.count("generation 1 (start)") == 1
+    cluster.until(lambda: cluster.warned("digits", "Succeeded") == "Normal", "nobody tells of its end")
     cluster.kubectl("delete", "tj", "digits", "--timeout=30s")
     assert cluster.job(mine["id"])["weights_sha256"] == mine["weights_sha256"], "nothing is lost"
 
@@ -284,7 +290,9 @@ def test_what_cannot_be_a_job_says_why_and_what_comes_late_is_waited_for(cluster
     accepted = next(each for each in cluster.read("n" * 44)["status"]["conditions"] if each["type"] == "Accepted")
     assert (accepted["status"], accepted["reason"]) == ("False", "Invalid")
     assert "a name is 1 to 40 lower-case letters" in accepted["message"]
+    assert cluster.read("n" * 44)["status"]["state"] == "failed"
     cluster.until_status("late", lambda status: status.get("reason") == "SourceMissing")
+    assert cluster.warned("late", "SourceMissing") == cluster.warned("n" * 44, "Invalid") == "Warning"
     cluster.kubectl("create", "configmap", "later", f"--from-literal=digits.py={DIGITS}")
     cluster.kubectl("wait", "--for=condition=Succeeded", "tj/late", "--timeout=90s")
     cluster.kubectl("delete", "tj", "--all", "--timeout=30s")
@@ -294,3 +302,25 @@ def test_an_ended_jobs_object_goes_by_itself(cluster: Cluster) -> None:
     cluster.apply("brief", epochs=1, ttlSecondsAfterFinished=1)
     cluster.until(lambda: not cluster.exists("brief"), "it stays")
     assert cluster.job("brief")["state"] == "succeeded"
+
+
+def test_a_namespace_that_is_deleted_does_not_wait_for_a_coordinator_that_has_gone(
+    api_server: ControlPlane, home: Cluster, tmp_path: Path
+) -> None:
+    """There is no controller of namespaces here, so that the order is this test's: coordinator first, jobs later."""
+    del home  # the definition is there
+    mine = Cluster(api_server, tmp_path)
+    mine.start()
+    try:
+        mine.apply("training", epochs=4000)
+        mine.until_status("training", lambda status: status.get("state") == "running")
+        api_server.kubectl("delete", "namespace", mine.namespace, "--wait=false")
+        began = time.monotonic()
+        mine.coordinator.stop()
+        assert time.monotonic() - began < 30.0
+        assert "finalizers" not in mine.read("training")["metadata"]
+        api_server.kubectl("--namespace", mine.namespace, "delete", "tj", "training", "--timeout=20s")
+        mine.start()
+        mine.until(lambda: not agents(mine.state), "the job goes on without its object")
+    finally:
+        mine.coordinator.stop()

@@ -15,7 +15,7 @@ from typing import Any, Final, Literal
 from cordee.coordinator.config import Kubernetes
 from cordee.k8s.errors import ApiError, KubernetesError, UnreachableError
 
-__all__ = ["APPLY", "JSON_PATCH", "MERGE_PATCH", "STRATEGIC_PATCH", "Api", "Json", "Stream"]
+__all__ = ["ANSWER_SECONDS", "APPLY", "JSON_PATCH", "MERGE_PATCH", "STRATEGIC_PATCH", "Api", "Json", "Stream"]
 
 Json = dict[str, Any]
 """An object of Kubernetes, as its API has it."""
@@ -26,7 +26,7 @@ STRATEGIC_PATCH: Final = "application/strategic-merge-patch+json"
 APPLY: Final = "application/apply-patch+yaml"
 
 _CONNECT_SECONDS: Final = 5.0
-_ANSWER_SECONDS: Final = 30.0
+ANSWER_SECONDS: Final = 30.0
 _POOL: Final = 32
 """Connections that are kept: so many requests run at once."""
 _NAMESPACE_FILE: Final = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
@@ -114,7 +114,7 @@ class Api:
         query: Mapping[str, str] | None = None,
         body: Any = None,
         content_type: str = "application/json",
-        timeout_seconds: float = _ANSWER_SECONDS,
+        timeout_seconds: float = ANSWER_SECONDS,
     ) -> Json:
         """One answer. Raises `ApiError` when the server refuses and `UnreachableError` when there is none."""
         response = self._call(method, path, query, body, content_type, timeout_seconds)

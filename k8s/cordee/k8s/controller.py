@@ -24,10 +24,11 @@ from cordee.k8s import reconcile
 from cordee.k8s.api import Api, Json
 from cordee.k8s.errors import ApiError, KubernetesError
 from cordee.k8s.facts import document_of, facts_of, key_of, object_of, pack_config_map, source_of
-from cordee.k8s.happenings import MAX_AGE_SECONDS, Post, Teller
+from cordee.k8s.happenings import MAX_AGE_SECONDS, Post, Repeat, Teller
 from cordee.k8s.names import JOB_LABEL
 from cordee.k8s.objects import Objects
 from cordee.k8s.owners import Owner, Owners
+from cordee.k8s.parting import part
 from cordee.k8s.reconcile import Memory, Refusal, Rest, Step, Thing, next_step
 from cordee.k8s.watch import Change, Collection, Kind, Watcher, on_loop
 from cordee.k8s.workqueue import WorkQueue
@@ -96,12 +97,13 @@ class ObjectsFront:
             self._touched(job)
 
     async def close(self) -> None:
-        """Stop; objects and jobs stay as they are."""
+        """Stop; objects and jobs stay as they are, unless they could not go without us."""
         self._unsubscribe()
         self._queue.close()
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        await part(self._objects, self._coordinator, self._known.values(), self._is_over)
         await asyncio.to_thread(self._watcher.stop)
         self._objects.close()
 
@@ -152,7 +154,7 @@ class ObjectsFront:
             memory = self._remember(name, wanted=True)
         if name not in self._queue:
             due = memory.written_at + reconcile.STATUS_SECONDS - self._controller.now()
-            self._queue.add(name, max(due, 0.0))
+            self._queue.add(name, max(due, _RETRY_SECONDS if name in self._failures else 0.0))
 
     def _bind(self, job: Job, name: str, uid: str) -> None:
         if self._names.get(job.id) != name:
@@ -163,6 +165,10 @@ class ObjectsFront:
             self._owners.note(job.id, Owner(name, uid))
 
     # -- who is who
+
+    def _is_over(self, data: Json) -> bool:
+        job = self._job_of(data)
+        return job is None or job.ended
 
     def _job_of(self, data: Json) -> Job | None:
         """The job of an object: the one that was made from it, or the one that it was made for."""
@@ -308,16 +314,25 @@ class ObjectsFront:
                 document, bundle, key=key_of(data["metadata"]["uid"]), by=f"the object {name}"
             )
         except _SourceMissingError as error:
-            refusal = Refusal(generation, "SourceMissing", str(error), self._controller.now() + _SOURCE_SECONDS)
-            self._remember(name, refusal=refusal)
+            again_at = self._controller.now() + _SOURCE_SECONDS
+            await self._refuse(data, Refusal(generation, "SourceMissing", str(error), again_at))
         except InvalidError as error:
             hint = f" ({error.hint})" if error.hint else ""
-            self._remember(name, refusal=Refusal(generation, "Invalid", f"{error.message}{hint}"))
+            await self._refuse(data, Refusal(generation, "Invalid", f"{error.message}{hint}"))
         else:
             job = self._controller.find_id(view.id)
             assert job is not None
             self._remember(name, refusal=None)
             self._bind(job, name, data["metadata"]["uid"])
+
+    async def _refuse(self, data: Json, refusal: Refusal) -> None:
+        """It cannot be a job, or not yet: remember why, and say it once with an event."""
+        name = data["metadata"]["name"]
+        known = self._memory(name).refusal
+        if known is None or replace(known, retry_at=refusal.retry_at) != refusal:
+            teller, now = self._teller(data), self._controller.now()
+            await self._record(name, teller.tell_refusal(refusal.generation, refusal.reason, refusal.sentence, now))
+        self._remember(name, refusal=refusal)
 
     async def _source(self, data: Json) -> str | None:
         """The bundle of an object whose source is a ConfigMap; None: it lies elsewhere."""
@@ -338,34 +353,41 @@ class ObjectsFront:
         return bundle.sha256
 
     async def _tell(self, data: Json, job: Job) -> None:
-        """Record what is new in the job's history as events of the object."""
+        """Record what is new in the job's history, and its end, as events of the object."""
+        name, teller, record = data["metadata"]["name"], self._teller(data), job.machine.record
+        since = self._controller.now() - MAX_AGE_SECONDS
+        if job.events and job.events[-1] is not teller.seen:
+            newest = job.events[-1]
+            page = self._controller.history(job.id, after=teller.last, limit=1000)
+            for event in page.events:
+                if event.time >= since:
+                    await self._record(name, teller.tell(event.id, event.kind, event.message, event.time))
+            if not page.more:
+                teller.seen = newest
+        if job.ended and not teller.ended and record.finished_at is not None and record.finished_at >= since:
+            await self._record(name, teller.tell_end(record.state.value, record.reason, record.finished_at))
+
+    def _teller(self, data: Json) -> Teller:
         metadata = data["metadata"]
-        teller = self._tellers.get(metadata["name"])
-        if teller is None or teller.uid != metadata["uid"]:
-            teller = self._tellers[metadata["name"]] = Teller(
-                name=metadata["name"],
-                namespace=self._objects.namespace,
-                uid=metadata["uid"],
-                instance=self._coordinator,
-            )
-        if not job.events or job.events[-1] is teller.seen:
-            return
-        newest, since = job.events[-1], self._controller.now() - MAX_AGE_SECONDS
-        page = self._controller.history(job.id, after=teller.last, limit=1000)
-        for event in page.events:
-            told = teller.tell(event.id, event.kind, event.message, event.time) if event.time >= since else None
-            if told is None:
-                continue
-            try:
-                if isinstance(told, Post):
-                    await self._objects.post_event(told.body)
-                else:
-                    await self._objects.repeat_event(told.name, told.patch)
-            except ApiError as error:
-                if error.status not in (404, 409):  # forgotten by the server; told before a restart
-                    _log.warning("an event of the object %s is not recorded: %s", metadata["name"], error.message)
-        if not page.more:
-            teller.seen = newest
+        name, uid = metadata["name"], metadata["uid"]
+        teller = self._tellers.get(name)
+        if teller is None or teller.uid != uid:
+            teller = Teller(name=name, namespace=self._objects.namespace, uid=uid, instance=self._coordinator)
+            self._tellers[name] = teller
+        return teller
+
+    async def _record(self, name: str, told: Post | Repeat | None) -> None:
+        try:
+            if isinstance(told, Post):
+                await self._objects.post_event(told.body)
+            elif told is not None:
+                await self._objects.repeat_event(told.name, told.patch)
+        except ApiError as error:
+            if error.namespace_ends:
+                self._remember(name, ending=True)
+                self._queue.add(name)
+            elif error.status not in (404, 409):  # forgotten by the server; told before a restart
+                _log.warning("an event of the object %s is not recorded: %s", name, error.message)
 
 
 class _SourceMissingError(Exception):

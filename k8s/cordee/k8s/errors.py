@@ -29,6 +29,11 @@ class ApiError(KubernetesError):
         seconds = self.details.get("retryAfterSeconds")
         return float(seconds) if isinstance(seconds, int | float) else None
 
+    @property
+    def namespace_ends(self) -> bool:
+        """Nothing new is taken in there: the namespace is being deleted."""
+        return any(cause.get("reason") == "NamespaceTerminating" for cause in self.details.get("causes") or ())
+
 
 class UnreachableError(KubernetesError):
     """No answer: the API server is down, or the way to it."""

@@ -28,9 +28,9 @@ _WARNINGS: Final = frozenset(
         "deleted",
         "died",
         "evicted",
+        "failed",
         "fault",
         "given_up",
-        "ignored",
         "image",
         "isolated",
         "link",
@@ -50,6 +50,8 @@ _WARNINGS: Final = frozenset(
     }
 )
 _MAX_NOTE: Final = 1024
+_MAX_NAME: Final = 200
+"""Of an object's name, in the names of its events: those have numbers, too."""
 _BURST: Final = 30
 _PER_SECOND: Final = 0.1
 _SERIES_SECONDS: Final = 300.0
@@ -87,6 +89,8 @@ class Teller:
         """The number of the newest event of the history that has been looked at."""
         self.seen: object = None
         """The newest row of the history when it was looked at."""
+        self.ended = False
+        """The job's end has been told."""
         self._name, self._namespace, self._instance = name, namespace, instance
         self._told: dict[tuple[str, str], _Told] = {}
         self._room, self._filled_at = float(_BURST), 0.0
@@ -98,6 +102,8 @@ class Teller:
         if kind in _SILENT:
             return None
         note = message if len(message) <= _MAX_NOTE else message[: _MAX_NOTE - 1] + "…"
+        if kind == "taken" and self._is_known(message, time):
+            return None  # the notice of it said so
         before = self._told.get((kind, note))
         if before is not None and time - before.time <= _SERIES_SECONDS:
             before.count, before.time = before.count + 1, time
@@ -110,9 +116,33 @@ class Teller:
             left_out = f" ({self._dropped} events before this one are in the job's history only)"
             note = note[: _MAX_NOTE - len(left_out)] + left_out
             self._dropped = 0
-        name = f"{self._name}.{self.uid.replace('-', '')[:12]}.{number:x}"
+        name = self._event_name(f"{number:x}")
         self._told = {key: told for key, told in self._told.items() if time - told.time <= _SERIES_SECONDS}
         self._told[kind, message[:_MAX_NOTE]] = _Told(name, 1, time)
+        return self._post(name, kind, note, time)
+
+    def tell_end(self, state: str, reason: str, time: float) -> Post:
+        """The job has come to its end."""
+        self.ended = True
+        return self._post(self._event_name("end"), state, reason or f"the job has {state}", time)
+
+    def tell_refusal(self, generation: int, reason: str, sentence: str, time: float) -> Post:
+        """The object is no job: never, or not yet."""
+        name = self._event_name(f"{reason.lower()}-{generation}")
+        return self._post(name, reason, sentence, time, warning=True)
+
+    def _is_known(self, message: str, time: float) -> bool:
+        """Whether that, or more, was told lately."""
+        recent = (words for (_, words), told in self._told.items() if time - told.time <= _SERIES_SECONDS)
+        return any(words.startswith(message[:_MAX_NOTE]) for words in recent)
+
+    def _event_name(self, suffix: str) -> str:
+        name = self._name[:_MAX_NAME].rstrip(".-")
+        return f"{name}.{self.uid.replace('-', '')[:12]}.{suffix}"
+
+    def _post(self, name: str, kind: str, note: str, time: float, *, warning: bool = False) -> Post:
+        if len(note) > _MAX_NOTE:
+            note = note[: _MAX_NOTE - 1] + "…"
         reason = "".join(part[:1].upper() + part[1:] for part in kind.split("_"))[:128] or "Note"
         return Post(
             {
@@ -120,7 +150,7 @@ class Teller:
                 "kind": "Event",
                 "metadata": {"name": name, "namespace": self._namespace},
                 "eventTime": _micro(time),
-                "type": "Warning" if kind in _WARNINGS else "Normal",
+                "type": "Warning" if warning or kind in _WARNINGS else "Normal",
                 "reason": reason,
                 "action": reason,
                 "note": note,

@@ -9,13 +9,15 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Final
 
 from cordee.coordinator.spec import API_VERSION
-from cordee.k8s.api import MERGE_PATCH, Api, Json, Method
+from cordee.k8s.api import ANSWER_SECONDS, MERGE_PATCH, Api, Json, Method
+from cordee.k8s.errors import ApiError
 from cordee.k8s.reconcile import COORDINATOR_LABEL, FINALIZER
 from cordee.k8s.status import merge_patch
 
 __all__ = ["Objects"]
 
 _MANAGER: Final = "cordee"
+_EXERCISE_SECONDS: Final = 3.0
 
 
 class Objects:
@@ -91,18 +93,48 @@ class Objects:
         path = f"/apis/events.k8s.io/v1/namespaces/{self.namespace}/events/{name}"
         await self._request("PATCH", path, patch)
 
+    async def namespace_ends(self) -> bool:
+        """Whether the namespace is being deleted. Reading it would need another right: an event is asked for, as an
+        exercise, and refused there."""
+        exercise = {
+            "apiVersion": "events.k8s.io/v1",
+            "kind": "Event",
+            "metadata": {"generateName": "cordee-", "namespace": self.namespace},
+            "eventTime": "1970-01-01T00:00:00.000000Z",
+            "type": "Normal",
+            "reason": "Stopping",
+            "action": "Stopping",
+            "reportingController": "cordee.dev/coordinator",
+            "reportingInstance": "cordee",
+            "regarding": {"apiVersion": API_VERSION, "kind": "TrainingJob", "namespace": self.namespace},
+        }
+        path = f"/apis/events.k8s.io/v1/namespaces/{self.namespace}/events"
+        try:
+            await self._request("POST", path, exercise, {"dryRun": "All"}, _EXERCISE_SECONDS)
+        except ApiError as error:
+            return error.namespace_ends
+        return False
+
     async def _patch(self, data: Json, body: Json, part: str = "") -> Json:
         metadata = data["metadata"]
         body = {**body, "metadata": {**body.get("metadata", {}), "uid": metadata["uid"]}}
         return await self._request("PATCH", f"{self.path}/{metadata['name']}{part}", body)
 
-    async def _request(self, method: Method, path: str, body: Mapping[str, Any] | None = None) -> Json:
+    async def _request(
+        self,
+        method: Method,
+        path: str,
+        body: Mapping[str, Any] | None = None,
+        query: Mapping[str, str] | None = None,
+        seconds: float = ANSWER_SECONDS,
+    ) -> Json:
         call = functools.partial(
             self._api.request,
             method,
             path,
-            query={"fieldManager": _MANAGER} if method in ("POST", "PATCH") else {},
+            query={**(query or {}), **({"fieldManager": _MANAGER} if method in ("POST", "PATCH") else {})},
             body=body,
             content_type=MERGE_PATCH if method == "PATCH" else "application/json",
+            timeout_seconds=seconds,
         )
         return await asyncio.get_running_loop().run_in_executor(self._threads, call)

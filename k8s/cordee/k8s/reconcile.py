@@ -115,6 +115,8 @@ class Memory:
     """The job was seen alive, and has had no object yet."""
     unmade: bool = False
     """There cannot be an object for it."""
+    ending: bool = False
+    """Its namespace is being deleted: our rights may go any moment."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -204,7 +206,7 @@ def _without_object(job: JobFacts, memory: Memory) -> Step:
 def _deleting(thing: Thing, job: JobFacts | None, memory: Memory, now: float) -> Step:
     if not thing.finalizer:
         return Rest()
-    if job is None or job.gone:
+    if job is None or job.gone or (job.ended and memory.ending):
         return Release()
     if not job.ended:
         return Cancel()

@@ -130,13 +130,13 @@ def refused_status(
         "Accepted": said,
         "Running": said,
         "Succeeded": ("Unknown", reason, sentence),
-        "Failed": ("False", reason, sentence),
+        "Failed": (_truth(final), reason, sentence),
         "Ready": said,
         "Stalled": (_truth(final), reason, sentence),
     }
     return {
         "observedGeneration": generation,
-        "state": "pending",
+        "state": "failed" if final else "pending",
         "reason": reason,
         "message": sentence[:_MAX_MESSAGE],
         "conditions": _conditions(before, generation, now, states),

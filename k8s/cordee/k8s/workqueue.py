@@ -17,8 +17,9 @@ class WorkQueue:
         self._wake = asyncio.Event()
 
     def __contains__(self, name: str) -> bool:
-        """Whether it waits to be looked at, now or later, or is being looked at."""
-        return name in self._queued or name in self._busy or name in self._later
+        """Whether it waits to be looked at, now or later. One that is being looked at does not: what changes meanwhile
+        may have been looked at already."""
+        return name in self._queued or name in self._later
 
     def add(self, name: str, delay: float = 0.0) -> None:
         """Have a name looked at, not before the delay is over. One that is asked for already comes when it is due

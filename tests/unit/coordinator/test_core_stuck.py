@@ -194,6 +194,10 @@ def test_a_straggler_is_told_of_and_seen_and_left_alone() -> None:
         (pytest.approx(0.05), True),
     ]
     assert not party.take(act.SendChangePending)
+    pace(party, 40.0, w0=0.01, w1=0.01, w2=0.01)
+    assert party.events("straggler") == [words], "that it is none any more is another kind: it is no trouble"
+    [over] = party.events("caught_up")
+    assert over.startswith("j-w2 keeps up again")
 
 
 def test_a_straggler_is_replaced_where_that_is_wanted_and_loses_nothing() -> None:

@@ -45,6 +45,22 @@ def test_losses_are_warnings_and_stacks_are_not_told() -> None:
     assert teller().tell(1, "stack", "a page", 0.0) is None
 
 
+@pytest.mark.parametrize("kind", ["caught_up", "ignored"])
+def test_what_is_no_trouble_is_no_warning(kind: str) -> None:
+    told = teller().tell(1, kind, "w0 keeps up again", 0.0)
+    assert isinstance(told, Post)
+    assert told.body["type"] == "Normal"
+
+
+def test_a_pod_that_was_taken_is_told_of_once() -> None:
+    mine = teller()
+    assert isinstance(mine.tell(1, "deleted", "w0's pod was deleted by somebody", 0.0), Post)
+    assert mine.tell(2, "taken", "w0's pod was deleted by somebody", 1.0) is None
+    assert mine.tell(3, "taken", "w0's pod was deleted", 1.0) is None
+    assert isinstance(mine.tell(4, "taken", "w1's pod was deleted", 1.0), Post)
+    assert isinstance(mine.tell(5, "taken", "w0's pod was deleted", 1000.0), Post), "another time"
+
+
 def test_what_repeats_itself_becomes_a_series() -> None:
     mine = teller()
     first = mine.tell(1, "lost", "w0", 0.0)
@@ -82,6 +98,7 @@ async def test_a_name_is_looked_at_by_one_worker_at_a_time_and_again_if_asked_me
     queue.add("a")
     queue.add("a")
     assert await queue.get() == "a"
+    assert "a" not in queue, "what changes from now on may not be seen"
     queue.add("a")
     queue.add("b")
     assert await queue.get() == "b"

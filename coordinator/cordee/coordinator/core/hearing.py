@@ -35,7 +35,7 @@ def heard(crew: Crew, event: WorkerHeard) -> bool:
 
 def _take_paces(crew: Crew, event: WorkerHeard) -> None:
     for change in crew.stragglers.told(dict(event.paces), event.step or 0, crew.now):
-        crew.tell("straggler", change.words)
+        crew.tell("straggler" if change.slow else "caught_up", change.words)
         slot = crew.slots.get(change.worker)
         session = None if slot is None else slot.session
         if slot is None or session is None or session.leaving or not change.slow:
