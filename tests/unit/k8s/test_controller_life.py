@@ -5,6 +5,7 @@ says of objects that are no jobs and of those whose namespace goes.
 from __future__ import annotations
 
 import asyncio
+import copy
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from types import SimpleNamespace
@@ -64,7 +65,7 @@ class Server:
                 self.events.append(body)
             return {}
         if method == "GET" and path.endswith("/trainingjobs"):
-            return {"metadata": {"resourceVersion": "1"}, "items": list(self.objects.values())}
+            return {"metadata": {"resourceVersion": "1"}, "items": copy.deepcopy(list(self.objects.values()))}
         if "/configmaps/" in path:
             raise ApiError(404, "NotFound", "not found")
         name = path.removesuffix("/status").rsplit("/", 1)[-1]
@@ -78,7 +79,7 @@ class Server:
             self._version += 1
             thing = self.objects[name] = merged(thing, body)
             thing["metadata"]["resourceVersion"] = str(self._version)
-        return thing
+        return copy.deepcopy(thing)
 
 
 class _Silence:
