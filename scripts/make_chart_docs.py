@@ -6,7 +6,9 @@
 So a value is described once, beside its default. The comment right above a field is its description; a line
 `# @schema {…}` in it adds to the JSON Schema that follows from the default. A mapping with fields takes no others: a
 mistyped value is refused at install, with its place. An empty mapping or list takes whatever Kubernetes does, and so
-does one that says `additionalProperties`: fields of pods are Kubernetes' to check.
+does one that says `additionalProperties`: fields of pods are Kubernetes' to check. What goes into the coordinator's
+configuration is as strict as that: an `@schema` may refer to `#/definitions/Config`, `PodSpec`, `resources` and
+`quantity`.
 """
 
 import argparse
@@ -20,12 +22,15 @@ from typing import Any
 import yaml
 
 from cordee.coordinator.config import config_schema
+from cordee.coordinator.spec_pod import PodSpec
 
 ROOT = Path(__file__).resolve().parent.parent
 CHART = ROOT / "helm" / "cordee"
 VALUES, SCHEMA, README = CHART / "values.yaml", CHART / "values.schema.json", CHART / "README.md"
 CONFIG = ROOT / "docs" / "reference" / "coordinator-config.md"
 TYPES = {bool: "boolean", int: "integer", float: "number", str: "string", list: "array", dict: "object"}
+
+QUANTITY = r"^([0-9]+(\.[0-9]*)?|\.[0-9]+)([KMGTPE]i|[numkMGTPE]|[eE][+-]?[0-9]{1,2})?$"
 
 
 @dataclass
@@ -91,6 +96,45 @@ def schema_of(value: Value) -> dict[str, Any]:
     return result | value.schema
 
 
+def definitions() -> dict[str, Any]:
+    """What values refer to: the coordinator's configuration, a job's `spec.pod`, and Kubernetes' quantities."""
+    config = config_schema()
+    pod = PodSpec.model_json_schema(by_alias=True, mode="validation")
+    found = {**config.pop("$defs"), **pod.pop("$defs"), "Config": config, "PodSpec": pod}
+    in_lists = {
+        option["items"].get("$ref", "").rsplit("/", 1)[-1]
+        for section in found.values()
+        for option in section.get("properties", {}).values()
+        if "items" in option
+    }
+    for name, section in found.items():
+        if name not in {*in_lists, "SecretEntry"}:
+            section.pop("required", None)  # it goes over what the chart says; what lies in a list is whole
+    found["Kubernetes"]["properties"]["pod"] = {"$ref": "#/$defs/PodSpec"}
+    for name in ("cpu", "memory", "sharedMemory", "ephemeralStorage"):
+        kinds = found["PodResources"]["properties"][name]["anyOf"]
+        next(kind for kind in kinds if kind["type"] == "string")["pattern"] = QUANTITY
+    found = {name: _draft_7(section) for name, section in found.items()}
+    quantities = {"type": "object", "additionalProperties": {"$ref": "#/definitions/quantity"}}
+    return {
+        **dict(sorted(found.items())),
+        "quantity": {"anyOf": [{"type": "number", "minimum": 0}, {"type": "string", "pattern": QUANTITY}]},
+        "resources": {"type": "object", "properties": {"requests": quantities, "limits": quantities}},
+    }
+
+
+def _draft_7(schema: Any) -> Any:
+    """A schema of Pydantic's without the names that it makes up, and with references as they are written there."""
+    if isinstance(schema, list):
+        return [_draft_7(part) for part in schema]
+    if not isinstance(schema, dict):
+        return schema
+    if "$ref" in schema:  # whatever stands beside it does not count in draft 7
+        return {"$ref": schema["$ref"].replace("#/$defs/", "#/definitions/")}
+    dropped = {"$schema", "$id", "default"} | ({"title"} if isinstance(schema.get("title"), str) else set())
+    return {name: _draft_7(part) for name, part in schema.items() if name not in dropped}
+
+
 def whole_schema(values: list[Value]) -> str:
     """values.schema.json. Draft 7 is what editors and every Helm that there is can read."""
     schema = {
@@ -101,6 +145,7 @@ def whole_schema(values: list[Value]) -> str:
         "additionalProperties": False,
         "properties": {value.path[-1]: schema_of(value) for value in values}
         | {"global": {"description": "What a chart around this one shares; not used here.", "type": "object"}},
+        "definitions": definitions(),
     }
     return json.dumps(schema, indent=2, ensure_ascii=False) + "\n"
 

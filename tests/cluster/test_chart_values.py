@@ -292,6 +292,18 @@ def test_the_custom_resource_is_kept_unless_it_is_said_otherwise() -> None:
         ({"auth": {"oidc": {"issuer": "http://plain"}}}, ["at '/auth/oidc/issuer'"]),
         ({"storage": {"url": "ftp://x"}}, ["at '/storage/url'"]),
         ({"singleNamespace": False}, ["at '/singleNamespace'", "value must be true"]),
+        ({"workers": {"pod": {"bogus": 1}}}, ["at '/workers/pod'", "'bogus' not allowed"]),
+        ({"workers": {"pod": {"resources": {"memory": "8 GB"}}}}, ["at '/workers/pod/resources/memory'", "pattern"]),
+        ({"workers": {"pod": {"secretEnv": {"A": {"name": "b"}}}}}, ["at '/workers/pod/secretEnv/A'", "'key'"]),
+        ({"coordinator": {"config": {"nonsense": 1}}}, ["at '/coordinator/config'", "'nonsense' not allowed"]),
+        ({"coordinator": {"config": {"kubernetes": {"maxWorker": 3}}}}, ["/config/kubernetes'", "'maxWorker' not"]),
+        ({"coordinator": {"config": {"kubernetes": {"pod": {"bogus": 1}}}}}, ["/kubernetes/pod'", "'bogus' not"]),
+        ({"coordinator": {"config": {"auth": {"tokens": [{"name": "a"}]}}}}, ["/tokens/0'", "missing property 'file'"]),
+        ({"coordinator": {"resources": {"limits": {"memory": "1 GiB"}}}}, ["'/coordinator/resources/limits/memory'"]),
+        ({"cleanup": {"resources": {"requests": {"cpu": "many"}}}}, ["at '/cleanup/resources/requests/cpu'"]),
+        ({"test": {"resources": {"limits": {"memory": "-1Gi"}}}}, ["at '/test/resources/limits/memory'"]),
+        ({"persistence": {"size": "abc"}}, ["at '/persistence/size'", "does not match pattern"]),
+        ({"persistence": {"size": "10GB"}}, ["at '/persistence/size'"]),
     ],
 )
 def test_the_schema_refuses_what_is_not_a_value(values: dict[str, Any], words: list[str]) -> None:
@@ -344,8 +356,24 @@ def test_a_real_cluster_without_the_operators_is_told_so(values: dict[str, Any],
     assert render(values).objects  # GitOps: nobody is asked
 
 
-def test_an_error_in_what_is_configured_beyond_the_values_is_found_by_the_coordinator(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"coordinator": {"config": {"leaderElection": {"retrySeconds": 1}}}},
+        {"coordinator": {"config": {"tls": {"clientAuthority": None}, "uploads": {"logBytes": 1 << 30}}}},
+        {"coordinator": {"config": {"kubernetes": {"authority": {"key": "other.crt"}}}}},
+        {"coordinator": {"resources": {"requests": {"cpu": 0.5}, "limits": {"nvidia.com/gpu": 1, "memory": "1.5Gi"}}}},
+        {"workers": {"pod": {"resources": {"cpu": 2, "memory": "8Gi", "gpu": 1, "sharedMemory": None}}}},
+        {"workers": {"pod": {"template": {"spec": {"hostname": "a"}}, "tolerations": [{"operator": "Exists"}]}}},
+        {"persistence": {"size": "1e12"}},
+    ],
+)
+def test_the_schema_takes_a_part_of_the_configuration_and_every_quantity(values: dict[str, Any]) -> None:
+    assert render(values).config
+
+
+def test_what_no_schema_can_say_is_found_by_the_coordinator(tmp_path: Path) -> None:
     path = tmp_path / "config.yaml"
-    path.write_text(render({"coordinator": {"config": {"kubernetes": {"maxWorker": 3}}}}).config)
-    with pytest.raises(Exception, match="maxWorker"):
+    path.write_text(render({"coordinator": {"config": {"auth": {"tokenFile": "token"}}}}).config)
+    with pytest.raises(Exception, match=r"auth.tokenFile is 'token'; give an absolute path"):
         load_config(path)
