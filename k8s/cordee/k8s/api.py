@@ -7,10 +7,14 @@ than the JSON does. Synchronous: callers on an event loop use `asyncio.to_thread
 
 import contextlib
 import json
+import re
 import socket
+import ssl
 from collections.abc import Iterator, Mapping
+from http.client import IncompleteRead
 from pathlib import Path
 from typing import Any, Final, Literal
+from urllib.parse import urlsplit
 
 from cordee.coordinator.config import Kubernetes
 from cordee.k8s.errors import ApiError, KubernetesError, UnreachableError
@@ -37,8 +41,9 @@ Method = Literal["GET", "POST", "PUT", "PATCH", "DELETE"]
 class Stream:
     """The lines of an answer that goes on. `close` may be called from another thread, and ends the iteration."""
 
-    def __init__(self, response: Any) -> None:
+    def __init__(self, response: Any, server: str) -> None:
         self._response = response
+        self._server = server
         self._closed = False
 
     def __iter__(self) -> Iterator[bytes]:
@@ -49,7 +54,8 @@ class Stream:
                 yield from (line for line in lines if line.strip())
         except Exception as error:
             if not self._closed:
-                raise UnreachableError(f"the connection to the API server broke: {_words(error)}") from error
+                words = f"the connection to the API server at {self._server} broke: {_words(error)}"
+                raise UnreachableError(words) from error
         finally:
             self._response.close()
 
@@ -68,6 +74,7 @@ class Api:
 
     def __init__(self, client: Any, namespace: str) -> None:
         self._client = client
+        self._server = _address(client.configuration.host)
         self.namespace = namespace
 
     @classmethod
@@ -101,7 +108,7 @@ class Api:
                 )
         except (ConfigException, OSError) as error:
             hint = "outside a cluster set kubernetes.kubeconfig in the coordinator's configuration"
-            raise KubernetesError(f"the cluster's API cannot be used: {_words(error)}", hint=hint) from error
+            raise KubernetesError(f"the cluster's API cannot be used: {error}", hint=hint) from error
         client = ApiClient(configuration)
         client.user_agent = "cordee"
         return cls(client, settings.namespace or own)
@@ -121,7 +128,8 @@ class Api:
         try:
             data = response.read()
         except Exception as error:
-            raise UnreachableError(f"the API server's answer broke off: {_words(error)}") from error
+            words = f"the answer of the API server at {self._server} broke off: {_words(error)}"
+            raise UnreachableError(words) from error
         answer = _parse(data)
         if response.status >= 400:
             raise _refusal(response.status, response.headers, answer, data)
@@ -133,7 +141,7 @@ class Api:
         if response.status >= 400:
             data = response.read()
             raise _refusal(response.status, response.headers, _parse(data), data)
-        return Stream(response.response)
+        return Stream(response.response, self._server)
 
     def close(self) -> None:
         """Let go of the connections."""
@@ -163,7 +171,8 @@ class Api:
                 verb, url, sent, body, posted, _request_timeout=(_CONNECT_SECONDS, timeout_seconds)
             )
         except Exception as error:  # urllib3's many, the client's own (status 0), a token file that is gone
-            raise UnreachableError(f"the API server cannot be reached: {_words(error)}") from error
+            words = f"the API server at {self._server} cannot be reached: {_words(error)}"
+            raise UnreachableError(words) from error
 
 
 def _parse(data: bytes) -> Json:
@@ -185,9 +194,38 @@ def _refusal(status: int, headers: Any, answer: Json, data: bytes) -> ApiError:
     return ApiError(status, str(answer.get("reason") or ""), str(answer.get("message") or status), details)
 
 
+def _address(url: str) -> str:
+    """Host and port of a URL."""
+    parts = urlsplit(url)
+    host = parts.hostname or url
+    return f"{f'[{host}]' if ':' in host else host}:{parts.port or (80 if parts.scheme == 'http' else 443)}"
+
+
 def _words(error: BaseException) -> str:
-    """urllib3 wraps the reason three times; the innermost says it."""
+    """Why, in the same words whenever the cause is the same: these are told as events, which are counted by them.
+
+    What was raised first says it; around that urllib3 names its own objects, with where they lie in memory.
+    """
+    causes = [error]
+    while (inner := _cause(causes[-1])) is not None and inner not in causes:
+        causes.append(inner)
+    if any(isinstance(cause, IncompleteRead) for cause in causes):
+        return "it was closed in the middle"
+    match causes[-1]:
+        case socket.gaierror() as last:
+            return f"its name is not found ({last.strerror})"
+        case ssl.SSLCertVerificationError() as last:
+            return f"its certificate is not trusted ({last.verify_message})"
+        case ssl.SSLError() as last if last.reason:
+            return f"TLS fails ({last.reason.lower().replace('_', ' ')})"
+        case TimeoutError():
+            return "it does not answer in time"
+        case OSError() as last if last.strerror:
+            return f"{last.filename}: {last.strerror}" if last.filename else last.strerror
+        case last:
+            return re.sub(r" at 0x[0-9a-f]+", "", str(last)) or type(last).__name__
+
+
+def _cause(error: BaseException) -> BaseException | None:
     reason = getattr(error, "reason", None)
-    while isinstance(reason, BaseException):
-        error, reason = reason, getattr(reason, "reason", None)
-    return str(reason or error) or type(error).__name__
+    return reason if isinstance(reason, BaseException) else error.__cause__ or error.__context__
