@@ -238,6 +238,28 @@ def test_a_link_out_of_the_source_is_noted(script: Path, tmp_path: Path) -> None
     assert prepare(Wish(script)).notes == ("left out of the bundle: data (a link that leads out of the folder)",)
 
 
+def test_a_script_that_is_a_link_is_said_to_be_one_and_how_to_send_it(tmp_path: Path) -> None:
+    """A folder as a ConfigMap's volume is: every file a link into a hidden folder, which is replaced at once."""
+    volume, data = tmp_path / "scripts", tmp_path / "scripts" / "..2026_01_01"
+    data.mkdir(parents=True)
+    (data / "train.py").write_text("")
+    (volume / "..data").symlink_to(data.name)
+    (volume / "train.py").symlink_to("..data/train.py")
+    with pytest.raises(UsageError) as caught:
+        prepare(Wish(volume / "train.py"))
+    message = (
+        f"the script {volume}/train.py does not travel with the job: train.py is a link into a folder that is left"
+    )
+    assert caught.value.message.startswith(message)
+    assert caught.value.hint.startswith("copy the folder with what its links lead to, cp -rL ")
+    subprocess.run(["cp", "-rL", volume, tmp_path / "copy"], check=True)
+    assert prepare(Wish(tmp_path / "copy" / "train.py")).bundle.names == ("train.py",)
+    (tmp_path / "job").mkdir()
+    (tmp_path / "job" / "code").symlink_to(volume)
+    with pytest.raises(UsageError, match="code is a link that leads out of the folder"):
+        prepare(Wish(tmp_path / "job" / "code" / "train.py", source=tmp_path / "job"))
+
+
 def invoke(*words: str) -> Result:
     return CliRunner().invoke(app, list(words), prog_name="cordee")
 

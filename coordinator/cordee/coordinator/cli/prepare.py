@@ -7,7 +7,7 @@ override its fields. Everything that can be known to be wrong without starting a
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any, Final
 
 from cordee.coordinator.bundle import IGNORE_FILE, Bundle, pack
@@ -108,12 +108,25 @@ def prepare(wish: Wish, *, weights_of_job: Callable[[str], str] = weights_of_job
     relative = _inside(script, source)
     bundle = pack(source)
     if relative not in bundle.names:
+        _refuse_link(relative, source, bundle.skipped)
         raise UsageError(
             f"the script {script} is left out of the bundle of {source}",
             f"see {source / IGNORE_FILE}; folders whose name begins with a dot and virtual environments never travel",
         )
     notes = tuple(f"left out of the bundle: {skipped}" for skipped in bundle.skipped)
     return Prepared(job.bundled(relative), bundle, notes)
+
+
+def _refuse_link(relative: str, source: Path, skipped: Sequence[str]) -> None:
+    """Where the script, or a folder above it, is a link that is not followed: say that instead of how to ignore it."""
+    path = PurePosixPath(relative)
+    for name in map(str, (path, *path.parents)):
+        reason = next((said.removeprefix(name) for said in skipped if said.startswith(f"{name} (")), "")
+        if reason:
+            raise UsageError(
+                f"the script {source / relative} does not travel with the job: {name} is {reason.strip(' ()')}",
+                f"copy the folder with what its links lead to, cp -rL {source} DIR, and submit DIR/{relative}",
+            )
 
 
 def job_name(script: Path) -> str:
