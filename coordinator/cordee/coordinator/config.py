@@ -248,7 +248,7 @@ def load_config(path: Path) -> Config:
     try:
         return Config.model_validate(document, by_alias=True, by_name=False)
     except ValidationError as error:
-        problems = [describe(detail, Config) for detail in error.errors()]
+        problems = [describe(detail, Config, file="the coordinator's configuration file") for detail in error.errors()]
         lines = [line_of(node, detail["loc"]) for detail in error.errors()]
         found = [Problem(p.field, p.message, line) for p, line in zip(problems, lines, strict=True)]
         raise SpecError(tuple(sorted(found, key=lambda problem: problem.line or 0)), where) from None

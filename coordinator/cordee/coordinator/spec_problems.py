@@ -97,9 +97,10 @@ def describe(
     root: type[BaseModel],
     prefix: tuple[str, ...] = (),
     examples: Mapping[tuple[str | int, ...], str] | None = None,
+    file: str = "a job file",
 ) -> Problem:
-    """One of Pydantic's findings about a `root`, which stands at `prefix`; `examples` show what a missing field is
-    like."""
+    """One of Pydantic's findings about a `root`, which stands at `prefix` of a `file`; `examples` show what a missing
+    field is like."""
     loc, kind, value, context = detail["loc"], detail["type"], detail["input"], detail.get("ctx", {})
     if loc and loc[-1] == "[key]":
         return Problem(_path((*prefix, *loc[:-2])), f"has the name {given(loc[-2])}; write it in quotes")
@@ -109,7 +110,7 @@ def describe(
             example = (examples or {}).get(loc)
             message = f"is missing; write '{example}'" if example else "is missing"
         case "extra_forbidden":
-            message = f"is not a field of a job file{_suggestion(root, loc)}"
+            message = f"is not a field of {file}{_suggestion(root, loc)}"
         case "cordee":
             message = str(context["message"])
         case "literal_error":

@@ -105,8 +105,9 @@ def check_defaults(settings: Kubernetes) -> None:
     try:
         _defaults(settings)
     except ValidationError as error:
-        problems = [describe(detail, PodSpec, ("kubernetes", "pod")) for detail in error.errors()]
-        raise InvalidError("; ".join(map(str, problems)), hint="see the coordinator's configuration file") from None
+        file = "the coordinator's configuration file"
+        problems = [describe(detail, PodSpec, ("kubernetes", "pod"), file=file) for detail in error.errors()]
+        raise InvalidError("; ".join(map(str, problems)), hint=f"see {file}") from None
 
 
 def combine(defaults: PodSpec, wish: PodSpec) -> PodSpec:

@@ -38,6 +38,7 @@ def test_every_mistake_is_told_at_once_with_its_line(tmp_path: Path) -> None:
     said = str(caught.value)
     for field in ("listen.grpcPort", "tls.certificate", "auth.oidc.audience", "stat"):
         assert field in said
+    assert "stat is not a field of the coordinator's configuration file; did you mean state?" in said
     assert [problem.line for problem in caught.value.problems] == sorted(p.line or 0 for p in caught.value.problems)
 
 
