@@ -10,6 +10,7 @@ import httpx2
 import pytest
 
 from cluster.control_plane import ControlPlane
+from cordee.coordinator.client import Client, ClientError, Endpoint
 from cordee.coordinator.config import Auth, Config, Kubernetes, TokenReview
 from cordee.coordinator.errors import UnavailableError
 from cordee.coordinator.service.identity import Worker
@@ -183,6 +184,19 @@ async def test_people_may_do_over_rest_what_rbac_lets_them_do_with_training_jobs
             assert await status("submitter", "POST", "/v1/jobs") == 422  # taken in, and found to be no job
             assert await status("submitter", "GET", "/v1/jobs") == 403
             assert await status("nobody", "GET", "/v1/jobs") == 403
+
+            async def refused(given: str) -> ClientError:
+                with Client(Endpoint(server.rest_url, given)) as client, pytest.raises(ClientError) as caught:
+                    await asyncio.to_thread(client.jobs)
+                return caught.value
+
+            error = await refused(token(api_server, space, "nobody", audience="cordee"))
+            who = f"system:serviceaccount:{space}:nobody"
+            assert error.message == f"{who} may not list trainingjobs in the namespace {space}"
+            assert "rbac.aggregate=true" in error.hint
+            assert "CORDEE_TOKEN" not in error.hint  # another token of theirs would not help
+            error = await refused("not-a-token-of-the-cluster")
+            assert "kubectl create token NAME --audience cordee" in error.hint
             # Made for somebody else, it opens nothing here, whoever it is.
             assert await status("viewer", "GET", "/v1/jobs", audience="vault") == 401
             assert await status("viewer", "GET", "/v1/jobs", audience=audience_of(JOB)) == 401

@@ -402,6 +402,4 @@ def _refusal(response: httpx2.Response) -> ClientError:
             "check --server or CORDEE_SERVER",
         )
     kind = _BY_CODE.get(code) or _BY_STATUS.get(response.status_code, ClientError)
-    if kind is UnauthorizedError:
-        hint = "set CORDEE_TOKEN to what the file 'token' in the coordinator's state folder holds"
     return kind(message, hint)

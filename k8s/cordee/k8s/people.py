@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from cordee.coordinator.service.people import METRICS, Principal
 from cordee.k8s.api import Api
-from cordee.k8s.reviews import Identity, Reviews
+from cordee.k8s.reviews import GROUP, RESOURCE, Identity, Reviews
 
 if TYPE_CHECKING:
     from cordee.coordinator.config import Config
@@ -28,7 +28,22 @@ class _Rights:
         """Whether RBAC allows it; a page that no verb stands for is closed."""
         if verb is None:
             return False
-        return await self.reviews.allowed(self.identity, "list" if verb == METRICS else verb)
+        return await self.reviews.allowed(self.identity, _in_rbac(verb))
+
+    def refused(self, verb: str | None) -> tuple[str, str]:
+        """RBAC's words."""
+        if verb is None:
+            return "", "no role gives this right: it takes the administrator's token"
+        what = f"{_in_rbac(verb)} {RESOURCE}.{GROUP}"
+        role = "view" if verb in (METRICS, "get", "list") else "edit"
+        return (
+            f"{what.partition('.')[0]} in the namespace {self.reviews.namespace}",
+            f"a Role must let them {what}; the chart's rbac.aggregate=true lets everybody with the role {role} there",
+        )
+
+
+def _in_rbac(verb: str) -> str:
+    return "list" if verb == METRICS else verb
 
 
 class ReviewedPeople:
@@ -37,6 +52,11 @@ class ReviewedPeople:
     def __init__(self, reviews: Reviews, audiences: tuple[str, ...]) -> None:
         self._reviews = reviews
         self._audiences = audiences
+
+    @property
+    def source(self) -> str:
+        """The cluster."""
+        return f"what 'kubectl create token NAME --audience {self._audiences[0]}' prints for a service account"
 
     async def identify(self, token: str) -> Principal | None:
         """Whom the API server names."""

@@ -18,7 +18,17 @@ from typing import Any, Final, Generic, Protocol, TypeVar
 from cordee.coordinator.errors import UnavailableError
 from cordee.k8s.errors import ApiError, KubernetesError
 
-__all__ = ["Answers", "Asker", "Identity", "Reviews", "Tap", "read_access_review", "read_token_review"]
+__all__ = [
+    "GROUP",
+    "RESOURCE",
+    "Answers",
+    "Asker",
+    "Identity",
+    "Reviews",
+    "Tap",
+    "read_access_review",
+    "read_token_review",
+]
 
 _log = logging.getLogger(__name__)
 
@@ -155,7 +165,7 @@ class Reviews:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._asker = asker
-        self._namespace = namespace
+        self.namespace = namespace
         self._people: Answers[Identity | None] = Answers(clock=clock)
         self._rights: Answers[bool] = Answers(clock=clock)
         self._tap = Tap(per_second, burst, clock=clock)
@@ -199,13 +209,13 @@ class Reviews:
                 "groups": list(who.groups),
                 "extra": {name: list(values) for name, values in who.extra.items()},
                 "resourceAttributes": {
-                    "namespace": self._namespace,
+                    "namespace": self.namespace,
                     "group": GROUP,
                     "resource": RESOURCE,
                     "verb": verb,
                 },
             }
-            path = f"/apis/authorization.k8s.io/v1/namespaces/{self._namespace}/localsubjectaccessreviews"
+            path = f"/apis/authorization.k8s.io/v1/namespaces/{self.namespace}/localsubjectaccessreviews"
             allowed = read_access_review(await self._ask(path, "LocalSubjectAccessReview", spec))
             self._rights.put(key, allowed, ACCESS_SECONDS if allowed else NO_SECONDS)
             return allowed
@@ -233,7 +243,7 @@ class Reviews:
         body: dict[str, Any] = {"apiVersion": path.removeprefix("/apis/").partition("/v1")[0] + "/v1", "kind": kind}
         body["spec"] = spec
         if kind == "LocalSubjectAccessReview":
-            body["metadata"] = {"namespace": self._namespace}
+            body["metadata"] = {"namespace": self.namespace}
         loop = asyncio.get_running_loop()
         try:
             return await loop.run_in_executor(

@@ -155,6 +155,9 @@ async def test_the_metrics_token_opens_the_metrics_and_nothing_else(house: House
                 assert answer.status_code == 200
             else:
                 assert answer.status_code == 403, (method, path)
+    refused = (await house.ask("GET", "/v1/jobs", house.tokens["metrics"])).json()["error"]
+    assert refused["message"] == "metrics may not GET /v1/jobs"
+    assert refused["hint"] == "this token opens /metrics and nothing else"
 
 
 async def test_a_token_is_taken_back_by_writing_another(house: House, tmp_path: Path) -> None:

@@ -142,7 +142,8 @@ def test_a_wrong_token_is_said_to_be_so(coordinator: EmbeddedCoordinator) -> Non
         with Client(Endpoint(coordinator.rest_url, token)) as stranger, pytest.raises(UnauthorizedError) as caught:
             stranger.jobs()
         assert "token" in caught.value.message
-        assert caught.value.hint
+        assert "set CORDEE_TOKEN" in caught.value.hint
+        assert "what the file 'token' in the coordinator's state folder holds" in caught.value.hint
 
 
 def test_nobody_there_is_a_sentence_with_the_address_and_the_command_to_try(tmp_path: Path) -> None:

@@ -68,6 +68,11 @@ class OidcTokens:
         self._tried_at: float | None = None
         self._fetching = asyncio.Lock()
 
+    @property
+    def source(self) -> str:
+        """The provider."""
+        return f"a token of {self._settings.issuer} for {self._settings.audience}"
+
     async def close(self) -> None:
         """Close the connections."""
         await self._http.aclose()

@@ -61,6 +61,10 @@ class Rights(Protocol):
         """Whether they may; raises CoordinatorError when that cannot be found out now."""
         ...
 
+    def refused(self, verb: str | None) -> tuple[str, str]:
+        """What it is that they may not do, as whoever decides it calls it (empty: it has no name there), and a hint."""
+        ...
+
 
 class Everything:
     """The rights of whoever has the administrator's token."""
@@ -69,6 +73,10 @@ class Everything:
         """Yes."""
         return True
 
+    def refused(self, verb: str | None) -> tuple[str, str]:  # noqa: ARG002  its protocol
+        """Nothing is."""
+        return "", ""
+
 
 class OnlyMetrics:
     """The rights of Prometheus."""
@@ -76,6 +84,10 @@ class OnlyMetrics:
     async def allow(self, verb: str | None) -> bool:
         """One page."""
         return verb == METRICS
+
+    def refused(self, verb: str | None) -> tuple[str, str]:  # noqa: ARG002  its protocol
+        """All others."""
+        return "", "this token opens /metrics and nothing else"
 
 
 @dataclass(frozen=True)
@@ -88,6 +100,11 @@ class Principal:
 
 class Authenticator(Protocol):
     """Knows people by their tokens."""
+
+    @property
+    def source(self) -> str:
+        """Where somebody without a token gets one that is known here."""
+        ...
 
     async def identify(self, token: str) -> Principal | None:
         """Whose token it is; None: nobody's that is known here. Raises CoordinatorError when it cannot be found out."""
@@ -104,6 +121,13 @@ class StaticTokens:
     def __init__(self, files: Sequence[tuple[Path, Principal]], *, fixed: Sequence[tuple[str, Principal]] = ()) -> None:
         self._files = [(auth.TokenFile(path), principal) for path, principal in files]
         self._fixed = tuple(fixed)
+
+    @property
+    def source(self) -> str:
+        """The state folder, unless the configuration names files: those are the installation's affair."""
+        if self._fixed:
+            return "what the file 'token' in the coordinator's state folder holds"
+        return "the administrator's token, which the coordinator was installed with"
 
     async def identify(self, token: str) -> Principal | None:
         """Compares with every token, however early one matches."""
@@ -125,6 +149,12 @@ class People:
 
     def __init__(self, authenticators: Sequence[Authenticator]) -> None:
         self._authenticators = tuple(authenticators)
+
+    @property
+    def hint(self) -> str:
+        """What to do without a token that is good here."""
+        sources = ", or ".join(authenticator.source for authenticator in self._authenticators)
+        return f"set CORDEE_TOKEN (in REST, 'Authorization: Bearer …') to {sources}"
 
     async def identify(self, token: str) -> Principal | None:
         """The first answer."""

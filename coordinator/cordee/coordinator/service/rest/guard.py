@@ -24,10 +24,12 @@ _MAX_BODY_BYTES: Final = 2 << 20
 _OPEN: Final = frozenset({("GET", "/healthz"), ("HEAD", "/healthz"), ("GET", "/readyz"), ("HEAD", "/readyz")})
 _WORKERS: Final = "/v1/workers"
 _WORKER_PATH: Final = re.compile(r"/v1/workers/([a-z0-9-]{1,128})/.*", re.DOTALL)
-_HINT: Final = "send 'Authorization: Bearer <token>'; the administrator's is in the state folder's file 'token'"
 
 
 class _People(Protocol):
+    @property
+    def hint(self) -> str: ...
+
     async def identify(self, token: str) -> Principal | None: ...
 
 
@@ -86,13 +88,14 @@ class Guard:
 
     async def _principal(self, token: str, method: str, path: str) -> Principal:
         if not token:
-            raise UnauthorizedError("this needs the coordinator's token", hint=_HINT)
+            raise UnauthorizedError("this needs a token of the coordinator's", hint=self._people.hint)
         principal = await self._people.identify(token)
         if principal is None:
-            raise UnauthorizedError("the token is not this coordinator's", hint=_HINT)
-        if not await principal.rights.allow(verb_of(method, path)):
-            who = principal.name or "this token"
-            raise ForbiddenError(f"{who} may not {method} {path[:200]}")
+            raise UnauthorizedError("the token is not this coordinator's, or has expired", hint=self._people.hint)
+        verb = verb_of(method, path)
+        if not await principal.rights.allow(verb):
+            what, hint = principal.rights.refused(verb)
+            raise ForbiddenError(f"{principal.name or 'this token'} may not {what or f'{method} {path[:200]}'}", hint)
         return principal
 
 
