@@ -15,7 +15,8 @@ from cluster.kubelet.cluster import SHELL, Cluster
 from cluster.kubelet.images import CORDEE
 from cluster.processes import wait_until
 
-pytestmark = [pytest.mark.cluster, pytest.mark.slow, pytest.mark.timeout(180)]
+# Long: what it does day by day is done by every test that trains in pods.
+pytestmark = [pytest.mark.cluster, pytest.mark.slow, pytest.mark.long, pytest.mark.timeout(180)]
 
 RESTRICTED = {
     "runAsNonRoot": True,

@@ -23,7 +23,8 @@ from cluster.kubelet.cluster import Cluster
 from cluster.processes import Server, wait_until
 from cluster.release import SCRIPTS, undisturbed
 
-pytestmark = [pytest.mark.cluster, pytest.mark.slow, pytest.mark.timeout(300)]
+# Long: test_faults.py and test_end_to_end.py come by most of it every time.
+pytestmark = [pytest.mark.cluster, pytest.mark.slow, pytest.mark.long, pytest.mark.timeout(300)]
 
 DIGITS = SCRIPTS / "digits_slowly.py"
 PATIENCE_SECONDS = 90.0
