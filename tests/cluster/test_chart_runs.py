@@ -26,7 +26,7 @@ def platform(cluster: Cluster, control_plane: ControlPlane, namespace: str, tmp_
 
 def test_the_charts_test_trains_behind_mutual_tls(platform: Platform) -> None:
     """Nobody comes in without a certificate, so workers and the test show theirs; probes need none."""
-    platform.install(**{"tls.mutual.enabled": "true", "test.workers": "2"})
+    platform.install(**{"tls.mutual.enabled": True, "test.workers": 2})
     said = platform.helm("test", platform.release, "--namespace", platform.namespace, "--timeout", "120s", "--logs")
     assert "Phase:          Succeeded" in said
     jobs = json.loads(platform.kubectl("get", "trainingjobs", "--output", "json"))["items"]

@@ -212,7 +212,7 @@ def test_memory_over_its_limit_is_said_with_the_field_that_raises_it(outside: Ou
     outside.until(job, lambda _seen: bool(outside.told(job, "agent_exited")), "the first death")
     words = outside.told(job, "agent_exited")[0]
     assert re.search(r"used more memory than its limit of 12Mi: raise spec\.pod\.resources\.memory", words)
-    outside.cordee("cancel", job)
+    outside.until(job, lambda seen: seen["state"] == "failed", "the end of what will never fit")
 
 
 def test_what_the_platform_takes_is_replaced_at_once_and_costs_no_restarts(outside: Outside, cluster: Cluster) -> None:

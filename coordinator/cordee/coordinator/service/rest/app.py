@@ -109,7 +109,13 @@ def create_app(
 
 
 def _add_jobs(app: FastAPI, controller: Controller) -> None:
-    @app.post("/v1/jobs", status_code=201, response_model=JobView | Plan, tags=["jobs"])
+    @app.post(
+        "/v1/jobs",
+        status_code=201,
+        response_model=JobView | Plan,
+        responses={200: {"model": Plan, "description": "The plan of a dry run"}},
+        tags=["jobs"],
+    )
     async def submit(body: Submission, response: Response, who: Who, dry_run: bool = False) -> JobView | Plan:
         """Take a job in; with `dry_run`, say whether it is valid and where it would run."""
         try:
