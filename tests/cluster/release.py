@@ -199,11 +199,11 @@ class Platform:
         return {pod["metadata"]["name"]: pod for pod in found["items"]}
 
     def coordinator(self) -> str:
-        """The coordinator's pod."""
+        """The coordinator's pod; empty between the end of one and the next."""
         selector = f"app.kubernetes.io/instance={self.release},app.kubernetes.io/component=coordinator"
         found = json.loads(self.kubectl("get", "pods", "--selector", selector, "--output", "json"))
         living = [pod for pod in found["items"] if "deletionTimestamp" not in pod["metadata"]]
-        return str(living[0]["metadata"]["name"])
+        return str(living[0]["metadata"]["name"]) if living else ""
 
     def said(self) -> str:
         """What the coordinator and the cluster say, for a test's report."""
