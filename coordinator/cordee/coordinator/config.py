@@ -9,10 +9,9 @@ everything has the default that suits a laptop: the loopback, one token in the s
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
-from pydantic.alias_generators import to_camel
-from pydantic_core import PydanticCustomError
+from pydantic import AfterValidator, Field, ValidationError
 
+from cordee.coordinator.spec_fields import SpecModel, wrong
 from cordee.coordinator.spec_problems import Problem, SpecError, brief, describe, given
 from cordee.coordinator.spec_yaml import line_of, load_yaml, read_text
 
@@ -42,7 +41,7 @@ CONFIG_KIND: Final = "CoordinatorConfig"
 
 def _absolute(text: str) -> str:
     if not Path(text).is_absolute():
-        raise PydanticCustomError("cordee", "{message}", {"message": f"is {brief(text)}; give an absolute path"})
+        raise wrong(f"is {brief(text)}; give an absolute path")
     return text
 
 
@@ -50,21 +49,7 @@ AbsolutePath = Annotated[str, AfterValidator(_absolute)]
 Port = Annotated[int, Field(ge=0, le=65535)]
 
 
-class _Section(BaseModel):
-    """Frozen, strict, nothing unknown; camelCase in files, snake_case in Python."""
-
-    model_config = ConfigDict(
-        frozen=True,
-        extra="forbid",
-        strict=True,
-        alias_generator=to_camel,
-        validate_by_name=True,
-        validate_by_alias=True,
-        allow_inf_nan=False,
-    )
-
-
-class Listen(_Section):
+class Listen(SpecModel):
     """Where the coordinator listens."""
 
     host: str = Field(default="127.0.0.1", description="the address to listen on")
@@ -79,14 +64,14 @@ class Listen(_Section):
     )
 
 
-class Advertise(_Section):
+class Advertise(SpecModel):
     """What others are told to connect to, where that differs from where the coordinator listens (a Service's name)."""
 
     rest: str | None = Field(default=None, description="the REST URL, for agents and in messages for people")
     grpc: str | None = Field(default=None, description="host:port of gRPC, for workers")
 
 
-class Tls(_Section):
+class Tls(SpecModel):
     """TLS on REST and gRPC. The files are read again when they change, so a renewed certificate needs no restart."""
 
     certificate: AbsolutePath = Field(description="PEM file: the certificate and what it was signed by")
@@ -99,14 +84,14 @@ class Tls(_Section):
     )
 
 
-class NamedToken(_Section):
+class NamedToken(SpecModel):
     """A static token of one person or program."""
 
     name: str = Field(min_length=1, description="who has it: what the history and the log call them")
     file: AbsolutePath = Field(description="the file that holds it (at least 16 ASCII characters)")
 
 
-class Oidc(_Section):
+class Oidc(SpecModel):
     """Bearer tokens of an OpenID Connect provider (OpenID Connect Discovery 1.0, RFC 7519, RFC 9068)."""
 
     issuer: str = Field(description="the issuer's URL, https; its discovery document says where its keys are")
@@ -117,7 +102,7 @@ class Oidc(_Section):
     authority: AbsolutePath | None = Field(default=None, description="PEM file: what the issuer is verified by")
 
 
-class TokenReview(_Section):
+class TokenReview(SpecModel):
     """Bearer tokens that the Kubernetes API server vouches for; who may do what is asked by SubjectAccessReview
     on `trainingjobs.cordee.dev` in the coordinator's namespace."""
 
@@ -126,7 +111,7 @@ class TokenReview(_Section):
     )
 
 
-class Auth(_Section):
+class Auth(SpecModel):
     """Who comes in over REST. Several may be set: a token is good if one of them knows it. There is no mode without."""
 
     token_file: AbsolutePath | None = Field(
@@ -140,14 +125,14 @@ class Auth(_Section):
     token_review: TokenReview | None = None
 
 
-class SecretKey(_Section):
+class SecretKey(SpecModel):
     """One entry of a Secret or ConfigMap in the jobs' namespace."""
 
     name: str = Field(min_length=1)
     key: str = Field(min_length=1)
 
 
-class Storage(_Section):
+class Storage(SpecModel):
     """Storage that all pods reach: for checkpoints, which are for losing everybody at once."""
 
     url: str | None = Field(default=None, description="s3://…, gs://… or az://…; each job has a folder of its own")
@@ -157,7 +142,7 @@ class Storage(_Section):
     )
 
 
-class Kubernetes(_Section):
+class Kubernetes(SpecModel):
     """How the launcher `kubernetes` makes pods."""
 
     namespace: str | None = Field(default=None, description="where pods run (default: the coordinator's own)")
@@ -197,7 +182,7 @@ class Kubernetes(_Section):
     storage: Storage = Storage()
 
 
-class Uploads(_Section):
+class Uploads(SpecModel):
     """What workers in pods may leave with the coordinator: their logs, and what their job keeps."""
 
     log_bytes: int = Field(default=1 << 30, ge=1 << 20, description="of one job's logs; then the oldest lines go")
@@ -205,13 +190,13 @@ class Uploads(_Section):
     job_bytes: int = Field(default=64 << 30, ge=1, description="of all files of one job")
 
 
-class Database(_Section):
+class Database(SpecModel):
     """Where jobs are kept, if not in the state folder's SQLite file."""
 
     url_file: AbsolutePath = Field(description="the file that holds the URL: postgresql://user:password@host/database")
 
 
-class LeaderElection(_Section):
+class LeaderElection(SpecModel):
     """Several coordinators on one database: the holder of this Lease decides, the others stand by."""
 
     lease: str = Field(min_length=1, description="the Lease's name, in the coordinator's namespace")
@@ -220,7 +205,7 @@ class LeaderElection(_Section):
     retry_seconds: float = Field(default=2.0, gt=0)
 
 
-class Config(_Section):
+class Config(SpecModel):
     """A coordinator's whole configuration."""
 
     api_version: Literal["cordee.dev/v1alpha1"] = CONFIG_VERSION
