@@ -150,7 +150,7 @@ class Faults:
         self._training.run(fail)
 
     def _hang(self, _fault: pb.Fault) -> None:
-        self._training.run(hang_for_ever)
+        self._training.run(lambda: hang_for_ever(self._note))
 
     def _slow(self, fault: pb.Fault) -> None:
         self._training.slow_down(fault.amount, fault.seconds)
@@ -242,8 +242,9 @@ class Faults:
         threading.Thread(target=run, name="cordee-fault", daemon=True).start()
 
 
-def hang_for_ever() -> NoReturn:
+def hang_for_ever(note: Callable[[str], None]) -> NoReturn:
     """In the training thread."""
+    note("hang: the training thread does nothing any more")
     while True:
         time.sleep(3600.0)
 
