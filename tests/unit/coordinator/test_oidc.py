@@ -144,7 +144,9 @@ async def test_a_token_of_either_kind_of_key_names_its_owner(provider: Provider)
 async def test_a_token_with_a_wrong_claim_opens_nothing(provider: Provider, claims: dict[str, Any]) -> None:
     tokens = door(provider)
     # Times are seconds from now.
-    later = {name: int(time.time()) + claims[name] for name in ("exp", "nbf", "iat") if isinstance(claims.get(name), int)}
+    later = {
+        name: int(time.time()) + claims[name] for name in ("exp", "nbf", "iat") if isinstance(claims.get(name), int)
+    }
     claims = claims | later
     try:
         token = provider.token(**claims)
