@@ -4,17 +4,33 @@
 set -eu
 mount --make-rprivate /
 mount -t tmpfs -o mode=755 tmpfs /srv
-mkdir /srv/job /srv/python
+mkdir /srv/job
 mount --bind "$CORDEE_WORKDIR" /srv/job
 chown 65532:65532 /srv/job
-# The interpreter may lie in somebody's home, whose door is closed to others: then a folder with nothing else is put there.
-home=/$(echo "$PYTHON_PREFIX" | cut -d/ -f2)
-if ! setpriv --reuid 65532 --regid 65532 --clear-groups test -x "$home"; then
-    mount --bind "$PYTHON_PREFIX" /srv/python
-    mount -t tmpfs -o mode=755 tmpfs "$home"
-    mkdir -p "$PYTHON_PREFIX"
-    mount --bind /srv/python "$PYTHON_PREFIX"
-fi
+
+nameless() { setpriv --reuid 65532 --regid 65532 --clear-groups "$@"; }
+
+# What Python needs may lie in somebody's home, or in another folder whose door is closed to others: then a folder with
+# nothing else is put there. All are kept first, for one such folder may hold several of them.
+saved_ifs=$IFS
+IFS=:
+for path in $NEEDED; do
+    mkdir -p "/srv/needed$path"
+    mount --bind "$path" "/srv/needed$path"
+done
+for path in $NEEDED; do
+    door=
+    IFS=/
+    for name in ${path#/}; do
+        door=$door/$name
+        [ "$door" = "$path" ] || nameless test -x "$door" || { mount -t tmpfs -o mode=755 tmpfs "$door"; break; }
+    done
+    if ! nameless test -x "$path"; then
+        mkdir -p "$path"
+        mount --bind "/srv/needed$path" "$path"
+    fi
+done
+IFS=$saved_ifs
 mount -o remount,ro /srv
 mount -o remount,bind,ro /
 mount -t proc proc /proc

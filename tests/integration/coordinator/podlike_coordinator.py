@@ -16,6 +16,7 @@ from pathlib import Path
 from cordee.coordinator.service.server import CoordinatorServer
 
 AGENT = (sys.executable, "-P", "-m", "cordee.worker.agent")
+CHECKOUT = Path(__file__).resolve().parents[3]
 CONTAINED = ("unshare", "--mount", "--pid", "--fork", "--kill-child", str(Path(__file__).with_name("pid_one.sh")))
 
 
@@ -37,7 +38,7 @@ def become_agent() -> None:
         "CORDEE_WORKDIR": str(pod),
         "CORDEE_UPLOADS": f"{url}/v1/workers/{worker}",
         "CORDEE_CHECKPOINT_SECONDS": "0",  # there is no storage that all of them see
-        "PYTHON_PREFIX": sys.base_prefix,
+        "NEEDED": ":".join((sys.base_prefix, sys.prefix, str(CHECKOUT))),  # pid_one.sh's
     }
     os.chdir(pod)
     command = (*CONTAINED, *AGENT) if os.environ.get("CONTAINED") else AGENT

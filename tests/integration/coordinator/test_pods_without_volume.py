@@ -243,10 +243,8 @@ def ledger_of(cluster: Cluster, job: str) -> dict[str, Any]:
 
 contained = pytest.mark.parametrize("cluster", [{"CONTAINED": "1"}], indirect=True, ids=["contained"])
 needs_root = pytest.mark.skipif(
-    os.geteuid() != 0
-    or not (shutil.which("unshare") and shutil.which("setpriv"))
-    or not all(path.stat().st_mode & 0o001 for path in PODLIKE.parents),
-    reason="makes namespaces: needs root, util-linux' unshare and setpriv, and a checkout that others may read",
+    os.geteuid() != 0 or not (shutil.which("unshare") and shutil.which("setpriv")),
+    reason="makes namespaces: needs root, and util-linux' unshare and setpriv",
 )
 
 ORPHANS = """
