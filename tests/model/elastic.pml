@@ -586,7 +586,7 @@ inline end_turn() {
     :: else
     fi
 }
-/* core/turn.py: after every event, what must be done, whatever the event was. */
+/* core/turn.py, core/meeting.py: after every event, what must be done, whatever the event was. */
 inline resize() {
     n1 = 0;
     for (i1 : 0 .. SLOTS - 1) { n1 = n1 + USABLE(i1) };

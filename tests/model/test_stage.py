@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from tests.model import stage
 from tests.model.stage_faults import FAULTS
 
-from cordee.coordinator.core import turn
+from cordee.coordinator.core import meeting
 from cordee.coordinator.core.roster import Slot
 from cordee.worker import session_state as ss
 
@@ -141,8 +141,8 @@ def test_a_session_that_takes_silence_for_an_acknowledgement_is_found(monkeypatc
 def test_a_coordinator_that_does_not_wait_for_its_members_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     from dataclasses import replace
 
-    muster = turn._muster
-    monkeypatch.setattr(turn, "_muster", lambda crew: replace(muster(crew), awaited=0))
+    muster = meeting._muster
+    monkeypatch.setattr(meeting, "_muster", lambda crew: replace(muster(crew), awaited=0))
     found("break link", 1, 2, "holds step|nobody goes back|the job does not end|is well")
 
 
