@@ -49,6 +49,9 @@ for step in run.steps(epochs=EPOCHS):
     step.commit()
     print(f"step {step.number}", "ü" * 100)
     time.sleep(PAUSE)
+    while step.number == 15 and not Path("GATE").exists():
+        print("waits to be let through")
+        time.sleep(0.1)
 folder = Path(os.environ["CORDEE_OUTPUT_DIR"], "notes")
 folder.mkdir(exist_ok=True)
 (folder / "end of it.txt").write_text("done\\n" * 1000)
@@ -139,8 +142,9 @@ def cluster(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Cluster]
     cluster.close()
 
 
-def script(epochs: int = 1, pause: float = 0.0) -> str:
-    return SCRIPT.replace("EPOCHS", str(epochs)).replace("PAUSE", str(pause))
+def script(epochs: int = 1, pause: float = 0.0, gate: Path = Path("/")) -> str:
+    """`gate`: it goes beyond step 15 when that is there, and prints lines until then."""
+    return SCRIPT.replace("EPOCHS", str(epochs)).replace("PAUSE", str(pause)).replace("GATE", str(gate))
 
 
 def test_logs_and_result_arrive_though_no_folder_is_shared(cluster: Cluster, tmp_path: Path) -> None:
@@ -167,8 +171,8 @@ def test_logs_and_result_arrive_though_no_folder_is_shared(cluster: Cluster, tmp
     assert metadata["weights_sha256"] == view["weights_sha256"]
 
 
-def test_a_killed_coordinator_loses_and_doubles_no_line(cluster: Cluster) -> None:
-    job = cluster.submit(script(epochs=2, pause=0.15))
+def test_a_killed_coordinator_loses_and_doubles_no_line(cluster: Cluster, tmp_path: Path) -> None:
+    job = cluster.submit(script(epochs=2, gate=tmp_path / "gate"))
     eventually(lambda: len(cluster.arrived(job)) > 8)
     for _ in range(2):
         cluster.kill()
@@ -176,6 +180,7 @@ def test_a_killed_coordinator_loses_and_doubles_no_line(cluster: Cluster) -> Non
         eventually(lambda there=there: len(cluster.written()) > there + 6)  # they train on, and write
         cluster.start()
         eventually(lambda there=there: len(cluster.arrived(job)) > there)
+    (tmp_path / "gate").touch()
     view = cluster.end_of(job)
     assert (view["state"], view["step"], view["recoveries"]) == ("succeeded", 30, 0), view["events"]
     with cluster.client() as client:
@@ -195,8 +200,8 @@ def test_a_drained_pods_last_lines_arrive(cluster: Cluster) -> None:
     assert sorted(cluster.arrived(job)) == sorted(cluster.written())
 
 
-def test_a_killed_forwarder_is_replaced_and_doubles_nothing(cluster: Cluster) -> None:
-    job = cluster.submit(script(epochs=2, pause=0.1))
+def test_a_killed_forwarder_is_replaced_and_doubles_nothing(cluster: Cluster, tmp_path: Path) -> None:
+    job = cluster.submit(script(epochs=2, gate=tmp_path / "gate"))
     eventually(lambda: len(cluster.arrived(job)) > 8)
     killed = 0
     for process in psutil.process_iter():
@@ -206,6 +211,7 @@ def test_a_killed_forwarder_is_replaced_and_doubles_nothing(cluster: Cluster) ->
                 os.kill(process.pid, signal.SIGKILL)
                 killed += 1
     assert killed == 2
+    (tmp_path / "gate").touch()
     assert cluster.end_of(job)["state"] == "succeeded"
     with cluster.client() as client:
         assert list(client.logs(job, follow=True))
@@ -213,8 +219,8 @@ def test_a_killed_forwarder_is_replaced_and_doubles_nothing(cluster: Cluster) ->
     assert sorted(cluster.arrived(job)) == sorted(cluster.written())
 
 
-def test_a_ledger_is_proven_though_each_worker_wrote_its_own(cluster: Cluster) -> None:
-    job = cluster.submit(script(epochs=2, pause=0.1), ledger=True)
+def test_a_ledger_is_proven_though_each_worker_wrote_its_own(cluster: Cluster, tmp_path: Path) -> None:
+    job = cluster.submit(script(epochs=2, gate=tmp_path / "gate"), ledger=True)
     eventually(lambda: len(cluster.arrived(job)) > 8)
     with cluster.client() as client:  # rank 0 goes, with its folder: what it had noted is not lost
         first = next(member for member in client.job(job)["members"] if member["rank"] == 0)
@@ -224,6 +230,7 @@ def test_a_ledger_is_proven_though_each_worker_wrote_its_own(cluster: Cluster) -
     agent.kill()
     agent.wait()
     shutil.rmtree(pod)
+    (tmp_path / "gate").touch()
     view = cluster.end_of(job)
     assert (view["state"], view["step"]) == ("succeeded", 30), view["events"]
     proof = ledger_of(cluster, job)
