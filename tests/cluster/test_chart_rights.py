@@ -20,6 +20,7 @@ NEEDED = {
     ("", "pods"): {"get", "list", "watch", "create", "delete"},
     ("events.k8s.io", "events"): {"create", "patch"},
     ("", "configmaps"): {"get"},
+    ("", f"namespaces:{NAMESPACE}"): {"get"},
     ("cordee.dev", "trainingjobs"): {"get", "list", "watch", "create", "patch", "delete"},
     ("cordee.dev", "trainingjobs/status"): {"patch"},
     ("cordee.dev", "trainingjobs/finalizers"): {"update"},
@@ -191,6 +192,7 @@ def test_what_the_coordinator_does_is_done(coordinator: Account, server: Control
 
     server.apply({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "source"}}, namespace=NAMESPACE)
     assert coordinator.do("GET", f"/api/v1{here}/configmaps/source")[0] == 200
+    assert coordinator.do("GET", f"/api/v1{here}")[1]["metadata"]["uid"]
     review = {"spec": {"token": "nonsense", "audiences": ["cordee"]}}
     assert coordinator.do("POST", "/apis/authentication.k8s.io/v1/tokenreviews", review)[0] == 201
     attributes = {"namespace": NAMESPACE, "verb": "create", "group": "cordee.dev", "resource": "trainingjobs"}
@@ -220,6 +222,8 @@ FORBIDDEN = [
     ("GET", "/api/v1/secrets"),
     ("GET", "/api/v1/nodes"),
     ("GET", "/api/v1/namespaces"),
+    ("GET", "/api/v1/namespaces/elsewhere"),
+    ("PATCH", "/api/v1/namespaces/{here}"),
     ("GET", "/apis/rbac.authorization.k8s.io/v1/clusterroles"),
     ("GET", "/apis/apiextensions.k8s.io/v1/customresourcedefinitions"),
     ("DELETE", "/apis/apiextensions.k8s.io/v1/customresourcedefinitions/trainingjobs.cordee.dev"),

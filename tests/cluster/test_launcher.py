@@ -12,8 +12,10 @@ from cluster.control_plane import ControlPlane
 from cordee.coordinator.config import Config, Kubernetes
 from cordee.coordinator.core.model import Outlook
 from cordee.coordinator.errors import InvalidError
+from cordee.coordinator.service.home import HomeError
 from cordee.coordinator.service.launchers.base import AgentExit, AgentNotice, AgentSpec
-from cordee.coordinator.spec import JobSpec
+from cordee.coordinator.service.server import CoordinatorServer
+from cordee.coordinator.spec import API_VERSION, KIND, JobSpec, parse_job
 from cordee.k8s.api import Api
 from cordee.k8s.launcher import KubernetesLauncher
 
@@ -308,6 +310,7 @@ async def test_each_job_has_a_network_policy_that_goes_with_it(api_server: Contr
 RULES = [
     {"apiGroups": [""], "resources": ["pods"], "verbs": ["get", "list", "watch", "create", "delete"]},
     {"apiGroups": ["networking.k8s.io"], "resources": ["networkpolicies"], "verbs": ["create", "delete"]},
+    {"apiGroups": [""], "resources": ["namespaces"], "verbs": ["get"]},
 ]
 """All that the launcher needs."""
 
@@ -325,6 +328,7 @@ async def test_these_rights_are_enough(api_server: ControlPlane, team: str) -> N
         api_server.apply(thing, namespace=team)
     mine = api_server.kubeconfig_for_service_account(team, "c")
     async with launching(api_server, team, kubeconfig=str(mine), networkPolicies=True) as hand:
+        assert (await hand.launcher.home()).uid == api_server.get("namespace", team)["metadata"]["uid"]
         await hand.start()
         await hand.pod()
         await hand.ends(0)
@@ -349,3 +353,29 @@ async def test_it_goes_on_over_a_restart_of_the_api_server(api_server: ControlPl
         await hand.pod("j-w2")
         await hand.ends(1, "j-w0")
         assert (await hand.told()).worker == "j-w0"
+
+
+async def test_a_coordinator_that_is_pointed_at_another_namespace_does_not_start_while_jobs_run(
+    api_server: ControlPlane, team: str, tmp_path: Path
+) -> None:
+    def server(namespace: str, **settings: Any) -> CoordinatorServer:
+        found = config(api_server, namespace, customResources=False, **settings)
+        return CoordinatorServer(tmp_path / "state", config=found, eager_rest=False)
+
+    elsewhere = f"{team}-other"
+    await asyncio.to_thread(api_server.create_namespace, elsewhere)
+    spec = {"script": "train.py", "sourceFrom": {"image": {"path": "/workspace"}}}
+    job = parse_job({"apiVersion": API_VERSION, "kind": KIND, "metadata": {"name": "j"}, "spec": spec}, bundled=True)
+    first = server(team)
+    await first.start()
+    submitted = (await first.controller.submit(job)).id
+    await first.stop(stop_jobs=False)
+    with pytest.raises(HomeError, match=f"{submitted} .* in the namespace {team}, .* pointed at {elsewhere}"):
+        await server(elsewhere).start()
+    assert api_server.kubectl("get", "pods", "--namespace", elsewhere, "--output", "name") == ""
+    last = server(elsewhere, movedFrom=team)
+    await last.start()
+    try:
+        assert [(view.id, view.state) for view in last.controller.jobs()] == [(submitted, "pending")]
+    finally:
+        await last.stop(stop_jobs=True)

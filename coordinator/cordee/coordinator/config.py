@@ -146,6 +146,10 @@ class Kubernetes(SpecModel):
     """How the launcher `kubernetes` makes pods."""
 
     namespace: str | None = Field(default=None, description="where pods run (default: the coordinator's own)")
+    moved_from: str | None = Field(
+        default=None,
+        description="the name or uid of the namespace that jobs were in before, which is gone: they are taken up here",
+    )
     kubeconfig: AbsolutePath | None = Field(default=None, description="outside a cluster: how to reach it")
     context: str | None = Field(default=None, description="the kubeconfig's context (default: its current one)")
     instance: str = Field(default="cordee", min_length=1, description="tells apart coordinators of one namespace")

@@ -23,11 +23,12 @@ from cordee.coordinator.config import Config
 from cordee.coordinator.core.model import Outlook
 from cordee.coordinator.errors import InvalidError
 from cordee.coordinator.service.folder import StateFolder
-from cordee.coordinator.service.launchers.base import AgentExit, AgentNotice, AgentSpec, AgentStatus
+from cordee.coordinator.service.launchers.base import AgentExit, AgentNotice, AgentSpec, AgentStatus, Home
 from cordee.coordinator.spec import JobSpec
 from cordee.k8s.api import Api, Json
 from cordee.k8s.diagnosis import Fate, Finding, diagnose, diagnose_refusal
 from cordee.k8s.errors import ApiError, KubernetesError, UnreachableError
+from cordee.k8s.homes import read_home
 from cordee.k8s.identity import KnownPod, ServiceAccountVerifier
 from cordee.k8s.names import WORKER_LABEL, labels, selector
 from cordee.k8s.owners import Owners
@@ -144,6 +145,10 @@ class KubernetesLauncher:
         return [
             AgentStatus(pod.name, pod.job) for pod in self._pods.values() if not pod.told or pod.name in self._ended
         ]
+
+    async def home(self) -> Home:
+        """The namespace. Asked when its pods have been listed."""
+        return await read_home(self._ask, self._api.namespace, moved_from=self._settings.moved_from or "")
 
     async def exits(self) -> AsyncIterator[AgentExit | AgentNotice]:
         """What becomes of pods."""

@@ -54,6 +54,17 @@ def row(job: str = "a-1", created_at: float = 1.0) -> JobRow:
     )
 
 
+def test_what_is_noted_about_the_store_itself_is_there_for_the_next_one(opened: Callable[[], Store]) -> None:
+    store = opened()
+    assert store.recall("place") is None
+    for value in ("here", "there"):
+        store.remember("place", value)
+    store.close()
+    store = opened()
+    assert store.recall("place") == "there"
+    store.close()
+
+
 def world(generation: int, *members: str) -> WorldRow:
     return WorldRow("a-1", generation, generation * 10.0, 5, "start", members)
 

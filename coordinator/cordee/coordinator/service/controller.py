@@ -25,6 +25,7 @@ from cordee.coordinator.service.auth import new_token
 from cordee.coordinator.service.bundles import keep_bundle
 from cordee.coordinator.service.environment import agent_environment
 from cordee.coordinator.service.folder import StateFolder
+from cordee.coordinator.service.home import settle
 from cordee.coordinator.service.job import NUM_EVENTS, Clock, Job, Progress
 from cordee.coordinator.service.launchers.base import Launcher
 from cordee.coordinator.service.logs import LogLine, LogReader
@@ -92,6 +93,9 @@ class Controller:
         running: dict[str, set[str]] = {}
         for agent in await self._launcher.list():
             running.setdefault(agent.job, set()).add(agent.worker)
+        home = await self._launcher.home()
+        if home is not None:
+            settle(self._store, home)  # before anything is decided: nobody is there may mean that we look elsewhere
         tokens, keys = self._store.tokens(), self._store.keys()
         with self._turns.nothing_granted():
             for row in reversed(self._store.jobs()):

@@ -213,7 +213,18 @@ class Store:
             if rows:
                 connection.execute(_events.insert(), rows)
 
+    def remember(self, name: str, value: str) -> None:
+        """Note something about the store itself."""
+        with self._transaction(write=True) as connection:
+            if connection.execute(_meta.update().where(_meta.c.name == name).values(value=value)).rowcount == 0:
+                connection.execute(_meta.insert().values(name=name, value=value))
+
     # -- reading
+
+    def recall(self, name: str) -> str | None:
+        """What was noted under this name."""
+        with self._transaction() as connection:
+            return connection.scalar(sa.select(_meta.c.value).where(_meta.c.name == name))
 
     def jobs(self) -> list[JobRow]:
         """Every job, newest first."""

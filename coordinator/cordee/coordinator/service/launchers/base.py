@@ -17,7 +17,7 @@ from cordee.coordinator.core.model import ExitCause, Outlook
 from cordee.coordinator.errors import CoordinatorError
 from cordee.coordinator.spec import JobSpec
 
-__all__ = ["AgentExit", "AgentNotice", "AgentSpec", "AgentStatus", "Launcher", "LauncherError"]
+__all__ = ["AgentExit", "AgentNotice", "AgentSpec", "AgentStatus", "Home", "Launcher", "LauncherError"]
 
 
 class LauncherError(CoordinatorError):
@@ -77,6 +77,17 @@ class AgentNotice:
     """It does not run yet, and what is to be expected. None: it runs."""
 
 
+@dataclass(frozen=True, slots=True)
+class Home:
+    """A place beyond the state folder in which agents live: on Kubernetes, a namespace."""
+
+    name: str
+    uid: str = ""
+    """What tells it from another one of the same name. Empty: it may not be known."""
+    moved_from: str = ""
+    """The name or uid of an earlier place: whoever configured this says that its jobs are to be taken up here."""
+
+
 class Launcher(Protocol):
     """Starts and stops agents."""
 
@@ -107,6 +118,10 @@ class Launcher(Protocol):
 
     async def list(self) -> Sequence[AgentStatus]:
         """The agents that run now, including those started before this coordinator."""
+        ...
+
+    async def home(self) -> Home | None:
+        """Where agents live, if a coordinator of the same store could be pointed elsewhere; None: with the store."""
         ...
 
     def capacity(self) -> int:

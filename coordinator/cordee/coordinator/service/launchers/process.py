@@ -21,7 +21,7 @@ from typing import Any
 
 from cordee.coordinator.places import checkpoint_root
 from cordee.coordinator.service.launchers import processes
-from cordee.coordinator.service.launchers.base import AgentExit, AgentSpec, AgentStatus, LauncherError
+from cordee.coordinator.service.launchers.base import AgentExit, AgentSpec, AgentStatus, Home, LauncherError
 from cordee.coordinator.spec import JobSpec
 from cordee.coordinator.spec_pod import PodSpec
 
@@ -148,6 +148,10 @@ class ProcessLauncher:
             if path.stem not in self._agents:
                 await self._adopt(path)
         return [AgentStatus(agent.worker, agent.job, agent.process.pid) for agent in self._agents.values()]
+
+    async def home(self) -> Home | None:
+        """What is known of agents is in the state folder."""
+        return None
 
     async def exits(self) -> AsyncIterator[AgentExit]:
         """Ends of agents, as they happen."""
