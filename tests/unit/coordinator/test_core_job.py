@@ -263,7 +263,11 @@ def test_an_agent_that_does_not_replace_a_process_that_hangs_is_killed() -> None
     story = training(0, 1)
     story.pass_time(POLICY.heartbeat_timeout_seconds + 0.5, 0)
     assert not story.told(act.StopAgent)
-    assert act.StopAgent("j-w1", 0.0) in story.pass_time(POLICY.replacement_seconds + 0.5, 0)
+    decided = story.pass_time(POLICY.replacement_seconds + 0.5, 0)
+    assert act.StopAgent("j-w1", 0.0) in decided
+    # A machine that is gone looks the same: what is not known is not told.
+    (said,) = [a.message for a in decided if isinstance(a, act.RecordEvent) and a.kind == "agent_killed"]
+    assert said.startswith("j-w1 is still not heard, and no other process of it has come: its machine or its network")
     story.tell(ev.AgentExited("j-w1", -9))
     assert story.told(act.StartAgent) == [act.StartAgent("j-w1")]
 

@@ -45,6 +45,7 @@ def test_an_agent_that_does_not_end_a_stuck_worker_is_killed() -> None:
     stick(party, POLICY.stuck_seconds + 1.5)
     party.go(POLICY.replacement_seconds + 1.0, {0: Activity(Doing.MEETING), 1: Activity(Doing.MEETING)})
     assert act.StopAgent("j-w2", 0.0) in party.told
+    assert party.events("agent_killed") == ["j-w2's agent has not replaced a process that hangs, and is killed"]
 
 
 def test_the_limit_doubles_at_the_same_step_also_over_a_restart_so_that_what_is_slow_gets_through() -> None:

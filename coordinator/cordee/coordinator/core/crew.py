@@ -315,9 +315,11 @@ class Crew:
         slot.fence(slot.session.incarnation)
         self.stop(slot, StopReason.FENCED, message)
 
-    def replace(self, slot: Slot, reason: StopReason, message: str) -> None:
-        """This process hangs, wholly or in part: its agent kills it and starts another one, or is killed itself."""
+    def replace(self, slot: Slot, reason: StopReason, message: str, *, silent: bool = False) -> None:
+        """This process hangs, wholly or in part, or its machine is gone, if it is `silent`: its agent kills it and
+        starts another one, or is killed itself."""
         assert slot.session is not None
+        slot.silent = silent
         slot.fence(slot.session.incarnation)
         self.stop(slot, reason, message)
         if slot.agent is Agent.RUNNING:

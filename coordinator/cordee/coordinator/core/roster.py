@@ -114,6 +114,8 @@ class Slot:
     """When to press on with stopping its agent."""
     kill_by: float | None = None
     """When to kill its agent, unless that has started another process before: the last one hangs."""
+    silent: bool = False
+    """Its last process was given up for its silence: whether anybody is there at all is not known."""
     blameless: bool = False
     """Its agent's next exit was asked for, and counts for nothing."""
     fail_by: float | None = None

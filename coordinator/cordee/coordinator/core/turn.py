@@ -81,7 +81,7 @@ def _expire(crew: Crew) -> None:
             crew.note_silence()
             if crew.is_member(slot, session.incarnation):
                 crew.lose(slot, LossCause.HEARTBEAT)
-            crew.replace(slot, StopReason.FENCED, "it was not heard for too long")
+            crew.replace(slot, StopReason.FENCED, "it was not heard for too long", silent=True)
 
 
 def _hope_until(crew: Crew, slot: Slot) -> float:
@@ -206,7 +206,7 @@ def _press_on(crew: Crew) -> None:
         if slot.kill_by is not None and crew.now >= slot.kill_by:
             slot.kill_by = None
             if slot.agent is Agent.RUNNING:
-                crew.tell("agent_killed", f"{slot.worker}'s agent has not replaced a process that hangs, and is killed")
+                crew.tell("agent_killed", _why_killed(slot))
                 crew.stop_agent(slot, 0.0)
         if slot.stop_by is None or crew.now < slot.stop_by:
             continue
@@ -217,6 +217,13 @@ def _press_on(crew: Crew) -> None:
                 crew.stop_agent(slot, 0.0)
             case Agent.ABSENT:
                 slot.stop_by = None
+
+
+def _why_killed(slot: Slot) -> str:
+    if slot.silent:
+        heard = f"{slot.worker} is still not heard, and no other process of it has come"
+        return f"{heard}: its machine or its network may be gone; its agent is killed"
+    return f"{slot.worker}'s agent has not replaced a process that hangs, and is killed"
 
 
 def _next(crew: Crew, until: list[float | None]) -> float | None:
