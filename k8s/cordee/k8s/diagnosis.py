@@ -73,6 +73,8 @@ _IMAGE_REASONS: Final = frozenset(
 _BACK_OFF: Final = re.compile(r'^Back-off pulling image "[^"]*"(: )?(ErrImagePull: )?')
 _NEVER_REASONS: Final = frozenset({"InvalidImageName"})
 _CONFIG_REASONS: Final = frozenset({"CreateContainerConfigError", "CreateContainerError", "RunContainerError"})
+_START_REASONS: Final = frozenset({"StartError", "ContainerCannotRun"})
+"""A runtime that could not execute the container's command: it is not in the image, mostly."""
 _LOST_REASONS: Final = frozenset({"NodeLost", "NodeAffinity"})
 _ADMISSION_REASONS: Final = frozenset(
     {
@@ -204,6 +206,8 @@ def _exit(pod: Json, ended: Json) -> Finding:
     if ended.get("reason") == "ContainerStatusUnknown":
         return Finding(Fate.NODE_LOST, "was lost: its node does not know any more how it ended", None, over=True)
     last = str(ended.get("message") or "").strip().rsplit("\n", maxsplit=1)[-1].strip()
+    if ended.get("reason") in _START_REASONS:
+        last = _with("its container cannot be started", last)
     return Finding(Fate.EXITED, _cut(last), code, over=True)
 
 

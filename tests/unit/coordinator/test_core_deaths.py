@@ -174,9 +174,68 @@ def test_no_restarts_means_none_though_the_job_advances() -> None:
 def test_a_job_that_is_old_does_not_run_out_of_restarts_for_being_old() -> None:
     party = Party(2, restart_budget=5)
     for _ in range(50):
+        party.tell(ev.WorkerDetached(*party.who(1)))
         party.tell(ev.AgentExited("j-w1", -9))
-        party.go(150.0, heard=(0,))
+        party.go(1.0, heard=(0,))
+        party.life[1] = party.life.get(1, 0) + 1
+        party.join(1)
+        party.go(150.0, heard=(0, 1))
     assert party.events("given_up") == []
+
+
+MISSING = "ModuleNotFoundError: No module named 'cordee'"
+
+
+def test_agents_that_die_before_their_worker_is_heard_of_use_up_the_budget_however_long_they_take() -> None:
+    """A pod is slow: what it takes to be started alone may be longer than a window of the budget has room for."""
+    party = Party(0, maximum=1, restart_budget=5)
+    party.tell(ev.Scheduled(1))
+    for times in range(6):
+        assert party.state is JobState.STARTING, times
+        assert party.take(act.StartAgent)
+        party.go(300.0)
+        party.tell(ev.AgentExited("j-w0", 1, MISSING))
+        party.restart()  # nor does the coordinator's restart forgive any
+        party.go(10.0)
+    assert party.state is JobState.FAILED
+    assert party.machine.record.reason == (
+        f"j-w0's agent exited with code 1: {MISSING}, 6 times, and its worker was never heard of in between; "
+        "fewer workers are left than the job's minimum of 1"
+    )
+
+
+def test_a_worker_that_ran_once_and_whose_agents_then_die_unheard_is_given_up_too() -> None:
+    party = Party(2, restart_budget=3)
+    for _ in range(4):
+        party.tell(ev.AgentExited("j-w1", 1, MISSING))
+        party.go(700.0, heard=(0,))
+    assert len(party.events("given_up")) == 1
+    assert party.state is JobState.RUNNING
+
+
+@pytest.mark.parametrize("code", [126, 127, 128])
+def test_an_image_without_the_agent_ends_a_job_of_which_nobody_has_come_the_third_time(code: int) -> None:
+    words = 'its container cannot be started: exec: "python": executable file not found in $PATH'
+    party = Party(0, maximum=1)
+    party.tell(ev.Scheduled(1))
+    for _ in range(3):
+        assert party.state is JobState.STARTING
+        party.tell(ev.AgentExited("j-w0", code, words))
+        party.go(15.0)
+    assert party.state is JobState.FAILED
+    assert party.machine.record.reason == (
+        f"j-w0's agent exited with code {code}: {words} before the first step, 3 times, and the job got no further: "
+        "it is not tried again"
+    )
+
+
+def test_a_machine_that_cannot_run_containers_does_not_end_a_job_that_others_run() -> None:
+    party = Party(2, maximum=3)
+    party.tell(ev.Scheduled(3))
+    for _ in range(6):
+        party.tell(ev.AgentExited("j-w2", 128, "its container cannot be started: nvidia-container-cli: no driver"))
+        party.go(15.0, heard=(0, 1))
+    assert party.state is JobState.RUNNING
 
 
 def test_memory_beyond_the_limit_three_times_at_the_same_place_ends_the_job_and_in_between_progress_does_not() -> None:

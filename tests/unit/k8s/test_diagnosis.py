@@ -365,3 +365,11 @@ def test_whatever_a_cluster_says_has_a_meaning(status: dict[str, Any], gone: boo
     assert (found.outlook is None) or not (found.over or found.taken)
     assert found.words or found.fate in (Fate.RUNNING, Fate.EXITED)
     assert "\n" not in found.words
+
+
+@pytest.mark.parametrize("reason", ["StartError", "ContainerCannotRun"])
+def test_a_command_that_cannot_be_executed_is_told_as_what_it_is(reason: str) -> None:
+    said = 'failed to create containerd task: exec: "python": executable file not found in $PATH: unknown'
+    found = diagnose(pod(ended(128, reason, said)))
+    assert (found.fate, found.code) == (Fate.EXITED, 128)
+    assert found.words == f"its container cannot be started: {said}"

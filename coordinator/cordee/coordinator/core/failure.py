@@ -22,6 +22,7 @@ from cordee.coordinator.core.record import Deaths
 __all__ = [
     "EXITS",
     "LONGEST_PATIENCE",
+    "NOT_RUNNABLE",
     "SAME_DEATHS",
     "WORKERS_WORDS",
     "Retry",
@@ -44,6 +45,10 @@ LONGEST_PATIENCE = 8
 
 _FROM_OUTSIDE = frozenset({-1, -2, -9, -15, 71, 72, 73})
 """SIGHUP, SIGINT, SIGKILL, SIGTERM, and the codes of workers that were told to go."""
+
+NOT_RUNNABLE = frozenset({126, 127, 128})
+"""What shells and container runtimes say of a command that they cannot run. Where no worker of a job has ever come
+that is its image's fault; else its machine's."""
 
 WORKERS_WORDS = frozenset({0, 2})
 """Exit codes of agents that are their worker's: it ended without a word, or cannot run in its environment. What else
@@ -100,9 +105,13 @@ class Retry:
     exits: tuple[float, ...]
 
 
-def retry(exits: tuple[float, ...], now: float, policy: Policy) -> Retry:
-    """One more exit, after the earlier ones at these times: the first restart is at once, later ones back off."""
-    counted = (*(t for t in exits if now - t < policy.restart_window_seconds), now)
+def retry(exits: tuple[float, ...], now: float, policy: Policy, heard_at: float = float("inf")) -> Retry:
+    """One more exit, after the earlier ones at these times: the first restart is at once, later ones back off.
+
+    An exit is forgotten when it is older than the window, but only once a process has come since (`heard_at`): an agent
+    that takes a minute to be started, and never gets its worker to the coordinator, is not any better for being slow.
+    """
+    counted = (*(t for t in exits if now - t < policy.restart_window_seconds or t >= heard_at), now)
     if len(counted) > policy.restart_budget:
         return Retry(None, counted)
     return Retry(now + pause(len(counted) - 1, policy), counted)

@@ -10,7 +10,16 @@ from cordee.coordinator.core import events
 from cordee.coordinator.core.actions import RecordAgentExit, SendStop
 from cordee.coordinator.core.crew import Crew
 from cordee.coordinator.core.deaths import bury, dies_again, exhausted
-from cordee.coordinator.core.failure import WORKERS_WORDS, Verdict, describe_exit, exit_cause, judge, pause, retry
+from cordee.coordinator.core.failure import (
+    NOT_RUNNABLE,
+    WORKERS_WORDS,
+    Verdict,
+    describe_exit,
+    exit_cause,
+    judge,
+    pause,
+    retry,
+)
 from cordee.coordinator.core.lifecycle import STOP_REASONS
 from cordee.coordinator.core.model import (
     ArrivalReason,
@@ -66,7 +75,7 @@ def _on_attached(crew: Crew, event: events.WorkerAttached) -> None:
     crew.asked.discard(event.worker)
     crew.aborted.discard(event.worker)
     slot.missing, slot.trouble = None, ""
-    slot.outlook, slot.doubted, slot.num_taken = None, None, 0
+    slot.outlook, slot.doubted, slot.num_taken, slot.heard_at = None, None, 0, crew.now
     slot.session = Session(
         incarnation=event.incarnation,
         address=event.address,
@@ -251,12 +260,18 @@ def _on_agent_exited(crew: Crew, event: events.AgentExited) -> None:
         died = describe_exit(event.code, event.message)
         # A limit of memory is the job's own, and is met again at the same place.
         own = event.code in WORKERS_WORDS or event.cause is ExitCause.OUT_OF_MEMORY
+        own = own or (event.code in NOT_RUNNABLE and not any(s.incarnation for s in crew.slots.values()))
         if own and event.code is not None and dies_again(crew, event.worker, "'s agent", event.code, died):
             return
-        again = retry(slot.exits, crew.now, crew.policy)
+        again = retry(slot.exits, crew.now, crew.policy, slot.heard_at)
         slot.exits = again.exits
         if again.at is None:
-            exhausted(crew, slot, f"{words}, {len(again.exits)} times")
+            unheard = (
+                ""
+                if len(slot.exits) < 2 or slot.exits[0] < slot.heard_at
+                else ", and its worker was never heard of in between"
+            )
+            exhausted(crew, slot, f"{words}, {len(again.exits)} times{unheard}")
         else:
             slot.start_at = again.at
             crew.tell("agent_exited", words)

@@ -24,7 +24,9 @@ class SlotRecord:
     given_up: bool = False
     """Its restarts are used up: it holds no capacity, and is not started again unless the job is scaled."""
     exits: tuple[float, ...] = ()
-    """When its agent exited unasked, within the budget's window."""
+    """When its agent exited unasked: within the budget's window, and since a process of it was heard of."""
+    heard_at: float = 0.0
+    """When a process of it attached last."""
     restarts: int = 0
     """Processes of this worker seen so far, less one. For people."""
     incarnation: str = ""

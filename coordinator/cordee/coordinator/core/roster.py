@@ -97,6 +97,7 @@ class Slot:
     retiring: bool = False
     given_up: bool = False
     exits: tuple[float, ...] = ()
+    heard_at: float = 0.0
     restarts: int = 0
     incarnation: str = ""
     fenced: tuple[str, ...] = ()
@@ -151,6 +152,7 @@ class Slot:
             retiring=self.retiring,
             given_up=self.given_up,
             exits=self.exits,
+            heard_at=self.heard_at,
             restarts=self.restarts,
             incarnation=self.incarnation,
             fenced=self.fenced,
@@ -168,6 +170,7 @@ class Slot:
             retiring=record.retiring,
             given_up=record.given_up,
             exits=record.exits,
+            heard_at=record.heard_at,
             restarts=record.restarts,
             incarnation=record.incarnation,
             fenced=record.fenced,
