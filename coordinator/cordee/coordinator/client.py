@@ -8,21 +8,36 @@ import json
 import socket
 import time
 import uuid
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, Self, cast
-from urllib.parse import quote, urlsplit
+from typing import Any, Final, Self, cast
+from urllib.parse import quote
 
 import httpx2
 
+from cordee.coordinator.client_errors import (
+    ClientError,
+    ConflictError,
+    InvalidError,
+    JobNotFoundError,
+    TooLargeError,
+    UnauthorizedError,
+    UnreachableError,
+    refusal,
+)
 from cordee.coordinator.downloads import download
-from cordee.coordinator.errors import CoordinatorError
-from cordee.coordinator.folders import default_state
-from cordee.coordinator.views import InjectedFault, JobView, KeptFile, LogLine, NumberedEvent, Plan
-
-if TYPE_CHECKING:
-    import ssl
+from cordee.coordinator.endpoint import (
+    LOOPBACK,
+    Endpoint,
+    host_of,
+    reach_hint,
+    read_endpoint,
+    reason,
+    start_hint,
+    trust,
+)
+from cordee.coordinator.selection import ALL, Selection
+from cordee.coordinator.views import INTERRUPTED, InjectedFault, JobView, KeptFile, LogLine, NumberedEvent, Plan
 
 __all__ = [
     "Client",
@@ -43,99 +58,15 @@ _REQUEST_SECONDS: Final = 30.0
 _STREAM_SILENCE_SECONDS: Final = 60.0  # a watched job may rest; a peer that vanished is found by asking again
 _SUBMIT_AGAIN_SECONDS: Final = 20.0
 _PAUSE_SECONDS: Final = 0.2
-_LOOPBACK: Final = frozenset({"localhost", "127.0.0.1", "::1"})
-
-
-class ClientError(CoordinatorError):
-    """The root of what can go wrong between here and a coordinator."""
-
-
-class JobNotFoundError(ClientError):
-    """No such job."""
-
-    code = "not_found"
-
-
-class ConflictError(ClientError):
-    """The job's state does not allow it."""
-
-    code = "conflict"
-
-
-class InvalidError(ClientError):
-    """The coordinator refused the request as wrong."""
-
-    code = "invalid"
-
-
-class TooLargeError(ClientError):
-    """More bytes than the coordinator takes."""
-
-    code = "too_large"
-
-
-class UnauthorizedError(ClientError):
-    """No token, or a wrong one."""
-
-    code = "unauthorized"
-
-
-class UnreachableError(ClientError):
-    """Nobody answers, or the connection broke."""
-
-    code = "unreachable"
-
-
-_BY_CODE: Final[dict[str, type[ClientError]]] = {
-    kind.code: kind for kind in (JobNotFoundError, ConflictError, InvalidError, TooLargeError, UnauthorizedError)
-}
-_BY_STATUS: Final[dict[int, type[ClientError]]] = {
-    400: InvalidError,
-    401: UnauthorizedError,
-    403: UnauthorizedError,
-    404: JobNotFoundError,
-    409: ConflictError,
-    413: TooLargeError,
-    422: InvalidError,
-}
-
-
-@dataclass(frozen=True)
-class Endpoint:
-    """Where a coordinator answers. `state` is its folder where that is known."""
-
-    url: str
-    token: str
-    state: Path | None = None
-    authority: str | None = None
-    """A PEM file: what the coordinator is verified by; None: the system's authorities."""
-    certificate: str | None = None
-    """A PEM file that this side shows, where the coordinator asks for one; its key lies in `key` (None: in there)."""
-    key: str | None = None
-
-    @property
-    def exposes_token(self) -> bool:
-        """Whether the token travels to another machine where anybody on the way can read it."""
-        return bool(self.token) and urlsplit(self.url).scheme == "http" and _host(self.url) not in _LOOPBACK
-
-
-def read_endpoint(state: Path) -> Endpoint | None:
-    """What a state folder says about its coordinator; it may be long gone."""
-    try:
-        written = json.loads((state / "endpoint.json").read_text(encoding="utf-8"))
-        token = (state / written.get("token_file", "token")).read_text(encoding="ascii").strip()
-        url = str(written["url"])
-        return Endpoint(url, token, state, written.get("authority")) if _host(url) else None
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, InvalidError):
-        return None
+_PAGE: Final = 200  # jobs that are asked for at once
 
 
 class Client:
-    """One coordinator. Every method is one request; errors are `ClientError`s."""
+    """One coordinator. A method is a request, or for a list as many as it has pages; errors are `ClientError`s."""
 
     def __init__(self, endpoint: Endpoint, *, timeout_seconds: float = _REQUEST_SECONDS) -> None:
         self.endpoint = endpoint
-        host = _host(endpoint.url)
+        host = host_of(endpoint.url)
         if endpoint.exposes_token:
             raise InvalidError(
                 f"the token is not sent to {endpoint.url}: anybody on the way could read it",
@@ -147,9 +78,9 @@ class Client:
             base_url=endpoint.url,
             headers={"Authorization": f"Bearer {endpoint.token}"} if endpoint.token else {},
             timeout=timeout_seconds,
-            verify=_trust(endpoint),
+            verify=trust(endpoint),
             # A proxy for the world outside must not see the token of a coordinator on this machine.
-            trust_env=host not in _LOOPBACK,
+            trust_env=host not in LOOPBACK,
         )
 
     def __enter__(self) -> Self:
@@ -194,9 +125,27 @@ class Client:
             time.sleep(_PAUSE_SECONDS)
         return True
 
-    def jobs(self) -> list[JobView]:
-        """All jobs, newest first."""
-        return cast("list[JobView]", self._call("GET", "/v1/jobs")["jobs"])
+    def jobs(self, wanted: Selection = ALL) -> list[JobView]:
+        """Jobs, newest first: all of them, or those that are wanted."""
+        if wanted.ended is None:
+            return self._pages(wanted, wanted.states, None)
+        # What is active comes first: a job that ends between the two questions is told twice and not missed.
+        active, ended = wanted.active_states, wanted.ended_states
+        found = self._pages(wanted, active, None) if active else []
+        found += self._pages(wanted, ended, wanted.ended) if ended else []
+        return wanted.of({job["id"]: job for job in found}.values())
+
+    def _pages(self, wanted: Selection, states: Collection[str], most: int | None) -> list[JobView]:
+        found: list[JobView] = []
+        known = [state for state in states if state != INTERRUPTED]  # never a coordinator's word
+        after = "" if known or not states else None
+        while after is not None and (most is None or len(found) < most):
+            limit = _PAGE if most is None else min(_PAGE, most - len(found))
+            given = {"state": known, "name_prefix": wanted.name_prefix, "after": after, "limit": limit}
+            page = self._call("GET", "/v1/jobs", params={name: value for name, value in given.items() if value})
+            found += page["jobs"]
+            after = page.get("next")
+        return found
 
     def job(self, ref: str) -> JobView:
         """A job by its id, or the newest one of that name."""
@@ -289,7 +238,7 @@ class Client:
 
         A download that broke off goes on where it stopped, and one that is there already is not made again.
         """
-        return download(self._http, f"{_job(ref, 'files')}/{quote(path)}", to, self._mapped, _refusal)
+        return download(self._http, f"{_job(ref, 'files')}/{quote(path)}", to, self._mapped, refusal)
 
     def _call(self, method: str, path: str, **arguments: Any) -> dict[str, Any]:
         with self._mapped():
@@ -298,14 +247,14 @@ class Client:
                 answer = response.json() if response.content else {}
                 if isinstance(answer, dict):
                     return answer
-        raise _refusal(response)
+        raise refusal(response)
 
     def _stream(self, path: str, params: Mapping[str, Any], silence_seconds: float | None) -> Iterator[dict[str, Any]]:
         timeout = httpx2.Timeout(_REQUEST_SECONDS, read=silence_seconds)
         with self._mapped(), self._http.stream("GET", path, params=dict(params), timeout=timeout) as response:
             if not response.is_success:
                 response.read()
-                raise _refusal(response)
+                raise refusal(response)
             self._streams.add(response)
             try:
                 for line in response.iter_lines():
@@ -320,10 +269,10 @@ class Client:
         try:
             yield
         except httpx2.HTTPError as error:
-            why = "it does not answer in time" if isinstance(error, httpx2.TimeoutException) else _reason(error)
+            why = "it does not answer in time" if isinstance(error, httpx2.TimeoutException) else reason(error)
             raise UnreachableError(
                 f"no connection with the coordinator at {self.endpoint.url}: {why}",
-                _reach_hint(self.endpoint),
+                reach_hint(self.endpoint),
             ) from error
         except json.JSONDecodeError as error:
             raise UnreachableError(
@@ -331,75 +280,6 @@ class Client:
             ) from error
 
 
-def _trust(endpoint: Endpoint) -> "ssl.SSLContext | bool":
-    """What an encrypted connection is made with. Over plain http nothing of the sort is even loaded."""
-    if urlsplit(endpoint.url).scheme != "https":
-        return False
-    import ssl
-
-    try:
-        context = ssl.create_default_context(cafile=endpoint.authority)
-        context.minimum_version = ssl.TLSVersion.TLSv1_2
-        if endpoint.certificate is not None:
-            context.load_cert_chain(endpoint.certificate, endpoint.key)
-    except OSError as error:  # SSLError is one
-        given = (endpoint.authority, endpoint.certificate, endpoint.key)
-        names = " and ".join(name for name in given if name) or "the system's authorities"
-        why = getattr(error, "reason", None) or error.strerror or str(error)
-        raise InvalidError(
-            f"{names} cannot be used for TLS: {why}", "--ca, --cert and --key (CORDEE_CA, …) name PEM files"
-        ) from error
-    return context
-
-
-def _host(url: str) -> str:
-    try:
-        parts = urlsplit(url)
-        httpx2.URL(url)
-        if parts.scheme in {"http", "https"} and parts.hostname:
-            return parts.hostname
-    except (ValueError, httpx2.InvalidURL):
-        pass
-    raise InvalidError(f"{url!r} is not the address of a coordinator", "give a URL such as http://127.0.0.1:8470")
-
-
 def _job(ref: str, action: str = "") -> str:
     path = f"/v1/jobs/{quote(ref, safe='')}"
     return f"{path}/{action}" if action else path
-
-
-def _reason(error: Exception) -> str:
-    text = str(error) or type(error).__name__
-    if "CERTIFICATE_VERIFY_FAILED" in text:
-        return f"its certificate is not trusted ({text.partition('failed: ')[2].partition(' (_ssl')[0] or text})"
-    return "nobody listens there" if "refused" in text.lower() else text
-
-
-def _reach_hint(endpoint: Endpoint) -> str:
-    """What may be wrong when nobody answers."""
-    if endpoint.state is not None or urlsplit(endpoint.url).scheme != "https":
-        return start_hint(endpoint.state)
-    # A server that misses a certificate just closes the connection (TLS 1.3): nobody can tell it from another reason.
-    mutual = (
-        "" if endpoint.certificate else "; where it asks for certificates, give yours: cordee --cert FILE --key FILE"
-    )
-    return f"see that it runs, and that this address leads to it (kubectl port-forward){mutual}"
-
-
-def start_hint(state: Path | None) -> str:
-    """How to start the coordinator that is not there."""
-    return f"start one: cordee coordinator{f' --state {state}' if state and state != default_state() else ''}"
-
-
-def _refusal(response: httpx2.Response) -> ClientError:
-    """What the coordinator said about a request it refused."""
-    try:
-        said = response.json()["error"]
-        code, message, hint = str(said["code"]), str(said["message"]), str(said.get("hint") or "")
-    except (ValueError, KeyError, TypeError, AttributeError):
-        return UnreachableError(
-            f"{response.request.url} answered {response.status_code}, not as Cordee does",
-            "check --server or CORDEE_SERVER",
-        )
-    kind = _BY_CODE.get(code) or _BY_STATUS.get(response.status_code, ClientError)
-    return kind(message, hint)

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Protocol, Self, TypeVar
 from cordee.coordinator.client import Client, Endpoint, JobNotFoundError, UnreachableError, read_endpoint, start_hint
 from cordee.coordinator.errors import CoordinatorError
 from cordee.coordinator.folders import default_state, newest_runs, runs_folder
+from cordee.coordinator.selection import ALL, Selection
 from cordee.coordinator.views import INTERRUPTED, TERMINAL_STATES, JobView, KeptFile, LogLine
 
 if TYPE_CHECKING:
@@ -35,7 +36,7 @@ _T = TypeVar("_T")
 class Keeper(Protocol):
     """Who can tell about jobs: a coordinator that answers, or the folder of one that is gone."""
 
-    def jobs(self) -> list[JobView]: ...
+    def jobs(self, wanted: Selection = ALL) -> list[JobView]: ...
     def job(self, ref: str) -> JobView: ...
     def scale(self, ref: str, low: int, high: int) -> JobView: ...
     def cancel(self, ref: str) -> JobView: ...
@@ -89,10 +90,10 @@ class Coordinators:
                 return client
         raise self._nobody
 
-    def jobs(self) -> list[JobView]:
-        """Everybody's jobs, newest first."""
-        found = [job for keeper in self._keepers for job in self._ask(keeper, lambda keeper: keeper.jobs()) or []]
-        return sorted(found, key=lambda job: job["created_at"], reverse=True)
+    def jobs(self, wanted: Selection = ALL) -> list[JobView]:
+        """Everybody's jobs, newest first: all of them, or those that are wanted."""
+        lists = [self._ask(keeper, lambda keeper: keeper.jobs(wanted)) for keeper in self._keepers]
+        return wanted.of(job for found in lists for job in found or ())
 
     def find(self, ref: str) -> tuple[Keeper, JobView]:
         """A job, and who has it. An id wins over a name; of several of that name the newest that has not ended."""

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, Final, Self, cast
 
 from cordee.coordinator.client import ClientError, ConflictError, JobNotFoundError, UnreachableError
 from cordee.coordinator.folders import default_state
+from cordee.coordinator.selection import ALL, Selection
 from cordee.coordinator.views import INTERRUPTED, TERMINAL_STATES, JobView, KeptFile, LogLine
 
 if TYPE_CHECKING:
@@ -74,9 +75,9 @@ class PastCoordinator:
 
         return is_held(self.folder)
 
-    def jobs(self) -> list[JobView]:
-        """All jobs, newest first."""
-        return [past.view for past in self.past_jobs()]
+    def jobs(self, wanted: Selection = ALL) -> list[JobView]:
+        """Jobs, newest first: all of them, or those that are wanted."""
+        return wanted.of(past.view for past in self.past_jobs())
 
     def job(self, ref: str) -> JobView:
         """A job by its id, or the newest one of that name."""

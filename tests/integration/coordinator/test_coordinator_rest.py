@@ -14,6 +14,8 @@ from prometheus_client.parser import text_string_to_metric_families
 from starlette.routing import Route
 
 from cordee.coordinator import views
+from cordee.coordinator.client import Client, Endpoint
+from cordee.coordinator.selection import Selection
 from cordee.coordinator.service.bundles import MAX_BUNDLE_BYTES
 from cordee.coordinator.service.identity import JobTokens
 from cordee.coordinator.service.people import People
@@ -117,7 +119,9 @@ def test_the_clients_idea_of_an_answer_is_the_servers(view: str) -> None:
     assert set(getattr(models, ours).model_fields) == set(get_type_hints(getattr(views, theirs or ours)))
 
 
-async def test_a_submitted_job_is_listed_newest_first_and_found_by_id_and_by_name(coordinator: Any) -> None:
+async def test_a_submitted_job_is_listed_newest_first_and_found_by_id_and_by_name(
+    coordinator: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     first = await coordinator.submit()
     second = await coordinator.submit()
     assert re.fullmatch(r"job-[a-z2-7]{6}", first["id"])
@@ -127,6 +131,21 @@ async def test_a_submitted_job_is_listed_newest_first_and_found_by_id_and_by_nam
     assert (await coordinator.view(first["id"]))["id"] == first["id"]
     assert (await coordinator.view("job"))["id"] == second["id"]
     assert Path(first["folder"]).is_dir()
+    client = Client(Endpoint(coordinator.server.rest_url, coordinator.server.token))
+    with client, monkeypatch.context() as patched:
+        patched.setattr("cordee.coordinator.client._PAGE", 1)
+        for wanted in (
+            Selection(),
+            Selection(("active",)),
+            Selection(ended=1),
+            Selection(("running", "pending", "starting")),
+        ):
+            found = await asyncio.to_thread(client.jobs, wanted)
+            assert [job["id"] for job in found] == [second["id"], first["id"]], wanted
+        for wanted in (Selection(("ended",)), Selection(("interrupted",)), Selection(name_prefix="jobs")):
+            assert await asyncio.to_thread(client.jobs, wanted) == []
+    said = error(await coordinator.http.get("/v1/jobs", params={"after": "yesterday"}), 422, "invalid")
+    assert "'yesterday', which is no place in the list" in said["message"]
 
 
 async def test_a_submission_that_is_sent_again_is_the_same_job(coordinator: Any, tools: Any) -> None:
@@ -158,7 +177,7 @@ async def test_a_dry_run_says_where_a_job_would_run_and_starts_nothing(coordinat
     assert plan["placement"]["workers_now"] == 2
     assert plan["placement"]["free"] == plan["placement"]["capacity"] >= 8
     assert "2 of 2 workers would start now" in plan["placement"]["message"]
-    assert (await coordinator.http.get("/v1/jobs")).json() == {"jobs": []}
+    assert (await coordinator.http.get("/v1/jobs")).json() == {"jobs": [], "next": None}
 
 
 async def test_jobs_share_the_slots_and_wait_when_there_are_none(tmp_path: Path, start: Any) -> None:
@@ -201,7 +220,7 @@ async def test_a_submission_with_a_mistake_is_refused_with_a_sentence(coordinato
     for body, words in MISTAKES:
         said = error(await coordinator.http.post("/v1/jobs", json=body), 422, "invalid")
         assert words in said["message"]
-    assert (await coordinator.http.get("/v1/jobs")).json() == {"jobs": []}
+    assert (await coordinator.http.get("/v1/jobs")).json() == {"jobs": [], "next": None}
 
 
 async def test_a_body_that_is_not_json_is_refused(coordinator: Any) -> None:

@@ -220,7 +220,7 @@ async def test_an_earlier_port_that_is_taken_meanwhile_is_given_up(tmp_path: Pat
         (tmp_path / "two" / "endpoint.json").write_text(endpoint)
         async with start(tmp_path / "two") as two:
             assert two.server.grpc_address != one.server.grpc_address
-            assert (await two.http.get("/v1/jobs")).json() == {"jobs": []}
+            assert (await two.http.get("/v1/jobs")).json() == {"jobs": [], "next": None}
 
 
 async def test_a_damaged_database_is_refused_in_one_sentence(tmp_path: Path) -> None:
@@ -264,4 +264,4 @@ async def test_beyond_this_machine_it_listens_only_where_that_was_asked_for(tmp_
     async with start(tmp_path / "state", host="0.0.0.0", config=config) as coordinator:
         assert coordinator.server.rest_url.startswith("http://127.0.0.1:")  # where this machine's clients reach it
         assert coordinator.server.grpc_address.startswith("127.0.0.1:")
-        assert (await coordinator.http.get("/v1/jobs")).json() == {"jobs": []}
+        assert (await coordinator.http.get("/v1/jobs")).json() == {"jobs": [], "next": None}

@@ -2,13 +2,16 @@
 
 from collections.abc import Callable
 from enum import StrEnum
-from typing import Annotated
+from typing import Annotated, Final
 
 import typer
 
 from cordee.coordinator.cli.errors import guarded
 
 __all__ = ["complete_choices", "complete_jobs", "completion"]
+
+
+_NUM_ENDED: Final = 100  # of jobs that have ended the newest so many: pressing a key must not fetch a year's history
 
 
 class Shell(StrEnum):
@@ -23,9 +26,10 @@ def complete_jobs(incomplete: str) -> list[tuple[str, str]]:
     """Ids and names of jobs, with their states. Completion never complains: without a coordinator there is nothing."""
     try:
         from cordee.coordinator.discovery import connect
+        from cordee.coordinator.selection import Selection
 
         with connect() as coordinators:
-            jobs = coordinators.jobs()
+            jobs = coordinators.jobs(Selection(ended=_NUM_ENDED))
     except Exception:
         return []
     names: dict[str, str] = {}

@@ -3,7 +3,8 @@
 They know the jobs of coordinators that are gone as well (`cordee run` ends with its job): `past` reads those.
 """
 
-from typing import TYPE_CHECKING, Annotated
+from enum import StrEnum
+from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
@@ -20,21 +21,64 @@ if TYPE_CHECKING:
 __all__ = ["cancel", "jobs", "scale", "status", "wait"]
 
 
-@guarded
-def jobs(server: ServerOption = None, state: StateOption = None, output: OutputOption = None) -> None:
-    """List jobs, newest first: the service's, and those of `cordee run`s, also of runs that have ended."""
-    from cordee.coordinator.cli.reach import reach
+_NUM_ENDED: Final = 20
 
+
+class Status(StrEnum):
+    """A state of jobs, or a word for several."""
+
+    ACTIVE = "active"
+    ENDED = "ended"
+    PENDING = "pending"
+    STARTING = "starting"
+    RUNNING = "running"
+    RECOVERING = "recovering"
+    INTERRUPTED = "interrupted"
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
+
+@guarded
+def jobs(
+    status: Annotated[
+        list[Status] | None,
+        typer.Option("--status", help="Only jobs in this state; repeatable.", show_choices=True),
+    ] = None,
+    name: Annotated[
+        str, typer.Option("--name", metavar="PREFIX", help="Only jobs whose name begins so.", show_default=False)
+    ] = "",
+    ended: Annotated[
+        int, typer.Option("--ended", metavar="N", min=0, help="How many of those that have ended, the newest.")
+    ] = _NUM_ENDED,
+    everything: Annotated[bool, typer.Option("--all", "-a", help="All that have ended.")] = False,
+    server: ServerOption = None,
+    state: StateOption = None,
+    output: OutputOption = None,
+) -> None:
+    """List jobs, newest first: the service's, and those of `cordee run`s, also of runs that have ended.
+
+    All that have not ended are shown, and the newest of those that have.
+    """
+    from cordee.coordinator.cli.reach import reach
+    from cordee.coordinator.selection import Selection
+
+    states = tuple(one.value for one in status or ())
+    # One more than is shown: it tells that there are more.
+    wanted = Selection(states, name, None if everything else ended + 1)
     with reach(server, state) as coordinators:
-        found = coordinators.jobs()
+        found = coordinators.jobs(wanted)
+    shown = found if everything else Selection(ended=ended).of(found)
     if is_document(output):
-        dump({"jobs": [dict(job) for job in found]}, output)
-    elif found:
-        write(job_table(found, wide=output is Format.WIDE))
-        if any(job["state"] == INTERRUPTED for job in found):
+        dump({"jobs": [dict(job) for job in shown]}, output)
+    elif shown:
+        write(job_table(shown, wide=output is Format.WIDE))
+        if any(job["state"] == INTERRUPTED for job in shown):
             hint("cordee status JOB says how an interrupted job goes on")
-    else:
-        say("no jobs yet; start one: cordee run SCRIPT, or cordee submit SCRIPT")
+    elif not found:
+        say("no such jobs" if states or name else "no jobs yet; start one: cordee run SCRIPT, or cordee submit SCRIPT")
+    if len(found) > len(shown):
+        hint("more jobs have ended: cordee jobs --all shows them, --ended N so many of them")
 
 
 @guarded

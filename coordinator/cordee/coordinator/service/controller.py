@@ -8,10 +8,9 @@ import asyncio
 import contextlib
 import hashlib
 import logging
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncIterator, Callable, Collection, Iterable
 from dataclasses import replace
 from pathlib import Path
-from typing import Final
 
 from cordee.coordinator.bundle import Bundle
 from cordee.coordinator.core import events, scheduler
@@ -20,6 +19,7 @@ from cordee.coordinator.core.model import JobState, Policy
 from cordee.coordinator.core.record import JobRecord
 from cordee.coordinator.errors import ConflictError, InvalidError, NotFoundError
 from cordee.coordinator.faults import Fault
+from cordee.coordinator.service import reading
 from cordee.coordinator.service.admission import check_capacity, check_launcher, check_source, has_source, placement
 from cordee.coordinator.service.auth import new_token
 from cordee.coordinator.service.bundles import keep_bundle
@@ -28,12 +28,13 @@ from cordee.coordinator.service.folder import StateFolder
 from cordee.coordinator.service.home import settle
 from cordee.coordinator.service.job import NUM_EVENTS, Clock, Job, Progress
 from cordee.coordinator.service.launchers.base import Launcher
-from cordee.coordinator.service.logs import LogLine, LogReader
+from cordee.coordinator.service.listing import page_of
+from cordee.coordinator.service.logs import LogLine
 from cordee.coordinator.service.metrics import Metrics
 from cordee.coordinator.service.names import asked_by, new_id
 from cordee.coordinator.service.outgoing import Mailbox, SendFault
 from cordee.coordinator.service.policy import job_policy
-from cordee.coordinator.service.rest.models import EventPage, FaultView, JobView, NumberedEvent, Placement
+from cordee.coordinator.service.rest.models import EventPage, FaultView, JobList, JobView, Placement
 from cordee.coordinator.service.store import JobRow, Store, StoreError
 from cordee.coordinator.service.turns import Turns
 from cordee.coordinator.spec import JobDocument, parse_job
@@ -41,9 +42,6 @@ from cordee.coordinator.spec import JobDocument, parse_job
 __all__ = ["Controller"]
 
 _log = logging.getLogger(__name__)
-
-_WATCH_SECONDS: Final = 0.125  # between two views at least
-_WATCH_AGAIN_SECONDS: Final = 5.0  # a view at least so often: a reader that is gone is noticed
 
 
 class Controller:
@@ -212,10 +210,13 @@ class Controller:
         self._turns.reschedule()
         return job.view(self._clock.now())
 
-    def jobs(self) -> list[JobView]:
-        """All jobs, newest first."""
+    def jobs(
+        self, *, states: Collection[str] = (), name_prefix: str = "", after: str | None = None, limit: int
+    ) -> JobList:
+        """The newest jobs in these states, with such a name, after a place; and the place that the next come after."""
+        page = page_of(self.every(), states=states, name_prefix=name_prefix, after=after, limit=limit)
         now = self._clock.now()
-        return [job.view(now) for job in reversed(self._turns.jobs.values())]
+        return JobList(jobs=[job.view(now) for job in page.jobs], next=page.next)
 
     def every(self) -> Iterable[Job]:
         """All jobs, oldest first, as they are held."""
@@ -302,36 +303,18 @@ class Controller:
 
     def history(self, ref: str, *, after: int, limit: int) -> EventPage:
         """A job's history from its beginning, a page at a time."""
-        found = self._store.history(self.find(ref).id, after=after, limit=limit + 1)
-        page = [
-            NumberedEvent(id=number, time=row.time, kind=row.kind, message=row.message) for number, row in found[:limit]
-        ]
-        return EventPage(events=page, more=len(found) > limit)
+        return reading.history(self._store, self.find(ref), after=after, limit=limit)
 
     def watch(self, ref: str) -> AsyncIterator[JobView]:
         """The job whenever it changes, until it has ended. Raises at once when there is none."""
-        return self._watch(self.find(ref))
-
-    async def _watch(self, job: Job) -> AsyncIterator[JobView]:
-        while True:
-            version, ended, shown = job.version, job.ended, self._clock.now()
-            yield job.view(shown)
-            if ended or self._turns.closing:
-                return
-            await job.changed(version, _WATCH_AGAIN_SECONDS)
-            await asyncio.sleep(shown + _WATCH_SECONDS - self._clock.now())
+        return reading.watch(self.find(ref), now=self._clock.now, closing=lambda: self._turns.closing)
 
     def logs(
         self, ref: str, *, follow: bool, rank: int | None, worker: str | None, tail: int | None
     ) -> AsyncIterator[list[LogLine]]:
         """A job's output. Raises at once when there is no such job."""
-        job = self.find(ref)
-        reader = LogReader(
-            Path(job.folder) / "logs", lambda after: self._store.worlds(job.id, after=after), rank=rank, worker=worker
-        )
-        # Agents write a worker's last lines as it ends: only when all are gone has everything been written.
-        more = (lambda: not self._turns.closing and not (job.ended and job.machine.occupied == 0)) if follow else None
-        return reader.read(tail=tail, follow=more)
+        job, closing = self.find(ref), lambda: self._turns.closing
+        return reading.logs(self._store, job, follow=follow, rank=rank, worker=worker, tail=tail, closing=closing)
 
     # -- for workers
 

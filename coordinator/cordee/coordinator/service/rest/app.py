@@ -7,7 +7,7 @@ decides who may come in. `refusals` is what errors look like.
 import json
 from collections.abc import AsyncIterator
 from dataclasses import asdict
-from typing import Annotated, Final
+from typing import Annotated, Final, Literal
 
 from fastapi import FastAPI, Path, Query, Request, Response, Security
 from fastapi.responses import JSONResponse, StreamingResponse
@@ -24,6 +24,7 @@ from cordee.coordinator.service.files import Files
 from cordee.coordinator.service.folder import StateFolder
 from cordee.coordinator.service.health import Readiness
 from cordee.coordinator.service.identity import WorkerVerifier
+from cordee.coordinator.service.listing import PLACE
 from cordee.coordinator.service.people import People
 from cordee.coordinator.service.rest.files import add_files
 from cordee.coordinator.service.rest.guard import Guard, Who
@@ -48,6 +49,10 @@ __all__ = ["create_app"]
 _NDJSON: Final = "application/x-ndjson"
 _MAX_ID: Final = 2**63 - 1  # databases' integers end there
 
+State = Literal[
+    "pending", "starting", "running", "recovering", "succeeded", "failed", "cancelled", "active", "ended"
+]  # fmt: skip
+"""A state of jobs, or one of the words for several: those that have not ended, and those that have."""
 Ref = Annotated[str, Path(description="a job's id, or its name: the newest job of that name", max_length=128)]
 Sha256 = Annotated[str, Path(pattern=r"^[0-9a-f]{64}$", description="the bundle's SHA-256 in hexadecimal")]
 
@@ -128,9 +133,17 @@ def _add_jobs(app: FastAPI, controller: Controller) -> None:
         return await controller.submit(job, body.bundle, key=body.key, by=who)
 
     @app.get("/v1/jobs", tags=["jobs"])
-    async def jobs() -> JobList:
-        """All jobs, newest first."""
-        return JobList(jobs=controller.jobs())
+    async def jobs(
+        state: Annotated[list[State] | None, Query(description="only jobs in one of these states")] = None,
+        name_prefix: Annotated[str, Query(max_length=128, description="only jobs whose name begins so")] = "",
+        after: Annotated[
+            str | None,
+            Query(description="what the page before calls 'next'", json_schema_extra={"pattern": PLACE}),
+        ] = None,
+        limit: Annotated[int, Query(ge=1, le=1000, description="how many a page has at most")] = 100,
+    ) -> JobList:
+        """Jobs, newest first, a page at a time. No job is told twice or missed that is there all the while."""
+        return controller.jobs(states=state or (), name_prefix=name_prefix, after=after, limit=limit)
 
     @app.get("/v1/jobs/{ref}", tags=["jobs"])
     async def job(ref: Ref) -> JobView:

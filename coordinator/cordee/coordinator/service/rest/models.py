@@ -129,9 +129,10 @@ class JobView(_Model):
 
 
 class JobList(_Model):
-    """All jobs, newest first."""
+    """Jobs, newest first, a page of them."""
 
     jobs: list[JobView]
+    next: str | None = Field(description="give it as 'after' for the next page; null: this was the last one")
 
 
 class Submission(_Model):
