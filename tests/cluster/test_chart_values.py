@@ -128,6 +128,12 @@ def test_secrets_of_the_users_own_leave_none_to_make() -> None:
     assert not render(case="existing-secrets").all("Secret")
 
 
+def test_which_secrets_jobs_may_name_is_in_the_coordinators_configuration() -> None:
+    for values, expected in (({}, ["*"]), ({"workers": {"allowedSecrets": []}}, [])):
+        assert config(values)["kubernetes"]["allowedSecrets"] == expected
+    assert "allowedSecrets" in refusal({"workers": {"allowedSecrets": ["Job_*"]}})
+
+
 def test_certificates_are_good_for_every_name_by_the_strictest_rules() -> None:
     values = {"tls": {"extraHosts": ["cordee.example.org", "192.0.2.10"]}}
     data = {k: base64.b64decode(v) for k, v in render(values).one("Secret", "-tls")["data"].items()}

@@ -160,6 +160,12 @@ class Kubernetes(SpecModel):
     allowed_service_accounts: tuple[str, ...] = Field(
         default=(), strict=False, description="others that a job may ask for"
     )
+    allowed_secrets: tuple[Annotated[str, Field(pattern=r"^[a-z0-9.*?-]+$")], ...] = Field(
+        default=("*",),
+        strict=False,
+        description="the Secrets that a job may name, where * stands for any letters and ? for one; `[]`: none. Beside "
+        "those that this file names itself",
+    )
     protected_secrets: tuple[str, ...] = Field(
         default=(),
         strict=False,

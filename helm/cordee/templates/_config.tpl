@@ -42,6 +42,7 @@
     "serviceAccount" (include "cordee.workers.serviceAccount" .)
     "maxWorkers" (int .Values.workers.maxWorkers)
     "networkPolicies" (and .Values.networkPolicy.enabled .Values.networkPolicy.perJob)
+    "allowedSecrets" .Values.workers.allowedSecrets
     "protectedSecrets" (include "cordee.protected" . | fromYamlArray)
     "protectedClaims" (list (include "cordee.claim" .)) -}}
 {{- with .Values.image.pullSecrets -}}{{- $_ := set $kubernetes "imagePullSecrets" . -}}{{- end -}}

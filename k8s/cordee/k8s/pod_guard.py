@@ -5,7 +5,8 @@ template. This is no substitute for the namespace's own admission (Pod Security,
 cluster has none, and what gives a sentence at submission instead of a pod that is refused later.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
+from fnmatch import fnmatchcase
 from typing import Any, Final
 
 from cordee.coordinator.config import Kubernetes
@@ -13,7 +14,7 @@ from cordee.coordinator.errors import InvalidError
 from cordee.k8s.api import Json
 from cordee.k8s.names import CONTAINER, IDENTITY, IDENTITY_PATH, OURS
 
-__all__ = ["guard"]
+__all__ = ["guard", "secrets_of"]
 
 _VOLUMES: Final = frozenset(
     {
@@ -23,9 +24,8 @@ _VOLUMES: Final = frozenset(
 )  # fmt: skip
 """The kinds that the Pod Security Standard `restricted` knows."""
 _LISTS: Final = ("containers", "initContainers", "ephemeralContainers")
-_REFERENCES: Final = frozenset(
-    {"secretRef", "secretKeyRef", "configMapRef", "configMapKeyRef", "nodePublishSecretRef", "configMap", "secret"}
-)
+_SECRETS: Final = frozenset({"secretRef", "secretKeyRef", "nodePublishSecretRef", "secret"})
+_CONFIG_MAPS: Final = frozenset({"configMapRef", "configMapKeyRef", "configMap"})
 _APPARMOR: Final = "container.apparmor.security.beta.kubernetes.io/"
 """Where the profile was said before Kubernetes 1.30; what is here still counts."""
 _SELINUX: Final = frozenset({None, "", "container_t", "container_init_t", "container_kvm_t", "container_engine_t"})
@@ -37,9 +37,9 @@ def _refuse(what: str, hint: str = "") -> InvalidError:
     return InvalidError(f"spec.pod {what}", hint=hint)
 
 
-def guard(pod: Json, ours: Json, settings: Kubernetes, *, own_account: str | None) -> None:
+def guard(pod: Json, ours: Json, settings: Kubernetes, *, own_account: str | None, given: Collection[str] = ()) -> None:
     """Refuse a pod that must not be. `ours` is it before the template's patch; `own_account` the service account that
-    the job itself asks for."""
+    the job itself asks for; `given` the Secrets that the coordinator's defaults name, which are every job's."""
     try:
         _check_metadata(pod, ours)
         spec = pod["spec"]
@@ -48,7 +48,7 @@ def guard(pod: Json, ours: Json, settings: Kubernetes, *, own_account: str | Non
         _check_containers(spec)
         _check_identity(spec, ours["spec"])
         _check_volumes(spec, own_account)
-        _check_references(spec, settings)
+        _check_references(spec, settings, given)
     except (KeyError, TypeError, AttributeError, ValueError) as error:
         raise _refuse(f"makes no pod: {error!r} where something else must be") from None
 
@@ -209,8 +209,9 @@ def _check_volumes(spec: Json, own_account: str | None) -> None:
                 raise _refuse(f"has a service account's token in the volume {name}, which workers have no use for")
 
 
-def _check_references(spec: Json, settings: Kubernetes) -> None:
-    """The platform's own Secrets, ConfigMaps and volumes are nobody's to mount or read, but in what we make."""
+def _check_references(spec: Json, settings: Kubernetes, given: Collection[str]) -> None:
+    """The platform's own Secrets, ConfigMaps and volumes are nobody's to mount or read, but in what we make; and of the
+    other Secrets only those that jobs are allowed."""
     protected = set(settings.protected_secrets)
     user_spec = {
         **spec,
@@ -219,13 +220,20 @@ def _check_references(spec: Json, settings: Kubernetes) -> None:
             item for item in spec.get("imagePullSecrets") or () if item["name"] not in settings.image_pull_secrets
         ],
     }
-    names = [*_references(user_spec), *(item["name"] for item in user_spec["imagePullSecrets"])]
-    if settings.storage.secret in names:  # the credentials of storage, which we give to every worker, once
-        names.remove(settings.storage.secret)
-    for name in names:
+    secrets = [*secrets_of(user_spec), *(item["name"] for item in user_spec["imagePullSecrets"])]
+    if settings.storage.secret in secrets:  # the credentials of storage, which we give to every worker, once
+        secrets.remove(settings.storage.secret)
+    for name in (*secrets, *_named(user_spec, _CONFIG_MAPS)):
         # Helm keeps a release's whole manifest there, with every Secret in it: the administrator's token among them.
         if name in protected or name.startswith(_HELM):
             raise _refuse(f"reads {name}, which is the platform's own")
+    for name in secrets:
+        if name not in given and not any(fnmatchcase(name, allowed) for allowed in settings.allowed_secrets):
+            others = ", ".join(settings.allowed_secrets) or "none"
+            raise _refuse(
+                f"names the Secret {name}, which jobs may not have",
+                f"the coordinator's configuration allows these (kubernetes.allowedSecrets): {others}",
+            )
     for claim in _claims(user_spec["volumes"]):
         if claim in settings.protected_claims:
             raise _refuse(f"mounts or copies the volume claim {claim}, which is the platform's own")
@@ -245,15 +253,20 @@ def _claims(thing: object) -> Iterator[str]:
             yield from _claims(item)
 
 
-def _references(thing: object) -> Iterator[str]:
-    """The names of all Secrets and ConfigMaps that something refers to."""
+def secrets_of(thing: object) -> Iterator[str]:
+    """The names of all Secrets that a part of a pod refers to; not those that images are pulled with."""
+    yield from _named(thing, _SECRETS, "secretName")
+
+
+def _named(thing: object, kinds: Collection[str], plain: str = "") -> Iterator[str]:
+    """The names in all references of these kinds, and in the fields called `plain`."""
     if isinstance(thing, Mapping):
         for key, value in thing.items():
-            if key == "secretName":
+            if plain and key == plain:
                 yield str(value)
-            elif key in _REFERENCES and isinstance(value, Mapping) and "name" in value:
+            elif key in kinds and isinstance(value, Mapping) and "name" in value:
                 yield str(value["name"])
-            yield from _references(value)
+            yield from _named(value, kinds, plain)
     elif isinstance(thing, list | tuple):
         for item in thing:
-            yield from _references(item)
+            yield from _named(item, kinds, plain)

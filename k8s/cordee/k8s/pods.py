@@ -23,7 +23,7 @@ from cordee.k8s.identity import audience_of
 from cordee.k8s.merging import merge
 from cordee.k8s.names import CONTAINER, HOME, IDENTITY, IDENTITY_PATH, STORAGE_PATH, WORKDIR, labels
 from cordee.k8s.owners import Owner
-from cordee.k8s.pod_guard import guard
+from cordee.k8s.pod_guard import guard, secrets_of
 
 __all__ = ["check_defaults", "combine", "has_storage", "pod_environment", "pod_manifest"]
 
@@ -96,7 +96,7 @@ def pod_manifest(
             container["securityContext"] = merge(_RESTRICTED, container.get("securityContext") or {})
     except (KeyError, TypeError, AttributeError, ValueError) as error:
         raise InvalidError(f"spec.pod.template makes no pod: {error}") from None
-    guard(pod, ours, settings, own_account=wish.service_account_name)
+    guard(pod, ours, settings, own_account=wish.service_account_name, given=_given(defaults))
     return _without_empty(pod)
 
 
@@ -134,6 +134,18 @@ def combine(defaults: PodSpec, wish: PodSpec) -> PodSpec:
 
 def _defaults(settings: Kubernetes) -> PodSpec:
     return PodSpec.model_validate(settings.pod, by_alias=True, by_name=False)
+
+
+def _given(defaults: PodSpec) -> set[str]:
+    """The Secrets that the coordinator gives to every job."""
+    template: Json = {**defaults.template}
+    pull = (template.get("spec") or {}).get("imagePullSecrets") or ()
+    return {
+        *secrets_of((defaults.env_from, defaults.volumes, template)),
+        *(entry.name for entry in defaults.secret_env.values()),
+        *defaults.image_pull_secrets,
+        *(str(item.get("name")) for item in pull),
+    }
 
 
 def _grace_seconds(wish: PodSpec) -> int:
