@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cordee.coordinator.core.scheduler import Demand, schedule, targets
+from cordee.coordinator.core.scheduler import Demand, Demands, schedule, targets
 
 Queue = tuple[list[Demand], int]
 
@@ -42,6 +42,24 @@ def test_grants_never_exceed_the_capacity_even_while_others_still_drain(queue: Q
     grants = schedule(demands, capacity, parting)
     assert sum(max(d.occupied, grants[d.job]) for d in demands) + parting <= capacity
     assert sum(targets(demands, capacity).values()) <= capacity
+
+
+@given(st.lists(queues(), min_size=1, max_size=3), st.integers(0, 120), st.integers(0, 8))
+def test_what_is_kept_up_to_date_says_what_a_look_at_everything_says(
+    moments: list[Queue], capacity: int, parting: int
+) -> None:
+    kept = Demands()
+    for demands, _ in moments:
+        now = {d.job: d for d in demands}
+        for job in {d.job for d in kept} - set(now):
+            assert kept.note(job, None, 0)
+        kept.note("parting", None, parting)
+        for job, demand in now.items():
+            kept.note(job, demand, demand.occupied)
+            assert not kept.note(job, demand, demand.occupied)
+        assert {d.job: d for d in kept} == now
+        wanted = schedule(demands, capacity, parting)
+        assert kept.changes(capacity) == {d.job: wanted[d.job] for d in demands if wanted[d.job] != d.granted}
 
 
 @given(queues())

@@ -14,7 +14,6 @@ from pathlib import Path
 
 from cordee.coordinator.bundle import Bundle
 from cordee.coordinator.core import events, scheduler
-from cordee.coordinator.core.job import JobMachine
 from cordee.coordinator.core.model import JobState, Policy
 from cordee.coordinator.core.record import JobRecord
 from cordee.coordinator.errors import ConflictError, InvalidError, NotFoundError
@@ -29,13 +28,13 @@ from cordee.coordinator.service.home import settle
 from cordee.coordinator.service.job import NUM_EVENTS, Clock, Job, Progress
 from cordee.coordinator.service.launchers.base import Launcher
 from cordee.coordinator.service.listing import page_of
+from cordee.coordinator.service.loading import load_job
 from cordee.coordinator.service.logs import LogLine
 from cordee.coordinator.service.metrics import Metrics
 from cordee.coordinator.service.names import asked_by, new_id
 from cordee.coordinator.service.outgoing import Mailbox, SendFault
-from cordee.coordinator.service.policy import job_policy
 from cordee.coordinator.service.rest.models import EventPage, FaultView, JobList, JobView, Placement
-from cordee.coordinator.service.store import JobRow, Store, StoreError
+from cordee.coordinator.service.store import EventRow, JobRow, Store, StoreError
 from cordee.coordinator.service.turns import Turns
 from cordee.coordinator.spec import JobDocument, parse_job
 
@@ -98,7 +97,9 @@ class Controller:
         with self._turns.nothing_granted():
             for row in reversed(self._store.jobs()):
                 try:
-                    job = self._load(row, tokens.get(row.id, ""), keys.get(row.id, ""))
+                    document = parse_job(row.document, bundled=True)
+                    told = self._store.events(row.id, last=NUM_EVENTS)
+                    job = self._add(row, document, tokens.get(row.id, ""), keys.get(row.id, ""), told)
                 except (ValueError, TypeError, KeyError):
                     _log.exception("the job %s cannot be read from the store and is passed over", row.id)
                     continue
@@ -176,7 +177,7 @@ class Controller:
         check_capacity(self._launcher, workers.min)
         occupied = sum(job.machine.occupied for job in self._turns.open.values())
         mine = scheduler.Demand("", workers.min, workers.max, submitted=self._clock.now())
-        granted = scheduler.schedule([*self._turns.demands(), mine], capacity, self._turns.parting())[""]
+        granted = scheduler.schedule([*self._turns.demands, mine], capacity, self._turns.demands.parting)[""]
         return placement(self._launcher, workers, granted, occupied)
 
     async def submit(self, document: JobDocument, bundle: str | None = None, *, key: str = "", by: str = "") -> JobView:
@@ -201,12 +202,12 @@ class Controller:
             record=record.to_json(),
         )
         token = new_token()
+        said = [("submitted", f"{document.spec.script}, {workers} workers{asked_by(by)}")]
+        said += (("ignored", message) for message in ignored)
         self._folder.job(identity).mkdir(parents=True, exist_ok=True)
-        self._store.create_job(row, token, key=key)
-        job = self._load(row, token, key)
-        self._turns.note(job, "submitted", f"{document.spec.script}, {workers} workers{asked_by(by)}")
-        for message in ignored:
-            self._turns.note(job, "ignored", message)
+        told = self._store.create_job(row, token, key=key, events=[self._turns.sentence(*words) for words in said])
+        job = self._add(row, document, token, key, told)
+        job.touch()
         self._turns.reschedule()
         return job.view(self._clock.now())
 
@@ -348,23 +349,8 @@ class Controller:
 
     # -- small things
 
-    def _load(self, row: JobRow, token: str, key: str) -> Job:
-        document = parse_job(row.document, bundled=True)
-        folder = self._folder.job(row.id)
-        told = self._launcher.environment(row.id, folder, token, document.spec)
-        job = Job(
-            id=row.id,
-            document=document,
-            bundle=row.bundle,
-            token=token,
-            folder=str(folder),
-            checkpoints=told.get("CORDEE_CHECKPOINT_STORAGE"),
-            launcher=self._launcher.name,
-            machine=JobMachine(JobRecord.from_json(row.record), job_policy(self.policy, document.spec.failure_policy)),
-            progress=Progress.from_json(row.progress),
-            events=self._store.events(row.id, last=NUM_EVENTS),
-            key=key,
-        )
+    def _add(self, row: JobRow, document: JobDocument, token: str, key: str, told: list[EventRow]) -> Job:
+        job = load_job(row, document, token, key, told, self._folder.job(row.id), self._launcher, self.policy)
         self._turns.add(job)
         self._tokens[_digest(token)] = row.id
         if key:

@@ -155,6 +155,12 @@ class Job:
         self.touch()
         return True
 
+    def events_after(self, number: int) -> list[EventRow] | None:
+        """What of its history comes after that event; None: more than is remembered here."""
+        if len(self.events) == NUM_EVENTS and self.events[0].number > number:
+            return None
+        return [event for event in self.events if event.number > number]
+
     def step(self, workers: Sequence[WorkerView]) -> int:
         """The newest committed step: the result's, or else the furthest that anybody in the current world tells of."""
         record = self.machine.record

@@ -18,10 +18,9 @@ _WATCH_AGAIN_SECONDS: Final = 5.0  # a view at least so often: a reader that is 
 
 def history(store: Store, job: Job, *, after: int, limit: int) -> EventPage:
     """A job's history from its beginning, a page at a time."""
-    found = store.history(job.id, after=after, limit=limit + 1)
-    page = [
-        NumberedEvent(id=number, time=row.time, kind=row.kind, message=row.message) for number, row in found[:limit]
-    ]
+    if (found := job.events_after(after)) is None:
+        found = store.history(job.id, after=after, limit=limit + 1)
+    page = [NumberedEvent(id=row.number, time=row.time, kind=row.kind, message=row.message) for row in found[:limit]]
     return EventPage(events=page, more=len(found) > limit)
 
 

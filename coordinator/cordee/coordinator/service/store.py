@@ -82,6 +82,18 @@ _tokens = sa.Table(
     sa.Column("token", sa.String, nullable=False),
 )
 
+# Made once: SQLAlchemy keeps what it compiles by a key that it would else make anew of every statement.
+_ADD_JOB = _jobs.insert()
+_ADD_TOKEN = _tokens.insert()
+_ADD_SUBMISSION = _submissions.insert()
+_ADD_WORLD = _worlds.insert()
+_ADD_EVENT = _events.insert()
+_SET = _jobs.update().where(_jobs.c.id == sa.bindparam("of_job"))
+_SET_RECORD = _SET.values(state=sa.bindparam("state"), record=sa.bindparam("record"))
+_SET_PROGRESS = _SET.values(progress=sa.bindparam("progress"))
+_SET_BOTH = _SET_RECORD.values(progress=sa.bindparam("progress"))
+_TERM_NOW = sa.select(_meta.c.value).where(_meta.c.name == _TERM).with_for_update(read=True)
+
 
 class FencedError(StoreError):
     """Another coordinator has taken this database over."""
@@ -120,6 +132,8 @@ class EventRow:
     time: float
     kind: str
     message: str
+    number: int = field(default=0, compare=False)
+    """Its place in the history, greater than that of all earlier ones of its job; 0: it is not stored yet."""
 
 
 class Store:
@@ -176,13 +190,15 @@ class Store:
         with self._transaction(write=True) as connection:
             connection.execute(_meta.update().where(_meta.c.name == "schema_version").values(value=str(SCHEMA_VERSION)))
 
-    def create_job(self, row: JobRow, token: str, *, key: str = "") -> None:
-        """Take a submission in. On disk when this returns. `key` is what its client calls it, if it does."""
+    def create_job(self, row: JobRow, token: str, *, key: str = "", events: Iterable[EventRow] = ()) -> list[EventRow]:
+        """Take a submission in, and the first sentences of its history. On disk when this returns: those sentences,
+        with their numbers. `key` is what its client calls it, if it does."""
         with self._timed(), self._database.durable(), self._transaction(write=True) as connection:
-            connection.execute(_jobs.insert().values({column.name: getattr(row, column.name) for column in _jobs.c}))
-            connection.execute(_tokens.insert().values(job=row.id, token=token))
+            connection.execute(_ADD_JOB, {column.name: getattr(row, column.name) for column in _jobs.c})
+            connection.execute(_ADD_TOKEN, {"job": row.id, "token": token})
             if key:
-                connection.execute(_submissions.insert().values(key=key, job=row.id))
+                connection.execute(_ADD_SUBMISSION, {"key": key, "job": row.id})
+            return _add_events(connection, row.id, events)
 
     def save(
         self,
@@ -192,26 +208,22 @@ class Store:
         progress: Mapping[str, Any] | None = None,
         world: WorldRow | None = None,
         events: Iterable[EventRow] = (),
-    ) -> None:
-        """Everything that one turn of a job's machine changed, in one transaction."""
-        changes: dict[str, Any] = {}
-        if record is not None:
-            changes |= {"state": str(record["state"]), "record": dict(record)}
-        if progress is not None:
-            changes["progress"] = dict(progress)
-        rows = [
-            {"job": job, "time": event.time, "kind": event.kind, "message": event.message.replace("\0", "\ufffd")}
-            for event in events  # a worker's words; PostgreSQL takes no NUL
-        ]
+    ) -> list[EventRow]:
+        """Everything that one turn of a job's machine changed, in one transaction. The events, with their numbers."""
         with self._timed(), self._transaction(write=True) as connection:
-            if changes:
-                connection.execute(_jobs.update().where(_jobs.c.id == job).values(changes))
+            if record is not None:
+                changes = {"of_job": job, "state": str(record["state"]), "record": dict(record)}
+                if progress is None:
+                    connection.execute(_SET_RECORD, changes)
+                else:
+                    connection.execute(_SET_BOTH, {**changes, "progress": dict(progress)})
+            elif progress is not None:
+                connection.execute(_SET_PROGRESS, {"of_job": job, "progress": dict(progress)})
             if world is not None:
                 # A turn that was written and then cut off by a kill is never repeated with another world.
                 values = {column.name: getattr(world, column.name) for column in _worlds.c}
-                connection.execute(_worlds.insert().values(values | {"members": list(world.members)}))
-            if rows:
-                connection.execute(_events.insert(), rows)
+                connection.execute(_ADD_WORLD, values | {"members": list(world.members)})
+            return _add_events(connection, job, events)
 
     def remember(self, name: str, value: str) -> None:
         """Note something about the store itself."""
@@ -246,15 +258,15 @@ class Store:
         """The newest events of a job, oldest of them first."""
         query = _events.select().where(_events.c.job == job).order_by(_events.c.id.desc()).limit(last)
         with self._transaction() as connection:
-            found = [EventRow(row.time, row.kind, row.message) for row in connection.execute(query)]
+            found = [EventRow(row.time, row.kind, row.message, row.id) for row in connection.execute(query)]
         return found[::-1]
 
-    def history(self, job: str, *, after: int, limit: int) -> list[tuple[int, EventRow]]:
-        """A job's events from its first one on, with their numbers; those after a number, so many at most."""
+    def history(self, job: str, *, after: int, limit: int) -> list[EventRow]:
+        """A job's events from its first one on; those after a number, so many at most."""
         newer = (_events.c.job == job) & (_events.c.id > after)
         with self._transaction() as connection:
             found = connection.execute(_events.select().where(newer).order_by(_events.c.id).limit(limit))
-            return [(row.id, EventRow(row.time, row.kind, row.message)) for row in found]
+            return [EventRow(row.time, row.kind, row.message, row.id) for row in found]
 
     def submitted(self, key: str) -> str | None:
         """The job that was taken in under this key."""
@@ -294,10 +306,21 @@ class Store:
 
     def _check_term(self, connection: sa.Connection) -> None:
         # The shared lock keeps the next coordinator's `take_over` waiting until this transaction is over.
-        found = connection.scalar(sa.select(_meta.c.value).where(_meta.c.name == _TERM).with_for_update(read=True))
+        found = connection.scalar(_TERM_NOW)
         if found != str(self._term):
             raise FencedError(
                 f"another coordinator has taken the database {self._database.name} over (term {found}, "
                 f"this one's was {self._term})",
                 hint="this one ends, and changes nothing more",
             )
+
+
+def _add_events(connection: sa.Connection, job: str, events: Iterable[EventRow]) -> list[EventRow]:
+    stored: list[EventRow] = []
+    for event in events:
+        words = event.message.replace("\0", "\ufffd")  # a worker's; PostgreSQL takes no NUL
+        values = {"job": job, "time": event.time, "kind": event.kind, "message": words}
+        key = connection.execute(_ADD_EVENT, values).inserted_primary_key
+        assert key is not None
+        stored.append(EventRow(event.time, event.kind, words, int(key[0])))
+    return stored

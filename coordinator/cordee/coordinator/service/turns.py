@@ -46,6 +46,8 @@ class Turns:
         self.jobs: dict[str, Job] = {}
         self.open: dict[str, Job] = {}
         """Those that hold slots or want some: the history of a service must not slow down its next recovery."""
+        self.demands = scheduler.Demands()
+        """What those ask for."""
         self.listeners: list[Callable[[Job], None]] = []
         """Told of every job that may look different now."""
         self.closing = False
@@ -61,7 +63,6 @@ class Turns:
         self._agents = Agents(launcher, self._agent_told)
         self._background: set[asyncio.Task[None]] = set()
         self._scheduling = False
-        self._asked: dict[str, tuple[scheduler.Demand | None, bool, int]] = {}
         self._idle = asyncio.Event()
 
     # -- life
@@ -96,6 +97,7 @@ class Turns:
         job.touched = self._touched
         if not job.machine.done:
             self.open[job.id] = job
+            self._note_demand(job)
 
     def _touched(self, job: Job) -> None:
         for listener in self.listeners:
@@ -130,20 +132,12 @@ class Turns:
         if decided or isinstance(event, events.AgentExited | events.AgentAbsent):
             job.touch()
             self._idle.set()
-            if self._asks_otherwise(job):
+            # Who asks for nothing else, and holds nothing else, changes nobody's grant.
+            if self._note_demand(job):
                 self.reschedule()
 
-    def _asks_otherwise(self, job: Job) -> bool:
-        """Whether what this job asks for or holds is another than after its last turn. If not, the scheduler, which is
-        given nothing else, would say what it said then: with a thousand jobs it is worth not asking."""
-        asks = (job.machine.demand(), job.ended, job.machine.occupied)
-        if job.machine.done:
-            self._asked.pop(job.id, None)
-            return True
-        if self._asked.get(job.id) == asks:
-            return False
-        self._asked[job.id] = asks
-        return True
+    def _note_demand(self, job: Job) -> bool:
+        return self.demands.note(job.id, job.machine.demand(), job.machine.occupied)
 
     def _give_up(self, error: StoreError) -> None:
         """What cannot be stored must not be acted on, and the machine is a turn ahead of the store: start afresh."""
@@ -177,7 +171,7 @@ class Turns:
             if world is not None and world.generation > known
             else None
         )
-        self._store.save(
+        stored = self._store.save(
             job.id,
             record=record.to_json() if record is not None else None,
             progress=job.progress.to_json() if not job.progress_saved else None,
@@ -185,7 +179,7 @@ class Turns:
             events=rows,
         )
         job.progress_saved = True
-        job.events.extend(rows)
+        job.events.extend(stored)
         if row is not None:
             job.stored_generation = row.generation
             self._metrics.observe_world(job.id, row.cause)
@@ -241,14 +235,6 @@ class Turns:
         finally:
             self._scheduling = False
 
-    def demands(self) -> list[scheduler.Demand]:
-        """What the jobs that are not over ask for."""
-        return [demand for job in self.open.values() if (demand := job.machine.demand()) is not None]
-
-    def parting(self) -> int:
-        """The slots that jobs at their end have yet to give back."""
-        return sum(job.machine.occupied for job in self.open.values() if job.ended)
-
     def reschedule(self) -> None:
         """Hand out what is free, until nothing changes. A grant's own turn does not nest another one."""
         if self._scheduling or self.closing:
@@ -256,12 +242,11 @@ class Turns:
         self._scheduling = True
         try:
             while True:
-                demands = self.demands()
-                grants = scheduler.schedule(demands, self._launcher.capacity(), self.parting())
-                changed = [demand for demand in demands if grants[demand.job] != demand.granted]
-                for demand in changed:
-                    self.feed(self.jobs[demand.job], events.Scheduled(grants[demand.job]))
-                if not changed or self.demands() == demands:
+                version = self.demands.version
+                changes = self.demands.changes(self._launcher.capacity())
+                for job, count in changes.items():
+                    self.feed(self.jobs[job], events.Scheduled(count))
+                if self.demands.version == version:
                     return
         finally:
             self._scheduling = False
@@ -270,15 +255,18 @@ class Turns:
 
     def note(self, job: Job, kind: str, message: str) -> float:
         """Into the job's history; the time that stands there."""
-        row = EventRow(self._clock.now(), kind, message[: _room(kind)])
+        row = self.sentence(kind, message)
         try:
-            self._store.save(job.id, events=[row])
+            job.events.extend(self._store.save(job.id, events=[row]))
         except StoreError as error:
             self._give_up(error)
             return row.time
-        job.events.append(row)
         job.touch()
         return row.time
+
+    def sentence(self, kind: str, message: str) -> EventRow:
+        """A line of a history, as long as it may be."""
+        return EventRow(self._clock.now(), kind, message[: _room(kind)])
 
     async def _save_progress(self) -> None:
         while True:
