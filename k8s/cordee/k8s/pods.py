@@ -144,7 +144,7 @@ def _given(defaults: PodSpec) -> set[str]:
         *secrets_of((defaults.env_from, defaults.volumes, template)),
         *(entry.name for entry in defaults.secret_env.values()),
         *defaults.image_pull_secrets,
-        *(str(item.get("name")) for item in pull),
+        *(str(item["name"]) for item in pull if isinstance(item, Mapping) and "name" in item),
     }
 
 

@@ -188,15 +188,25 @@ def test_a_killed_coordinator_loses_and_doubles_no_line(cluster: Cluster, tmp_pa
     assert sorted(cluster.arrived(job)) == sorted(cluster.written())
 
 
-def test_a_drained_pods_last_lines_arrive(cluster: Cluster) -> None:
-    job = cluster.submit(script(epochs=400, pause=0.05))
+PUTS_OUT = """
+worker = os.environ["CORDEE_WORKER"]
+Path(os.environ["CORDEE_OUTPUT_DIR"], f"{worker}.txt").write_text(f"{worker}\\n" * 1000)
+"""
+
+
+def test_a_drained_pods_last_lines_and_what_it_has_put_out_arrive(cluster: Cluster) -> None:
+    job = cluster.submit(script(epochs=400, pause=0.05).replace("for step in", PUTS_OUT + "for step in"))
     eventually(lambda: len(cluster.arrived(job)) > 8)
     with cluster.client() as client:
         client.scale(job, 1, 1)
         eventually(lambda: client.job(job)["workers"]["now"] == 1)
         eventually(lambda: any(b"drained (exit code 71)" in line for line in cluster.arrived(job)))
+        left = [file["path"] for file in client.files(job)]
         client.cancel(job)
         assert list(client.logs(job, follow=True))
+    (drained,) = {worker for worker in ("w0", "w1") if f"output/{job}-{worker}.txt" in left}
+    (theirs,) = cluster.pods.glob(f"{job}-{drained}.*/output/*.txt")
+    assert (cluster.state / "jobs" / job / "output" / theirs.name).read_bytes() == theirs.read_bytes()
     assert sorted(cluster.arrived(job)) == sorted(cluster.written())
 
 

@@ -3,6 +3,9 @@
 The workers of the last world hold the same weights, and each is ready to bring them: any may be the only one to live.
 So they ask before they send, by name, size and digest, and the coordinator has each file from one of them only. A file
 is there whole or not at all.
+
+A worker that is drained brings what its script has put out so far, in the little time it has: it may have been the only
+one that wrote it. It never takes the place of what a worker brings that has come to the end.
 """
 
 from __future__ import annotations
@@ -19,10 +22,13 @@ from typing import Any, Final
 
 from cordee.worker.uplink import AwayError, RefusedError, Uplink
 
-__all__ = ["FOLDERS", "Parcel", "deliver", "gather"]
+__all__ = ["FOLDERS", "LEAVING_SECONDS", "OUTPUT", "Parcel", "deliver", "gather"]
 
-FOLDERS: Final = ("result", "output")
+OUTPUT: Final = "output"
+FOLDERS: Final = ("result", OUTPUT)
 """Of a worker's folder: what its job keeps."""
+LEAVING_SECONDS: Final = 4.0
+"""For what a drained worker brings: the process is ended a moment later (`departure`), and its log is to follow."""
 MAX_FILES: Final = 10_000
 ASK_SECONDS: Final = 0.5
 """Between two questions whether another worker has brought a file."""
@@ -65,10 +71,16 @@ def gather(workdir: Path, folders: Sequence[str] = FOLDERS) -> list[Parcel]:
 
 
 def deliver(
-    uplink: Uplink, parcels: Sequence[Parcel], refused: Callable[[str], None], *, until: float | None = None
+    uplink: Uplink,
+    parcels: Sequence[Parcel],
+    refused: Callable[[str], None],
+    *,
+    until: float | None = None,
+    leaving: bool = False,
 ) -> dict[str, str]:
     """Where each file lies at the coordinator, when all are there; by then. Without `until` it goes on for as long as
-    it takes. `refused` is told, in a sentence each, of those that the coordinator does not take."""
+    it takes. `refused` is told, in a sentence each, of those that the coordinator does not take. `leaving`: this worker
+    has not come to the end, and others' files count for more."""
     there: dict[str, str] = {}
     left = list(parcels)
     pause = ASK_SECONDS
@@ -76,7 +88,7 @@ def deliver(
         try:
             waiting = []
             for start in range(0, len(left), _ASK_FILES):
-                waiting += _bring(uplink, left[start : start + _ASK_FILES], there, refused)
+                waiting += _bring(uplink, left[start : start + _ASK_FILES], there, refused, leaving)
             left, pause = waiting, ASK_SECONDS
         except AwayError:
             left = [parcel for parcel in left if parcel.name not in there]
@@ -90,10 +102,11 @@ def deliver(
 
 
 def _bring(
-    uplink: Uplink, parcels: Sequence[Parcel], there: dict[str, str], refused: Callable[[str], None]
+    uplink: Uplink, parcels: Sequence[Parcel], there: dict[str, str], refused: Callable[[str], None], leaving: bool
 ) -> list[Parcel]:
     """Asks for these, and sends what is wanted; those that another worker is just sending."""
-    body = json.dumps({"files": [parcel.told() for parcel in parcels]}).encode()
+    offer = {"files": [parcel.told() for parcel in parcels], **({"leaving": True} if leaving else {})}
+    body = json.dumps(offer).encode()
     answers = {item["path"]: item for item in uplink.post("results", body, kind="application/json")["files"]}
     coming = []
     for parcel in parcels:
@@ -102,7 +115,7 @@ def _bring(
             try:
                 with parcel.path.open("rb") as file:
                     there[parcel.name] = str(
-                        uplink.put(f"files/{parcel.name}", file, parcel.size, parcel.sha256)["where"]
+                        uplink.put(f"files/{parcel.name}", file, parcel.size, parcel.sha256, leaving=leaving)["where"]
                     )
             except OSError as error:
                 refused(f"{parcel.name} cannot be read any more: {error.strerror}")

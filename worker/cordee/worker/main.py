@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 import sys
+import time
 from collections.abc import Callable, MutableMapping
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -136,6 +137,8 @@ def _work(settings: WorkerSettings, lifeline: Lifeline, previous: PostMortem | N
         code = session.finish(last_word)
     except Leave as leave:
         departure.finishing()
+        if leave.code == exit_codes.DRAINED:
+            _leave_output(settings)
         departure.end(leave.code, f"cordee: {leave.message}\n")
     session.close()
     listener.close()
@@ -164,6 +167,23 @@ def _faults(settings: WorkerSettings, session: Session, listener: Listener, life
     )
     session.on_fault = faults.inject
     return faults
+
+
+def _leave_output(settings: WorkerSettings) -> None:
+    """Brings what the script has put out so far, as far as that can be done in the time there is."""
+    from cordee.worker.delivery import LEAVING_SECONDS, OUTPUT, deliver, gather
+    from cordee.worker.uplink import Uplink, read_token
+
+    def refused(text: str) -> None:
+        sys.stderr.write(f"cordee: {text}\n")
+
+    until = time.monotonic() + LEAVING_SECONDS
+    uplink = Uplink.from_environment(os.environ, lambda: read_token(os.environ) or settings.token)
+    if uplink is not None:
+        there = deliver(uplink, parcels := gather(settings.workdir, (OUTPUT,)), refused, until=until, leaving=True)
+        uplink.close()
+        if len(there) < len(parcels):
+            refused(f"{len(parcels) - len(there)} of the script's {len(parcels)} files in its output folder stay here")
 
 
 def _deliver(settings: WorkerSettings, session: Session) -> Callable[[Path], str]:

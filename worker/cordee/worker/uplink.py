@@ -72,9 +72,11 @@ class Uplink:
         """The answer's JSON. Raises `AwayError`, `RefusedError`."""
         return self._ask("POST", path, body, {"Content-Type": kind, "Content-Length": str(len(body))})
 
-    def put(self, path: str, file: IO[bytes], size: int, sha256: str) -> dict[str, Any]:
+    def put(self, path: str, file: IO[bytes], size: int, sha256: str, *, leaving: bool = False) -> dict[str, Any]:
         """Sends `size` bytes of a file, from its beginning."""
         headers = {"Content-Type": "application/octet-stream", "Content-Length": str(size), "Cordee-Sha256": sha256}
+        if leaving:
+            headers["Cordee-Leaving"] = "1"
         return self._ask("PUT", quote(path), file, headers)
 
     def close(self) -> None:

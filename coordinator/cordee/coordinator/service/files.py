@@ -7,6 +7,9 @@
 A file comes under its SHA-256 and is there whole or not at all. Every worker of a job's last world offers the same
 files; who asks first is asked for one, and the others hear that it is coming. One that does not keep its promise loses
 it after a while: promises are forgotten with the process, since they cost one upload more at worst.
+
+A worker that is drained in the middle brings what is in its output folder, too. What one brings that has come to the
+end takes its place, and never the other way round, whichever arrives last.
 """
 
 import asyncio
@@ -35,6 +38,8 @@ _MAX_FILES: Final = 20_000
 _PROMISE_SECONDS: Final = 15.0
 """For an upload to begin, and between two pieces of it."""
 _MAX_DIGESTS: Final = 50_000
+_MAX_ENDING: Final = 256
+"""Jobs of which is known what workers that came to the end have offered: those that ended last."""
 _BLOCK_BYTES: Final = 1 << 20
 
 
@@ -97,6 +102,8 @@ class Files:
         self.limits = limits or Uploads()
         self.digests = Digests()
         self._promises: dict[tuple[Path, str], _Promise] = {}
+        self._final: dict[Path, set[str]] = {}
+        """Files that workers have who came to the end, by job."""
 
     # -- for people
 
@@ -128,13 +135,21 @@ class Files:
 
     # -- for workers
 
-    async def offer(self, folder: Path, worker: str, path: str, size: int, sha256: str) -> Answer:
-        """A worker has this file: whether it is to send it."""
+    async def offer(
+        self, folder: Path, worker: str, path: str, size: int, sha256: str, *, leaving: bool = False
+    ) -> Answer:
+        """A worker has this file: whether it is to send it. `leaving`: it has not come to the script's end."""
         parts = check_path(path)
         if parts[0] not in _TAKEN or len(parts) < 2:
             raise InvalidError(f"a worker leaves files in result/ and output/, not {path!r}")
         if size > self.limits.file_bytes:
             return Answer("refused", why=self._too_large(size))
+        if leaving and self.is_final(folder, path):
+            return Answer("there", where=str(folder.joinpath(*parts)))
+        if not leaving:
+            self._final.setdefault(folder, set()).add(path)
+            if len(self._final) > _MAX_ENDING:
+                del self._final[next(iter(self._final))]
         if await asyncio.to_thread(self._has, folder, parts, size, sha256):
             return Answer("there", where=str(folder.joinpath(*parts)))
         promise = self._promises.get((folder, path))
@@ -144,14 +159,20 @@ class Files:
         self._promises[folder, path] = _Promise(worker, sha256, now + _PROMISE_SECONDS)
         return Answer("wanted")
 
-    def upload(self, folder: Path, worker: str, path: str, size: int, sha256: str) -> "FileUpload":
+    def upload(
+        self, folder: Path, worker: str, path: str, size: int, sha256: str, *, leaving: bool = False
+    ) -> "FileUpload":
         """The file comes: a context manager."""
         parts = check_path(path)
         if parts[0] not in _TAKEN or len(parts) < 2:
             raise InvalidError(f"a worker leaves files in result/ and output/, not {path!r}")
         if size > self.limits.file_bytes:
             raise TooLargeError(self._too_large(size))
-        return FileUpload(self, folder, worker, parts, size, sha256)
+        return FileUpload(self, folder, worker, parts, size, sha256, leaving=leaving)
+
+    def is_final(self, folder: Path, path: str) -> bool:
+        """Whether a worker that has come to the end has this file, and has brought it or will."""
+        return path in self._final.get(folder, ())
 
     def keep_promise(self, folder: Path, worker: str, path: str, sha256: str) -> None:
         """It is coming."""
@@ -192,9 +213,19 @@ class Files:
 class FileUpload:
     """One upload. A context manager that leaves nothing behind unless `keep` was reached."""
 
-    def __init__(self, files: Files, folder: Path, worker: str, parts: tuple[str, ...], size: int, sha256: str) -> None:
+    def __init__(
+        self,
+        files: Files,
+        folder: Path,
+        worker: str,
+        parts: tuple[str, ...],
+        size: int,
+        sha256: str,
+        *,
+        leaving: bool = False,
+    ) -> None:
         self._files, self._folder, self._worker, self._parts = files, folder, worker, parts
-        self._size, self._sha256 = size, sha256
+        self._size, self._sha256, self._leaving = size, sha256, leaving
         self._digest = hashlib.sha256()
         self._num_bytes = 0
 
@@ -224,7 +255,8 @@ class FileUpload:
         if self._num_bytes != self._size or self._digest.hexdigest() != self._sha256:
             found = f"{self._num_bytes} bytes with the SHA-256 {self._digest.hexdigest()}"
             raise InvalidError(f"what came of {self._parts[-1]!r} is {found}, not what was announced")
-        await asyncio.to_thread(self._keep)
+        if not (self._leaving and self._files.is_final(self._folder, "/".join(self._parts))):
+            await asyncio.to_thread(self._keep)
         return str(self._folder.joinpath(*self._parts))
 
     def _write(self, data: bytes) -> None:

@@ -237,6 +237,9 @@ class Offer(_Model):
     """Files that a worker has for its job."""
 
     files: list[OfferedFile] = Field(max_length=1000)
+    leaving: bool = Field(
+        default=False, description="the worker goes before the script's end: what others bring at it counts for more"
+    )
 
 
 class OfferAnswer(_Model):

@@ -46,7 +46,9 @@ def add_uploads(app: FastAPI, controller: Controller, appends: Appends, files: F
         """The files that a worker has for its job's result: which of them it is to send."""
         answers = []
         for file in offer.files:
-            answer = await files.offer(writer.folder, writer.worker, file.path, file.size, file.sha256)
+            answer = await files.offer(
+                writer.folder, writer.worker, file.path, file.size, file.sha256, leaving=offer.leaving
+            )
             answers.append(OfferAnswer(path=file.path, state=answer.state, where=answer.where, why=answer.why))
         return OfferAnswers(files=answers)
 
@@ -56,12 +58,13 @@ def add_uploads(app: FastAPI, controller: Controller, appends: Appends, files: F
         path: Annotated[str, Path(max_length=1024)],
         request: Request,
         sha256: Annotated[str, Header(alias="Cordee-Sha256", pattern=r"^[0-9a-f]{64}$")],
+        leaving: Annotated[bool, Header(alias="Cordee-Leaving", description="as in the offer")] = False,
     ) -> Stored:
         """A file of a job's result; it is there whole or not at all."""
         length = request.headers.get("content-length", "")
         if not (length.isascii() and length.isdigit()):
             raise InvalidError("a file is sent with its Content-Length")
-        async with files.upload(writer.folder, writer.worker, path, int(length), sha256) as upload:
+        async with files.upload(writer.folder, writer.worker, path, int(length), sha256, leaving=leaving) as upload:
             async for chunk in request.stream():
                 await upload.write(chunk)
             return Stored(where=await upload.keep())
