@@ -50,6 +50,13 @@ def test_the_configuration_is_one_that_the_coordinator_takes(case: str, tmp_path
     assert config.listen.metrics_port == 9090
 
 
+def test_how_long_jobs_are_kept_is_told_to_the_coordinator(tmp_path: Path) -> None:
+    kept = config_of(folder=tmp_path).retention
+    assert (kept.max_jobs, kept.max_age_days) == (1000, None)
+    kept = config_of({"retention": {"maxJobs": 0, "maxAgeDays": 30.5}}, folder=tmp_path).retention
+    assert (kept.max_jobs, kept.max_age_days) == (None, 30.5)
+
+
 @case
 def test_every_file_of_the_configuration_is_mounted(case: str, tmp_path: Path) -> None:
     rendered = render(case=case)

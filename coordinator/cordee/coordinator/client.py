@@ -159,6 +159,10 @@ class Client:
         """Stop a job."""
         return cast("JobView", self._call("POST", _job(ref, "cancel")))
 
+    def delete(self, ref: str) -> JobView:
+        """Remove a job that has ended, with all that it has left; what it was like."""
+        return cast("JobView", self._call("DELETE", _job(ref)))
+
     def inject(
         self,
         ref: str,

@@ -26,6 +26,7 @@ __all__ = [
     "Listen",
     "NamedToken",
     "Oidc",
+    "Retention",
     "SecretKey",
     "Storage",
     "Tls",
@@ -200,6 +201,20 @@ class Uploads(SpecModel):
     job_bytes: int = Field(default=64 << 30, ge=1, description="of all files of one job")
 
 
+class Retention(SpecModel):
+    """Which jobs that have ended are removed, with their history, logs, results, and checkpoints that lie with them.
+
+    One that ended within the last hour stays, and so does one whose weights a job starts from that has not ended.
+    """
+
+    max_jobs: int | None = Field(
+        default=1000, ge=1, description="beyond the newest so many those that have ended are removed; null: none is"
+    )
+    max_age_days: float | None = Field(
+        default=None, gt=0, description="those that ended longer ago are removed (default: none is, for its age)"
+    )
+
+
 class Database(SpecModel):
     """Where jobs are kept, if not in the state folder's SQLite file."""
 
@@ -229,6 +244,7 @@ class Config(SpecModel):
     tls: Tls | None = None
     auth: Auth = Auth()
     uploads: Uploads = Uploads()
+    retention: Retention = Retention()
     database: Database | None = None
     leader_election: LeaderElection | None = None
 

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Self, cast
 
 from cordee.coordinator.client import ClientError, ConflictError, JobNotFoundError, UnreachableError
-from cordee.coordinator.folders import default_state
+from cordee.coordinator.folders import default_state, runs_folder
 from cordee.coordinator.selection import ALL, Selection
 from cordee.coordinator.views import INTERRUPTED, TERMINAL_STATES, JobView, KeptFile, LogLine
 
@@ -119,6 +119,21 @@ class PastCoordinator:
         """Refuse, in the words of a coordinator."""
         raise self._refusal(ref, "cancelled")
 
+    def delete(self, ref: str) -> JobView:
+        """Remove a job that has ended, with all that it has left; of a run, its folder. What it was like."""
+        from cordee.coordinator.service.launchers.process import living_agents
+
+        job = self.job(ref)
+        if job["state"] not in TERMINAL_STATES:
+            raise ConflictError(f"the job {job['id']} has not ended ({job['state']})", f"first: cordee cancel {ref}")
+        if len(found := [one["id"] for one in self.jobs() if one["name"] == ref]) > 1 and ref != job["id"]:
+            raise ConflictError(f"{len(found)} jobs are called {ref!r}", f"say which one by its id: {', '.join(found)}")
+        if job["id"] in living_agents(self.folder):
+            raise ConflictError(f"workers of the job {job['id']} have yet to end", "try again in a moment")
+        self.close()
+        _remove(self.folder, job["id"])
+        return job
+
     def logs(
         self,
         ref: str,
@@ -190,6 +205,26 @@ class PastCoordinator:
         """When the coordinator last wrote."""
         files = (self.folder / _DATABASE, self.folder / f"{_DATABASE}-wal")
         return max(path.stat().st_mtime for path in files if path.is_file())
+
+
+def _remove(folder: Path, job: str) -> None:
+    """Remove a job that has ended from a folder without a coordinator; nobody may start one meanwhile."""
+    import shutil
+
+    from cordee.coordinator.service.folder import StateFolder
+    from cordee.coordinator.service.removal import remove_folder
+    from cordee.coordinator.service.store import Store
+
+    with StateFolder(folder) as held:
+        store = Store(held.database)
+        try:
+            store.remove_job(job)
+            is_last = not store.jobs()
+            remove_folder(held, job)  # the note of it stays: the next coordinator looks after the bundle
+        finally:
+            store.close()
+        if is_last and folder.parent == runs_folder():
+            shutil.rmtree(folder)
 
 
 def _load(row: "JobRow", store: "Store", folder: Path) -> "Job":

@@ -68,6 +68,11 @@
 {{- end -}}
 {{- $_ := set $config "kubernetes" $kubernetes -}}
 
+{{- $retention := dict "maxJobs" nil "maxAgeDays" nil -}}
+{{- with .Values.retention.maxJobs -}}{{- $_ := set $retention "maxJobs" (int .) -}}{{- end -}}
+{{- with .Values.retention.maxAgeDays -}}{{- $_ := set $retention "maxAgeDays" . -}}{{- end -}}
+{{- $_ := set $config "retention" $retention -}}
+
 {{- if .Values.database.existingSecret -}}
 {{- $_ := set $config "database" (dict "urlFile" "/var/run/secrets/cordee/database/url") -}}
 {{- end -}}

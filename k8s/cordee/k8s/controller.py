@@ -23,13 +23,14 @@ from cordee.coordinator.service.launchers.base import Launcher
 from cordee.k8s import reconcile
 from cordee.k8s.api import Api, Json
 from cordee.k8s.errors import ApiError, KubernetesError
-from cordee.k8s.facts import document_of, facts_of, key_of, object_of, pack_config_map, source_of
+from cordee.k8s.facts import document_of, facts_of, key_of, object_of
 from cordee.k8s.happenings import MAX_AGE_SECONDS, Post, Repeat, Teller
 from cordee.k8s.names import JOB_LABEL
 from cordee.k8s.objects import Objects
 from cordee.k8s.owners import Owner, Owners
 from cordee.k8s.parting import part
 from cordee.k8s.reconcile import Memory, Refusal, Rest, Step, Thing, next_step
+from cordee.k8s.sources import SourceMissingError, bundle_of
 from cordee.k8s.watch import Change, Collection, Kind, Watcher, on_loop
 from cordee.k8s.workqueue import WorkQueue
 
@@ -73,6 +74,8 @@ class ObjectsFront:
         """Uids of objects that are gone: an answer about one may come after the news of its end."""
         self._names: dict[str, str] = {}
         """The object's name of every job that has one."""
+        self._parting: dict[str, Job] = {}
+        """By their objects' names, jobs that have been removed and whose end their objects have yet to tell."""
         self._memories: dict[str, Memory] = {}
         self._tellers: dict[str, Teller] = {}
         self._failures: dict[str, int] = {}
@@ -149,6 +152,13 @@ class ObjectsFront:
 
     def _touched(self, job: Job) -> None:
         name = self._names.get(job.id, job.id)
+        if self._controller.find_id(job.id) is None:  # it has been removed
+            self._names.pop(job.id, None)
+            self._owners.forget(job.id)
+            if name in self._known:
+                self._parting[name] = job
+            self._queue.add(name)
+            return
         memory = self._memory(name)
         if name not in self._known and not job.ended and not memory.wanted:
             memory = self._remember(name, wanted=True)
@@ -217,7 +227,7 @@ class ObjectsFront:
             if self._controller.closing:
                 return
             data = self._known.get(name)
-            job = self._controller.find_id(name) if data is None else self._job_of(data)
+            job = self._controller.find_id(name) if data is None else self._job_of(data) or self._parting.get(name)
             if data is None and job is not None and self._names.get(job.id, name) != name:
                 return  # its object has another name
             thing = None if data is None else Thing.read(data)
@@ -225,6 +235,9 @@ class ObjectsFront:
             self._pace(name)
             step = next_step(thing, facts, self._memory(name), self._controller.now())
             if isinstance(step, Rest):
+                told = step.until is None or step.until > self._controller.now() + reconcile.STATUS_SECONDS
+                if told and self._parting.pop(name, None) is not None:
+                    continue
                 if data is not None and job is not None:
                     await self._tell(data, job)
                 if step.until is not None:
@@ -308,12 +321,12 @@ class ObjectsFront:
     async def _submit(self, name: str, data: Json) -> None:
         generation = data["metadata"]["generation"]
         try:
-            bundle = await self._source(data)
+            bundle = await bundle_of(data, self._objects, self._controller)
             document = document_of(data, bundle)
             view = await self._controller.submit(
                 document, bundle, key=key_of(data["metadata"]["uid"]), by=f"the object {name}"
             )
-        except _SourceMissingError as error:
+        except SourceMissingError as error:
             again_at = self._controller.now() + _SOURCE_SECONDS
             await self._refuse(data, Refusal(generation, "SourceMissing", str(error), again_at))
         except InvalidError as error:
@@ -333,24 +346,6 @@ class ObjectsFront:
             teller, now = self._teller(data), self._controller.now()
             await self._record(name, teller.tell_refusal(refusal.generation, refusal.reason, refusal.sentence, now))
         self._remember(name, refusal=refusal)
-
-    async def _source(self, data: Json) -> str | None:
-        """The bundle of an object whose source is a ConfigMap; None: it lies elsewhere."""
-        wanted = source_of(data)
-        if not wanted:
-            return None
-        try:
-            found = await self._objects.config_map(wanted)
-        except ApiError as error:
-            if error.status != 404:
-                raise
-            raise _SourceMissingError(
-                f"there is no ConfigMap {wanted} in the namespace {self._objects.namespace}, where spec.sourceFrom "
-                "says that the source is; it is looked for again"
-            ) from None
-        bundle = await asyncio.to_thread(pack_config_map, found)
-        await self._controller.keep_bundle(bundle)
-        return bundle.sha256
 
     async def _tell(self, data: Json, job: Job) -> None:
         """Record what is new in the job's history, and its end, as events of the object."""
@@ -388,7 +383,3 @@ class ObjectsFront:
                 self._queue.add(name)
             elif error.status not in (404, 409):  # forgotten by the server; told before a restart
                 _log.warning("an event of the object %s is not recorded: %s", name, error.message)
-
-
-class _SourceMissingError(Exception):
-    """The source may come yet."""

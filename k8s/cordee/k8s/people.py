@@ -1,7 +1,8 @@
 """People and programs that the API server vouches for: whoever has a token of this cluster, and the rights for it.
 
 What they may do with jobs is what RBAC lets them do with `trainingjobs.cordee.dev` in the coordinator's namespace: get
-and list to look, create to submit, update to scale, delete to cancel. `kubectl auth can-i create tj` says it as well.
+and list to look, create to submit, update to scale, delete to cancel
+or remove. `kubectl auth can-i create tj` says it as well.
 """
 
 from dataclasses import dataclass

@@ -9,10 +9,12 @@ has come to, until there is nothing to do but to wait.
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import Any, Final
 
 from cordee.k8s.names import JOB_LABEL
 from cordee.k8s.status import (
+    LOST,
     TERMINAL,
     JobFacts,
     accepted_status,
@@ -169,7 +171,7 @@ class WriteStatus:
 
 @dataclass(frozen=True, slots=True)
 class Delete:
-    """Its time after the job's end is over."""
+    """Its time after the job's end is over, or its job has been removed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -217,7 +219,12 @@ def _without_job(thing: Thing, memory: Memory, now: float) -> Step:
     if thing.status.get("jobId"):
         if thing.status.get("state") not in TERMINAL:
             return WriteStatus(lost_status(thing.status, thing.generation, now))
-        return Release() if thing.finalizer else Rest()
+        if thing.finalizer:
+            return Release()
+        if thing.job_label == thing.name and thing.status.get("reason") != LOST:
+            return Delete()  # it was made for a job that has been removed; one that somebody applied stays theirs
+        finished_at = thing.status.get("finishedAt")
+        return _later(thing, datetime.fromisoformat(finished_at).timestamp() if finished_at else None, now)
     refusal = memory.refusal
     if refusal is None or refusal.generation != thing.generation:
         return Submit() if thing.finalizer and thing.coordinator else Claim()
@@ -242,9 +249,14 @@ def _together(thing: Thing, job: JobFacts, memory: Memory, now: float) -> Step:
         return step
     if thing.finalizer:
         return Release()  # nothing is left that would have to be cleaned up: it can be deleted without us
-    if thing.ttl is None or job.finished_at is None:
+    return _later(thing, job.finished_at, now)
+
+
+def _later(thing: Thing, finished_at: float | None, now: float) -> Step:
+    """Delete it when its time after the job's end is over, if it has one."""
+    if thing.ttl is None or finished_at is None:
         return Rest()
-    over = job.finished_at + thing.ttl
+    over = finished_at + thing.ttl
     return Delete() if now >= over else Rest(over)
 
 

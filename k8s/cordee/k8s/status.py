@@ -13,6 +13,7 @@ from typing import Any, Final
 from cordee.k8s.names import JOB_LABEL
 
 __all__ = [
+    "LOST",
     "MAX_MEMBERS",
     "PROGRESS_FIELDS",
     "STATES",
@@ -30,6 +31,8 @@ Status = dict[str, Any]
 
 STATES: Final = ("pending", "starting", "running", "recovering", "succeeded", "failed", "cancelled")
 TERMINAL: Final = frozenset({"succeeded", "failed", "cancelled"})
+LOST: Final = "JobUnknown"
+"""The reason of an object whose job was lost."""
 MAX_MEMBERS: Final = 64
 PROGRESS_FIELDS: Final = frozenset({"step", "loss", "samples", "checkpointStep"})
 """What changes all the time while a job runs."""
@@ -150,20 +153,20 @@ def lost_status(before: Mapping[str, Any], generation: int, now: float) -> Statu
         f"this coordinator has no job {identity}: it has another state than the one that took this object in; "
         "to train again delete the object and make it again"
     )
-    said = ("False", "JobUnknown", sentence)
+    said = ("False", LOST, sentence)
     states = {
         "Accepted": ("True", "Accepted", f"it is the job {identity}"),
         "Running": said,
         "Succeeded": said,
-        "Failed": ("True", "JobUnknown", sentence),
+        "Failed": ("True", LOST, sentence),
         "Ready": said,
-        "Stalled": ("True", "JobUnknown", sentence),
+        "Stalled": ("True", LOST, sentence),
     }
     return {
         **before,
         "observedGeneration": generation,
         "state": "failed",
-        "reason": "JobUnknown",
+        "reason": LOST,
         "message": sentence,
         "members": [],
         "conditions": _conditions(before, generation, now, states),

@@ -20,9 +20,10 @@ import httpx2
 import psutil
 import pytest
 
-from cordee.coordinator.config import Config, Listen
+from cordee.coordinator.config import Config, Listen, Retention
 from cordee.coordinator.errors import CoordinatorError
 from cordee.coordinator.service.server import CoordinatorServer
+from cordee.coordinator.service.store import Store
 from cordee.rpc.v1 import worker_pb2 as pb
 from cordee.rpc.v1 import worker_pb2_grpc as rpc
 
@@ -33,6 +34,7 @@ import asyncio, json, sys
 from pathlib import Path
 from cordee.coordinator.core.model import Policy
 from cordee.coordinator.service.server import CoordinatorServer
+from cordee.coordinator.service.store import Store
 async def main():
     options = json.loads(sys.argv[2])
     server = CoordinatorServer(Path(sys.argv[1]), agent_command=options["agent"], policy=Policy(settle_seconds=0.2))
@@ -240,6 +242,39 @@ async def test_a_job_that_can_no_longer_be_read_does_not_take_the_others_with_it
     database.close()
     async with start(state) as coordinator:
         assert [job["id"] for job in (await coordinator.http.get("/v1/jobs")).json()["jobs"]] == [good]
+
+
+async def test_what_is_to_be_removed_goes_and_what_was_cut_off_in_between_too(
+    tmp_path: Path, start: Any, tools: Any
+) -> None:
+    state = tmp_path / "state"
+    async with start(state) as one:
+        for _ in range(4):
+            job = (await one.submit(tools.make_document(workers=(1, 1))))["id"]
+            assert (await one.http.post(f"/v1/jobs/{job}/cancel")).status_code == 200
+        await one.server.controller._turns.until_idle()
+        ids = [job["id"] for job in (await one.http.get("/v1/jobs")).json()["jobs"]]
+    store = Store(state / "coordinator.db")
+    for row in store.jobs()[1:]:  # they ended long ago
+        store.save(row.id, record=row.record | {"finished_at": row.created_at - 1e6})
+    store.remove_job(ids[3])  # and here that coordinator was killed
+    store.close()
+    assert {path.name for path in (state / "jobs").iterdir()} == set(ids)
+    async with start(state, config=Config(retention=Retention(max_jobs=2))) as two:
+        await tools.until(lambda: {path.name for path in (state / "jobs").iterdir()} == set(ids[:2]))
+        assert [job["id"] for job in (await two.http.get("/v1/jobs")).json()["jobs"]] == ids[:2]
+        refused = await two.http.delete("/v1/jobs/job")
+        assert refused.status_code == 409
+        assert refused.json()["error"]["message"] == "2 jobs are called 'job'"
+        running = (await two.submit(tools.make_document("runs", workers=(1, 1))))["id"]
+        refused = (await two.http.delete(f"/v1/jobs/{running}")).json()["error"]
+        assert (refused["code"], refused["hint"]) == ("conflict", f"first: cordee cancel {running}")
+        assert (await two.http.delete(f"/v1/jobs/{ids[0]}")).json()["id"] == ids[0]
+        for answer in (await two.http.get(f"/v1/jobs/{ids[0]}"), await two.http.delete(f"/v1/jobs/{ids[0]}")):
+            assert answer.status_code == 404
+        await tools.until(lambda: not (state / "jobs" / ids[0]).exists())
+        assert (await two.http.get(f"/v1/jobs/{ids[1]}/events")).json()["events"]
+        assert len(list((state / "bundles").iterdir())) == 1  # of jobs that are there
 
 
 async def test_a_pending_job_whose_bundle_is_gone_fails_with_a_sentence(tmp_path: Path, start: Any, tools: Any) -> None:

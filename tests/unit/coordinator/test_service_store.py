@@ -89,6 +89,24 @@ def test_a_submission_is_known_by_its_clients_key(both: Store) -> None:
     assert [job.id for job in both.jobs()] == ["a-2", "a-1"]  # nothing of it has stayed
 
 
+def test_a_job_is_removed_with_all_that_is_its_and_its_files_are_noted(
+    both: Store, opened: Callable[[], Store]
+) -> None:
+    both.create_job(row(), "secret", key="mine")
+    both.create_job(row("a-2", 2.0), "other", key="yours")
+    both.save("a-1", world=world(1, "w0"), events=[EventRow(1.0, "world", "one")])
+    both.remove_job("a-1")
+    both.close()
+    again = opened()
+    assert again.jobs() == [row("a-2", 2.0)]
+    assert (again.worlds("a-1"), again.events("a-1", last=9)) == ([], [])
+    assert (again.tokens(), again.keys()) == ({"a-2": "other"}, {"a-2": "yours"})
+    assert again.removals() == {"a-1": "0" * 64}
+    again.removed("a-1")
+    assert again.removals() == {}
+    again.close()
+
+
 def test_a_turn_is_written_whole_or_not_at_all(both: Store) -> None:
     both.create_job(row(), "secret")
     both.save("a-1", record={"state": "running"}, world=world(1, "w0"), events=[EventRow(1.0, "world", "one")])
@@ -161,6 +179,7 @@ def test_who_was_replaced_writes_nothing_more(opened: Callable[[], Store]) -> No
         for write in (
             lambda: first.save("a-1", record={"state": "failed"}),
             lambda: first.create_job(row("a-2"), "late"),
+            lambda: first.remove_job("a-1"),
         ):
             with pytest.raises(FencedError, match=r"another coordinator has taken .* over .term 2, this one's was 1"):
                 write()

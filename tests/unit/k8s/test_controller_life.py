@@ -235,6 +235,20 @@ async def test_an_end_is_told_once_and_as_what_it_is(scene: Scene) -> None:
     assert scene.server.events[-1]["note"] == "the script raised ValueError"
 
 
+async def test_a_job_that_is_removed_at_once_has_ended_all_the_same(scene: Scene) -> None:
+    scene.add("job")
+    scene.jobs.begin("job")
+    await scene.start()
+    await scene.until(lambda: scene.state("job") == "running")
+    scene.jobs.end(JobState.SUCCEEDED, "done")
+    removed, scene.jobs.job = scene.jobs.job, None
+    removed.machine.done = True
+    scene.jobs.touched(removed)
+    await scene.until(lambda: not scene.server.finalizers("job"))
+    assert scene.state("job") == "succeeded"
+    await scene.until(lambda: not scene.front._parting)
+
+
 async def test_what_is_refused_has_failed_and_says_so(scene: Scene) -> None:
     name = "n" * 250
     scene.add(name, taken=False)

@@ -218,6 +218,23 @@ def test_an_object_of_a_lost_coordinator_is_not_run_again() -> None:
     assert not world.thing.finalizer
 
 
+@pytest.mark.parametrize("ttl", [None, 60])
+def test_when_a_job_is_removed_its_own_object_goes_and_one_that_somebody_applied_stays(ttl: int | None) -> None:
+    for world, stays in ((made_by_kubectl(), ttl is None), (World(job=JobFacts("job-abc", "job")), False)):
+        world.rest()
+        assert world.job is not None
+        world.job = replace(world.job, state="succeeded", finished_at=world.now, gone=True)
+        while not isinstance(step := world.step(), Rest) or step.until is not None:
+            world.now += 1.0
+        assert world.thing is not None
+        ended, world.job, world.memory = world.job.finished_at, None, Memory(ME)
+        world.thing = replace(world.thing, ttl=ttl)
+        world.rest()
+        assert (world.thing is not None) == stays
+        assert world.submitted <= 1
+        assert stays or not world.submitted or world.now > (ended or 0.0) + 59.0
+
+
 def test_another_coordinators_object_is_left_alone() -> None:
     thing = Thing("job", "uid", coordinator="other", finalizer=True)
     assert next_step(thing, None, Memory(ME), 0.0) == Rest()
@@ -316,6 +333,14 @@ class Lives(RuleBasedStateMachine):
     def pods_go(self) -> None:
         assert self.world.job is not None
         self.world.job = replace(self.world.job, gone=True)
+
+    @precondition(lambda self: self.world.job is not None and self.world.job.gone)
+    @rule()
+    def remove(self) -> None:
+        world = self.world
+        assert world.job is not None
+        if world.thing is None or world.thing.status.get("state") == world.job.state:  # a removed job tells its end yet
+            world.job = None
 
     @precondition(lambda self: self.living is not None)
     @rule()

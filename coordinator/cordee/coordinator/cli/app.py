@@ -13,7 +13,7 @@ from cordee.coordinator.cli.checkpoints import checkpoints
 from cordee.coordinator.cli.completion import completion
 from cordee.coordinator.cli.errors import ExitCode, debug, report, set_debug
 from cordee.coordinator.cli.fetch import fetch
-from cordee.coordinator.cli.jobs import cancel, jobs, scale, status, wait
+from cordee.coordinator.cli.jobs import cancel, delete, jobs, scale, status, wait
 from cordee.coordinator.cli.ledger import ledger
 from cordee.coordinator.cli.logs import logs
 from cordee.coordinator.cli.run import run
@@ -75,6 +75,7 @@ _OTHERS = (
     logs,
     scale,
     cancel,
+    delete,
     wait,
     fetch,
     checkpoints,

@@ -1,4 +1,4 @@
-"""`cordee jobs`, `status`, `scale`, `cancel`, `wait`: look at jobs and steer them.
+"""`cordee jobs`, `status`, `scale`, `cancel`, `delete`, `wait`: look at jobs and steer them.
 
 They know the jobs of coordinators that are gone as well (`cordee run` ends with its job): `past` reads those.
 """
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
-from cordee.coordinator.cli.errors import exit_code_of_state, guarded, hint, say
+from cordee.coordinator.cli.errors import UsageError, exit_code_of_state, guarded, hint, say
 from cordee.coordinator.cli.options import Format, JobArgument, OutputOption, ServerOption, StateOption
 from cordee.coordinator.cli.output import dump, is_document, job_details, job_table, print_job, write
 from cordee.coordinator.views import INTERRUPTED, TERMINAL_STATES
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from cordee.coordinator.past import PastCoordinator
     from cordee.coordinator.views import JobView
 
-__all__ = ["cancel", "jobs", "scale", "status", "wait"]
+__all__ = ["cancel", "delete", "jobs", "scale", "status", "wait"]
 
 
 _NUM_ENDED: Final = 20
@@ -128,6 +128,28 @@ def cancel(
         past = _left_behind(keeper, found)
         ended = keeper.cancel(found["id"]) if past is None else _end_left_behind(past, found["id"])
         print_job(ended, output)
+
+
+@guarded
+def delete(
+    job: JobArgument, server: ServerOption = None, state: StateOption = None, output: OutputOption = None
+) -> None:
+    """Remove a job that has ended, with its history, its logs and its results."""
+    from cordee.coordinator.cli.reach import reach
+    from cordee.coordinator.selection import Selection
+
+    with reach(server, state) as coordinators:
+        keeper, found = coordinators.find(job)
+        # What cannot be undone is not done to the newest of several.
+        others = [one["id"] for one in coordinators.jobs(Selection(name_prefix=job)) if one["name"] == job]
+        if job != found["id"] and len(others) > 1:
+            few = f"{', '.join(others[:3])}{', …' if len(others) > 3 else ''}"
+            raise UsageError(f"{len(others)} jobs are called {job!r}", f"say which one by its id: {few}")
+        keeper.delete(found["id"])
+    if output is not None:
+        print_job(found, output)
+    else:
+        say(f"removed {found['id']}")
 
 
 @guarded

@@ -13,12 +13,18 @@ from cordee.coordinator.service.launchers.base import Launcher
 from cordee.coordinator.service.rest.models import Placement
 from cordee.coordinator.spec import JobDocument, JobSpec, Workers
 
-__all__ = ["check_capacity", "check_launcher", "check_source", "has_source", "placement"]
+__all__ = ["check_bundle", "check_capacity", "check_launcher", "check_source", "has_source", "placement"]
 
 # What a worker unpacks at most (cordee.worker.source); looking for the script must not cost more.
 MAX_MEMBERS: Final = 100_000
 MAX_UNPACKED_BYTES: Final = 4 << 30
 MAX_READ_BYTES: Final = 2 << 20
+
+
+def check_bundle(folder: StateFolder, bundle: str | None) -> None:
+    """Refuse a bundle that is not here."""
+    if bundle is not None and not folder.bundle(bundle).exists():
+        raise InvalidError(f"there is no bundle {bundle}", hint="upload it with PUT /v1/bundles/{sha256} first")
 
 
 def has_source(folder: StateFolder, document: JobDocument, bundle: str | None) -> bool:
@@ -103,9 +109,9 @@ def placement(launcher: Launcher, workers: Workers, granted: int, occupied: int)
 def _check_bundle(folder: StateFolder, sha256: str, script: str) -> None:
     if not re.fullmatch(r"[0-9a-f]{64}", sha256):
         raise InvalidError(f"bundle is {sha256[:80]!r}, which is not a SHA-256 digest in hexadecimal")
+    if not folder.touch_bundle(sha256):
+        check_bundle(folder, sha256)
     path = folder.bundle(sha256)
-    if not path.exists():
-        raise InvalidError(f"there is no bundle {sha256}", hint="upload it with PUT /v1/bundles/{sha256} first")
     try:
         with gzip.open(path) as unzipped, tarfile.open(fileobj=_bounded(unzipped), mode="r:") as archive:
             for number, member in enumerate(archive):

@@ -26,7 +26,7 @@ def remove_drafts(folder: StateFolder) -> None:
 
 async def keep_bundle(folder: StateFolder, bundle: Bundle) -> None:
     """Take in a bundle that was packed here."""
-    if not folder.bundle(bundle.sha256).exists():
+    if not folder.touch_bundle(bundle.sha256):
         with BundleUpload(folder, bundle.sha256) as upload:
             await upload.write(bundle.data)
             upload.keep()

@@ -6,20 +6,27 @@ the workers, who attach again by themselves. What the machines decide is carried
 
 import asyncio
 import contextlib
-import hashlib
 import logging
 from collections.abc import AsyncIterator, Callable, Collection, Iterable
 from dataclasses import replace
 from pathlib import Path
 
 from cordee.coordinator.bundle import Bundle
+from cordee.coordinator.config import Retention
 from cordee.coordinator.core import events, scheduler
 from cordee.coordinator.core.model import JobState, Policy
 from cordee.coordinator.core.record import JobRecord
-from cordee.coordinator.errors import ConflictError, InvalidError, NotFoundError
+from cordee.coordinator.errors import UnavailableError
 from cordee.coordinator.faults import Fault
 from cordee.coordinator.service import reading
-from cordee.coordinator.service.admission import check_capacity, check_launcher, check_source, has_source, placement
+from cordee.coordinator.service.admission import (
+    check_bundle,
+    check_capacity,
+    check_launcher,
+    check_source,
+    has_source,
+    placement,
+)
 from cordee.coordinator.service.auth import new_token
 from cordee.coordinator.service.bundles import keep_bundle
 from cordee.coordinator.service.environment import agent_environment
@@ -32,7 +39,9 @@ from cordee.coordinator.service.loading import load_job
 from cordee.coordinator.service.logs import LogLine
 from cordee.coordinator.service.metrics import Metrics
 from cordee.coordinator.service.names import asked_by, new_id
-from cordee.coordinator.service.outgoing import Mailbox, SendFault
+from cordee.coordinator.service.outgoing import Mailbox, faults_for
+from cordee.coordinator.service.register import Register
+from cordee.coordinator.service.removal import Sweeper, check_removable
 from cordee.coordinator.service.rest.models import EventPage, FaultView, JobList, JobView, Placement
 from cordee.coordinator.service.store import EventRow, JobRow, Store, StoreError
 from cordee.coordinator.service.turns import Turns
@@ -56,6 +65,7 @@ class Controller:
         coordinator_address: str,
         orphan_seconds: float,
         policy: Policy | None = None,
+        retention: Retention | None = None,
     ) -> None:
         self.policy = policy or Policy()
         self._folder = folder
@@ -78,8 +88,8 @@ class Controller:
                 orphan_seconds=orphan_seconds,
             ),
         )
-        self._tokens: dict[bytes, str] = {}  # by digest: how long a look-up takes says nothing about a token
-        self._submissions: dict[str, str] = {}  # jobs by what their submissions are called
+        self._register = Register(self._turns.jobs)
+        self._sweeper = Sweeper(folder, store, retention, self._turns.jobs)
         self.feed = self._turns.feed
         """One turn of a job: the event in, what is decided done."""
 
@@ -111,6 +121,7 @@ class Controller:
             _log.warning("the agent %s belongs to no job of this coordinator and is stopped", stray)
             await self._launcher.stop(stray, grace_seconds=self.policy.stop_seconds)
         self._turns.begin()
+        self._turns.spawn(self._sweeper.run(self._remove, self._clock.now, self._turns.give_up))
         self._turns.reschedule()
 
     async def close(self) -> None:
@@ -188,6 +199,7 @@ class Controller:
         known = self.submitted(key) if key else None
         if known is not None:
             return known.view(self._clock.now())
+        check_bundle(self._folder, bundle)  # it may have been removed since; from here on it is not
         identity = self._new_id(document.metadata.name)
         now = self._clock.now()
         workers = document.spec.workers
@@ -225,7 +237,7 @@ class Controller:
 
     def submitted(self, key: str) -> Job | None:
         """The job that was taken in under this key."""
-        return self._turns.jobs.get(self._submissions.get(key, ""))
+        return self._register.of_key(key)
 
     def now(self) -> float:
         """Unix seconds, by the clock that everything here goes by."""
@@ -259,15 +271,11 @@ class Controller:
 
     def find(self, ref: str) -> Job:
         """A job by its id, or the newest of that name."""
-        jobs = self._turns.jobs
-        job = jobs.get(ref) or next((job for job in reversed(jobs.values()) if job.name == ref), None)
-        if job is None:
-            raise NotFoundError(f"there is no job {ref!r}", hint="see the jobs there are with: cordee jobs")
-        return job
+        return self._register.find(ref)
 
     async def scale(self, ref: str, minimum: int, maximum: int, *, by: str = "") -> JobView:
         """Give a job another range of worker counts."""
-        job = self._find_open(ref, "scaled")
+        job = self._register.find_open(ref, "scaled")
         check_capacity(self._launcher, minimum)
         if by:
             self._turns.note(job, "asked", f"{minimum}:{maximum} workers{asked_by(by)}")
@@ -277,27 +285,27 @@ class Controller:
 
     async def cancel(self, ref: str, *, by: str = "") -> JobView:
         """End a job."""
-        job = self._find_open(ref, "cancelled")
+        job = self._register.find_open(ref, "cancelled")
         self.feed(job, events.CancelRequested(f"cancelled{asked_by(by)}") if by else events.CancelRequested())
         return job.view(self._clock.now())
 
+    def delete(self, ref: str, *, by: str = "") -> JobView:
+        """Remove a job that has ended, with all that it has left. What it was like."""
+        job = self._register.find_only(ref)
+        check_removable(job, self.every())
+        if self._turns.closing:
+            raise UnavailableError("the coordinator ends", hint="ask again")
+        view = job.view(self._clock.now())
+        self._remove(job, asked_by(by))
+        return view
+
     def inject(self, ref: str, fault: Fault) -> FaultView:
         """Send a fault to the worker (or the two) that is to suffer it. The job's history has it before it happens."""
-        job = self._find_open(ref, "disturbed")
-        if not job.document.spec.chaos:
-            raise ConflictError(
-                f"no faults may be injected into the job {job.id}",
-                hint="submit it with --allow-chaos, or with 'chaos: true' in its job file",
-            )
-        workers = {view.worker: view for view in job.machine.workers()}
-        for worker, _ in fault.targets:
-            if worker not in workers:
-                raise InvalidError(f"the job {job.id} has no worker {worker!r}", hint=f"it has: {', '.join(workers)}")
-            if not workers[worker].pid:
-                raise ConflictError(f"{worker} is not attached now ({workers[worker].state})")
+        job = self._register.find_open(ref, "disturbed")
+        messages = faults_for(job, fault)
         time = self._turns.note(job, "fault", str(fault))
-        for worker, peer in fault.targets:
-            self.mailbox(SendFault(worker, workers[worker].incarnation, fault, peer))
+        for message in messages:
+            self.mailbox(message)
         return FaultView(
             time=time, kind=fault.kind, worker=fault.worker, peer=fault.peer, seconds=fault.seconds, amount=fault.amount
         )
@@ -325,7 +333,7 @@ class Controller:
 
     def job_of_token(self, token: str) -> str | None:
         """The id of the job whose worker token it is."""
-        return self._tokens.get(_digest(token))
+        return self._register.of_token(token)
 
     def progress(self, job: Job, told: Progress) -> None:
         """Rank 0's word on how far training is."""
@@ -352,23 +360,25 @@ class Controller:
     def _add(self, row: JobRow, document: JobDocument, token: str, key: str, told: list[EventRow]) -> Job:
         job = load_job(row, document, token, key, told, self._folder.job(row.id), self._launcher, self.policy)
         self._turns.add(job)
-        self._tokens[_digest(token)] = row.id
-        if key:
-            self._submissions[key] = row.id
+        self._register.add(job)
         return job
 
-    def _find_open(self, ref: str, verb: str) -> Job:
-        job = self.find(ref)
-        if job.ended:
-            raise ConflictError(f"the job {job.id} has ended ({job.machine.state.value}) and cannot be {verb}")
-        return job
+    def _remove(self, job: Job, why: str = ", as the retention in the configuration has it") -> None:
+        if self._turns.closing or job.id not in self._turns.jobs:
+            return
+        try:
+            self._store.remove_job(job.id)
+        except StoreError as error:
+            self._turns.give_up(error)
+            raise
+        _log.info("job %s removed%s", job.id, why)
+        self._turns.drop(job)
+        self._register.drop(job)
+        job.touch()
+        self._sweeper.wake()
 
     def _new_id(self, name: str) -> str:
         while True:
             identity = new_id(name)
             if identity not in self._turns.jobs and not self._folder.job(identity).exists():
                 return identity
-
-
-def _digest(token: str) -> bytes:
-    return hashlib.sha256(token.encode()).digest()

@@ -79,6 +79,14 @@ class StateFolder:
             raise CoordinatorError(f"{sha256!r} is not a SHA-256 digest in hexadecimal")
         return self.root / "bundles" / f"{sha256}.tar.gz"
 
+    def touch_bundle(self, sha256: str) -> bool:
+        """Whether a bundle is here. Who asks is about to use it: it is not removed for a while."""
+        try:
+            os.utime(self.bundle(sha256))
+        except FileNotFoundError:
+            return False
+        return True
+
     def write_endpoint(self, endpoint: Mapping[str, Any]) -> None:
         """Say where this coordinator answers."""
         draft = self.root / "endpoint.json.new"

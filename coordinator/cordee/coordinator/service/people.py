@@ -35,6 +35,7 @@ _VERBS: Final[tuple[tuple[str, str, str], ...]] = (
     ("GET", r"/v1/jobs", "list"),
     ("POST", r"/v1/jobs", "create"),
     ("GET", _JOB, "get"),
+    ("DELETE", _JOB, "delete"),
     ("GET", _JOB + r"/(events|logs|watch)", "get"),
     ("GET", _JOB + r"/files(/.*)?", "get"),
     ("POST", _JOB + r"/scale", "update"),

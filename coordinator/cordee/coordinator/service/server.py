@@ -164,6 +164,7 @@ class CoordinatorServer:
                 coordinator_address=self._advertised_grpc,
                 orphan_seconds=self._orphan_seconds,
                 policy=self._policy,
+                retention=self._config.retention if self._config else None,
             )
             controller.metrics.certificate_ends = self._certificates.ends_at if self._certificates else None
             workers = open_workers(launcher, controller)

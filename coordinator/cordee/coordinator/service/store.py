@@ -95,6 +95,14 @@ _SET_BOTH = _SET_RECORD.values(progress=sa.bindparam("progress"))
 _TERM_NOW = sa.select(_meta.c.value).where(_meta.c.name == _TERM).with_for_update(read=True)
 
 
+_removals = sa.Table(
+    "removals",
+    _metadata,
+    sa.Column("job", sa.String, primary_key=True),  # it is gone; what it has left on the disk has yet to go
+    sa.Column("bundle", sa.String, nullable=True),
+)
+
+
 class FencedError(StoreError):
     """Another coordinator has taken this database over."""
 
@@ -225,6 +233,18 @@ class Store:
                 connection.execute(_ADD_WORLD, values | {"members": list(world.members)})
             return _add_events(connection, job, events)
 
+    def remove_job(self, job: str) -> None:
+        """Forget a job that has ended, and note that its files are to go: see `removals`. On disk when this returns."""
+        with self._timed(), self._database.durable(), self._transaction(write=True) as connection:
+            bundle = connection.scalar(sa.select(_jobs.c.bundle).where(_jobs.c.id == job))
+            if connection.execute(_jobs.delete().where(_jobs.c.id == job)).rowcount:
+                connection.execute(_removals.insert().values(job=job, bundle=bundle))
+
+    def removed(self, job: str) -> None:
+        """The files of a job that was removed are gone."""
+        with self._timed(), self._transaction(write=True) as connection:
+            connection.execute(_removals.delete().where(_removals.c.job == job))
+
     def remember(self, name: str, value: str) -> None:
         """Note something about the store itself."""
         with self._transaction(write=True) as connection:
@@ -237,6 +257,11 @@ class Store:
         """What was noted under this name."""
         with self._transaction() as connection:
             return connection.scalar(sa.select(_meta.c.value).where(_meta.c.name == name))
+
+    def removals(self) -> dict[str, str | None]:
+        """The jobs that were removed and whose files may still be there, with their bundles."""
+        with self._transaction() as connection:
+            return {row.job: row.bundle for row in connection.execute(_removals.select())}
 
     def jobs(self) -> list[JobRow]:
         """Every job, newest first."""

@@ -69,9 +69,9 @@ class Turns:
 
     def begin(self) -> None:
         """Watch the agents, and save progress now and then."""
-        self._spawn(self._agents.watch())
-        self._spawn(self._save_progress())
-        self._spawn(watch_lag(self._metrics.service.loop_lag.observe))
+        self.spawn(self._agents.watch())
+        self.spawn(self._save_progress())
+        self.spawn(watch_lag(self._metrics.service.loop_lag.observe))
 
     async def close(self) -> None:
         """Stop deciding; jobs and their workers go on without us."""
@@ -99,6 +99,13 @@ class Turns:
             self.open[job.id] = job
             self._note_demand(job)
 
+    def drop(self, job: Job) -> None:
+        """A job that is over has been removed. What somebody who still holds it says about it counts for nothing."""
+        assert job.machine.done
+        del self.jobs[job.id]
+        if job.timer is not None:
+            job.timer.cancel()
+
     def _touched(self, job: Job) -> None:
         for listener in self.listeners:
             listener(job)
@@ -113,7 +120,7 @@ class Turns:
 
     def feed(self, job: Job, event: events.Event) -> None:
         """One turn: the event in, what is decided done. Messages are queued, and everything is stored, on return."""
-        if self.closing:
+        if self.closing or job.id not in self.jobs:
             return
         now = self._clock.now()
         decided = job.machine.handle(event, now)
@@ -121,7 +128,7 @@ class Turns:
             try:
                 self._persist(job, decided, now)
             except StoreError as error:
-                self._give_up(error)
+                self.give_up(error)
                 return
             for action in decided:
                 self._carry_out(job, action)
@@ -139,8 +146,9 @@ class Turns:
     def _note_demand(self, job: Job) -> bool:
         return self.demands.note(job.id, job.machine.demand(), job.machine.occupied)
 
-    def _give_up(self, error: StoreError) -> None:
-        """What cannot be stored must not be acted on, and the machine is a turn ahead of the store: start afresh."""
+    def give_up(self, error: StoreError) -> None:
+        """Decide nothing more: what cannot be stored must not be acted on, and the machine is a turn ahead of the
+        store. The next one starts afresh."""
         _log.critical("%s", error)
         self.failure = error
         self.stop()
@@ -256,10 +264,12 @@ class Turns:
     def note(self, job: Job, kind: str, message: str) -> float:
         """Into the job's history; the time that stands there."""
         row = self.sentence(kind, message)
+        if job.id not in self.jobs:
+            return row.time
         try:
             job.events.extend(self._store.save(job.id, events=[row]))
         except StoreError as error:
-            self._give_up(error)
+            self.give_up(error)
             return row.time
         job.touch()
         return row.time
@@ -279,10 +289,11 @@ class Turns:
             try:
                 self._store.save(job.id, progress=job.progress.to_json())
             except StoreError as error:
-                self._give_up(error)
+                self.give_up(error)
             job.progress_saved = True
 
-    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+    def spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        """Work beside the turns, for as long as they go on."""
         task = asyncio.get_running_loop().create_task(work)
         self._background.add(task)
         task.add_done_callback(_report)

@@ -54,6 +54,7 @@ State = Literal[
 ]  # fmt: skip
 """A state of jobs, or one of the words for several: those that have not ended, and those that have."""
 Ref = Annotated[str, Path(description="a job's id, or its name: the newest job of that name", max_length=128)]
+OnlyRef = Annotated[str, Path(description="a job's id, or its name, if no other job has that", max_length=128)]
 Sha256 = Annotated[str, Path(pattern=r"^[0-9a-f]{64}$", description="the bundle's SHA-256 in hexadecimal")]
 
 
@@ -150,6 +151,11 @@ def _add_jobs(app: FastAPI, controller: Controller) -> None:
         """One job."""
         return controller.job(ref)
 
+    @app.delete("/v1/jobs/{ref}", tags=["jobs"])
+    async def delete(ref: OnlyRef, who: Who) -> JobView:
+        """Remove a job that has ended, with its history, its logs and its results; the answer is what it was like."""
+        return controller.delete(ref, by=who)
+
     @app.post("/v1/jobs/{ref}/scale", tags=["jobs"])
     async def scale(ref: Ref, body: ScaleRequest, who: Who) -> JobView:
         """Give a running job another range of worker counts."""
@@ -213,7 +219,7 @@ def _add_bundles(app: FastAPI, folder: StateFolder) -> None:
     @app.head("/v1/bundles/{sha256}", tags=["bundles"], response_class=Response)
     async def has_bundle(sha256: Sha256) -> Response:
         """Whether this bundle is here already."""
-        if not folder.bundle(sha256).exists():
+        if not folder.touch_bundle(sha256):
             raise NotFoundError(f"there is no bundle {sha256}")
         return Response(status_code=200)
 
