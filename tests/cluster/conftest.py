@@ -15,6 +15,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from cluster import binaries
 from cluster.control_plane import API_ONLY, ControlPlane
 from cluster.kubelet.cluster import Cluster
+from cluster.kubelet.firewall import missing as firewall_missing
 from cluster.kubelet.network import Network
 from cluster.kubelet.network import missing as network_missing
 
@@ -50,11 +51,14 @@ def control_plane(tmp_path_factory: pytest.TempPathFactory, network: Network | N
 @pytest.fixture(scope="session")
 def three_nodes(control_plane: ControlPlane, network: Network | None) -> Iterator[Cluster]:
     """The control plane with nodes a, b and c; what the fixture `cluster` repairs after each test."""
+    required = os.environ.get(NEEDED) == "required"
     if network is None:
         reason = str(network_missing())
-        if os.environ.get(NEEDED) == "required":
+        if required:
             pytest.fail(reason)
         pytest.skip(reason)
+    if required and (lacking := firewall_missing()):
+        pytest.fail(lacking)
     with Cluster(control_plane, network) as found:
         yield found
 

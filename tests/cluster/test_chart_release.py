@@ -90,9 +90,9 @@ def test_an_upgrade_keeps_tokens_and_certificates_and_says_what_is_new(
     assert set(first) == {"cordee-token", "cordee-metrics-token", "cordee-tls"}
     config = control_plane.get("configmap", "cordee-config", "--namespace", namespace)["data"]
 
-    helm.do(
-        "upgrade", "cordee", next_version(tmp_path), "--namespace", namespace, values={"workers": {"maxWorkers": 8}}
-    )
+    values = {"workers": {"maxWorkers": 8}, "service": {"type": "NodePort"}}
+    notes = helm.do("upgrade", "cordee", next_version(tmp_path), "--namespace", namespace, values=values)
+    assert "service.type is NodePort, and networkPolicy.clients names nobody" in notes
     assert secrets(control_plane, namespace) == first
     assert control_plane.get("configmap", "cordee-config", "--namespace", namespace)["data"] != config
     deployment = control_plane.get("deployment", "cordee", "--namespace", namespace)

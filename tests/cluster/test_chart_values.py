@@ -216,6 +216,9 @@ def test_workers_reach_the_coordinator_and_dns_and_nothing_reaches_them() -> Non
     (peer,) = coordinator["to"]
     assert peer["podSelector"]["matchLabels"]["app.kubernetes.io/component"] == "coordinator"
     assert {port["port"] for port in coordinator["ports"]} == {8470, 8471}
+    # Policies are of pods' own ports, and OpenShift's answer behind another one than their Service's.
+    dns = policy({"networkPolicy": {"dnsPorts": [5353]}}, "coordinator")["egress"][0]
+    assert {(port["protocol"], port["port"]) for port in dns["ports"]} == {("UDP", 5353), ("TCP", 5353)}
     assert config({})["kubernetes"]["networkPolicies"] is True
 
 

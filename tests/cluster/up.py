@@ -17,6 +17,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from cluster import binaries
 from cluster.control_plane import ControlPlane
 from cluster.kubelet.cluster import Cluster
+from cluster.kubelet.firewall import missing as firewall_missing
 from cluster.kubelet.network import Network
 
 
@@ -29,6 +30,8 @@ def main() -> None:
             programs = Path(binaries.binary("kubectl")).parent, Path(binaries.binary("helm")).parent
             print(f"export KUBECONFIG={plane.kubeconfig}")
             print(f'export PATH="{":".join(map(str, programs))}:$PATH"')
+            if why := firewall_missing():
+                print(f"# NetworkPolicies do nothing: {why}")
             print("# three nodes are up; Ctrl-C ends it", flush=True)
             with contextlib.suppress(KeyboardInterrupt):
                 threading.Event().wait()

@@ -188,7 +188,9 @@ class Kubernetes(SpecModel):
     max_workers: int = Field(default=4096, ge=1, description="how many workers run at once, all jobs together")
     custom_resources: bool = Field(default=True, description="whether jobs are TrainingJob objects as well")
     network_policies: bool = Field(
-        default=False, description="whether each job has a NetworkPolicy: its workers reach each other, no other's"
+        default=False,
+        description="whether each job has a NetworkPolicy: its workers reach each other, no other's. What else they "
+        "need (this coordinator, names, storage) takes a policy of yours for them all, as the chart makes one",
     )
     storage: Storage = Storage()
 

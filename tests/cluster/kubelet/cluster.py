@@ -20,6 +20,8 @@ from typing import Any, Self, TypeVar
 from cluster.control_plane import ControlPlane
 from cluster.kubelet.api import Access, Api
 from cluster.kubelet.decisions import Backoff
+from cluster.kubelet.firewall import Firewall
+from cluster.kubelet.firewall import missing as firewall_missing
 from cluster.kubelet.host import Events, Host, ObjectCache
 from cluster.kubelet.images import CORDEE, Image, Layers, shell_image, this_checkout
 from cluster.kubelet.network import Network
@@ -35,12 +37,14 @@ __all__ = ["IMPATIENT", "SHELL", "STORAGE_CLASS", "Cluster"]
 T = TypeVar("T")
 SHELL = "busybox:test"
 IMPATIENT = Backoff(first=0.5, most=8.0, forgotten=60.0)
+API_SERVER_PORT = 6443  # of the machine, as pods see it
 _libc = ctypes.CDLL(None, use_errno=True)
 _NEWNS, _REC_PRIVATE = 0x00020000, 16384 | (1 << 18)
 
 
 class Cluster:
     """`images`: beside this checkout's (`cordee:test`) and a shell's (`busybox:test`). `capacity` is each node's.
+    NetworkPolicies are in force where `nft` is (`firewall.missing`).
 
     Everything runs in one thread, whose mounts nobody else sees: nothing is left of them when it ends, however it ends.
     """
@@ -65,6 +69,7 @@ class Cluster:
         self._servers: dict[str, NodeServer] = {}
         self._capacity = {"cpu": "8", "memory": "16Gi", "pods": "110", "ephemeral-storage": "20Gi", **(capacity or {})}
         self._backoff, self._heartbeat_seconds, self._hollow = backoff, heartbeat_seconds, hollow
+        self._firewall: Firewall | None = None
         self._loop = asyncio.new_event_loop()
         self._ready = threading.Event()
         self._failed: BaseException | None = None
@@ -108,12 +113,21 @@ class Cluster:
         admin = Api(Access.from_kubeconfig(self.plane.kubeconfig), agent="cordee-test-proxy")
         services = Services(admin)
         storage = Storage(admin, self.folder / "claims")
-        work = [services.run(), Proxy(services, self.plane.url).run(), storage.run()]
+        # Pods in name only need no rules.
+        if firewall_missing() is None and not self._hollow:
+            door = (self.network.gateway, API_SERVER_PORT)
+            self._firewall = Firewall(admin, services, self.network, door)
+            work = [Proxy(services, self.plane.url, door).run(), self._firewall.run()]
+        else:
+            work = [Proxy(services, self.plane.url).run()]
+        work += [services.run(), storage.run()]
         tasks = [asyncio.create_task(each) for each in work]
         self._services, self._layers = services, Layers(self.folder / "layers")
         self._images = {SHELL: shell_image(), CORDEE: this_checkout(self._layers), **self._images}
         try:
             await services.synced()
+            if self._firewall:
+                await self._firewall.synced()
             for name in self._names:
                 await self._add(name, {}, hollow=self._hollow)
             self._ready.set()
@@ -175,6 +189,7 @@ class Cluster:
             events=Events(api, name),
             capacity={**self._capacity, **capacity},
             backoff=self._backoff,
+            firewall=self._firewall,
             devices=devices,
         )
 

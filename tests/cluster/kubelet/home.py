@@ -61,6 +61,8 @@ class Home:
         self._unlisten = _nothing
         if self.network:
             network, self.network = self.network, None
+            if self.host.firewall:
+                self.host.firewall.forget(network)
             await self.host.network.detach(network)
 
     def remove(self) -> None:
@@ -88,8 +90,12 @@ async def make_home(host: Host, pod: Json) -> Home:
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "volumes").mkdir(exist_ok=True)
     network = None if spec.get("hostNetwork") else await host.network.attach()
-    if network and not host.plugged:
-        await host.network.plug(network, False)
+    if network:
+        try:
+            await _connect(host, pod, network)
+        except BaseException:
+            await host.network.detach(network)
+            raise
     hostname = (spec.get("hostname") or meta["name"])[:63]
     (folder / "hostname").write_text(hostname + "\n")
     search = f"search {meta['namespace']}.svc.cluster.local svc.cluster.local cluster.local\n"
@@ -99,3 +105,10 @@ async def make_home(host: Host, pod: Json) -> Home:
     home._unlisten = host.services.listen(home.write_names)
     home.write_names()
     return home
+
+
+async def _connect(host: Host, pod: Json, network: PodNetwork) -> None:
+    if not host.plugged:
+        await host.network.plug(network, False)
+    if host.firewall:
+        await host.firewall.protect(pod, network, host.address)

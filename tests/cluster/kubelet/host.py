@@ -12,6 +12,7 @@ from typing import Any
 
 from cluster.kubelet.api import Api, ApiError, Unreachable
 from cluster.kubelet.decisions import Backoff
+from cluster.kubelet.firewall import Firewall
 from cluster.kubelet.images import Image, Layers
 from cluster.kubelet.network import Network
 from cluster.kubelet.services import Services
@@ -114,6 +115,7 @@ class Host:
     events: Events
     capacity: Mapping[str, str]
     backoff: Backoff
+    firewall: Firewall | None = None
     devices: tuple[str, ...] = ()
     unpullable: set[str] = field(default_factory=set)
     clock: Callable[[], float] = time.time

@@ -1,7 +1,9 @@
-"""Service addresses that work: a listener per Service port, each connection handed to an address that is ready.
+"""Service addresses that work on this machine: a listener per port, each connection handed to an address that is ready.
 
-It stands for kube-proxy, in user space: every Service address is local to this machine (`network.py` sees to that). A
-new connection goes to an address that is ready now; one that exists stays where it is, and breaks with its pod.
+It stands for kube-proxy, in user space, for who is not in a pod: every Service address is local to this machine
+(`network.py` sees to that). Pods have rules of their own where the kernel can be given any (`firewall.py`), for a proxy
+hides who comes from whom; elsewhere they come through here too. A new connection goes to an address that is ready now;
+one that exists stays where it is, and breaks with its pod.
 """
 
 from __future__ import annotations
@@ -10,26 +12,23 @@ import asyncio
 import contextlib
 import itertools
 import socket
-from typing import Any
 from urllib.parse import urlsplit
 
-from cluster.kubelet.services import Services, targets
+from cluster.kubelet.services import Place, Services
 
 __all__ = ["Proxy"]
 
-Json = dict[str, Any]
-Port = tuple[str, int]
-
 
 class Proxy:
-    """Serves every Service with a ClusterIP. `server`: the API server's URL, which stands behind `kubernetes`."""
+    """Serves every Service with a ClusterIP. `server`: the API server's URL, which stands behind `kubernetes`; `door`:
+    one more place to reach it, for those who do not come by the Service's address."""
 
-    def __init__(self, services: Services, server: str) -> None:
-        self._services = services
+    def __init__(self, services: Services, server: str, door: Place | None = None) -> None:
+        self._services, self._door = services, door
         url = urlsplit(server)
         self._api_server = (url.hostname or "127.0.0.1", url.port or 443)
-        self._listeners: dict[Port, asyncio.Server] = {}
-        self._behind: dict[Port, tuple[Json, Json]] = {}
+        self._listeners: dict[Place, asyncio.Server] = {}
+        self._behind: dict[Place, list[Place]] = {}
         self._turn = itertools.count()
         self._connections: set[asyncio.Task[None]] = set()
         self._changed = asyncio.Event()
@@ -37,6 +36,8 @@ class Proxy:
     async def run(self) -> None:
         unlisten = self._services.listen(self._changed.set)
         try:
+            if self._door is not None:
+                self._listeners[self._door] = await self._listen(self._door)
             while True:
                 self._changed.clear()
                 await self._update()
@@ -49,22 +50,17 @@ class Proxy:
                 task.cancel()
 
     async def _update(self) -> None:
-        wanted: dict[Port, tuple[Json, Json]] = {}
-        for service in self._services.all():
-            address = service["spec"].get("clusterIP")
-            if address in {None, "", "None"}:
-                continue
-            for port in service["spec"].get("ports") or []:
-                if port.get("protocol", "TCP") == "TCP":
-                    wanted[address, port["port"]] = (service, port)
-        self._behind = wanted
-        for place in set(self._listeners) - set(wanted):
+        fronts = self._services.fronts(self._api_server)
+        self._behind = {(host, port): places for (host, protocol, port), places in fronts.items() if protocol == "TCP"}
+        if self._door is not None:
+            self._behind[self._door] = [self._api_server]
+        for place in set(self._listeners) - set(self._behind):
             self._listeners.pop(place).close()
-        for place in set(wanted) - set(self._listeners):
+        for place in set(self._behind) - set(self._listeners):
             with contextlib.suppress(OSError):
                 self._listeners[place] = await self._listen(place)
 
-    async def _listen(self, place: Port) -> asyncio.Server:
+    async def _listen(self, place: Place) -> asyncio.Server:
         async def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
             task = asyncio.current_task()
             assert task is not None
@@ -74,18 +70,9 @@ class Proxy:
 
         return await asyncio.start_server(accept, *place, backlog=256)
 
-    def _targets(self, place: Port) -> list[Port]:
-        if place not in self._behind:
-            return []
-        service, port = self._behind[place]
-        meta = service["metadata"]
-        if (meta["namespace"], meta["name"]) == ("default", "kubernetes"):
-            return [self._api_server]
-        return targets(port, self._services.slices_of(service))
-
-    async def _serve(self, place: Port, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def _serve(self, place: Place, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """Where nobody is ready the connection is reset, as the real one refuses it."""
-        found = self._targets(place)
+        found = self._behind.get(place, [])
         offset = next(self._turn)
         for number in range(len(found)):
             target = found[(offset + number) % len(found)]

@@ -8,9 +8,13 @@ from typing import Any
 
 from cluster.kubelet.api import Api
 
-__all__ = ["Services", "hosts_file", "targets"]
+__all__ = ["Front", "Place", "Services", "hosts_file", "targets"]
 
 Json = dict[str, Any]
+Place = tuple[str, int]
+"""An address and a port."""
+Front = tuple[str, str, int]
+"""A Service's address, protocol and port."""
 DOMAIN = "cluster.local"
 
 
@@ -62,6 +66,20 @@ class Services:
             if s["metadata"]["namespace"] == meta["namespace"]
             and (s["metadata"].get("labels") or {}).get("kubernetes.io/service-name") == meta["name"]
         ]
+
+    def fronts(self, api_server: Place) -> dict[Front, list[Place]]:
+        """Who is behind every port of every Service with an address of its own; behind `kubernetes`, the API server."""
+        found: dict[Front, list[Place]] = {}
+        for service in self.all():
+            meta, spec = service["metadata"], service["spec"]
+            if spec.get("clusterIP") in {None, "", "None"}:
+                continue
+            itself = (meta["namespace"], meta["name"]) == ("default", "kubernetes")
+            slices = self.slices_of(service)
+            for port in spec.get("ports") or []:
+                front = (spec["clusterIP"], port.get("protocol") or "TCP", port["port"])
+                found[front] = [api_server] if itself else targets(port, slices)
+        return found
 
 
 def _key(item: Json) -> str:
