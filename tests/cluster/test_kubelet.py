@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from cluster import binaries
+from cluster.kubelet import firewall
 from cluster.kubelet.cluster import SHELL, Cluster
 from cluster.kubelet.images import CORDEE
 from cluster.processes import wait_until
@@ -261,6 +262,41 @@ while True:
     assert pods.get(first)["status"]["phase"] == "Running"
     pods.kubectl("scale", "deployment/web", "--replicas=0")
     wait_until(lambda: "Error" in pods.logs("client", "--tail=1"), "somebody still answers")
+
+
+@pytest.mark.skipif(firewall.missing() is not None, reason=str(firewall.missing()))
+def test_a_pod_is_closed_from_its_first_moment_and_by_its_labels_of_now(pods: Pods) -> None:
+    """A policy that was there before the pod is in force before its first word; a later one, and labels, soon."""
+    closed = {"podSelector": {"matchExpressions": [{"key": "open", "operator": "DoesNotExist"}]},
+              "policyTypes": ["Egress"]}  # fmt: skip
+    ask = """
+import itertools, socket, sys
+for number in itertools.count():
+    try:
+        socket.create_connection((sys.argv[1], 8080), timeout=0.3).close()
+        print(number, "reached", flush=True)
+    except TimeoutError:
+        print(number, "silence", flush=True)
+"""
+    server = pod("server", "", container={"image": CORDEE, "command": ["python", "-c", SERVER]})
+    server["metadata"]["labels"]["open"] = "yes"
+    pods.apply(server)
+    pods.running("server")
+    address = pods.get("server")["status"]["podIP"]
+    wait_until(lambda: _answers(address), "the server does not answer")
+    client = pod("client", "", container={"image": CORDEE, "command": ["python", "-c", ask, address]})
+    policy = {"apiVersion": "networking.k8s.io/v1", "kind": "NetworkPolicy", "metadata": {"name": "p"}, "spec": closed}
+    pods.apply(policy, client)
+    pods.running("client")
+    wait_until(lambda: "1 silence" in pods.logs("client"), "nothing was tried")
+    assert "reached" not in pods.logs("client")
+    for change, word in (
+        (("label", "pod", "client", "open=yes"), "reached"),
+        (("label", "pod", "client", "open-"), "silence"),
+        (("delete", "networkpolicy", "p"), "reached"),
+    ):
+        pods.kubectl(*change)
+        wait_until(lambda word=word: word in pods.logs("client", "--tail=1"), f"{change}: no {word}")
 
 
 def test_restarts_back_off_and_are_counted(pods: Pods) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import ctypes
+import functools
 import itertools
 import os
 import selectors
@@ -64,7 +65,7 @@ class Pods:
         self.addresses = {name: pod.address for name, pod in networks.items()}
         self.service = stretch.services.replace(".0.0/16", ".0.9")
         self._listeners = {
-            (name, port): self.within(name, lambda port=port: socket.create_server(("0.0.0.0", port), backlog=64))
+            (name, port): self.within(name, functools.partial(socket.create_server, ("", port), backlog=64))
             for name in networks
             for port in PORTS
         }

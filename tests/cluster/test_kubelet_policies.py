@@ -84,13 +84,16 @@ def specified(policies: list[Json], source: PodFacts, target: PodFacts, protocol
         return other.namespace == pod.namespace
 
     def door(entry: Json) -> bool:
-        first = entry.get("port")
-        if isinstance(first, str):  # one of the target's own names
-            first = target.number(first, entry.get("protocol", "TCP"))
-            if first is None:
-                return False
-        right = entry.get("protocol", "TCP") == protocol
-        return right and (first is None or first <= port <= entry.get("endPort", first))
+        if entry.get("protocol", "TCP") != protocol:
+            return False
+        match entry.get("port"):
+            case None:
+                return True
+            case str(name):  # one of the target's own
+                return target.number(name, protocol) == port
+            case int(first):
+                return bool(first <= port <= entry.get("endPort", first))
+        return False
 
     return side("Egress", source, target) and side("Ingress", target, source)
 
@@ -189,7 +192,7 @@ def test_a_port_s_name_is_that_of_whom_is_reached() -> None:
 
 def test_pods_that_have_ended_or_live_in_their_nodes_network_have_no_address_of_their_own() -> None:
     port = {"name": "web", "containerPort": 80}
-    pod = {
+    pod: Json = {
         "metadata": {"namespace": "n", "labels": {"a": "b"}},
         "spec": {"containers": [{"ports": [port, {"containerPort": 81}]}]},
         "status": {"phase": "Running", "podIP": "10.0.0.1"},
