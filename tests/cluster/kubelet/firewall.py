@@ -64,11 +64,13 @@ class _Table(Generic[T]):
     async def follow(self) -> None:
         async for kind, found in self._api.watch(self._path):
             if kind == "SYNC":
-                self._forget(set(self._known) - {item["metadata"]["uid"] for item in found})
+                # Not for good: what was heard from elsewhere may be newer than this list.
+                self._drop(set(self._known) - {item["metadata"]["uid"] for item in found})
                 self.hear(found)
                 self.synced.set()
             elif kind == "DELETED":
-                self._forget({found["metadata"]["uid"]})
+                self._gone.add(found["metadata"]["uid"])
+                self._drop({found["metadata"]["uid"]})
             else:
                 self.hear([found])
 
@@ -83,8 +85,7 @@ class _Table(Generic[T]):
             if before is None or before[1] != self._known[uid][1]:
                 self._changed()
 
-    def _forget(self, uids: set[str]) -> None:
-        self._gone |= uids
+    def _drop(self, uids: set[str]) -> None:
         for uid in uids & set(self._known):
             del self._known[uid]
             self._changed()
