@@ -113,14 +113,14 @@ def check_doors(platform: Platform, strangers: list[PodPlace], job: str, other: 
     address = coordinator.address(plane)
     doors = {(address, 8470), (address, 8471)} | service(platform.name, 8470, 8471)
     metrics = {(address, 9090)} | service(f"{platform.name}-metrics", 9090)
-    assert ports[coordinator] <= doors | metrics
+    assert ports[coordinator] <= doors | metrics  # there is no other
     api_server = {(plane.get("service", "kubernetes", "--namespace", "default")["spec"]["clusterIP"], 443)}
     # Who is none of ours is open to all but ours.
     open_to_all = ports[stranger] | ports[impostor] | ports[prometheus] | api_server
     expected = {
         **dict.fromkeys(workers, peers | doors),
         lonely: ports[lonely] | doors,
-        coordinator: ports[coordinator] | api_server,
+        coordinator: doors | metrics | api_server,
         stranger: open_to_all,
         impostor: open_to_all,
         prometheus: open_to_all | metrics,
