@@ -8,14 +8,16 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import shutil
+import subprocess
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any, Generic, TypeVar
 
 from cluster.kubelet.api import Api, ApiError, Unreachable
 from cluster.kubelet.network import Network, PodNetwork
-from cluster.kubelet.policies import PodFacts, doors, facts
+from cluster.kubelet.policies import Doors, Opening, PodFacts, Ports, doors, facts
 from cluster.kubelet.rules import ruleset
 from cluster.kubelet.services import Place, Services
 
@@ -26,11 +28,24 @@ T = TypeVar("T")
 POLICIES = "/apis/networking.k8s.io/v1"
 
 
+@functools.cache
 def missing() -> str | None:
     """Why there can be none here; None when there can."""
     if shutil.which("nft") is None or shutil.which("nsenter") is None:
         return "the test kubelet enforces NetworkPolicies by `nft`: apt-get install nftables"
-    return None
+    # Rules of every kind, in a namespace that ends with the command: not every kernel knows them.
+    rules = ruleset(
+        Doors((), (Opening(("10.0.0.0/8",), ("10.0.0.2/32",), (Ports("TCP", 80, 81),)),)),
+        address="10.0.0.2",
+        node=("10.0.0.1",),
+        service_range="10.1.0.0/16",
+        fronts={("10.1.0.1", "TCP", 80): [("10.0.0.3", 80), ("10.0.0.4", 81)]},
+    )
+    command = ["unshare", "--net", "nft", "-f", "-"]
+    tried = subprocess.run(command, input=rules, capture_output=True, text=True, check=False)
+    return (
+        f"the kernel takes no rules by which NetworkPolicies are enforced: {tried.stderr}" if tried.returncode else None
+    )
 
 
 @dataclass(slots=True)
