@@ -43,9 +43,7 @@ def missing() -> str | None:
     )
     command = ["unshare", "--net", "nft", "-f", "-"]
     tried = subprocess.run(command, input=rules, capture_output=True, text=True, check=False)
-    return (
-        f"the kernel takes no rules by which NetworkPolicies are enforced: {tried.stderr}" if tried.returncode else None
-    )
+    return f"this kernel cannot enforce NetworkPolicies: {tried.stderr}" if tried.returncode else None
 
 
 @dataclass(slots=True)
