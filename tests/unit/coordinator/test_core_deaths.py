@@ -92,6 +92,18 @@ def test_who_gives_no_sign_of_life_however_long_is_waited_for_hangs_and_that_is_
     assert "gave no sign of life for 24 s and was killed before the first step, 3 times" in party.machine.record.reason
 
 
+def test_memory_that_is_never_enough_for_a_process_ends_the_job_the_third_time_though_a_kill_does_not() -> None:
+    words = "was killed by the kernel: more memory was used than the limit of 1 GiB"
+    for starved in (False, True):
+        party = Party(2)
+        party.go(5.0, heard=(0, 1))
+        for _ in range(3):
+            assert party.state is not JobState.FAILED
+            party.die(1, words=words, out_of_memory=starved)
+        assert (party.state is JobState.FAILED) == starved
+    assert f"j-w1 {words} at about step {party.step}, 3 times" in party.machine.record.reason
+
+
 def test_a_script_that_ends_the_process_without_a_word_is_a_bug_the_third_time() -> None:
     party = Party(1)
     for _ in range(3):

@@ -174,14 +174,15 @@ def test_goodput_is_a_ratio_of_two_counters_that_begin_with_the_first_world() ->
         (-8, False, "signal"),
         (1, False, "exit"),
         (-9, True, "silent"),
+        (-9, None, "out_of_memory"),
     ],
 )
-def test_a_death_is_counted_once_by_what_it_was_of(code: int, silent: bool, cause: str) -> None:
+def test_a_death_is_counted_once_by_what_it_was_of(code: int, silent: bool | None, cause: str) -> None:
     party = Party(2)
     party.tell(ev.WorkerDetached(*party.who(1)))
     earlier = party.who(1)[1]
     party.life[1] = 1
-    died = PostMortem(earlier, code, "died", silent=silent)
+    died = PostMortem(earlier, code, "died", silent=bool(silent), out_of_memory=silent is None)
     hello = ev.WorkerAttached(*party.who(1), "host:1", pid=2, previous=died)
     party.tell(hello)
     party.tell(ev.WorkerDetached(*party.who(1)))

@@ -72,7 +72,7 @@ def test_whatever_was_written_can_be_told(raw: bytes) -> None:
 def test_it_comes_out_of_the_environment_as_it_went_in(
     incarnation: str, code: int, words: str, stack: str, step: int, asked: bool, silent: bool, patience: int
 ) -> None:
-    told = PostMortem(incarnation, code, words, stack, step, asked, silent, patience)
+    told = PostMortem(incarnation, code, words, stack, step, asked, silent, patience, out_of_memory=not silent)
     environment = {ENVIRONMENT: told.encode(), "OTHER": "stays"}
     heard = PostMortem.take(environment)
     assert heard is not None

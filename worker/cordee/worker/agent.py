@@ -23,6 +23,7 @@ from collections.abc import Sequence
 from cordee.worker import exit_codes, watch
 from cordee.worker.child import Child
 from cordee.worker.logfile import LogFile
+from cordee.worker.memory import Memory
 from cordee.worker.orphans import adopt_orphans, end_orphans, kill_group
 from cordee.worker.outlet import Outlet
 from cordee.worker.patience import Patience
@@ -61,6 +62,7 @@ class Agent:
         self._stopped_seconds = stopped_seconds
         self._policy = policy or RestartPolicy()
         self._patience = Patience()
+        self._memory = Memory()
         self._selector = selectors.DefaultSelector()
         self._spawner = Spawner(
             command, zygote_command, self._selector, started=self._started, lost=self._start, note=self._note
@@ -239,7 +241,7 @@ class Agent:
         if self._child is not None:  # the zygote was asked for it, and is lost: should it be there, it ends by this
             self._child.close()
         self._reaped.clear()
-        self._child = child = Child(self._selector, self._log)
+        self._child = child = Child(self._selector, self._log, self._memory)
         self._incarnation = child.incarnation
         environment = {"CORDEE_INCARNATION": child.incarnation}
         if self._previous is not None:

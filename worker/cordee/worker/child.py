@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import os
 import selectors
+import signal
 import socket
 import time
 
 from cordee.worker import exit_codes, lifeword
 from cordee.worker.logfile import LineSplitter, LogFile
+from cordee.worker.memory import Memory
 from cordee.worker.patience import Patience
 from cordee.worker.postmortem import PostMortem, tidy_stacks
 from cordee.worker.watch import Watch
@@ -26,7 +28,7 @@ _DRAIN_SECONDS = 0.2
 class Child:
     """Made before its process is; `theirs` are the ends to give to that: stdout, stderr, lifeline, stacks."""
 
-    def __init__(self, selector: selectors.BaseSelector, log: LogFile) -> None:
+    def __init__(self, selector: selectors.BaseSelector, log: LogFile, memory: Memory) -> None:
         self.incarnation = os.urandom(8).hex()
         self.pid: int | None = None
         self.watch: Watch | None = None
@@ -39,6 +41,7 @@ class Child:
         self._why = ""
         self._selector = selector
         self._log = log
+        self._memory, self._kills = memory, memory.kills()
         self._lifeline, lifeline = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self._lifeline.setblocking(False)
         self._stacks = os.memfd_create("cordee-stacks")
@@ -129,7 +132,10 @@ class Child:
         as, and the post-mortem. `patience` is what the next one will have."""
         self._drain()
         settled, words = exit_codes.settle(code, self._said, self._why)
-        silent = False
+        silent, starved = False, ""
+        if code == -signal.SIGKILL and self._said is None and not (self.watch is not None and self.watch.reason):
+            starved = self._memory.words(self._kills)
+            words = starved or words
         if self.watch is not None and self.watch.reason and self._said is None:
             words, silent = self.watch.reason, self.watch.silent
         stack = tidy_stacks(os.pread(self._stacks, _READ_BYTES, 0))
@@ -138,7 +144,15 @@ class Child:
             self.note(stack.split("\n"))
         asked = asked or settled in (exit_codes.DRAINED, exit_codes.STOPPED, exit_codes.FENCED)
         return settled, PostMortem(
-            self.incarnation, code, words, stack, self.step, asked, silent=silent, patience=patience.factor
+            self.incarnation,
+            code,
+            words,
+            stack,
+            self.step,
+            asked,
+            silent=silent,
+            patience=patience.factor,
+            out_of_memory=bool(starved),
         )
 
     def close(self) -> None:

@@ -29,7 +29,7 @@ MAX_STACK_CHARACTERS = 8000
 class PostMortem:
     """One process's end."""
 
-    __slots__ = ("asked", "code", "incarnation", "patience", "silent", "stack", "step", "words")
+    __slots__ = ("asked", "code", "incarnation", "out_of_memory", "patience", "silent", "stack", "step", "words")
 
     def __init__(
         self,
@@ -41,6 +41,7 @@ class PostMortem:
         asked: bool,
         silent: bool = False,
         patience: int = 1,
+        out_of_memory: bool = False,
     ) -> None:
         self.incarnation = incarnation
         self.code = code
@@ -56,6 +57,8 @@ class PostMortem:
         """It was killed because it gave no sign of life."""
         self.patience = patience
         """How many times longer than usual the next one may be silent."""
+        self.out_of_memory = out_of_memory
+        """The kernel killed it for want of memory."""
 
     def fields(self) -> dict[str, Any]:
         return {name: getattr(self, name) for name in self.__slots__}

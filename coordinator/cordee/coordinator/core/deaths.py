@@ -25,7 +25,7 @@ def bury(crew: Crew, slot: Slot, previous: PostMortem) -> bool:
         crew.tell("stack", f"{slot.worker}, as it ended:\n{previous.stack}")
     # What may be slow but right is tried with more and more patience; what is silent for the longest time is not slow.
     hangs = previous.silent and previous.patience >= LONGEST_PATIENCE
-    if not own_doing(previous.code) and not hangs:
+    if not own_doing(previous.code) and not hangs and not previous.out_of_memory:
         return False
     return dies_again(crew, slot.worker, "", previous.code, previous.words, previous.step, previous.stack)
 

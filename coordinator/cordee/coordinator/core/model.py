@@ -147,6 +147,8 @@ class PostMortem:
     """Its agent killed it because it gave no sign of life."""
     patience: int = 1
     """How many times longer than usual the next one may be silent, as its agent decided."""
+    out_of_memory: bool = False
+    """The kernel killed it for want of memory."""
 
 
 @dataclass(frozen=True, slots=True)

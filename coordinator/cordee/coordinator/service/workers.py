@@ -228,6 +228,7 @@ def _previous(told: pb.PostMortem) -> PostMortem:
         asked=told.asked,
         silent=told.silent,
         patience=told.patience,
+        out_of_memory=told.out_of_memory,
     )
 
 

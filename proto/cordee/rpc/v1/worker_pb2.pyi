@@ -117,7 +117,7 @@ class Hello(_message.Message):
     def __init__(self, job: _Optional[str] = ..., worker: _Optional[str] = ..., incarnation: _Optional[str] = ..., address: _Optional[str] = ..., generation: _Optional[int] = ..., step: _Optional[int] = ..., has_state: _Optional[bool] = ..., pid: _Optional[int] = ..., waiting: _Optional[bool] = ..., previous: _Optional[_Union[PostMortem, _Mapping]] = ...) -> None: ...
 
 class PostMortem(_message.Message):
-    __slots__ = ("incarnation", "code", "words", "stack", "step", "asked", "silent", "patience")
+    __slots__ = ("incarnation", "code", "words", "stack", "step", "asked", "silent", "patience", "out_of_memory")
     INCARNATION_FIELD_NUMBER: _ClassVar[int]
     CODE_FIELD_NUMBER: _ClassVar[int]
     WORDS_FIELD_NUMBER: _ClassVar[int]
@@ -126,6 +126,7 @@ class PostMortem(_message.Message):
     ASKED_FIELD_NUMBER: _ClassVar[int]
     SILENT_FIELD_NUMBER: _ClassVar[int]
     PATIENCE_FIELD_NUMBER: _ClassVar[int]
+    OUT_OF_MEMORY_FIELD_NUMBER: _ClassVar[int]
     incarnation: str
     code: int
     words: str
@@ -134,7 +135,8 @@ class PostMortem(_message.Message):
     asked: bool
     silent: bool
     patience: int
-    def __init__(self, incarnation: _Optional[str] = ..., code: _Optional[int] = ..., words: _Optional[str] = ..., stack: _Optional[str] = ..., step: _Optional[int] = ..., asked: _Optional[bool] = ..., silent: _Optional[bool] = ..., patience: _Optional[int] = ...) -> None: ...
+    out_of_memory: bool
+    def __init__(self, incarnation: _Optional[str] = ..., code: _Optional[int] = ..., words: _Optional[str] = ..., stack: _Optional[str] = ..., step: _Optional[int] = ..., asked: _Optional[bool] = ..., silent: _Optional[bool] = ..., patience: _Optional[int] = ..., out_of_memory: _Optional[bool] = ...) -> None: ...
 
 class Welcome(_message.Message):
     __slots__ = ("heartbeat_seconds", "generation", "secret")

@@ -28,7 +28,7 @@ CHECKPOINT_TROUBLES: Final = {"checkpoint_failed": "failed", "checkpoint_damaged
 """Kinds of workers' notes that are about a checkpoint's failure, and what they count as."""
 
 _SIGNALS: Final = {-9: "killed", -15: "terminated", -11: "segmentation_fault", -7: "bus_error", -6: "aborted"}
-_DEATHS: Final = (*_SIGNALS.values(), "signal", "exit", "silent")
+_DEATHS: Final = (*_SIGNALS.values(), "signal", "exit", "silent", "out_of_memory")
 
 
 @dataclass(slots=True)
@@ -126,7 +126,7 @@ class JobCounts:
 
     def died(self, death: PostMortem) -> None:
         """A worker's process died."""
-        self.deaths["silent" if death.silent else _SIGNALS.get(death.code, "signal" if death.code < 0 else "exit")] += 1
+        self.deaths[_cause(death)] += 1
 
     def checkpointed(self, num_bytes: int, seconds: float) -> None:
         """A checkpoint was committed."""
@@ -150,3 +150,9 @@ class ServiceCounts:
         key = (method, route, str(status))
         self.requests[key] = self.requests.get(key, 0) + 1
         self.request_seconds.setdefault((method, route), Histogram(_REQUEST_BUCKETS)).observe(seconds)
+
+
+def _cause(death: PostMortem) -> str:
+    if death.out_of_memory:
+        return "out_of_memory"
+    return "silent" if death.silent else _SIGNALS.get(death.code, "signal" if death.code < 0 else "exit")
