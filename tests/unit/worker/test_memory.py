@@ -1,4 +1,4 @@
-"""Whether the kernel has killed for want of memory: both kinds of control groups as kernels write them, and a real one."""
+"""Whether the kernel killed for want of memory: control groups of both kinds, as kernels write them, and a real one."""
 
 from __future__ import annotations
 
