@@ -126,4 +126,7 @@ def check_doors(platform: Platform, strangers: list[PodPlace], job: str, other: 
         prometheus: open_to_all | metrics,
     }
     places = set().union(*ports.values(), doors, metrics, api_server)
-    assert reached(plane, places, expected) == expected
+    found = reached(plane, places, expected)
+    too_open = {(pod.name, place) for pod, wanted in expected.items() for place in found[pod] - wanted}
+    too_tight = {(pod.name, place) for pod, wanted in expected.items() for place in wanted - found[pod]}
+    assert (too_open, too_tight) == (set(), set())
