@@ -217,6 +217,12 @@ def test_threads_and_device_come_from_the_environment(monkeypatch: pytest.Monkey
         ct.set_num_threads(0)
 
 
+def test_a_missing_gpu_is_told_by_what_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "cupy", None)  # as if it were not installed
+    with pytest.raises(ct.DeviceError, match=r"CORDEE_DEVICE is cuda, but CuPy is not installed: .*; or use cpu"):
+        ct.set_device("cuda")
+
+
 def test_arrays_of_the_tensor_are_plain_memory() -> None:
     x = ct.arange(6).reshape(2, 3)
     assert x.is_contiguous()

@@ -84,25 +84,24 @@ def set_device(device: str) -> None:
     """Choose where new tensors live: `cpu`, `cuda`, or `auto`."""
     if device not in ("auto", "cpu", "cuda"):
         raise DeviceError(f"unknown device {device!r}: CORDEE_DEVICE is one of cpu, cuda, auto")
-    module: Any = np
-    if device != "cpu" and (cupy := _cupy_with_device()) is not None:
-        module = cupy
-    elif device == "cuda":
-        raise DeviceError(
-            "CORDEE_DEVICE is cuda, but CuPy or a CUDA device is missing: pip install 'cordee[cuda]', or use cpu"
-        )
+    module, lack = (np, "") if device == "cpu" else _cupy_with_device()
+    if device == "cuda" and lack:
+        raise DeviceError(f"CORDEE_DEVICE is cuda, but {lack}; or use cpu")
     _State.module = module
 
 
-def _cupy_with_device() -> Any:
-    """CuPy, if it is installed and sees a device; else None. The search costs no import where CuPy is missing."""
+def _cupy_with_device() -> tuple[Any, str]:
+    """CuPy, where it is installed and sees a device; else NumPy, and what is missing. The search imports nothing."""
     if importlib.util.find_spec("cupy") is None:
-        return None
+        return np, "CuPy is not installed: pip install 'cordee[cuda]'"
     cupy = importlib.import_module("cupy")
+    why = "it counts none"
     try:
-        return cupy if cupy.cuda.runtime.getDeviceCount() > 0 else None
-    except cupy.cuda.runtime.CUDARuntimeError:
-        return None
+        if cupy.cuda.runtime.getDeviceCount() > 0:
+            return cupy, ""
+    except cupy.cuda.runtime.CUDARuntimeError as error:
+        why = str(error)  # of a container without GPUs: that its driver is insufficient, for it has none
+    return np, f"CuPy sees no device ({why}): give a container one by --gpus, a pod by resources.gpu"
 
 
 def device_name(array: Any = None) -> str:
