@@ -57,6 +57,14 @@ def test_how_long_jobs_are_kept_is_told_to_the_coordinator(tmp_path: Path) -> No
     assert (kept.max_jobs, kept.max_age_days) == (None, 30.5)
 
 
+def test_roles_are_told_to_the_coordinator(tmp_path: Path) -> None:
+    auth = config_of(case="existing-secrets", folder=tmp_path).auth
+    assert [(token.name, token.role) for token in auth.tokens] == [("nightly", "editor"), ("alice", "viewer")]
+    assert auth.oidc is not None
+    assert (auth.oidc.role, auth.oidc.groups, auth.oidc.editor_groups) == ("viewer", ("ml",), ())
+    assert auth.oidc.admin_groups == ("platform",)
+
+
 @case
 def test_every_file_of_the_configuration_is_mounted(case: str, tmp_path: Path) -> None:
     rendered = render(case=case)

@@ -27,6 +27,7 @@ __all__ = [
     "NamedToken",
     "Oidc",
     "Retention",
+    "Role",
     "SecretKey",
     "Storage",
     "Tls",
@@ -85,11 +86,16 @@ class Tls(SpecModel):
     )
 
 
+Role = Literal["viewer", "editor", "admin"]
+"""What somebody may do: look; submit, scale and cancel as well; everything (`service/people.py` has the table)."""
+
+
 class NamedToken(SpecModel):
     """A static token of one person or program."""
 
     name: str = Field(min_length=1, description="who has it: what the history and the log call them")
     file: AbsolutePath = Field(description="the file that holds it (at least 16 ASCII characters)")
+    role: Role = Field(default="viewer", description="look; submit, scale and cancel, too; or remove jobs as well")
 
 
 class Oidc(SpecModel):
@@ -99,7 +105,16 @@ class Oidc(SpecModel):
     audience: str = Field(min_length=1, description="the audience a token must be for")
     username_claim: str = Field(default="sub", description="the claim that says who they are")
     groups_claim: str | None = Field(default=None, description="the claim that lists their groups")
-    groups: tuple[str, ...] = Field(default=(), strict=False, description="one of these groups is needed; none: all")
+    groups: tuple[str, ...] = Field(
+        default=(), strict=False, description="one of these groups is needed, or of those below; none: all come in"
+    )
+    role: Role = Field(default="viewer", description="what whoever comes in may do, if no group gives them more")
+    editor_groups: tuple[str, ...] = Field(
+        default=(), strict=False, description="who is in one of these submits, scales and cancels"
+    )
+    admin_groups: tuple[str, ...] = Field(
+        default=(), strict=False, description="who is in one of these does everything"
+    )
     authority: AbsolutePath | None = Field(default=None, description="PEM file: what the issuer is verified by")
 
 

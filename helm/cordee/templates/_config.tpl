@@ -18,7 +18,8 @@
 {{- $auth := dict "tokenFile" "/var/run/secrets/cordee/token/token" "metricsTokenFile" "/var/run/secrets/cordee/metrics/token" -}}
 {{- $tokens := list -}}
 {{- range .Values.auth.tokens -}}
-{{- $tokens = append $tokens (dict "name" .name "file" (printf "/var/run/secrets/cordee/tokens/%s" .name)) -}}
+{{- $tokens = append $tokens (dict "name" .name "file" (printf "/var/run/secrets/cordee/tokens/%s" .name)
+    "role" (.role | default "viewer")) -}}
 {{- end -}}
 {{- if $tokens -}}{{- $_ := set $auth "tokens" $tokens -}}{{- end -}}
 {{- with .Values.auth.tokenReview -}}
@@ -26,9 +27,11 @@
 {{- end -}}
 {{- with .Values.auth.oidc -}}
 {{- if .issuer -}}
-{{- $oidc := dict "issuer" .issuer "audience" .audience "usernameClaim" .usernameClaim -}}
+{{- $oidc := dict "issuer" .issuer "audience" .audience "usernameClaim" .usernameClaim "role" .role -}}
 {{- if .groupsClaim -}}{{- $_ := set $oidc "groupsClaim" .groupsClaim -}}{{- end -}}
-{{- if .groups -}}{{- $_ := set $oidc "groups" .groups -}}{{- end -}}
+{{- range $field := list "groups" "editorGroups" "adminGroups" -}}
+{{- with index $.Values.auth.oidc $field -}}{{- $_ := set $oidc $field . -}}{{- end -}}
+{{- end -}}
 {{- if .authorityConfigMap -}}{{- $_ := set $oidc "authority" "/etc/cordee/oidc/ca.crt" -}}{{- end -}}
 {{- $_ := set $auth "oidc" $oidc -}}
 {{- end -}}

@@ -8,7 +8,7 @@ or remove. `kubectl auth can-i create tj` says it as well.
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from cordee.coordinator.service.people import METRICS, Principal
+from cordee.coordinator.service.people import METRICS, REMOVE, Principal
 from cordee.k8s.api import Api
 from cordee.k8s.reviews import GROUP, RESOURCE, Identity, Reviews
 
@@ -44,7 +44,7 @@ class _Rights:
 
 
 def _in_rbac(verb: str) -> str:
-    return "list" if verb == METRICS else verb
+    return {METRICS: "list", REMOVE: "delete"}.get(verb, verb)
 
 
 class ReviewedPeople:

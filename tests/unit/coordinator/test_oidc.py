@@ -21,6 +21,7 @@ from jwt.algorithms import ECAlgorithm, RSAAlgorithm
 from cordee.coordinator.config import Oidc
 from cordee.coordinator.errors import CoordinatorError, UnavailableError
 from cordee.coordinator.service.oidc import AGAIN_SECONDS, FRESH_SECONDS, STALE_SECONDS, OidcTokens, read_keys
+from cordee.coordinator.service.people import METRICS, REMOVE
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 import ssl
@@ -116,7 +117,7 @@ async def test_a_token_of_either_kind_of_key_names_its_owner(provider: Provider)
         principal = await tokens.identify(token)
         assert principal is not None
         assert principal.name == "jane"
-        assert await principal.rights.allow("create")
+        assert await principal.rights.allow("get")
     assert provider.asked == ["/realm/.well-known/openid-configuration", "/realm/keys"]
     await tokens.close()
 
@@ -334,6 +335,37 @@ async def test_only_members_of_the_named_groups_come_in(provider: Provider) -> N
         assert (principal is not None) is comes_in, roles
         assert principal is None or principal.name == "jane@example.org"
     await tokens.close()
+
+
+@pytest.mark.parametrize(
+    ("said", "verbs"),
+    [
+        (["guests"], None),
+        (["training"], "get list metrics"),
+        ([], None),
+        (["editors"], "get list metrics create update delete"),
+        (["training", "editors"], "get list metrics create update delete"),
+        (["editors", "platform"], "get list metrics create update delete remove None"),
+    ],
+)
+async def test_groups_give_roles(provider: Provider, said: list[str], verbs: str | None) -> None:
+    tokens = door(provider, groups=("training",), editor_groups=("editors",), admin_groups=("platform",))
+    principal = await tokens.identify(provider.token(groups=said))
+    await tokens.close()
+    assert (principal is None) is (verbs is None)
+    if principal is not None and verbs is not None:
+        asked = ("get", "list", METRICS, "create", "update", "delete", REMOVE, None)
+        assert [str(verb) for verb in asked if await principal.rights.allow(verb)] == verbs.split()
+
+
+async def test_who_may_do_what_without_groups_is_one_word(provider: Provider) -> None:
+    for settings, creates in (({}, False), ({"role": "editor"}, True)):
+        tokens = door(provider, **settings)
+        principal = await tokens.identify(provider.token(groups=["editors"]))
+        await tokens.close()
+        assert principal is not None
+        assert await principal.rights.allow("get")
+        assert await principal.rights.allow("create") is creates
 
 
 async def test_the_provider_is_verified_by_its_authority(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from cordee.coordinator.errors import CoordinatorError
 from cordee.coordinator.service.controller import Controller
 from cordee.coordinator.service.identity import JobTokens, WorkerVerifier
 from cordee.coordinator.service.launchers.base import Launcher
-from cordee.coordinator.service.people import Authenticator, OnlyMetrics, People, Principal, StaticTokens
+from cordee.coordinator.service.people import Authenticator, OnlyMetrics, People, Principal, StaticTokens, rights_of
 
 if TYPE_CHECKING:
     from cordee.coordinator.config import Config
@@ -24,7 +24,7 @@ def open_people(config: "Config | None", token: str) -> People:
     named = config.auth if config is not None else None
     if named is None:
         return People([StaticTokens([], fixed=[(token, Principal())])])
-    files = [(Path(one.file), Principal(one.name)) for one in named.tokens]
+    files = [(Path(one.file), Principal(one.name, rights_of(one.role))) for one in named.tokens]
     if named.metrics_token_file is not None:
         files.append((Path(named.metrics_token_file), Principal("metrics", OnlyMetrics())))
     if named.token_file is not None:

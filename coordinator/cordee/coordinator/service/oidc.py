@@ -24,7 +24,7 @@ from jwt.algorithms import ECAlgorithm, RSAAlgorithm
 from cordee.coordinator.config import Oidc
 from cordee.coordinator.errors import CoordinatorError, UnavailableError
 from cordee.coordinator.service.auth import is_loopback
-from cordee.coordinator.service.people import Principal
+from cordee.coordinator.service.people import Principal, rights_of
 
 __all__ = ["OidcTokens", "read_keys"]
 
@@ -111,13 +111,20 @@ class OidcTokens:
         if not isinstance(name, str) or not name.strip() or not name.isprintable():
             _log.info("a token has no usable claim %r", self._settings.username_claim)
             return None
-        if self._settings.groups:
-            said = claims.get(self._settings.groups_claim or "groups")
-            groups = [said] if isinstance(said, str) else said if isinstance(said, list) else []
-            if not any(group in self._settings.groups for group in groups if isinstance(group, str)):
-                _log.info("%s is in none of the groups that may come in", name[:_MAX_NAME])
-                return None
-        return Principal(name[:_MAX_NAME])
+        settings, groups = self._settings, self._groups(claims)
+        if not groups.isdisjoint(settings.admin_groups):
+            return Principal(name[:_MAX_NAME], rights_of("admin"))
+        if not groups.isdisjoint(settings.editor_groups):
+            return Principal(name[:_MAX_NAME], rights_of("editor"))
+        if settings.groups and groups.isdisjoint(settings.groups):
+            _log.info("%s is in none of the groups that may come in", name[:_MAX_NAME])
+            return None
+        return Principal(name[:_MAX_NAME], rights_of(settings.role))
+
+    def _groups(self, claims: Mapping[str, Any]) -> set[str]:
+        said = claims.get(self._settings.groups_claim or "groups")
+        listed = [said] if isinstance(said, str) else said if isinstance(said, list) else []
+        return {group for group in listed if isinstance(group, str)}
 
     # -- keys
 

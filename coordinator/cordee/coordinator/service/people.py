@@ -1,32 +1,40 @@
 """Who comes in over REST, and what they may do.
 
-Several authenticators may be set up; a token is good if one of them knows it. Static tokens and those of an OpenID
-Connect provider open everything (who may have one is decided where they are made); a Kubernetes identity is asked
-about, request by request, and the metrics token opens one page. What a request does is a verb, by `verb_of`: a page
-without a verb is closed to everybody whose rights are limited, so a new route is closed until it is put into the table.
+Several authenticators may be set up; a token is good if one of them knows it. The administrator's opens everything. To
+other static tokens, and to people of an OpenID Connect provider, the configuration gives a role; a Kubernetes identity
+is asked about, request by request, and the metrics token opens one page. What a request does is a verb, by `verb_of`: a
+page without a verb is closed to everybody whose rights are limited, so a new route is closed until it is put into the
+table.
 """
 
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final, Protocol
+from typing import TYPE_CHECKING, Final, Literal, Protocol
 
 from cordee.coordinator.service import auth
 
+if TYPE_CHECKING:
+    from cordee.coordinator.config import Role
+
 __all__ = [
     "METRICS",
+    "REMOVE",
     "Authenticator",
     "Everything",
+    "InRole",
     "OnlyMetrics",
     "People",
     "Principal",
     "Rights",
     "StaticTokens",
+    "rights_of",
     "verb_of",
 ]
 
 METRICS: Final = "metrics"
+REMOVE: Final = "remove"
 
 _JOB: Final = r"/v1/jobs/[^/]+"
 _VERBS: Final[tuple[tuple[str, str, str], ...]] = (
@@ -35,7 +43,7 @@ _VERBS: Final[tuple[tuple[str, str, str], ...]] = (
     ("GET", r"/v1/jobs", "list"),
     ("POST", r"/v1/jobs", "create"),
     ("GET", _JOB, "get"),
-    ("DELETE", _JOB, "delete"),
+    ("DELETE", _JOB, REMOVE),
     ("GET", _JOB + r"/(events|logs|watch)", "get"),
     ("GET", _JOB + r"/files(/.*)?", "get"),
     ("POST", _JOB + r"/scale", "update"),
@@ -44,7 +52,11 @@ _VERBS: Final[tuple[tuple[str, str, str], ...]] = (
     ("HEAD", r"/v1/bundles/[^/]+", "create"),
     ("PUT", r"/v1/bundles/[^/]+", "create"),
 )
-"""Verbs are those that Kubernetes' RBAC has for `trainingjobs.cordee.dev`; METRICS is a page of its own."""
+"""Verbs are those that Kubernetes' RBAC has for `trainingjobs.cordee.dev`; METRICS is a page of its own, and REMOVE
+takes results away, which `delete` (a running job's end) does not."""
+
+_LOOK: Final = frozenset({METRICS, "get", "list"})
+_EDIT: Final = _LOOK | {"create", "update", "delete"}
 
 
 def verb_of(method: str, path: str) -> str | None:
@@ -89,6 +101,27 @@ class OnlyMetrics:
     def refused(self, verb: str | None) -> tuple[str, str]:  # noqa: ARG002  its protocol
         """All others."""
         return "", "this token opens /metrics and nothing else"
+
+
+class InRole:
+    """The rights of a role of the configuration's."""
+
+    def __init__(self, role: Literal["viewer", "editor"]) -> None:
+        self._role = role
+
+    async def allow(self, verb: str | None) -> bool:
+        """What stands in the table."""
+        return verb in (_LOOK if self._role == "viewer" else _EDIT)
+
+    def refused(self, verb: str | None) -> tuple[str, str]:
+        """What another role may."""
+        needed = "editor" if verb in _EDIT else "admin"
+        return "", f"their role is {self._role}, this takes the role {needed}; the coordinator's configuration gives it"
+
+
+def rights_of(role: "Role") -> Rights:
+    """What somebody in a role may do."""
+    return Everything() if role == "admin" else InRole(role)
 
 
 @dataclass(frozen=True)
