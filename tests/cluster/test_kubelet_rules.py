@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import socket
+import ssl
 from dataclasses import replace
 from typing import Any
 
@@ -10,12 +13,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from cluster.kubelet.api import Access, Api
 from cluster.kubelet.decisions import Backoff, decide
 from cluster.kubelet.environment import ConfigError, command_of, environment_of, expand, quantity, resource_of
 from cluster.kubelet.images import Image
 from cluster.kubelet.probes import Verdicts
+from cluster.kubelet.proxy import Proxy
 from cluster.kubelet.runtime import user_of
-from cluster.kubelet.services import targets
+from cluster.kubelet.services import Services, targets
 from cluster.kubelet.statuses import Container, Running, Terminated, Waiting, containers_of, phase, pod_status, resumed
 from cluster.kubelet.volumes import File, Owner, write_atomically
 
@@ -292,3 +297,35 @@ def test_files_change_all_at_once(tmp_path: Any) -> None:
     assert sorted(p.name for p in tmp_path.iterdir() if not p.name.startswith("..")) == ["a", "c"]
     assert ((tmp_path / "a").read_bytes(), (tmp_path / "c").read_bytes()) == (b"3", b"4")
     assert (tmp_path / "a").readlink().parts[0] == "..data"
+
+
+async def test_a_proxy_that_ends_ends_its_connections_and_has_nothing_to_say_about_it() -> None:
+    said: list[dict[str, Any]] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _loop, context: said.append(context))
+    came: asyncio.Queue[asyncio.StreamWriter] = asyncio.Queue()
+    behind = await asyncio.start_server(lambda _reader, writer: came.put_nowait(writer), "127.0.0.1", 0)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        door = free.getsockname()
+    host, port = behind.sockets[0].getsockname()
+    server = f"http://{host}:{port}"
+    proxy = Proxy(Services(Api(Access(server, ssl.create_default_context()))), server, door)
+    running = asyncio.create_task(proxy.run())
+    async with asyncio.timeout(10):
+        while True:
+            try:
+                reader, writer = await asyncio.open_connection(*door)
+                break
+            except ConnectionRefusedError:
+                await asyncio.sleep(0)
+        theirs = await came.get()
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)
+        with contextlib.suppress(ConnectionResetError):
+            assert await reader.read() == b""
+        for end in (writer, theirs):
+            end.close()
+            with contextlib.suppress(ConnectionError):
+                await end.wait_closed()
+    behind.close()
+    assert said == []

@@ -61,12 +61,15 @@ class Proxy:
                 self._listeners[place] = await self._listen(place)
 
     async def _listen(self, place: Place) -> asyncio.Server:
-        async def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-            task = asyncio.current_task()
-            assert task is not None
+        # A task of our own: Python 3.11's streams take one that is cancelled for a failure, and say so.
+        def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            def over(task: asyncio.Task[None]) -> None:
+                self._connections.discard(task)
+                writer.close()
+
+            task = asyncio.get_running_loop().create_task(self._serve(place, reader, writer))
             self._connections.add(task)
-            task.add_done_callback(self._connections.discard)
-            await self._serve(place, reader, writer)
+            task.add_done_callback(over)
 
         return await asyncio.start_server(accept, *place, backlog=256)
 
