@@ -180,6 +180,7 @@ async def test_people_may_do_over_rest_what_rbac_lets_them_do_with_training_jobs
             assert await status("viewer", "POST", "/v1/jobs") == 403
             assert await status("viewer", "POST", "/v1/jobs/x/scale") == 403
             assert await status("viewer", "POST", "/v1/jobs/x/cancel") == 403
+            assert await status("viewer", "DELETE", "/v1/jobs/x") == 403
             assert await status("viewer", "GET", "/no/such/page") == 403
             assert await status("submitter", "POST", "/v1/jobs") == 422  # taken in, and found to be no job
             assert await status("submitter", "GET", "/v1/jobs") == 403

@@ -253,7 +253,7 @@ def test_workers_are_changed_from_both_sides_and_a_deletion_cancels(cluster: Clu
     assert not agents(cluster.state), "its agents went before it"
 
 
-def test_a_job_that_cordee_cancels_says_so(cluster: Cluster) -> None:
+def test_a_job_that_cordee_cancels_says_so_and_one_that_it_removes_takes_its_object_along(cluster: Cluster) -> None:
     submitted = cluster.submit(epochs=2000)
     name = submitted["id"]
     cluster.until(lambda: cluster.exists(name), "the job has no object")
@@ -262,6 +262,10 @@ def test_a_job_that_cordee_cancels_says_so(cluster: Cluster) -> None:
     cluster.until_status(name, lambda status: status.get("state") == "cancelled")
     conditions = {each["type"]: each["status"] for each in cluster.read(name)["status"]["conditions"]}
     assert (conditions["Succeeded"], conditions["Failed"], conditions["Stalled"]) == ("False", "False", "True")
+    cluster.until(lambda: "finalizers" not in cluster.read(name)["metadata"], "its agents do not go")
+    with cluster.client() as client:
+        client.delete(name)
+    cluster.until(lambda: not cluster.exists(name), "its object does not go")
 
 
 def test_neither_the_api_server_nor_the_coordinator_is_needed_for_training(cluster: Cluster) -> None:
