@@ -93,7 +93,7 @@ def set_device(device: str) -> None:
 def _cupy_with_device() -> tuple[Any, str]:
     """CuPy, where it is installed and sees a device; else NumPy, and what is missing. The search imports nothing."""
     if importlib.util.find_spec("cupy") is None:
-        return np, "CuPy is not installed: pip install 'cordee[cuda]'"
+        return np, "CuPy is not installed: pip install 'cordee[cuda]', in a container take the image's variant -cuda"
     cupy = importlib.import_module("cupy")
     why = "it counts none"
     try:
