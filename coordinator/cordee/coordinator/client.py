@@ -58,7 +58,7 @@ _REQUEST_SECONDS: Final = 30.0
 _STREAM_SILENCE_SECONDS: Final = 60.0  # a watched job may rest; a peer that vanished is found by asking again
 _SUBMIT_AGAIN_SECONDS: Final = 20.0
 _PAUSE_SECONDS: Final = 0.2
-_PAGE: Final = 200  # jobs that are asked for at once
+_PAGE: Final = 100  # jobs that are asked for at once
 
 
 class Client:

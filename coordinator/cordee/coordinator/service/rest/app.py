@@ -47,6 +47,7 @@ from cordee.coordinator.service.rest.uploads import add_uploads
 __all__ = ["create_app"]
 
 _NDJSON: Final = "application/x-ndjson"
+_MAX_JOBS: Final = 250  # of one page: they are written down on the loop, 0.1 s for so many with their newest events
 _MAX_ID: Final = 2**63 - 1  # databases' integers end there
 
 State = Literal[
@@ -141,7 +142,7 @@ def _add_jobs(app: FastAPI, controller: Controller) -> None:
             str | None,
             Query(description="what the page before calls 'next'", json_schema_extra={"pattern": PLACE}),
         ] = None,
-        limit: Annotated[int, Query(ge=1, le=1000, description="how many a page has at most")] = 100,
+        limit: Annotated[int, Query(ge=1, le=_MAX_JOBS, description="how many a page has at most")] = 100,
     ) -> JobList:
         """Jobs, newest first, a page at a time. No job is told twice or missed that is there all the while."""
         return controller.jobs(states=state or (), name_prefix=name_prefix, after=after, limit=limit)
@@ -179,7 +180,7 @@ def _add_jobs(app: FastAPI, controller: Controller) -> None:
     async def events(
         ref: Ref,
         after: Annotated[
-            int, Query(ge=0, le=2**63 - 1, description="the id of the last event that is known already")
+            int, Query(ge=0, le=_MAX_ID, description="the id of the last event that is known already")
         ] = 0,
         limit: Annotated[int, Query(ge=1, le=1000)] = 1000,
     ) -> EventPage:
