@@ -14,7 +14,7 @@ from collections.abc import Iterator, Mapping
 from http.client import IncompleteRead
 from pathlib import Path
 from typing import Any, Final, Literal
-from urllib.parse import urlsplit
+from urllib.parse import urlencode, urlsplit
 
 from cordee.coordinator.config import Kubernetes
 from cordee.k8s.errors import ApiError, KubernetesError, UnreachableError
@@ -141,7 +141,7 @@ class Api:
         if response.status >= 400:
             data = response.read()
             raise _refusal(response.status, response.headers, _parse(data), data)
-        return Stream(response.response, self._server)
+        return Stream(response, self._server)
 
     def close(self) -> None:
         """Let go of the connections."""
@@ -156,21 +156,23 @@ class Api:
         content_type: str,
         timeout_seconds: float,
     ) -> Any:
-        headers = {"Accept": "application/json"}
+        from urllib3 import Timeout  # the official client brings it
+
+        headers = {**self._client.default_headers, "Accept": "application/json"}
         if body is not None:
-            headers["Content-Type"] = content_type  # the client writes whatever kind of patch as JSON
+            headers["Content-Type"] = content_type
         try:
-            verb, url, sent, _, posted = self._client.param_serialize(
+            self._client.update_params_for_auth(headers, [], ["BearerToken"], path, method, body)
+            # Its own way down to urllib3 looks at every value of a body to find what is no JSON yet.
+            return self._client.rest_client.pool_manager.urlopen(
                 method,
-                path,
-                query_params=list((query or {}).items()),
-                header_params=headers,
-                auth_settings=["BearerToken"],
+                f"{self._client.configuration.host}{path}{'?' if query else ''}{urlencode(query or {})}",
+                body=None if body is None else json.dumps(body, separators=(",", ":")).encode(),
+                headers=headers,
+                timeout=Timeout(connect=_CONNECT_SECONDS, read=timeout_seconds),
+                preload_content=False,
             )
-            return self._client.call_api(
-                verb, url, sent, body, posted, _request_timeout=(_CONNECT_SECONDS, timeout_seconds)
-            )
-        except Exception as error:  # urllib3's many, the client's own (status 0), a token file that is gone
+        except Exception as error:  # urllib3's many, the client's own, a token file that is gone
             words = f"the API server at {self._server} cannot be reached: {_words(error)}"
             raise UnreachableError(words) from error
 

@@ -24,13 +24,13 @@ from cordee.k8s import reconcile
 from cordee.k8s.api import Api, Json
 from cordee.k8s.errors import ApiError, KubernetesError
 from cordee.k8s.facts import document_of, facts_of, key_of, object_of
-from cordee.k8s.happenings import MAX_AGE_SECONDS, Post, Repeat, Teller
 from cordee.k8s.names import JOB_LABEL
 from cordee.k8s.objects import Objects
 from cordee.k8s.owners import Owner, Owners
 from cordee.k8s.parting import part
 from cordee.k8s.reconcile import Memory, Refusal, Rest, Step, Thing, next_step
 from cordee.k8s.sources import SourceMissingError, bundle_of
+from cordee.k8s.telling import Telling
 from cordee.k8s.watch import Change, Collection, Kind, Watcher, on_loop
 from cordee.k8s.workqueue import WorkQueue
 
@@ -77,7 +77,7 @@ class ObjectsFront:
         self._parting: dict[str, Job] = {}
         """By their objects' names, jobs that have been removed and whose end their objects have yet to tell."""
         self._memories: dict[str, Memory] = {}
-        self._tellers: dict[str, Teller] = {}
+        self._telling = Telling(self._objects, coordinator, self._namespace_ends)
         self._failures: dict[str, int] = {}
         self._tasks: list[asyncio.Task[None]] = []
 
@@ -114,26 +114,28 @@ class ObjectsFront:
 
     def _changed(self, changes: Sequence[Change]) -> None:
         for change in changes:
+            name = change.object["metadata"]["name"]
             if change.kind is Kind.DELETED:
                 self._removed(change.object)
-            else:
-                self._seen(change.object)
-            self._queue.add(change.object["metadata"]["name"])
+            elif not self._seen(change.object):
+                continue
+            self._queue.add(name)
 
-    def _seen(self, data: Json) -> None:
-        """The object as somebody told it; what is older than what is known is passed over."""
+    def _seen(self, data: Json) -> bool:
+        """The object as somebody told it. Whether that is news: what is not newer than what is known is passed over."""
         metadata = data["metadata"]
         known = self._known.get(metadata["name"])
         if metadata["uid"] in self._deleted or (
             known is not None
             and known["metadata"]["uid"] == metadata["uid"]
-            and int(metadata["resourceVersion"]) < int(known["metadata"]["resourceVersion"])
+            and int(metadata["resourceVersion"]) <= int(known["metadata"]["resourceVersion"])
         ):
-            return
+            return False
         self._known[metadata["name"]] = data
         job = self._job_of(data)
         if job is not None:
             self._bind(job, metadata["name"], metadata["uid"])
+        return True
 
     def _removed(self, data: Json) -> None:
         name = data["metadata"]["name"]
@@ -142,7 +144,7 @@ class ObjectsFront:
         if known is not None and known["metadata"]["uid"] == data["metadata"]["uid"]:
             del self._known[name]
             self._memories.pop(name, None)
-            self._tellers.pop(name, None)
+            self._telling.forget(name)
         job = self._job_of(data)
         if job is not None:
             self._names.pop(job.id, None)
@@ -162,9 +164,12 @@ class ObjectsFront:
         memory = self._memory(name)
         if name not in self._known and not job.ended and not memory.wanted:
             memory = self._remember(name, wanted=True)
-        if name not in self._queue:
-            due = memory.written_at + reconcile.STATUS_SECONDS - self._controller.now()
-            self._queue.add(name, max(due, _RETRY_SECONDS if name in self._failures else 0.0))
+        if job.ended:
+            self._queue.add(name, _RETRY_SECONDS if name in self._failures else 0.0)
+        elif name not in self._queue:
+            due = max(memory.written_at + reconcile.STATUS_SECONDS, memory.settled_at) - self._controller.now()
+            calm = name in self._known
+            self._queue.add(name, max(due, _RETRY_SECONDS if name in self._failures else 0.0), calm=calm)
 
     def _bind(self, job: Job, name: str, uid: str) -> None:
         if self._names.get(job.id) != name:
@@ -173,6 +178,10 @@ class ObjectsFront:
                 self._memories.pop(job.id, None)
         if not job.machine.done:
             self._owners.note(job.id, Owner(name, uid))
+
+    def _namespace_ends(self, name: str) -> None:
+        self._remember(name, ending=True)
+        self._queue.add(name)
 
     # -- who is who
 
@@ -238,14 +247,23 @@ class ObjectsFront:
                 told = step.until is None or step.until > self._controller.now() + reconcile.STATUS_SECONDS
                 if told and self._parting.pop(name, None) is not None:
                     continue
-                if data is not None and job is not None:
-                    await self._tell(data, job)
-                if step.until is not None:
-                    self._queue.add(name, max(step.until - self._controller.now(), 0.05))
+                await self._rest(step, name, data, job)
                 return
             await self._do(step, name, data, job)
         _log.error("the object %s does not come to rest", name)
         self._queue.add(name, _MAX_RETRY_SECONDS)
+
+    async def _rest(self, step: Rest, name: str, data: Json | None, job: Job | None) -> None:
+        """Tell what is new, and come back when it is time."""
+        until = step.until
+        if data is not None and job is not None:
+            settled_at = self._memory(name).settled_at
+            if job.ended or self._controller.now() >= settled_at:
+                await self._telling.news(self._controller, data, job)
+            else:
+                until = settled_at if until is None else min(until, settled_at)
+        if until is not None:
+            self._queue.add(name, max(until - self._controller.now(), 0.05), calm=True)
 
     def _pace(self, name: str) -> None:
         """The more jobs run, the less often each one's progress is written."""
@@ -317,6 +335,7 @@ class ObjectsFront:
             self._owners.note(job.id, None)
         else:
             self._seen(made)
+            self._remember(job.id, settled_at=self._controller.now() + reconcile.SETTLE_SECONDS)
 
     async def _submit(self, name: str, data: Json) -> None:
         generation = data["metadata"]["generation"]
@@ -335,7 +354,7 @@ class ObjectsFront:
         else:
             job = self._controller.find_id(view.id)
             assert job is not None
-            self._remember(name, refusal=None)
+            self._remember(name, refusal=None, settled_at=self._controller.now() + reconcile.SETTLE_SECONDS)
             self._bind(job, name, data["metadata"]["uid"])
 
     async def _refuse(self, data: Json, refusal: Refusal) -> None:
@@ -343,43 +362,5 @@ class ObjectsFront:
         name = data["metadata"]["name"]
         known = self._memory(name).refusal
         if known is None or replace(known, retry_at=refusal.retry_at) != refusal:
-            teller, now = self._teller(data), self._controller.now()
-            await self._record(name, teller.tell_refusal(refusal.generation, refusal.reason, refusal.sentence, now))
+            await self._telling.refused(data, refusal, self._controller.now())
         self._remember(name, refusal=refusal)
-
-    async def _tell(self, data: Json, job: Job) -> None:
-        """Record what is new in the job's history, and its end, as events of the object."""
-        name, teller, record = data["metadata"]["name"], self._teller(data), job.machine.record
-        since = self._controller.now() - MAX_AGE_SECONDS
-        if job.events and job.events[-1] is not teller.seen:
-            newest = job.events[-1]
-            page = self._controller.history(job.id, after=teller.last, limit=1000)
-            for event in page.events:
-                if event.time >= since:
-                    await self._record(name, teller.tell(event.id, event.kind, event.message, event.time))
-            if not page.more:
-                teller.seen = newest
-        if job.ended and not teller.ended and record.finished_at is not None and record.finished_at >= since:
-            await self._record(name, teller.tell_end(record.state.value, record.reason, record.finished_at))
-
-    def _teller(self, data: Json) -> Teller:
-        metadata = data["metadata"]
-        name, uid = metadata["name"], metadata["uid"]
-        teller = self._tellers.get(name)
-        if teller is None or teller.uid != uid:
-            teller = Teller(name=name, namespace=self._objects.namespace, uid=uid, instance=self._coordinator)
-            self._tellers[name] = teller
-        return teller
-
-    async def _record(self, name: str, told: Post | Repeat | None) -> None:
-        try:
-            if isinstance(told, Post):
-                await self._objects.post_event(told.body)
-            elif told is not None:
-                await self._objects.repeat_event(told.name, told.patch)
-        except ApiError as error:
-            if error.namespace_ends:
-                self._remember(name, ending=True)
-                self._queue.add(name)
-            elif error.status not in (404, 409):  # forgotten by the server; told before a restart
-                _log.warning("an event of the object %s is not recorded: %s", name, error.message)

@@ -6,7 +6,7 @@ has much to tell is cut short: the cluster's store of events is everybody's, and
 events` and in the REST API.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Final
@@ -49,6 +49,9 @@ _WARNINGS: Final = frozenset(
         "unschedulable",
     }
 )
+_ASIDES: Final = {"ignored": "submitted"}
+"""Said in the same breath as another word, and told with it: two events of one moment are one request too many."""
+_BREATH_SECONDS: Final = 1.0
 _MAX_NOTE: Final = 1024
 _MAX_NAME: Final = 200
 """Of an object's name, in the names of its events: those have numbers, too."""
@@ -95,6 +98,14 @@ class Teller:
         self._told: dict[tuple[str, str], _Told] = {}
         self._room, self._filled_at = float(_BURST), 0.0
         self._dropped = 0
+
+    def tell_all(self, history: Iterable[tuple[int, str, str, float]], since: float) -> Iterator[Post | Repeat]:
+        """What is to be done about a stretch of the history (number, kind, message, time), without what is older."""
+        for number, kind, message, time in _in_breaths(history):
+            if time < since:
+                self.last = number
+            elif (told := self.tell(number, kind, message, time)) is not None:
+                yield told
 
     def tell(self, number: int, kind: str, message: str, time: float) -> Post | Repeat | None:
         """What is to be done about an event of the history; None: nothing."""
@@ -174,6 +185,20 @@ class Teller:
             return False
         self._room -= 1.0
         return True
+
+
+def _in_breaths(history: Iterable[tuple[int, str, str, float]]) -> Iterator[tuple[int, str, str, float]]:
+    """Asides joined to what they go with. The number is the last one's: whoever goes on after it leaves nothing out."""
+    held: tuple[int, str, str, float] | None = None
+    for number, kind, message, time in history:
+        if held is not None and _ASIDES.get(kind) == held[1] and time - held[3] <= _BREATH_SECONDS:
+            held = (number, held[1], f"{held[2]}; {message}", held[3])
+            continue
+        if held is not None:
+            yield held
+        held = (number, kind, message, time)
+    if held is not None:
+        yield held
 
 
 def _micro(seconds: float) -> str:

@@ -266,7 +266,8 @@ def _named(thing: object, kinds: Collection[str], plain: str = "") -> Iterator[s
                 yield str(value)
             elif key in kinds and isinstance(value, Mapping) and "name" in value:
                 yield str(value["name"])
-            yield from _named(value, kinds, plain)
+            if not isinstance(value, str):  # most of a pod is words
+                yield from _named(value, kinds, plain)
     elif isinstance(thing, list | tuple):
         for item in thing:
             yield from _named(item, kinds, plain)

@@ -48,6 +48,8 @@ COORDINATOR_LABEL: Final = "cordee.dev/coordinator"
 """Which coordinator of a namespace has taken an object."""
 STATUS_SECONDS: Final = 1.0
 """Between two writes of a status at least."""
+SETTLE_SECONDS: Final = 0.5
+"""A job that has just begun changes many times a second: it is told of when so much of it is over."""
 
 Range = tuple[int, int]
 
@@ -106,6 +108,8 @@ class Memory:
     """Which one we are."""
     written_at: float = -1e9
     """When its status was written last."""
+    settled_at: float = -1e9
+    """Its status is not written before."""
     progress_seconds: float = STATUS_SECONDS
     """Between two writes at least that are about progress only."""
     refusal: Refusal | None = None
@@ -288,6 +292,8 @@ def _status_of(thing: Thing, job: JobFacts, memory: Memory, now: float) -> Step:
     wanted = accepted_status(job, thing.generation, thing.status, now)
     if wanted == thing.status:
         return Rest()
+    if job.ended and thing.status.get("state") != job.state:
+        return WriteStatus(wanted)  # an end is told at once
     pause = memory.progress_seconds if only_progress(thing.status, wanted) else STATUS_SECONDS
-    due = memory.written_at + pause
+    due = max(memory.written_at + pause, memory.settled_at)
     return WriteStatus(wanted) if now >= due else Rest(due)

@@ -74,6 +74,20 @@ def test_what_repeats_itself_becomes_a_series() -> None:
     assert isinstance(mine.tell(5, "lost", "w0", 2000.0), Post)
 
 
+def test_what_is_said_in_the_same_breath_is_one_event_and_nothing_is_told_twice() -> None:
+    history = [(5, "submitted", "a.py", 1.0), (6, "ignored", "no storage", 1.0), (7, "ignored", "no pods", 1.1)]
+    later = [(9, "world", "generation 1", 2.0), (11, "ignored", "alone", 2.0)]
+    mine = teller()
+    told = [each for each in mine.tell_all([*history, *later], since=0.0) if isinstance(each, Post)]
+    assert [each.body["reason"] for each in told] == ["Submitted", "World", "Ignored"]
+    assert told[0].body["note"] == "a.py; no storage; no pods"
+    assert told[0].body["metadata"]["name"] == "job.123456781234.7"
+    assert mine.last == 11
+    old = teller()
+    assert len(list(old.tell_all([*history, *later], since=1.5))) == 2
+    assert old.last == 11
+
+
 @given(st.lists(st.tuples(st.floats(0.0, 3600.0), st.text(max_size=3)), max_size=300))
 def test_no_job_floods_the_cluster(happened: list[tuple[float, str]]) -> None:
     mine = teller()

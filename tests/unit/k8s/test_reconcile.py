@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from cordee.k8s import reconcile
-from cordee.k8s.reconcile import Memory, Refusal, Rest, Thing, next_step
+from cordee.k8s.reconcile import Memory, Refusal, Rest, Thing, WriteStatus, next_step
 from cordee.k8s.status import JobFacts, accepted_status, merge_patch
 
 ME = "cordee"
@@ -277,6 +277,67 @@ def test_progress_alone_is_written_less_often_when_many_jobs_run() -> None:
     assert next_step(thing, replace(job, step=2), memory, 1.5) == Rest(30.0)
     assert isinstance(next_step(thing, replace(job, state="recovering"), memory, 1.5), reconcile.WriteStatus)
     assert isinstance(next_step(thing, replace(job, state="recovering"), memory, 0.5), Rest)
+
+
+@given(
+    changes=st.lists(
+        st.tuples(st.floats(0.0, 2.0), st.sampled_from(["starting", "running", "recovering"]), st.integers(0, 3)),
+        max_size=30,
+    ),
+    end=st.sampled_from([None, "succeeded", "failed", "cancelled"]),
+    latenesses=st.lists(st.floats(0.0, 0.3), min_size=1, max_size=5),
+)
+def test_however_a_job_changes_its_newest_status_is_written_soon_and_few_are(
+    changes: list[tuple[float, str, int]], end: str | None, latenesses: list[float]
+) -> None:
+    """Looked at whenever it was asked for, a little late, as by workers that have more to do."""
+    began = now = 100.0
+    job = JobFacts("job-abc", "job", uid="uid")
+    thing = Thing("job", "uid", coordinator=ME, finalizer=True)
+    memory = Memory(ME, settled_at=began + reconcile.SETTLE_SECONDS)
+    due: float | None = now
+    writes: list[float] = []
+
+    def look(at: float) -> float | None:
+        nonlocal thing, memory
+        step = next_step(thing, job, memory, at)
+        if isinstance(step, reconcile.WriteStatus):
+            thing, memory = replace(thing, status=dict(step.status)), replace(memory, written_at=at)
+            writes.append(at)
+            step = next_step(thing, job, memory, at)
+        assert isinstance(step, Rest)
+        return step.until
+
+    def until(moment: float) -> None:
+        nonlocal due
+        while due is not None and due <= moment:
+            late = latenesses[len(writes) % len(latenesses)]
+            due = look(due + late)
+
+    for wait, state, step in changes:
+        until(now := now + wait)
+        job = replace(job, state=state, step=job.step + step)
+        due = now if due is None else min(due, now)
+    until(now := now + 0.01)
+    if end is not None:
+        job = replace(job, state=end, finished_at=now, gone=False)
+        look(now)
+        assert thing.status["state"] == end, "an end waits for nothing"
+    last = now
+    until(now + 60.0)
+    assert due is None, "nothing is left to be done"
+    assert accepted_status(job, 1, thing.status, now) == thing.status, "the newest is what stands there"
+    assert writes[-1] <= last + reconcile.STATUS_SECONDS + reconcile.SETTLE_SECONDS + 2 * max(latenesses)
+    assert len(writes) <= (last - began) / reconcile.STATUS_SECONDS + 3
+
+
+def test_a_job_that_has_just_begun_is_told_of_once_it_has_settled() -> None:
+    job = JobFacts("job-abc", "job", uid="uid", state="starting")
+    thing = Thing("job", "uid", coordinator=ME, finalizer=True)
+    memory = Memory(ME, settled_at=10.5)
+    assert next_step(thing, job, memory, 10.0) == Rest(10.5)
+    assert isinstance(next_step(thing, replace(job, state="failed", finished_at=10.1), memory, 10.1), WriteStatus)
+    assert isinstance(next_step(thing, job, memory, 10.5), WriteStatus)
 
 
 RANGES = st.tuples(st.integers(1, 4), st.integers(0, 4)).map(lambda pair: (pair[0], pair[0] + pair[1]))

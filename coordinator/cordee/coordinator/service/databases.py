@@ -155,8 +155,17 @@ def _configure_reader(connection: Any, _record: object) -> None:
 
 
 def _begin_reading(connection: sa.Connection) -> None:
-    connection.exec_driver_sql("BEGIN")
+    _tell(connection, "BEGIN")
 
 
 def _begin(connection: sa.Connection) -> None:
-    connection.exec_driver_sql("BEGIN IMMEDIATE")
+    _tell(connection, "BEGIN IMMEDIATE")
+
+
+def _tell(connection: sa.Connection, words: str) -> None:
+    """Past SQLAlchemy, which makes as much ado about these two words as about a statement with parameters."""
+    driver: Any = connection.connection.driver_connection
+    try:
+        driver.execute(words)
+    except sqlite3.Error as error:
+        raise sa_exc.OperationalError(words, None, error) from error

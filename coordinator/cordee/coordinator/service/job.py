@@ -100,6 +100,7 @@ class Job:
         self.progress = progress or Progress()
         self.events = deque(events or (), maxlen=NUM_EVENTS)
         self.progress_saved = True
+        self.stored_record = machine.record
         self.stored_generation = machine.generation  # of the newest world in the store
         self.due: float | None = None  # the machine's deadline that the timer is set to
         self.timer: asyncio.TimerHandle | None = None
@@ -122,6 +123,11 @@ class Job:
     def ended(self) -> bool:
         """Succeeded, failed or cancelled. Agents may have yet to go: see `machine.done`."""
         return self.machine.state in TERMINAL_STATES
+
+    @property
+    def record_saved(self) -> bool:
+        """Whether the store has what the machine decided last."""
+        return self.stored_record is self.machine.record
 
     def touch(self) -> None:
         """Something that people see has changed."""

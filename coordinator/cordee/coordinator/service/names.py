@@ -1,17 +1,17 @@
 """What jobs are called, and who asks for things."""
 
+import base64
 import secrets
 from typing import Final
 
 __all__ = ["asked_by", "new_id"]
 
-_ALPHABET: Final = "abcdefghijklmnopqrstuvwxyz234567"  # base32's, in lower case
 _MAX_WHO: Final = 200
 
 
 def new_id(name: str) -> str:
     """An id for a job of this name: it, and something random."""
-    return f"{name}-{''.join(secrets.choice(_ALPHABET) for _ in range(6))}"
+    return f"{name}-{base64.b32encode(secrets.token_bytes(5)).decode().lower()[:6]}"
 
 
 def asked_by(who: str) -> str:

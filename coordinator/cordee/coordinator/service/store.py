@@ -23,7 +23,7 @@ from sqlalchemy import exc as sa_exc
 
 from cordee.coordinator.service.databases import Database, SqliteDatabase, StoreError
 
-__all__ = ["SCHEMA_VERSION", "EventRow", "FencedError", "JobRow", "Store", "StoreError", "WorldRow"]
+__all__ = ["SCHEMA_VERSION", "Change", "EventRow", "FencedError", "JobRow", "Store", "StoreError", "WorldRow"]
 
 SCHEMA_VERSION: Final = 1
 _TERM: Final = "term"
@@ -144,6 +144,15 @@ class EventRow:
     """Its place in the history, greater than that of all earlier ones of its job; 0: it is not stored yet."""
 
 
+@dataclass(frozen=True, slots=True)
+class Change:
+    """What of a job is to be written; None: it is as it was."""
+
+    job: str
+    record: Mapping[str, Any] | None = None
+    progress: Mapping[str, Any] | None = None
+
+
 class Store:
     """The coordinator's memory: in an SQLite file, by its path, or in a `Database`. Used from one thread."""
 
@@ -219,14 +228,7 @@ class Store:
     ) -> list[EventRow]:
         """Everything that one turn of a job's machine changed, in one transaction. The events, with their numbers."""
         with self._timed(), self._transaction(write=True) as connection:
-            if record is not None:
-                changes = {"of_job": job, "state": str(record["state"]), "record": dict(record)}
-                if progress is None:
-                    connection.execute(_SET_RECORD, changes)
-                else:
-                    connection.execute(_SET_BOTH, {**changes, "progress": dict(progress)})
-            elif progress is not None:
-                connection.execute(_SET_PROGRESS, {"of_job": job, "progress": dict(progress)})
+            _update(connection, job, record, progress)
             if world is not None:
                 # A turn that was written and then cut off by a kill is never repeated with another world.
                 values = {column.name: getattr(world, column.name) for column in _worlds.c}
@@ -244,6 +246,12 @@ class Store:
         """The files of a job that was removed are gone."""
         with self._timed(), self._transaction(write=True) as connection:
             connection.execute(_removals.delete().where(_removals.c.job == job))
+
+    def save_all(self, changes: Iterable[Change]) -> None:
+        """What has changed of several jobs and can wait for each other, in one transaction."""
+        with self._timed(), self._transaction(write=True) as connection:
+            for change in changes:
+                _update(connection, change.job, change.record, change.progress)
 
     def remember(self, name: str, value: str) -> None:
         """Note something about the store itself."""
@@ -338,6 +346,20 @@ class Store:
                 f"this one's was {self._term})",
                 hint="this one ends, and changes nothing more",
             )
+
+
+def _update(
+    connection: sa.Connection, job: str, record: Mapping[str, Any] | None, progress: Mapping[str, Any] | None
+) -> None:
+    changes: dict[str, Any] = {"of_job": job}
+    if record is not None:
+        changes |= {"state": str(record["state"]), "record": dict(record)}
+    if progress is not None:
+        changes["progress"] = dict(progress)
+    if record is not None:
+        connection.execute(_SET_RECORD if progress is None else _SET_BOTH, changes)
+    elif progress is not None:
+        connection.execute(_SET_PROGRESS, changes)
 
 
 def _add_events(connection: sa.Connection, job: str, events: Iterable[EventRow]) -> list[EventRow]:

@@ -9,23 +9,25 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import Callable, Coroutine, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
 from cordee.coordinator.core import actions, events, scheduler
+from cordee.coordinator.core.record import JobRecord
 from cordee.coordinator.service.agents import Agents
 from cordee.coordinator.service.job import Clock, Job
 from cordee.coordinator.service.lag import watch_lag
 from cordee.coordinator.service.launchers.base import AgentSpec, Launcher
 from cordee.coordinator.service.metrics import Metrics
 from cordee.coordinator.service.outgoing import Mailbox
-from cordee.coordinator.service.store import EventRow, Store, StoreError, WorldRow
+from cordee.coordinator.service.store import Change, EventRow, Store, StoreError, WorldRow
 
 __all__ = ["Turns"]
 
 _log = logging.getLogger(__name__)
 
-_SAVE_PROGRESS_SECONDS: Final = 1.0
+_SAVE_SECONDS: Final = 1.0
 _MAX_MESSAGE: Final = 2000
 _MAX_STACK: Final = 16_000
 
@@ -70,7 +72,7 @@ class Turns:
     def begin(self) -> None:
         """Watch the agents, and save progress now and then."""
         self.spawn(self._agents.watch())
-        self.spawn(self._save_progress())
+        self.spawn(self._save_now_and_then())
         self.spawn(watch_lag(self._metrics.service.loop_lag.observe))
 
     async def close(self) -> None:
@@ -79,7 +81,7 @@ class Turns:
         for job in self.jobs.values():
             if job.timer is not None:
                 job.timer.cancel()
-            self._save_progress_of(job)
+        self._save()
         for task in self._background:
             task.cancel()
         await asyncio.gather(*self._background, return_exceptions=True)
@@ -119,7 +121,8 @@ class Turns:
     # -- a turn
 
     def feed(self, job: Job, event: events.Event) -> None:
-        """One turn: the event in, what is decided done. Messages are queued, and everything is stored, on return."""
+        """One turn: the event in, what is decided done. Messages are queued, and everything that counts is stored, on
+        return."""
         if self.closing or job.id not in self.jobs:
             return
         now = self._clock.now()
@@ -163,8 +166,8 @@ class Turns:
             for action in decided
             if isinstance(action, actions.RecordEvent)
         ]
-        if record is None and not rows:
-            return
+        if not rows and (record is None or _is_sentence(job.stored_record, record)):
+            return  # `_save` has it within a second, if no turn has it before
         known = job.stored_generation
         world = record.world if record is not None else None
         row = (
@@ -187,6 +190,7 @@ class Turns:
             events=rows,
         )
         job.progress_saved = True
+        job.stored_record = record or job.stored_record
         job.events.extend(stored)
         if row is not None:
             job.stored_generation = row.generation
@@ -278,25 +282,42 @@ class Turns:
         """A line of a history, as long as it may be."""
         return EventRow(self._clock.now(), kind, message[: _room(kind)])
 
-    async def _save_progress(self) -> None:
+    async def _save_now_and_then(self) -> None:
         while True:
-            await asyncio.sleep(_SAVE_PROGRESS_SECONDS)
-            for job in self.jobs.values():
-                self._save_progress_of(job)
+            await asyncio.sleep(_SAVE_SECONDS)
+            self._save()
 
-    def _save_progress_of(self, job: Job) -> None:
-        if not job.progress_saved and self.failure is None:
-            try:
-                self._store.save(job.id, progress=job.progress.to_json())
-            except StoreError as error:
-                self.give_up(error)
-            job.progress_saved = True
+    def _save(self) -> None:
+        """What was not worth a transaction of its own: progress, and sentences for people."""
+        late = [job for job in self.jobs.values() if not (job.progress_saved and job.record_saved)]
+        if not late or self.failure is not None:
+            return
+        changes = [
+            Change(
+                job.id,
+                record=None if job.record_saved else job.machine.record.to_json(),
+                progress=None if job.progress_saved else job.progress.to_json(),
+            )
+            for job in late
+        ]
+        try:
+            self._store.save_all(changes)
+        except StoreError as error:
+            self.give_up(error)
+            return
+        for job in late:
+            job.progress_saved, job.stored_record = True, job.machine.record
 
     def spawn(self, work: Coroutine[Any, Any, None]) -> None:
         """Work beside the turns, for as long as they go on."""
         task = asyncio.get_running_loop().create_task(work)
         self._background.add(task)
         task.add_done_callback(_report)
+
+
+def _is_sentence(before: JobRecord, after: JobRecord) -> bool:
+    """Whether nothing but the sentence that says why a job is in its state has changed."""
+    return before.reason != after.reason and replace(before, reason=after.reason) == after
 
 
 def _room(kind: str) -> int:
