@@ -9,6 +9,7 @@ without processes (pods are told to be running at once), the coordinator as `cor
 
 admission   TrainingJob objects of one worker are created by 8 clients; a job is admitted when its pod has been created.
             The mark is Kueue's published 42 admissions per second (kueue.sigs.k8s.io, "performance": 15,000 workloads).
+            Then what was asked of the API server per job, by anybody, until all statuses and events are written.
 latency     jobs one at a time over REST, as `cordee submit` sends them, until the last of 4 pods has been created.
 weight      the coordinator's CPU and memory while so many pods run, in jobs of 50: first the pods alone, then with an
             attached worker for each, whose stream beats and commits a step every second.
@@ -19,11 +20,12 @@ from __future__ import annotations
 import argparse
 import json
 import queue
+import re
 import sys
 import tempfile
 import threading
 import time
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -57,6 +59,17 @@ NUM_NODES, PODS_PER_NODE = 5, 400
 JOBS = f"/apis/cordee.dev/v1alpha1/namespaces/{NAMESPACE}/trainingjobs"
 PODS = f"/api/v1/namespaces/{NAMESPACE}/pods"
 DEADLINE_SECONDS = 600.0
+ASKED_BY = {
+    "POST trainingjobs": "whoever submits",
+    "PATCH trainingjobs": "the coordinator: takes it",
+    "PATCH trainingjobs/status": "the coordinator",
+    "POST pods": "the coordinator",
+    "POST events": "the coordinator, the scheduler",
+    "POST pods/binding": "the scheduler",
+    "PATCH pods/status": "the node",
+}
+METRIC = re.compile(r"apiserver_request_total\{(.*)\} (\S+)")
+NOT_OF_JOBS = ("leases", "nodes", "nodes/status")
 
 
 def quantile(values: list[float], share: float) -> float:
@@ -159,6 +172,28 @@ def coordinator(plane: ControlPlane, folder: Path) -> Iterator[tuple[Server, Cli
         server.stop()
 
 
+def asked(plane: ControlPlane) -> Counter[str]:
+    """How often the API server was asked for what until now, but for lists, watches and nodes' signs of life."""
+    status, page = plane.request("GET", "/metrics")
+    assert status == 200, page
+    found = Counter[str]()
+    for line in page.splitlines():
+        if (match := METRIC.fullmatch(line)) is not None:
+            labels = dict(re.findall(r'(\w+)="([^"]*)"', match[1]))
+            what = labels["resource"] + (f"/{labels['subresource']}" if labels["subresource"] else "")
+            if labels["verb"] not in ("WATCH", "LIST") and what not in NOT_OF_JOBS:
+                found[f"{labels['verb']} {what}"] += int(float(match[2]))
+    return found
+
+
+def requests(plane: ControlPlane, before: Counter[str], num_jobs: int) -> list[list[str]]:
+    """What was asked for since then, per job."""
+    time.sleep(SETTLE_SECONDS)  # the last statuses and events are written
+    counts = {what: count / num_jobs for what, count in (asked(plane) - before).most_common()}
+    rows = [[what, f"{count:.2f}", ASKED_BY.get(what, "")] for what, count in counts.items() if count >= 0.1]
+    return [*rows, ["all", f"{sum(counts.values()):.2f}", ""]]
+
+
 def admission(api: Api, pods: Pods, num_jobs: int, processes: Mapping[str, psutil.Process]) -> list[list[str]]:
     """Objects as fast as clients can make them, until each has its pod."""
     names = queue.SimpleQueue[str]()
@@ -195,7 +230,7 @@ def admission(api: Api, pods: Pods, num_jobs: int, processes: Mapping[str, psuti
             f"{KUEUE_PER_SECOND:g} /s (Kueue)",
             f"{rate / KUEUE_PER_SECOND:.2f}",
         ],
-        *([f"{name}'s CPU per job", f"{1000 * seconds:.0f} ms", "", ""] for name, seconds in spent.items()),
+        *([f"CPU per job: {name}", f"{1000 * seconds:.0f} ms", "", ""] for name, seconds in spent.items()),
     ]
 
 
@@ -250,7 +285,10 @@ def measure(plane: ControlPlane, folder: Path, arguments: argparse.Namespace) ->
             assert server.pid is not None
             process = psutil.Process(server.pid)
             others = {name: psutil.Process(each.pid) for name, each in plane.servers.items()}
-            print_rows(header, admission(api, pods, arguments.jobs, {"the coordinator": process, **others}))
+            mine = {"the coordinator": process, **others, "clients and nodes": psutil.Process()}
+            before = asked(plane)
+            print_rows(header, admission(api, pods, arguments.jobs, mine))
+            print_rows(["requests", "per job", "by"], requests(plane, before, arguments.jobs))
             api.request("DELETE", JOBS)
             pods.wait(lambda: not pods.alive, "the pods of deleted jobs are gone")
             print_rows(header, latency(client, pods, arguments.latency_jobs))
@@ -306,7 +344,7 @@ def main() -> None:
     if why := missing():
         raise SystemExit(why)
     print_machine("kubernetes")
-    print("# the control plane is Kubernetes 1.36.3, compiled without optimisation; everything is on this machine")
+    print("# the control plane is Kubernetes 1.36.3; everything is on this machine")
     with tempfile.TemporaryDirectory(prefix="cordee-bench-") as name:
         network = Network.reserve()
         nodes = [f"node-{k}" for k in range(NUM_NODES)]
