@@ -9,7 +9,7 @@ import pytest
 from tests.postgres_server import PostgresServer, postgres_server
 
 from cordee.coordinator.service.databases import PostgresDatabase
-from cordee.coordinator.service.store import EventRow, FencedError, JobRow, Store, StoreError, WorldRow
+from cordee.coordinator.service.store import Change, EventRow, FencedError, JobRow, Store, StoreError, WorldRow
 
 
 @pytest.fixture
@@ -116,6 +116,28 @@ def test_a_turn_is_written_whole_or_not_at_all(both: Store) -> None:
     assert [job.state for job in both.jobs()] == ["running"]
     assert both.worlds("a-1") == [world(1, "w0")]
     assert both.events("a-1", last=10) == [EventRow(1.0, "world", "one")]
+
+
+def test_what_has_changed_of_several_jobs_is_written_together_or_not_at_all(both: Store) -> None:
+    both.create_job(row(), "secret")
+    both.create_job(row("a-2", 2.0), "other")
+    both.save_all([Change("a-1", record={"state": "running"}), Change("a-2", progress={"step": 7})])
+    both.save_all([Change("a-1", progress={"step": 9}), Change("a-2", {"state": "failed"}, {"step": 8})])
+    second, first = both.jobs()
+    assert (first.state, first.record, first.progress) == ("running", {"state": "running"}, {"step": 9})
+    assert (second.state, second.record, second.progress) == ("failed", {"state": "failed"}, {"step": 8})
+    with pytest.raises(KeyError):
+        both.save_all([Change("a-1", progress={"step": 10}), Change("a-2", record={})])
+    assert both.jobs()[1].progress == {"step": 9}
+
+
+def test_events_have_the_numbers_that_they_are_found_by(both: Store) -> None:
+    (first,) = both.create_job(row(), "secret", events=[EventRow(1.0, "submitted", "a")])
+    later = both.save("a-1", events=[EventRow(2.0, "note", "b"), EventRow(3.0, "note", "c")])
+    numbers = [event.number for event in (first, *later)]
+    assert numbers == sorted(set(numbers))
+    assert [event.number for event in both.history("a-1", after=first.number, limit=9)] == numbers[1:]
+    assert [event.number for event in both.events("a-1", last=2)] == numbers[1:]
 
 
 def test_the_newest_events_come_oldest_first(both: Store) -> None:

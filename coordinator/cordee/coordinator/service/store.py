@@ -1,7 +1,8 @@
 """What must survive the coordinator: jobs, worlds, events, tokens, in SQL.
 
-Everything is written before it is acted on: a world before it is sent, a submission before it is acknowledged. What it
-is written to, and how long a commit waits, is `databases`' business.
+Everything is written before it is acted on: a world before it is sent, a submission before it is acknowledged. Only
+what nothing follows from, progress and the sentence that says why a job is in its state, comes up to a second later,
+that of all jobs together. What it is written to, and how long a commit waits, is `databases`' business.
 
 Calls are synchronous, from the coordinator's loop only: one writer, no thread to hop to. A read-only store is for those
 who look at what a coordinator has left; it changes nothing, and may be used beside the writer.
