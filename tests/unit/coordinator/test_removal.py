@@ -79,6 +79,34 @@ def test_what_a_job_that_has_not_ended_starts_from_stays() -> None:
     assert overdue([old, make("next-1", JobState.RUNNING, warm_start="/f/old-10")], rule, NOW) == [old]
 
 
+def test_what_is_started_from_stays_however_its_place_is_written(tmp_path: Path) -> None:
+    (tmp_path / "link").symlink_to(tmp_path / "state")
+    old = make("old-1", age=9 * DAY)
+    old.folder = str(tmp_path / "link" / "old-1")
+    rule = Retention(max_jobs=None, max_age_days=1)
+    for place in (f"file://{old.folder}/result", f"{tmp_path}/other/../state/old-1", f"{tmp_path}/state/old-1/result"):
+        assert overdue([old, make("next-1", JobState.RUNNING, warm_start=place)], rule, NOW) == [], place
+    bucket = make("next-1", JobState.RUNNING, warm_start=f"s3:/{tmp_path}/state/old-1")
+    assert overdue([old, bucket], rule, NOW) == [old]
+
+
+def test_who_is_overdue_is_found_in_one_look_at_the_jobs() -> None:
+    """A service of years has tens of thousands, when the rule comes to it for the first time."""
+    looks = 0
+
+    class Watched(Job):
+        def __getattribute__(self, name: str) -> object:
+            nonlocal looks
+            looks += name in ("document", "machine")
+            return super().__getattribute__(name)
+
+    jobs = [make(f"a-{number}") for number in range(300)]
+    for job in jobs:
+        job.__class__ = Watched
+    assert len(overdue(jobs, Retention(max_jobs=100), NOW)) == 200
+    assert looks < 10 * len(jobs)
+
+
 def test_a_name_of_several_jobs_is_not_enough_for_what_cannot_be_undone() -> None:
     register = Register({job.id: job for job in (make("a-1"), make("a-2"), make("b-1"))})
     assert register.find("a").id == "a-2"
@@ -112,19 +140,15 @@ async def test_files_go_after_the_job_and_a_bundle_with_its_last_one(folder: Sta
     for identity, bundle in (("one-1", shared), ("two-1", shared), ("three-1", own)):
         put(folder, identity, bundle)
     store = Store(folder.database)
-    jobs = {job.id: job for job in (make("one-1"), make("two-1"), make("three-1"))}
-    for job, bundle in zip(jobs.values(), (shared, shared, own), strict=True):
-        job.bundle = bundle
     for identity in ("one-1", "three-1"):
         store.remove_job(identity)
         store.remove_job(identity)  # twice is once
-        del jobs[identity]
     store.close()  # and here it was killed
 
     store = Store(folder.database)
     assert [row.id for row in store.jobs()] == ["two-1"]
     assert store.removals() == {"one-1": shared, "three-1": own}
-    sweeper = Sweeper(folder, store, None, jobs)
+    sweeper = Sweeper(folder, store, None, {})  # two-1 is one that this coordinator cannot read
     await sweeper.sweep()
     assert [path.name for path in (folder.root / "jobs").iterdir()] == ["two-1"]
     # Whoever has uploaded it lately may be about to submit with it.

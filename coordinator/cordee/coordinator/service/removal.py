@@ -11,6 +11,7 @@ other job has that. A bundle that somebody asked for lately stays for a while: a
 import asyncio
 import contextlib
 import logging
+import os
 import shutil
 import time
 from collections.abc import Callable, Iterable, Mapping
@@ -31,11 +32,13 @@ _SWEEP_SECONDS: Final = 60.0
 _FRESH_SECONDS: Final = 3600.0
 """Whoever waits for a job gets to see how it ended, and to fetch its result, however many end at once."""
 BUNDLE_SECONDS: Final = 3600.0
+_FILE: Final = "file://"
 
 
 def overdue(jobs: Iterable[Job], rule: Retention, now: float) -> list[Job]:
     """The jobs that are to be removed, the oldest first."""
     everybody = list(jobs)
+    needs = _needs(everybody)  # once for all: at first there may be thousands
     ended = sorted((job for job in everybody if job.machine.done), key=_finished_at)
     beyond = len(ended) - rule.max_jobs if rule.max_jobs is not None else 0
     return [
@@ -43,7 +46,7 @@ def overdue(jobs: Iterable[Job], rule: Retention, now: float) -> list[Job]:
         for index, job in enumerate(ended)
         if (index < beyond or (rule.max_age_days is not None and now - _finished_at(job) > rule.max_age_days * 86400.0))
         and now - _finished_at(job) > _FRESH_SECONDS
-        and needed_by(job, everybody) is None
+        and _needed_by(job, needs) is None
     ]
 
 
@@ -64,12 +67,24 @@ def check_removable(job: Job, jobs: Iterable[Job]) -> None:
 
 def needed_by(job: Job, jobs: Iterable[Job]) -> Job | None:
     """A job that has not ended and starts from what this one has left."""
-    folder = Path(job.folder)
-    for other in jobs:
-        place = other.document.spec.warm_start
-        if place is not None and not other.machine.done and Path(place).is_relative_to(folder):
-            return other
-    return None
+    return _needed_by(job, _needs(jobs))
+
+
+def _needs(jobs: Iterable[Job]) -> list[tuple[Job, str]]:
+    """The jobs that have not ended and start from what lies on a disk, and where that is."""
+    found = ((job, job.document.spec.warm_start) for job in jobs if not job.machine.done)
+    return [
+        (job, os.path.realpath(place.removeprefix(_FILE)))
+        for job, place in found
+        if place is not None and ("://" not in place or place.startswith(_FILE))
+    ]
+
+
+def _needed_by(job: Job, needs: list[tuple[Job, str]]) -> Job | None:
+    if not needs:
+        return None
+    folder = os.path.realpath(job.folder)
+    return next((other for other, place in needs if Path(place).is_relative_to(folder)), None)
 
 
 def remove_folder(folder: StateFolder, job: str) -> bool:
@@ -93,6 +108,11 @@ def remove_bundle(folder: StateFolder, bundle: str) -> bool:
         path.unlink()
     except FileNotFoundError:
         pass
+    except OSError as error:
+        _log.warning(
+            "the bundle %s, which no job has any more, cannot be removed: %s; it is tried again", bundle, error
+        )
+        return False
     return True
 
 
@@ -133,9 +153,9 @@ class Sweeper:
         for job, bundle in self._store.removals().items():
             if not await asyncio.to_thread(remove_folder, self._folder, job):
                 continue
-            # On the loop: a submission that has found its bundle here is among the jobs before anything else happens.
-            used = bundle is None or any(one.bundle == bundle for one in self._jobs.values())
-            if used or bundle is None or remove_bundle(self._folder, bundle):
+            # On the loop: a submission that has found its bundle here is stored before anything else happens. The store
+            # is asked, and not the jobs: it may have one that this coordinator cannot read, and another one can.
+            if bundle is None or self._store.has_bundle(bundle) or remove_bundle(self._folder, bundle):
                 self._store.removed(job)
 
 

@@ -272,6 +272,11 @@ class Store:
         with self._transaction() as connection:
             return {row.job: row.bundle for row in connection.execute(_removals.select())}
 
+    def has_bundle(self, bundle: str) -> bool:
+        """Whether any job has this bundle."""
+        with self._transaction() as connection:
+            return connection.scalar(sa.select(_jobs.c.id).where(_jobs.c.bundle == bundle).limit(1)) is not None
+
     def jobs(self) -> list[JobRow]:
         """Every job, newest first."""
         with self._transaction() as connection:
