@@ -22,7 +22,7 @@ from cordee.coordinator.service.job import Job
 from cordee.coordinator.service.launchers.base import Launcher
 from cordee.k8s import reconcile
 from cordee.k8s.api import Api, Json
-from cordee.k8s.errors import ApiError, KubernetesError
+from cordee.k8s.errors import ApiError
 from cordee.k8s.facts import document_of, facts_of, key_of, object_of
 from cordee.k8s.names import JOB_LABEL
 from cordee.k8s.objects import Objects
@@ -213,17 +213,15 @@ class ObjectsFront:
             try:
                 await self._look(name)
                 self._failures.pop(name, None)
-            except KubernetesError as error:
+            except CoordinatorError as error:  # nobody else would look at it again: its object stays as it is
                 self._again(name, error)
-            except CoordinatorError as error:
-                _log.warning("the object %s: %s", name, error)
             except Exception:
                 _log.exception("the object %s could not be looked after", name)
                 self._again(name, None)
             finally:
                 self._queue.done(name)
 
-    def _again(self, name: str, error: KubernetesError | None) -> None:
+    def _again(self, name: str, error: CoordinatorError | None) -> None:
         """Later, and later each time."""
         failures = self._failures[name] = self._failures.get(name, 0) + 1
         delay = min(_RETRY_SECONDS * 2 ** min(failures - 1, 16), _MAX_RETRY_SECONDS)

@@ -16,6 +16,7 @@ import pytest
 from cordee.coordinator.core.model import JobState
 from cordee.coordinator.errors import InvalidError
 from cordee.coordinator.service.controller import Controller
+from cordee.coordinator.service.store import StoreError
 from cordee.k8s.api import Api
 from cordee.k8s.controller import ObjectsFront
 from cordee.k8s.errors import ApiError
@@ -281,6 +282,24 @@ async def test_a_source_that_is_missing_is_said_once_however_often_it_is_looked_
     assert scene.told("late") == [("Warning", "SourceMissing")]
     assert scene.state("late") == "pending"
     assert "there is no ConfigMap code" in scene.server.events[0]["note"]
+
+
+async def test_an_object_that_cannot_be_taken_in_now_is_tried_again(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tries = 0
+
+    async def full(*_: Any, **__: Any) -> Any:
+        nonlocal tries
+        tries += 1
+        raise StoreError("the disk is full") if tries == 1 else InvalidError("no such script")
+
+    monkeypatch.setattr(scene.jobs, "submit", full)
+    scene.add("job")
+    scene.server.objects["job"]["spec"] |= {"script": "a.py", "sourceFrom": {"image": {"path": "/app"}}}
+    await scene.start()
+    await scene.until(lambda: scene.state("job") == "failed")
+    assert (tries, scene.told("job")) == (2, [("Warning", "Invalid")])
 
 
 @pytest.mark.parametrize("ending", [False, True])
