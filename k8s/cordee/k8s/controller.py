@@ -16,6 +16,7 @@ from dataclasses import replace
 from typing import Any, Final
 
 from cordee.coordinator.config import Kubernetes
+from cordee.coordinator.core.record import JobRecord
 from cordee.coordinator.errors import CoordinatorError, InvalidError
 from cordee.coordinator.service.controller import Controller
 from cordee.coordinator.service.job import Job
@@ -78,6 +79,8 @@ class ObjectsFront:
         """By their objects' names, jobs that have been removed and whose end their objects have yet to tell."""
         self._memories: dict[str, Memory] = {}
         self._telling = Telling(self._objects, coordinator, self._namespace_ends)
+        self._records: dict[str, JobRecord] = {}
+        """What every job had decided when it was looked at last."""
         self._failures: dict[str, int] = {}
         self._tasks: list[asyncio.Task[None]] = []
 
@@ -156,6 +159,7 @@ class ObjectsFront:
         name = self._names.get(job.id, job.id)
         if self._controller.find_id(job.id) is None:  # it has been removed
             self._names.pop(job.id, None)
+            self._records.pop(job.id, None)
             self._owners.forget(job.id)
             if name in self._known:
                 self._parting[name] = job
@@ -164,12 +168,13 @@ class ObjectsFront:
         memory = self._memory(name)
         if name not in self._known and not job.ended and not memory.wanted:
             memory = self._remember(name, wanted=True)
+        soon = _RETRY_SECONDS if name in self._failures else 0.0
         if job.ended:
-            self._queue.add(name, _RETRY_SECONDS if name in self._failures else 0.0)
-        elif name not in self._queue:
+            self._queue.add(name, soon)
+        elif name not in self._queue or self._records.get(job.id) is not job.machine.record:
+            # One that waits until its progress is due must not wait so long with anything else.
             due = max(memory.written_at + reconcile.STATUS_SECONDS, memory.settled_at) - self._controller.now()
-            calm = name in self._known
-            self._queue.add(name, max(due, _RETRY_SECONDS if name in self._failures else 0.0), calm=calm)
+            self._queue.add(name, max(due, soon), calm=name in self._known)
 
     def _bind(self, job: Job, name: str, uid: str) -> None:
         if self._names.get(job.id) != name:
@@ -238,6 +243,8 @@ class ObjectsFront:
             if data is None and job is not None and self._names.get(job.id, name) != name:
                 return  # its object has another name
             thing = None if data is None else Thing.read(data)
+            if job is not None:
+                self._records[job.id] = job.machine.record
             facts = None if job is None else facts_of(job, self._nodes)
             self._pace(name)
             step = next_step(thing, facts, self._memory(name), self._controller.now())

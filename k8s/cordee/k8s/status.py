@@ -34,8 +34,8 @@ TERMINAL: Final = frozenset({"succeeded", "failed", "cancelled"})
 LOST: Final = "JobUnknown"
 """The reason of an object whose job was lost."""
 MAX_MEMBERS: Final = 64
-PROGRESS_FIELDS: Final = frozenset({"step", "loss", "samples", "checkpointStep"})
-"""What changes all the time while a job runs."""
+PROGRESS_FIELDS: Final = frozenset({"step", "loss", "samples", "checkpointStep", "members"})
+"""What changes all the time while a job runs; of its members, what is not in its state and its counts as well."""
 _MAX_MESSAGE: Final = 4096
 
 

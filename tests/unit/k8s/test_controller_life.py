@@ -192,6 +192,11 @@ class Scene:
             while not condition():
                 await asyncio.sleep(0.01)
 
+    def put_off(self, name: str) -> float:
+        """For how long it is not looked at."""
+        later = self.front._queue._later.get(name)
+        return 0.0 if later is None else later.timer.when() - asyncio.get_running_loop().time()
+
     def state(self, name: str) -> str:
         return str(self.server.objects[name].get("status", {}).get("state"))
 
@@ -220,6 +225,24 @@ async def test_a_job_that_ends_while_an_event_is_on_its_way_is_not_forgotten(sce
     scene.jobs.end(JobState.SUCCEEDED, "done")
     scene.server.answers.set()
     await scene.until(lambda: scene.state("job") == "succeeded")
+
+
+async def test_what_a_job_decides_does_not_wait_until_its_progress_is_due(scene: Scene) -> None:
+    scene.jobs.num_open = 100_000
+    scene.add("job")
+    scene.jobs.begin("job")
+    await scene.start()
+    await scene.until(lambda: scene.state("job") == "running")
+    scene.jobs.job.step = lambda _workers: 7
+    scene.jobs.touched(scene.jobs.job)
+    await scene.until(lambda: scene.put_off("job") > 1000.0)
+    assert scene.server.objects["job"]["status"]["step"] == 0
+    scene.jobs.job.machine.record = SimpleNamespace(
+        **{**vars(scene.jobs.job.machine.record), "state": JobState.RECOVERING}
+    )
+    scene.jobs.touched(scene.jobs.job)
+    await scene.until(lambda: scene.state("job") == "recovering")
+    assert scene.server.objects["job"]["status"]["step"] == 7
 
 
 async def test_an_end_is_told_once_and_as_what_it_is(scene: Scene) -> None:
