@@ -44,6 +44,20 @@ async def test_what_was_on_its_way_when_another_came_to_the_end_is_dropped(tmp_p
     assert [path.name for path in tmp_path.rglob("*") if path.is_file()] == ["loss.csv"]
 
 
+async def test_the_last_word_is_known_by_another_coordinator_too(tmp_path: Path) -> None:
+    files = Files()
+    for path in ("result/model.safetensors", NAME):
+        await files.offer(tmp_path, "w1", path, 3, digest(b"end"))
+        async with files.upload(tmp_path, "w1", path, 3, digest(b"end")) as upload:
+            await upload.write(b"end")
+            await upload.keep()
+    later = Files()
+    assert await offer(later, tmp_path, "w0", b"old", leaving=True) == "there"
+    await bring(later, tmp_path, "w0", b"old", leaving=True)
+    assert (tmp_path / NAME).read_bytes() == b"end"
+    assert (await later.offer(tmp_path, "w0", "output/more", 3, digest(b"old"), leaving=True)).state == "wanted"
+
+
 async def test_one_job_says_nothing_of_another(tmp_path: Path) -> None:
     files = Files()
     for job in ("a", "b"):

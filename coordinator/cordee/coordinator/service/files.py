@@ -33,7 +33,8 @@ __all__ = ["DRAFT", "Answer", "Digests", "FileUpload", "Files", "Found"]
 
 DRAFT: Final = ".incoming-"
 _KEPT: Final = ("result", "output", "ledger")
-_TAKEN: Final = frozenset({"result", "output"})
+_RESULT: Final = "result"
+_TAKEN: Final = frozenset({_RESULT, "output"})
 _MAX_FILES: Final = 20_000
 _PROMISE_SECONDS: Final = 15.0
 """For an upload to begin, and between two pieces of it."""
@@ -144,7 +145,7 @@ class Files:
             raise InvalidError(f"a worker leaves files in result/ and output/, not {path!r}")
         if size > self.limits.file_bytes:
             return Answer("refused", why=self._too_large(size))
-        if leaving and self.is_final(folder, path):
+        if leaving and await self.is_final(folder, path):
             return Answer("there", where=str(folder.joinpath(*parts)))
         if not leaving:
             self._final.setdefault(folder, set()).add(path)
@@ -170,9 +171,15 @@ class Files:
             raise TooLargeError(self._too_large(size))
         return FileUpload(self, folder, worker, parts, size, sha256, leaving=leaving)
 
-    def is_final(self, folder: Path, path: str) -> bool:
-        """Whether a worker that has come to the end has this file, and has brought it or will."""
-        return path in self._final.get(folder, ())
+    async def is_final(self, folder: Path, path: str) -> bool:
+        """Whether a worker that has come to the end has this file, and has brought it or will.
+
+        What it has offered is forgotten with the process, and offered again, but for what is here. A result is brought
+        at the end only, and first: beside one, a file may be the last word.
+        """
+        if path in self._final.get(folder, ()):
+            return True
+        return await asyncio.to_thread(lambda: (folder / _RESULT).exists() and (folder / path).exists())
 
     def keep_promise(self, folder: Path, worker: str, path: str, sha256: str) -> None:
         """It is coming."""
@@ -255,7 +262,7 @@ class FileUpload:
         if self._num_bytes != self._size or self._digest.hexdigest() != self._sha256:
             found = f"{self._num_bytes} bytes with the SHA-256 {self._digest.hexdigest()}"
             raise InvalidError(f"what came of {self._parts[-1]!r} is {found}, not what was announced")
-        if not (self._leaving and self._files.is_final(self._folder, "/".join(self._parts))):
+        if not (self._leaving and await self._files.is_final(self._folder, "/".join(self._parts))):
             await asyncio.to_thread(self._keep)
         return str(self._folder.joinpath(*self._parts))
 
