@@ -11,6 +11,7 @@ one that wrote it. It never takes the place of what a worker brings that has com
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import os
 import stat
@@ -18,11 +19,11 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, BinaryIO, Final
 
 from cordee.worker.uplink import AwayError, RefusedError, Uplink
 
-__all__ = ["FOLDERS", "LEAVING_SECONDS", "OUTPUT", "Parcel", "deliver", "gather"]
+__all__ = ["FOLDERS", "LEAVING_SECONDS", "OUTPUT", "Parcel", "deliver", "gather", "num_files"]
 
 OUTPUT: Final = "output"
 FOLDERS: Final = ("result", OUTPUT)
@@ -53,21 +54,29 @@ class Parcel:
         return {"path": self.name, "size": self.size, "sha256": self.sha256}
 
 
-def gather(workdir: Path, folders: Sequence[str] = FOLDERS) -> list[Parcel]:
-    """What there is to be brought. Links are passed over: they point at what is not the job's, perhaps."""
+def gather(workdir: Path, folders: Sequence[str] = FOLDERS, *, until: float | None = None) -> list[Parcel]:
+    """What there is to be brought. Links are passed over: they point at what is not the job's, perhaps. With `until`
+    what can be gone through by then, the smallest first: one of gigabytes does not keep all others here."""
     parcels = []
-    for folder in folders:
-        for path in _files(workdir / folder):
-            try:
-                with path.open("rb") as file:
-                    size = os.fstat(file.fileno()).st_size
-                    digest = hashlib.file_digest(file, "sha256").hexdigest()
-            except OSError:
-                continue  # the script has removed it meanwhile, or it is nobody's to read
-            parcels.append(Parcel(path.relative_to(workdir).as_posix(), path, size, digest))
-            if len(parcels) == MAX_FILES:
-                return parcels
+    found = (path for folder in folders for path in _files(workdir / folder))
+    for path in found if until is None else sorted(found, key=_size):
+        try:
+            with path.open("rb") as file:
+                size = os.fstat(file.fileno()).st_size
+                digest = _digest(file, until)
+        except OSError:
+            continue  # the script has removed it meanwhile, or it is nobody's to read
+        if digest is None:
+            break
+        parcels.append(Parcel(path.relative_to(workdir).as_posix(), path, size, digest))
+        if len(parcels) == MAX_FILES:
+            break
     return parcels
+
+
+def num_files(workdir: Path, folder: str) -> int:
+    """How many there are, whether they can be brought or not."""
+    return sum(1 for _ in _files(workdir / folder))
 
 
 def deliver(
@@ -88,7 +97,7 @@ def deliver(
         try:
             waiting = []
             for start in range(0, len(left), _ASK_FILES):
-                waiting += _bring(uplink, left[start : start + _ASK_FILES], there, refused, leaving)
+                waiting += _bring(uplink, left[start : start + _ASK_FILES], there, refused, until, leaving)
             left, pause = waiting, ASK_SECONDS
         except AwayError:
             left = [parcel for parcel in left if parcel.name not in there]
@@ -102,7 +111,12 @@ def deliver(
 
 
 def _bring(
-    uplink: Uplink, parcels: Sequence[Parcel], there: dict[str, str], refused: Callable[[str], None], leaving: bool
+    uplink: Uplink,
+    parcels: Sequence[Parcel],
+    there: dict[str, str],
+    refused: Callable[[str], None],
+    until: float | None,
+    leaving: bool,
 ) -> list[Parcel]:
     """Asks for these, and sends what is wanted; those that another worker is just sending."""
     offer = {"files": [parcel.told() for parcel in parcels], **({"leaving": True} if leaving else {})}
@@ -113,7 +127,7 @@ def _bring(
         answer = answers[parcel.name]
         if answer["state"] == "wanted":
             try:
-                with parcel.path.open("rb") as file:
+                with _InTime(parcel.path.open("rb", buffering=0), until) as file:
                     there[parcel.name] = str(
                         uplink.put(f"files/{parcel.name}", file, parcel.size, parcel.sha256, leaving=leaving)["where"]
                     )
@@ -128,6 +142,35 @@ def _bring(
         else:
             refused(f"{parcel.name} is not kept: {answer.get('why', '')}")
     return coming
+
+
+class _InTime(io.BufferedReader):
+    """A file that is sent until a moment, and not beyond."""
+
+    def __init__(self, raw: io.FileIO, until: float | None) -> None:
+        super().__init__(raw)
+        self._until = until
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        if self._until is not None and time.monotonic() >= self._until:
+            raise AwayError("there is no time left")
+        return super().read(size)
+
+
+def _digest(file: BinaryIO, until: float | None) -> str | None:
+    hasher = hashlib.sha256()
+    while block := file.read(_BLOCK_BYTES):
+        if until is not None and time.monotonic() >= until:
+            return None
+        hasher.update(block)
+    return hasher.hexdigest()
+
+
+def _size(path: Path) -> int:
+    try:
+        return path.lstat().st_size
+    except OSError:
+        return 0
 
 
 def _files(folder: Path) -> Iterator[Path]:

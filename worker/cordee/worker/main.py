@@ -171,19 +171,21 @@ def _faults(settings: WorkerSettings, session: Session, listener: Listener, life
 
 def _leave_output(settings: WorkerSettings) -> None:
     """Brings what the script has put out so far, as far as that can be done in the time there is."""
-    from cordee.worker.delivery import LEAVING_SECONDS, OUTPUT, deliver, gather
+    from cordee.worker.delivery import LEAVING_SECONDS, OUTPUT, deliver, gather, num_files
     from cordee.worker.uplink import Uplink, read_token
 
     def refused(text: str) -> None:
         sys.stderr.write(f"cordee: {text}\n")
 
-    until = time.monotonic() + LEAVING_SECONDS
+    began = time.monotonic()
     uplink = Uplink.from_environment(os.environ, lambda: read_token(os.environ) or settings.token)
     if uplink is not None:
-        there = deliver(uplink, parcels := gather(settings.workdir, (OUTPUT,)), refused, until=until, leaving=True)
+        parcels = gather(settings.workdir, (OUTPUT,), until=began + LEAVING_SECONDS / 2)
+        there = deliver(uplink, parcels, refused, until=began + LEAVING_SECONDS, leaving=True)
         uplink.close()
-        if len(there) < len(parcels):
-            refused(f"{len(parcels) - len(there)} of the script's {len(parcels)} files in its output folder stay here")
+        found = num_files(settings.workdir, OUTPUT)
+        if len(there) < found:
+            refused(f"{found - len(there)} of the script's {found} files in its output folder stay here")
 
 
 def _deliver(settings: WorkerSettings, session: Session) -> Callable[[Path], str]:
