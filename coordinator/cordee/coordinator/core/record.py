@@ -137,21 +137,32 @@ class JobRecord:
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> JobRecord:
-        fields = dict(data)
+        """What was stored. What only a newer coordinator knows of is left out: an older one may be put back."""
+        fields = _known(JobRecord, data)
         fields["state"] = JobState(fields["state"])
         fields["world"] = _world(fields["world"])
         fields["slots"] = tuple(
-            SlotRecord(**{**slot, "exits": tuple(slot["exits"]), "fenced": tuple(slot["fenced"])})
+            SlotRecord(**_known(SlotRecord, slot) | {"exits": tuple(slot["exits"]), "fenced": tuple(slot["fenced"])})
             for slot in fields["slots"]
         )
-        fields["finished"] = tuple(FinishedWorker(**{**f, "result": Result(**f["result"])}) for f in fields["finished"])
+        fields["finished"] = tuple(_finished(f) for f in fields["finished"])
         # What an older coordinator did not know of is not in its records.
         if fields.get("deaths") is not None:
-            fields["deaths"] = Deaths(**{**fields["deaths"], "workers": tuple(fields["deaths"]["workers"])})
+            deaths = _known(Deaths, fields["deaths"])
+            fields["deaths"] = Deaths(**deaths | {"workers": tuple(deaths["workers"])})
         fields["held_up"] = tuple(fields.get("held_up", (0, 0)))
         fields["silenced"] = tuple(fields.get("silenced", (0, 0)))
-        fields["error"] = None if fields["error"] is None else JobError(**fields["error"])
+        fields["error"] = None if fields["error"] is None else JobError(**_known(JobError, fields["error"]))
         return cls(**fields)
+
+
+def _known(kind: type[Any], data: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in data.items() if name in kind.__dataclass_fields__}
+
+
+def _finished(data: Mapping[str, Any]) -> FinishedWorker:
+    result = Result(**_known(Result, data["result"]))
+    return FinishedWorker(**_known(FinishedWorker, data) | {"result": result})
 
 
 def _world(data: Mapping[str, Any] | None) -> World | None:
@@ -159,7 +170,7 @@ def _world(data: Mapping[str, Any] | None) -> World | None:
         return None
     return World(
         generation=data["generation"],
-        members=tuple(Member(**member) for member in data["members"]),
+        members=tuple(Member(**_known(Member, member)) for member in data["members"]),
         step=data["step"],
         cause=Cause(data["cause"]),
     )

@@ -112,6 +112,7 @@ class Controller:
                     job = self._add(row, document, tokens.get(row.id, ""), keys.get(row.id, ""), told)
                 except (ValueError, TypeError, KeyError):
                     _log.exception("the job %s cannot be read from the store and is passed over", row.id)
+                    running.pop(row.id, None)  # whoever can read it takes them up
                     continue
                 if not job.machine.done:
                     self.feed(job, events.Recovered(frozenset(running.pop(row.id, ()))))

@@ -57,8 +57,8 @@ class Progress:
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> "Progress":
-        """From the store; an empty mapping is no progress yet."""
-        return cls(**data)
+        """From the store; an empty mapping is no progress yet. What only a newer coordinator knows of is left out."""
+        return cls(**{name: value for name, value in data.items() if name in cls.__dataclass_fields__})
 
 
 def finite(value: float) -> float | None:
