@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from tests.unit.worker.agents import Agent
 
 from cordee.worker import exit_codes
-from cordee.worker.memory import Memory, candidates, describe, kills_in, limit_in
+from cordee.worker.memory import RECENT_SECONDS, Memory, Recent, candidates, describe, kills_in, limit_in
 
 V1 = "12:cpu,cpuacct:/a\n9:memory:/kubepods/pod1/c1\n1:name=systemd:/\n0::/\n"
 V2 = "0::/kubepods.slice/pod1/c1\n"
@@ -85,6 +85,24 @@ def test_one_more_kill_is_what_it_was(
     assert memory.words(before) == SIGKILLED
     (folder / limit).write_text("max\n")
     assert memory.words(before) == "was killed by the kernel, which had no memory left"
+
+
+def test_a_kill_of_long_ago_is_not_taken_for_this_one(tmp_path: Path) -> None:
+    def count(kills: int) -> None:
+        (tmp_path / "memory.events").write_text(EVENTS.format(kills))
+
+    count(0)
+    recent = Recent(Memory("0::/", str(tmp_path)), 0.0)
+    count(1)  # somebody else, in the same group
+    recent.alive(10.0)
+    assert recent.words(), "as far as is known it may have been this one, whose last word this is"
+    recent.alive(10.0 + RECENT_SECONDS / 2)
+    assert recent.words()
+    recent.alive(10.0 + RECENT_SECONDS)
+    assert recent.words() == ""
+    count(2)
+    recent.alive(12.0 + RECENT_SECONDS)
+    assert recent.words(), "and now it was"
 
 
 def test_where_nobody_counts_nothing_is_claimed(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ import time
 
 from cordee.worker import exit_codes, lifeword
 from cordee.worker.logfile import LineSplitter, LogFile
-from cordee.worker.memory import Memory
+from cordee.worker.memory import Memory, Recent
 from cordee.worker.patience import Patience
 from cordee.worker.postmortem import PostMortem, tidy_stacks
 from cordee.worker.watch import Watch
@@ -41,7 +41,7 @@ class Child:
         self._why = ""
         self._selector = selector
         self._log = log
-        self._memory, self._kills = memory, memory.kills()
+        self._kills = Recent(memory, time.monotonic())
         self._lifeline, lifeline = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self._lifeline.setblocking(False)
         self._stacks = os.memfd_create("cordee-stacks")
@@ -113,6 +113,7 @@ class Child:
 
     def _hear(self, kind: str, number: int) -> None:
         now = time.monotonic()
+        self._kills.alive(now)
         if kind == lifeword.MEMBER:
             self.member = True
         elif kind == lifeword.BEAT:
@@ -134,7 +135,7 @@ class Child:
         settled, words = exit_codes.settle(code, self._said, self._why)
         silent, starved = False, ""
         if code == -signal.SIGKILL and self._said is None and not (self.watch is not None and self.watch.reason):
-            starved = self._memory.words(self._kills)
+            starved = self._kills.words()
             words = starved or words
         if self.watch is not None and self.watch.reason and self._said is None:
             words, silent = self.watch.reason, self.watch.silent

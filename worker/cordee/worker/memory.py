@@ -10,12 +10,14 @@ Standard library only: the agent imports this.
 
 from __future__ import annotations
 
-__all__ = ["Memory", "candidates", "describe", "kills_in", "limit_in"]
+__all__ = ["RECENT_SECONDS", "Memory", "Recent", "candidates", "describe", "kills_in", "limit_in"]
 
 _ROOT = "/sys/fs/cgroup"
 _GROUPS = "/proc/self/cgroup"
 _NO_LIMIT_BYTES = 1 << 60
 """v1 says "none" by a number near the greatest there is."""
+RECENT_SECONDS = 5.0
+"""A count is kept for so long at least: a word of a process may be read after the kernel has killed it."""
 
 
 class Memory:
@@ -38,6 +40,24 @@ class Memory:
         if before is None or now is None or now <= before:
             return ""
         return describe(limit_in(_read(self._limit)))
+
+
+class Recent:
+    """The kills of the last moments: those of hours ago, of whoever is in the same group, say nothing of a process."""
+
+    def __init__(self, memory: Memory, now: float) -> None:
+        self._memory = memory
+        self._before = self._newer = memory.kills()
+        self._at = now
+
+    def alive(self, now: float) -> None:
+        """The process lives: what was counted some seconds ago was not it."""
+        if now - self._at >= RECENT_SECONDS:
+            self._before, self._newer, self._at = self._newer, self._memory.kills(), now
+
+    def words(self) -> str:
+        """What happened to it, now that it was killed; empty: not that."""
+        return self._memory.words(self._before)
 
 
 def candidates(groups: str, root: str = _ROOT) -> list[tuple[str, str]]:
