@@ -122,6 +122,7 @@ class PastCoordinator:
     def delete(self, ref: str) -> JobView:
         """Remove a job that has ended, with all that it has left; of a run, its folder. What it was like."""
         from cordee.coordinator.service.launchers.process import living_agents
+        from cordee.coordinator.service.removal import lies_in
 
         job = self.job(ref)
         if job["state"] not in TERMINAL_STATES:
@@ -130,6 +131,12 @@ class PastCoordinator:
             raise ConflictError(f"{len(found)} jobs are called {ref!r}", f"say which one by its id: {', '.join(found)}")
         if job["id"] in living_agents(self.folder):
             raise ConflictError(f"workers of the job {job['id']} have yet to end", "try again in a moment")
+        for other in self.unfinished():
+            place = other.document.spec.warm_start
+            if place is not None and lies_in(place, job["folder"]):
+                raise ConflictError(
+                    f"the job {other.view['id']}, which has not ended, starts from what {job['id']} has left", self.hint
+                )
         self.close()
         _remove(self.folder, job["id"])
         return job

@@ -124,12 +124,14 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[StateFol
         yield held
 
 
-def put(folder: StateFolder, identity: str, bundle: str) -> None:
-    job = make(identity)
+def put(folder: StateFolder, identity: str, bundle: str, job: Job | None = None) -> None:
+    job = job or make(identity)
     (folder.job(identity) / "logs").mkdir(parents=True)
     (folder.job(identity) / "logs" / "w0.jsonl").write_text("{}\n")
     folder.bundle(bundle).touch()
-    row = JobRow(identity, job.name, 1.0, "succeeded", job.document.to_document(), bundle, job.machine.record.to_json())
+    row = JobRow(
+        identity, job.name, 1.0, job.machine.state, job.document.to_document(), bundle, job.machine.record.to_json()
+    )
     store = Store(folder.database)
     store.create_job(row, "secret", key=identity)
     store.close()
@@ -184,6 +186,17 @@ async def test_a_folder_that_cannot_be_removed_is_tried_again(
     await sweeper.sweep()
     assert store.removals() == {}
     store.close()
+
+
+def test_without_a_coordinator_too_what_another_job_starts_from_stays(folder: StateFolder) -> None:
+    put(folder, "one-1", "a" * 64)
+    place = f"file://{folder.job('one-1')}/result/model.safetensors"
+    put(folder, "next-1", "a" * 64, make("next-1", JobState.RUNNING, warm_start=place))
+    folder.__exit__()
+    with connect(state=folder.root) as found:
+        keeper, _ = found.find("one-1")
+        with pytest.raises(ClientConflictError, match="next-1, which has not ended, starts from what one-1 has left"):
+            keeper.delete("one-1")
 
 
 def test_without_a_coordinator_a_job_of_its_folder_can_be_removed(tmp_path: Path, folder: StateFolder) -> None:

@@ -24,7 +24,16 @@ from cordee.coordinator.service.folder import StateFolder
 from cordee.coordinator.service.job import Job
 from cordee.coordinator.service.store import Store, StoreError
 
-__all__ = ["BUNDLE_SECONDS", "Sweeper", "check_removable", "needed_by", "overdue", "remove_bundle", "remove_folder"]
+__all__ = [
+    "BUNDLE_SECONDS",
+    "Sweeper",
+    "check_removable",
+    "lies_in",
+    "needed_by",
+    "overdue",
+    "remove_bundle",
+    "remove_folder",
+]
 
 _log = logging.getLogger(__name__)
 
@@ -70,14 +79,22 @@ def needed_by(job: Job, jobs: Iterable[Job]) -> Job | None:
     return _needed_by(job, _needs(jobs))
 
 
+def lies_in(place: str, folder: str) -> bool:
+    """Whether what a job starts from lies in that folder, however the place is written."""
+    real = _real(place)
+    return real is not None and Path(real).is_relative_to(os.path.realpath(folder))
+
+
+def _real(place: str) -> str | None:
+    """Where it is on this machine's disk; None: elsewhere."""
+    path = place.removeprefix(_FILE)
+    return None if "://" in path else os.path.realpath(path)
+
+
 def _needs(jobs: Iterable[Job]) -> list[tuple[Job, str]]:
     """The jobs that have not ended and start from what lies on a disk, and where that is."""
     found = ((job, job.document.spec.warm_start) for job in jobs if not job.machine.done)
-    return [
-        (job, os.path.realpath(place.removeprefix(_FILE)))
-        for job, place in found
-        if place is not None and ("://" not in place or place.startswith(_FILE))
-    ]
+    return [(job, real) for job, place in found if place is not None and (real := _real(place)) is not None]
 
 
 def _needed_by(job: Job, needs: list[tuple[Job, str]]) -> Job | None:
