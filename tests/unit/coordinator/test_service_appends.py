@@ -41,3 +41,17 @@ async def test_a_files_name_is_a_digest(name: str, tmp_path: Path) -> None:
     with pytest.raises(InvalidError, match="no name"):
         await Appends(Uploads()).append(tmp_path, "w0", "logs", name, 0, b"x")
     assert not list(tmp_path.iterdir())
+
+
+async def test_what_is_remembered_of_many_jobs_is_bounded_and_nothing_is_lost_by_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("cordee.coordinator.service.appends._MAX_KNOWN", 2)
+    appends = Appends(Uploads(log_bytes=1 << 20))
+    for job in ("a", "b", "c"):
+        assert await appends.append(tmp_path / job, "w0", "logs", FIRST, 0, SOME) == len(SOME)
+    assert [place.parent.name for place in appends._folders] == ["b", "c"]
+    assert await appends.append(tmp_path / "a", "w0", "logs", FIRST, 0, SOME) == len(SOME), "it is here already"
+    await appends.append(tmp_path / "a", "w1", "logs", FIRST, 0, SOME)
+    with pytest.raises(StorageFullError, match="used up"):
+        await appends.append(tmp_path / "a", "w2", "logs", FIRST, 0, SOME)

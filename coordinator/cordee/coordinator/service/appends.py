@@ -33,6 +33,8 @@ _MAX_FILES: Final = 10_000
 """Of one job: an agent that is started again in a new pod begins a new one."""
 _NAME: Final = re.compile(r"[0-9a-f]{32}")
 _GONE: Final = ".gone"
+_MAX_KNOWN: Final = 1000
+"""Folders of which it is remembered what is in them; of others it is looked at again."""
 
 
 @dataclass
@@ -59,10 +61,17 @@ class Appends:
         if len(data) > MAX_BATCH_BYTES:
             raise InvalidError(f"a batch has {MAX_BATCH_BYTES >> 10} KiB at most")
         place = folder / kind
-        known = self._folders.setdefault(place, _Folder())
+        known = self._known(place)
         file = f"{worker}.jsonl.{name}" if kind == LOGS else f"{worker}.{name}.ledger"
         async with known.lock:
             return await asyncio.to_thread(self._append, place, known, kind, file, offset, data)
+
+    def _known(self, place: Path) -> _Folder:
+        known = self._folders[place] = self._folders.pop(place, None) or _Folder()
+        oldest = next(iter(self._folders))
+        if len(self._folders) > _MAX_KNOWN and not self._folders[oldest].lock.locked():
+            del self._folders[oldest]
+        return known
 
     def _append(self, place: Path, known: _Folder, kind: Kind, file: str, offset: int, data: bytes) -> int:
         if known.sizes is None:
