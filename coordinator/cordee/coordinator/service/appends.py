@@ -67,7 +67,8 @@ class Appends:
             return await asyncio.to_thread(self._append, place, known, kind, file, offset, data)
 
     def _known(self, place: Path) -> _Folder:
-        known = self._folders[place] = self._folders.pop(place, None) or _Folder()
+        known = self._folders.pop(place) if place in self._folders else _Folder()
+        self._folders[place] = known
         oldest = next(iter(self._folders))
         if len(self._folders) > _MAX_KNOWN and not self._folders[oldest].lock.locked():
             del self._folders[oldest]
