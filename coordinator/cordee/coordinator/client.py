@@ -276,7 +276,7 @@ class Client:
             why = "it does not answer in time" if isinstance(error, httpx2.TimeoutException) else reason(error)
             raise UnreachableError(
                 f"no connection with the coordinator at {self.endpoint.url}: {why}",
-                reach_hint(self.endpoint),
+                reach_hint(self.endpoint, why),
             ) from error
         except json.JSONDecodeError as error:
             raise UnreachableError(

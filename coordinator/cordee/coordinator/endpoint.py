@@ -18,6 +18,17 @@ __all__ = ["LOOPBACK", "Endpoint", "host_of", "reach_hint", "read_endpoint", "re
 
 LOOPBACK: Final = frozenset({"localhost", "127.0.0.1", "::1"})
 
+_CLOSED: Final = "it ended the connection"
+# What the libraries say, and what it means to somebody who has typed an address.
+_SIGNS: Final = {
+    "refused": "nobody listens there",
+    "unexpected_eof": _CLOSED,
+    "reset by peer": _CLOSED,
+    "disconnected without": _CLOSED,
+    "name or service not known": "this name is not known here",
+    "wrong_version_number": "it does not speak TLS",
+}
+
 
 @dataclass(frozen=True)
 class Endpoint:
@@ -87,13 +98,17 @@ def reason(error: Exception) -> str:
     text = str(error) or type(error).__name__
     if "CERTIFICATE_VERIFY_FAILED" in text:
         return f"its certificate is not trusted ({text.partition('failed: ')[2].partition(' (_ssl')[0] or text})"
-    return "nobody listens there" if "refused" in text.lower() else text
+    return next((words for sign, words in _SIGNS.items() if sign in text.lower()), text)
 
 
-def reach_hint(endpoint: Endpoint) -> str:
-    """What may be wrong when nobody answers."""
+def reach_hint(endpoint: Endpoint, why: str = "") -> str:
+    """What may be wrong when nobody answers, for the `reason` that was found."""
+    if "certificate is not trusted" in why and endpoint.state is None:
+        return "CORDEE_CA (--ca) names the file of who signed it, and the address a host that it is good for"
     if endpoint.state is not None or urlsplit(endpoint.url).scheme != "https":
-        return start_hint(endpoint.state)
+        closed = endpoint.state is None and why == _CLOSED
+        https = f"; or it speaks TLS: https://{urlsplit(endpoint.url).netloc}" if closed else ""
+        return f"{start_hint(endpoint.state)}{https}"
     # A server that misses a certificate just closes the connection (TLS 1.3): nobody can tell it from another reason.
     mutual = (
         "" if endpoint.certificate else "; where it asks for certificates, give yours: cordee --cert FILE --key FILE"

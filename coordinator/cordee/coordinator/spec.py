@@ -306,6 +306,7 @@ def _unbundled(job: JobDocument) -> Iterator[tuple[str, str]]:
         if place is not None and "://" not in place and not PurePosixPath(place).is_absolute():
             yield field, f"is {place!r}; it must be a URL or an absolute path on the workers' machines"
     if job.spec.source_from is not None and job.spec.source_from.config_map is not None:
-        yield "spec.sourceFrom.configMap", "is for jobs made by kubectl; leave it out and send the bundle's sha256"
+        what = "is for jobs made by kubectl; leave it out: cordee submit sends the script's folder, REST takes"
+        yield "spec.sourceFrom.configMap", f"{what} a bundle's sha256"
     if job.spec.source is not None:
         yield "spec.source", "names a folder of the client's machine; leave it out and send the bundle's sha256"

@@ -98,10 +98,11 @@ def _check_account(spec: Json, settings: Kubernetes, own_account: str | None) ->
     for field in ("serviceAccountName", "serviceAccount"):
         name = spec.get(field)
         if name and name not in allowed:
-            others = ", ".join(settings.allowed_service_accounts) or "none"
+            others = ", ".join(settings.allowed_service_accounts)
+            which = f"these beside its own: {others}" if others else "its own alone"
             raise _refuse(
                 f"asks for the service account {name}, which jobs may not have",
-                f"the coordinator's configuration allows these beside its own: {others}",
+                f"the coordinator's configuration allows {which}",
             )
     if spec.get("automountServiceAccountToken") is not False and own_account is None:
         raise _refuse("mounts a token for the API server, which workers have no use for")

@@ -156,7 +156,9 @@ def test_a_job_goes_its_way_from_submission_to_result(served: Home) -> None:
     assert given == yaml.safe_load(served.cordee("logs", "way", "-f", "-o", "yaml").stdout)
     assert {*given[0]} == {"time", "worker", "rank", "stream", "line"}
     assert 0 in [line["rank"] for line in given]
-    assert yaml.safe_load(served.cordee("logs", "way", "--rank", "7", "-o", "yaml").stdout) == []
+    none = served.cordee("logs", "way", "--rank", "7", "-o", "yaml")
+    assert yaml.safe_load(none.stdout) == []
+    assert "has no lines of rank 7 (yet)" in none.stderr
     wide = served.cordee("logs", "way", "-o", "wide", "--rank", "0", "--tail", "1").stdout
     at = r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d\.\d{3}"
     assert re.fullmatch(rf"{at}  {job_id}-w\d  0  (stdout|stderr|agent)  .*\n", wide)

@@ -212,6 +212,34 @@ def test_a_failed_job_s_traceback_is_shown_once(capsys: pytest.CaptureFixture[st
     assert "error: the job failed: out of restarts\n" in capsys.readouterr().err
 
 
+def test_a_coordinator_s_folder_is_shown_as_ours_only_where_it_is(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    weights = str(tmp_path / "result" / "model.safetensors")
+    ended = job(state="succeeded", weights_path=weights, weights_sha256="0" * 64, folder=str(tmp_path))
+    summarise(ended, ended["folder"])
+    assert f"weights   {weights}\n" in (told := capsys.readouterr().err)
+    assert f"folder    {tmp_path}\n" in told
+    assert "fetch" not in job_details(ended, wide=False)
+    elsewhere = {**ended, "folder": str(tmp_path / "none")}
+    summarise(elsewhere, elsewhere["folder"])  # type: ignore[arg-type]
+    assert "weights   with the coordinator: cordee fetch digits-abc234\n" in (told := capsys.readouterr().err)
+    assert "folder" not in told
+    details = job_details(elsewhere, wide=False)  # type: ignore[arg-type]
+    assert "none (on the coordinator's machine)" in details
+    assert "with the coordinator: cordee fetch digits-abc234 (sha256 0000" in details
+
+
+def test_why_a_job_failed_is_said_once_in_its_details() -> None:
+    why = "w0 was killed by SIGSEGV"
+    failed = job(state="failed", reason=why, error={"exception": why, "traceback": "", "worker": "w0"})
+    assert job_details(failed, wide=False).count(why) == 1
+    raised = job(
+        state="failed", reason="E: x", error={"exception": "E: x", "traceback": "Traceback\nE: x", "worker": ""}
+    )
+    assert "Traceback" in job_details(raised, wide=False)
+
+
 def test_old_runs_go_and_living_ones_and_other_people_s_folders_stay(tmp_path: Path) -> None:
     runs = tmp_path / "runs"
     names = [f"2026010{day}-000000-a" for day in range(1, 7)]

@@ -31,6 +31,7 @@ from cordee.coordinator.client import (
     read_endpoint,
 )
 from cordee.coordinator.discovery import connect
+from cordee.coordinator.endpoint import reach_hint, reason
 from cordee.coordinator.folders import default_state, runs_folder
 from cordee.coordinator.service.embedded import EmbeddedCoordinator
 from cordee.coordinator.service.rest import models
@@ -156,6 +157,40 @@ def test_nobody_there_is_a_sentence_with_the_address_and_the_command_to_try(tmp_
     assert caught.value.hint == f"start one: cordee coordinator --state {tmp_path / 'none'}"
     with connect() as coordinators, pytest.raises(UnreachableError, match="no coordinator runs here"):
         coordinators.find("job")
+
+
+@pytest.mark.parametrize(
+    ("url", "said", "words", "hint"),
+    [
+        (
+            "https://h:1",
+            "[SSL: CERTIFICATE_VERIFY_FAILED] certificate verify failed: Hostname mismatch (_ssl.c:1006)",
+            "its certificate is not trusted (Hostname mismatch)",
+            "CORDEE_CA (--ca) names the file",
+        ),
+        (
+            "https://h:1",
+            "[SSL: UNEXPECTED_EOF_WHILE_READING] EOF (_ssl.c:1)",
+            "it ended the connection",
+            "port",
+        ),
+        ("https://h:1", "[Errno 104] Connection reset by peer", "it ended the connection", "(kubectl port-forward)"),
+        ("https://h:1", "[SSL: WRONG_VERSION_NUMBER] wrong (_ssl.c:1)", "it does not speak TLS", "port-forward"),
+        ("https://h:1", "[Errno -2] Name or service not known", "this name is not known here", "port-forward"),
+        (
+            "http://h:1",
+            "Server disconnected without sending a response.",
+            "it ended the connection",
+            "TLS: https://h:1",
+        ),
+        ("http://h:1", "[Errno 111] Connection refused", "nobody listens there", "start one: cordee coordinator"),
+    ],
+)
+def test_what_a_library_says_of_a_connection_becomes_words_and_a_hint(
+    url: str, said: str, words: str, hint: str
+) -> None:
+    assert reason(OSError(said)) == words
+    assert hint in reach_hint(Endpoint(url, ""), words)
 
 
 @pytest.mark.parametrize("address", ["", "localhost:80", "ftp://x", "http://", "http://[::1", "http://a:x"])

@@ -46,7 +46,7 @@ def test_the_same_death_three_times_without_a_step_is_a_bug() -> None:
     assert party.state is JobState.FAILED
     error = party.machine.record.error
     assert error is not None
-    assert error.exception.startswith(f"j-w1 was killed by SIGSEGV at about step {party.step}, 3 times")
+    assert error.exception.startswith(f"j-w1 was killed by SIGSEGV; this happened at about step {party.step}, 3 times")
     assert error.traceback == SEGFAULT["stack"]
 
 
@@ -89,7 +89,10 @@ def test_who_gives_no_sign_of_life_however_long_is_waited_for_hangs_and_that_is_
         words = f"gave no sign of life for {seconds} s and was killed"
         party.die(0, words=words, silent=True, patience=patience, stack="in hold")
     assert party.state is JobState.FAILED
-    assert "gave no sign of life for 24 s and was killed before the first step, 3 times" in party.machine.record.reason
+    assert (
+        "gave no sign of life for 24 s and was killed; this happened before the first step, 3 times"
+        in party.machine.record.reason
+    )
 
 
 def test_memory_that_is_never_enough_for_a_process_ends_the_job_the_third_time_though_a_kill_does_not() -> None:
@@ -101,7 +104,7 @@ def test_memory_that_is_never_enough_for_a_process_ends_the_job_the_third_time_t
             assert party.state is not JobState.FAILED
             party.die(1, words=words, out_of_memory=starved)
         assert (party.state is JobState.FAILED) == starved
-    assert f"j-w1 {words} at about step {party.step}, 3 times" in party.machine.record.reason
+    assert f"j-w1 {words}; this happened at about step {party.step}, 3 times" in party.machine.record.reason
 
 
 def test_a_script_that_ends_the_process_without_a_word_is_a_bug_the_third_time() -> None:
@@ -114,7 +117,10 @@ def test_a_script_that_ends_the_process_without_a_word_is_a_bug_the_third_time()
         party.go(1.0)
         party.join(0)
     assert party.state is JobState.FAILED
-    assert "ended without a result that was heard of before the first step, 3 times" in party.machine.record.reason
+    assert (
+        "ended without a result that was heard of; this happened before the first step, 3 times"
+        in party.machine.record.reason
+    )
 
 
 def test_agents_that_cannot_be_started_use_up_their_budget_and_the_reason_says_what_it_is() -> None:
@@ -236,8 +242,8 @@ def test_an_image_without_the_agent_ends_a_job_of_which_nobody_has_come_the_thir
         party.go(15.0)
     assert party.state is JobState.FAILED
     assert party.machine.record.reason == (
-        f"j-w0's agent exited with code {code}: {words} before the first step, 3 times, and the job got no further: "
-        "it is not tried again"
+        f"j-w0's agent exited with code {code}: {words}; this happened before the first step, 3 times, "
+        "and the job got no further: it is not tried again"
     )
 
 
@@ -260,8 +266,8 @@ def test_memory_beyond_the_limit_three_times_at_the_same_place_ends_the_job_and_
         machine.handle(ev.Tick(), 20.0 * k + 15.0)
     assert machine.state is JobState.FAILED
     assert machine.record.reason == (
-        f"j-w0's agent was ended by signal 9: {words} before the first step, 3 times, and the job got no further: "
-        "it is not tried again"
+        f"j-w0's agent was ended by signal 9: {words}; this happened before the first step, 3 times, "
+        "and the job got no further: it is not tried again"
     )
     party = Party(2)
     for _ in range(5):

@@ -144,7 +144,7 @@ def state_words(job: "JobView") -> list[str]:
     if reason.startswith(job["state"]):  # "cancelled by the user" says it all
         words = [reason]
     elif reason:
-        words.append(reason)
+        words.append(reason.removesuffix("."))  # a scheduler's sentence; ours goes on
     words += progress_words(job)
     words.append(f"workers {job['workers']['now']}/{job['workers']['wanted']}")
     if job["recoveries"]:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
-from cordee.coordinator.cli.errors import guarded
+from cordee.coordinator.cli.errors import guarded, say
 from cordee.coordinator.cli.options import Format, JobArgument, ServerOption, StateOption
 from cordee.coordinator.cli.output import write
 
@@ -58,6 +58,9 @@ def logs(
             raise typer.Exit(0) from None
         if silent and output is Format.YAML:
             write("[]")
+        if silent and tail != 0:
+            whose = f" of worker {worker}" if worker is not None else f" of rank {rank}" if rank is not None else ""
+            say(f"{found['id']} has no lines{whose} (yet)")
 
 
 def _origin(line: "LogLine") -> str:

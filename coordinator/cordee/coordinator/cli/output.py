@@ -4,9 +4,11 @@ The columns are ours because a table library fits its tables to a terminal: in a
 """
 
 import json
+import os
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, TypeGuard
 
 from cordee.coordinator.cli.options import Format
@@ -23,6 +25,7 @@ __all__ = [
     "duration",
     "facts",
     "is_document",
+    "is_here",
     "job_details",
     "job_table",
     "number",
@@ -30,6 +33,7 @@ __all__ = [
     "printable",
     "progress_words",
     "size",
+    "weights_words",
     "write",
 ]
 
@@ -171,6 +175,16 @@ def facts(pairs: Mapping[str, str]) -> str:
     return "\n".join(f"{name.ljust(width)}  {value}" for name, value in pairs.items())
 
 
+def is_here(folder: Path | str) -> bool:
+    """Whether a coordinator's folder is on this machine, and may be looked at."""
+    return os.path.isdir(folder)  # noqa: PTH112 - pathlib's raises where a folder above may not be entered
+
+
+def weights_words(job: "JobView", path: str, folder: Path | str) -> str:
+    """Where the final weights are, or how to come by them."""
+    return clean(path) if is_here(folder) else f"with the coordinator: cordee fetch {job['id']}"
+
+
 def job_details(job: "JobView", *, wide: bool) -> str:
     """Everything about a job, for people; `wide` shows all kept events instead of the newest ten."""
     state = job["state"] + (f" ({clean(job['reason'])})" if job["reason"] else "")
@@ -185,12 +199,13 @@ def job_details(job: "JobView", *, wide: bool) -> str:
         "runs on": f"{job['device']}, {count(job['threads'], 'thread')} per worker, launcher {job['launcher']}",
         "created": time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(job["created_at"])),
         "time": duration(job["seconds"]),
-        "folder": clean(job["folder"]),
+        "folder": clean(job["folder"]) + ("" if is_here(job["folder"]) else " (on the coordinator's machine)"),
     }
     if job["metrics"]:
         pairs["metrics"] = ", ".join(f"{clean(name)} {number(value)}" for name, value in job["metrics"].items())
     if job["weights_sha256"]:
-        pairs["weights"] = f"{clean(job['weights_path'] or '-')} (sha256 {job['weights_sha256']})"
+        place = weights_words(job, job["weights_path"], job["folder"]) if job["weights_path"] else "-"
+        pairs["weights"] = f"{place} (sha256 {job['weights_sha256']})"
     parts = [facts(pairs)]
     if job["members"]:
         rows = [
@@ -215,7 +230,8 @@ def job_details(job: "JobView", *, wide: bool) -> str:
         if wide:
             parts += [f"{clean(e['kind'])}: {printable(e['message'])}" for e in events if "\n" in e["message"].strip()]
     if job["error"]:
-        parts.append(printable(job["error"]["traceback"] or job["error"]["exception"]))
+        told = job["error"]["traceback"] or job["error"]["exception"]
+        parts += [printable(told)] if told != job["reason"] else []
     return "\n\n".join(parts)
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cordee.coordinator.cli.errors import report, say
-from cordee.coordinator.cli.output import clean, count, duration, facts, number, printable
+from cordee.coordinator.cli.output import clean, count, duration, facts, is_here, number, printable, weights_words
 
 if TYPE_CHECKING:
     from cordee.coordinator.views import JobView
@@ -38,7 +38,9 @@ def summarise(job: "JobView", folder: Path | str, *, shown: Callable[[str], bool
     say(f"{job['id']} {job['state']} in {duration(job['seconds'])}: {', '.join(counts)}")
     pairs = {clean(name): number(value, ".6g") for name, value in job["metrics"].items()}
     if job["weights_path"] and job["weights_sha256"]:
-        pairs["weights"] = clean(job["weights_path"])
+        pairs["weights"] = weights_words(job, job["weights_path"], folder)
         pairs["sha256"] = job["weights_sha256"]
-    pairs["folder"] = str(folder)
-    say("\n".join(f"  {line}" for line in facts(pairs).splitlines()))
+    if is_here(folder):
+        pairs["folder"] = str(folder)
+    if pairs:
+        say("\n".join(f"  {line}" for line in facts(pairs).splitlines()))

@@ -45,7 +45,7 @@ def dies_again(crew: Crew, worker: str, whose: str, code: int, words: str, step:
         return False
     where = f"at about step {deaths.furthest}" if deaths.furthest else "before the first step"
     again = f"{deaths.times} times, and the job got no further: it is not tried again"
-    message = f"{worker}{whose} {words} {where}, {again}"
+    message = f"{worker}{whose} {words}; this happened {where}, {again}"
     crew.fail(JobError(message, stack, worker), message)
     return True
 

@@ -215,7 +215,8 @@ class Controller:
             record=record.to_json(),
         )
         token = new_token()
-        said = [("submitted", f"{document.spec.script}, {workers} workers{asked_by(by)}")]
+        noun = "worker" if str(workers) == "1" else "workers"
+        said = [("submitted", f"{document.spec.script}, {workers} {noun}{asked_by(by)}")]
         said += (("ignored", message) for message in ignored)
         self._folder.job(identity).mkdir(parents=True, exist_ok=True)
         told = self._store.create_job(row, token, key=key, events=[self._turns.sentence(*words) for words in said])
