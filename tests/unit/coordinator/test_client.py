@@ -19,6 +19,7 @@ import pytest
 
 from cordee.coordinator import views
 from cordee.coordinator.bundle import pack
+from cordee.coordinator.cli.log_lines import lines_to_the_end
 from cordee.coordinator.client import (
     Client,
     ClientError,
@@ -288,6 +289,46 @@ def test_a_submission_without_an_answer_is_sent_again_under_the_same_key(monkeyp
     assert "cordee jobs" in refused.value.hint
     assert len(Speechless.asked) > 1
     assert len({asked["key"] for asked in Speechless.asked}) == 1
+
+
+class Restarted(Speechless):
+    """A coordinator that ends a job's log in good order in the middle of it, as one does that is upgraded."""
+
+    told: ClassVar[list[list[float]]] = []
+    states: ClassVar[list[str]] = []
+
+    def do_GET(self) -> None:
+        if self.path.startswith("/v1/jobs/a/logs"):
+            lines = [
+                {"time": at, "worker": "a-w0", "rank": 0, "stream": "stdout", "line": ""} for at in self.told.pop(0)
+            ]
+            body = "".join(json.dumps(line) + "\n" for line in lines).encode()
+        else:
+            body = json.dumps({"state": self.states.pop(0)}).encode()
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+
+def test_a_log_is_followed_to_the_job_s_end_and_not_to_the_answer_s(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("cordee.coordinator.cli.log_lines._RETRY_SECONDS", 0.0)
+    monkeypatch.setattr(Restarted, "told", [[1.0, 2.0], [], [1.0, 2.0, 3.0]])
+    monkeypatch.setattr(Restarted, "states", ["running", "recovering", "succeeded"])
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Restarted) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        try:
+            with Client(Endpoint(f"http://127.0.0.1:{server.server_port}", "t" * 20)) as client:
+                lines = list(lines_to_the_end(client, "a", patience_seconds=0.0, stop=threading.Event()))
+        finally:
+            server.shutdown()
+            thread.join()
+    assert [line["time"] for line in lines] == [1.0, 2.0, 3.0]
+    assert Restarted.told == Restarted.states == []
+    gone = Client(Endpoint(f"http://127.0.0.1:{server.server_port}", "t" * 20))
+    with gone, pytest.raises(UnreachableError, match="nobody listens there"):
+        list(lines_to_the_end(gone, "a", patience_seconds=0.0, stop=threading.Event()))
 
 
 class Stranger(http.server.BaseHTTPRequestHandler):

@@ -9,6 +9,7 @@ already: such a line is held until the next one, or the job's end, tells whether
 """
 
 import contextlib
+import math
 import queue
 import signal
 import threading
@@ -17,6 +18,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
+from cordee.coordinator.cli.log_lines import lines_to_the_end
 from cordee.coordinator.client import Client, ClientError, UnreachableError
 from cordee.coordinator.views import OUTPUT_STREAMS, TERMINAL_STATES
 
@@ -247,20 +249,9 @@ def _watch(
 def _read_log(
     client: Client, job_id: str, events: "queue.SimpleQueue[_Event]", stop: threading.Event, since: float
 ) -> None:
-    """Lines as they come. After a broken connection the log is read again, and what was shown is passed over."""
-    seen_until = newest = since
-    while not stop.is_set():
-        try:
-            for line in client.logs(job_id, follow=True):
-                if line["time"] > seen_until:
-                    newest = max(newest, line["time"])
-                    events.put(_Wrote(line))
-                if stop.is_set():
-                    return
-            break
-        except UnreachableError:
-            seen_until = newest
-            stop.wait(_RETRY_SECONDS)
-        except ClientError:
-            break
+    """Lines as they come. How long a coordinator may stay away is the watch's to say."""
+    lines = lines_to_the_end(client, job_id, since=since, patience_seconds=math.inf, stop=stop)
+    with contextlib.suppress(ClientError):
+        for line in lines:
+            events.put(_Wrote(line))
     events.put(_LogEnded())

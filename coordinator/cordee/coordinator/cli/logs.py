@@ -5,6 +5,7 @@ growing list.
 """
 
 import json
+import threading
 import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Annotated, Final
@@ -40,14 +41,29 @@ def logs(
 
     What an agent says about its worker (ends, restarts) is marked as such.
     """
+    from cordee.coordinator.cli.follow import PATIENCE_SECONDS
+    from cordee.coordinator.cli.log_lines import lines_to_the_end
     from cordee.coordinator.cli.reach import reach
+    from cordee.coordinator.client import Client
     from cordee.coordinator.views import OUTPUT_STREAMS
 
     with reach(server, state) as coordinators:
         keeper, found = coordinators.find(job)
         silent = True
+        if follow and isinstance(keeper, Client):
+            lines = lines_to_the_end(
+                keeper,
+                found["id"],
+                rank=rank,
+                worker=worker,
+                tail=tail,
+                patience_seconds=PATIENCE_SECONDS,
+                stop=threading.Event(),
+            )
+        else:
+            lines = keeper.logs(found["id"], follow=follow, rank=rank, worker=worker, tail=tail)
         try:
-            for line in keeper.logs(found["id"], follow=follow, rank=rank, worker=worker, tail=tail):
+            for line in lines:
                 silent = False
                 plain = (rank is not None or worker is not None) and line["stream"] in OUTPUT_STREAMS
                 if output is not None:
