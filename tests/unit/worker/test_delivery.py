@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from types import SimpleNamespace
+from typing import cast
 
 import pytest
 
@@ -37,7 +38,6 @@ class Coordinator(HTTPServer):
 
 
 class Handler(BaseHTTPRequestHandler):
-    server: Coordinator
     protocol_version = "HTTP/1.1"
 
     def do_POST(self) -> None:
@@ -48,11 +48,11 @@ class Handler(BaseHTTPRequestHandler):
         name, left = self.path.rpartition("/")[2], int(self.headers["Content-Length"])
         if left > 1 << 20:
             self.rfile.read(1)
-            self.server.now = 5.0
+            cast("Coordinator", self.server).now = 5.0
             while self.rfile.read(1 << 20):
                 pass
         else:
-            self.server.got[name] = len(self.rfile.read(left))
+            cast("Coordinator", self.server).got[name] = len(self.rfile.read(left))
             self._answer({"where": name})
 
     def _answer(self, body: object) -> None:
@@ -62,7 +62,7 @@ class Handler(BaseHTTPRequestHandler):
         self.end_headers()
         self.wfile.write(data)
 
-    def log_message(self, *_: object) -> None:
+    def log_message(self, format: str, *_: object) -> None:
         """Nothing."""
 
 

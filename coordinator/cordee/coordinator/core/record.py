@@ -141,15 +141,11 @@ class JobRecord:
         fields = _known(JobRecord, data)
         fields["state"] = JobState(fields["state"])
         fields["world"] = _world(fields["world"])
-        fields["slots"] = tuple(
-            SlotRecord(**_known(SlotRecord, slot) | {"exits": tuple(slot["exits"]), "fenced": tuple(slot["fenced"])})
-            for slot in fields["slots"]
-        )
+        fields["slots"] = tuple(_slot(slot) for slot in fields["slots"])
         fields["finished"] = tuple(_finished(f) for f in fields["finished"])
         # What an older coordinator did not know of is not in its records.
         if fields.get("deaths") is not None:
-            deaths = _known(Deaths, fields["deaths"])
-            fields["deaths"] = Deaths(**deaths | {"workers": tuple(deaths["workers"])})
+            fields["deaths"] = _deaths(fields["deaths"])
         fields["held_up"] = tuple(fields.get("held_up", (0, 0)))
         fields["silenced"] = tuple(fields.get("silenced", (0, 0)))
         fields["error"] = None if fields["error"] is None else JobError(**_known(JobError, fields["error"]))
@@ -160,9 +156,22 @@ def _known(kind: type[Any], data: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in data.items() if name in kind.__dataclass_fields__}
 
 
+def _slot(data: Mapping[str, Any]) -> SlotRecord:
+    fields = _known(SlotRecord, data)
+    fields["exits"], fields["fenced"] = tuple(fields["exits"]), tuple(fields["fenced"])
+    return SlotRecord(**fields)
+
+
+def _deaths(data: Mapping[str, Any]) -> Deaths:
+    fields = _known(Deaths, data)
+    fields["workers"] = tuple(fields["workers"])
+    return Deaths(**fields)
+
+
 def _finished(data: Mapping[str, Any]) -> FinishedWorker:
-    result = Result(**_known(Result, data["result"]))
-    return FinishedWorker(**_known(FinishedWorker, data) | {"result": result})
+    fields = _known(FinishedWorker, data)
+    fields["result"] = Result(**_known(Result, fields["result"]))
+    return FinishedWorker(**fields)
 
 
 def _world(data: Mapping[str, Any] | None) -> World | None:
