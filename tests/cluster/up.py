@@ -1,4 +1,4 @@
-"""The tests' cluster, to be tried by hand: `python tests/cluster/up.py`, as root; Ctrl-C takes it down.
+"""The tests' cluster, to be tried by hand: `python tests/cluster/up.py`, as root; Ctrl-C takes it down (in the background: SIGTERM).
 
 It prints what to set so that kubectl and helm find it. The image `cordee:test` is this checkout. Services and pods have
 addresses of their own, and this machine reaches both; names resolve in pods only.

@@ -269,7 +269,7 @@ class Config(SpecModel):
 def load_config(path: Path) -> Config:
     """A configuration from a YAML file. Raises SpecError, with all mistakes at once and their lines."""
     where = str(path)
-    node, document = load_yaml(read_text(path), where)
+    node, document = load_yaml(read_text(path, "configuration file"), where)
     if not isinstance(document, dict):
         got = "is empty" if document is None else f"is {given(document)}"
         raise SpecError((Problem("the configuration", f"{got}; begin it with 'apiVersion: {CONFIG_VERSION}'"),), where)

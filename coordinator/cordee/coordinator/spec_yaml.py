@@ -18,22 +18,23 @@ def refuse(where: str, message: str) -> NoReturn:
     raise SpecError((Problem("" if where else "the job file", message),), where)
 
 
-def read_text(path: Path) -> str:
+def read_text(path: Path, what: str = "job file") -> str:
+    """A file's text; `what` it should be is for whoever gave the wrong one."""
     try:
         with path.open("rb") as file:
             raw = file.read(MAX_FILE_BYTES + 1)
     except FileNotFoundError:
-        refuse(str(path), "there is no such file; give the path of a job file")
+        refuse(str(path), f"there is no such file; give the path of a {what}")
     except IsADirectoryError:
-        refuse(str(path), "is a folder; give the path of a job file")
+        refuse(str(path), f"is a folder; give the path of a {what}")
     except OSError as error:
         refuse(str(path), f"cannot be read: {error.strerror}")
     if len(raw) > MAX_FILE_BYTES:
-        refuse(str(path), f"is larger than {MAX_FILE_BYTES >> 20} MiB; a job file is a page of YAML")
+        refuse(str(path), f"is larger than {MAX_FILE_BYTES >> 20} MiB; a {what} is a page of YAML")
     try:
         return raw.decode("utf-8")
     except UnicodeDecodeError as error:
-        refuse(str(path), f"is not UTF-8 text (byte {error.start}); a job file is YAML")
+        refuse(str(path), f"is not UTF-8 text (byte {error.start}); a {what} is YAML")
 
 
 class _Loader(yaml.SafeLoader):
