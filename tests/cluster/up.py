@@ -1,4 +1,6 @@
-"""The tests' cluster, to be tried by hand: `python tests/cluster/up.py`, as root; Ctrl-C takes it down (in the background: SIGTERM).
+"""The tests' cluster, to be tried by hand: `python tests/cluster/up.py`, as root; Ctrl-C takes it down.
+
+A shell's background jobs ignore that: there it is SIGTERM.
 
 It prints what to set so that kubectl and helm find it. The image `cordee:test` is this checkout. Services and pods have
 addresses of their own, and this machine reaches both; names resolve in pods only.
