@@ -30,7 +30,7 @@ def with_policy(job: Any, workers: str, **policy: object) -> None:
     [
         ("exit0", "1", "ended with code 0 without finishing", ""),
         ("segfault", "2", "was killed by SIGSEGV", "string_at"),
-        ("memory", "2", "crashed: MemoryError ", "MemoryError: no room for this batch"),
+        ("memory", "2", "crashed: MemoryError;", "MemoryError: no room for this batch"),
     ],
 )
 def test_a_script_that_always_ends_at_the_same_step_fails_its_job_after_three_attempts(
