@@ -3,6 +3,7 @@ whatever is cut off in between is made up for."""
 
 from __future__ import annotations
 
+import asyncio
 import os
 import time
 from collections.abc import Iterator
@@ -165,6 +166,25 @@ async def test_files_go_after_the_job_and_a_bundle_with_its_last_one(folder: Sta
     assert folder.touch_bundle(shared)
     assert not folder.touch_bundle(own)
     store.close()
+
+
+async def test_a_submission_in_the_middle_of_a_sweep_keeps_what_it_starts_from(folder: StateFolder) -> None:
+    jobs = {name: make(name, age=age * DAY) for name, age in (("a-1", 3), ("b-1", 2), ("c-1", 1))}
+    store = Store(folder.database)
+    sweeper = Sweeper(folder, store, Retention(max_jobs=1), jobs)
+    removed: list[str] = []
+    swept = asyncio.Event()
+
+    def remove(job: Job) -> None:
+        removed.append(job.id)
+        jobs["next-1"] = make("next-1", JobState.RUNNING, warm_start="/f/b-1/result")
+        asyncio.get_running_loop().call_soon(lambda: asyncio.get_running_loop().call_soon(swept.set))
+
+    task = asyncio.create_task(sweeper.run(remove, lambda: NOW, lambda error: pytest.fail(str(error))))
+    await swept.wait()
+    task.cancel()
+    store.close()
+    assert removed == ["a-1"]
 
 
 async def test_a_folder_that_cannot_be_removed_is_tried_again(

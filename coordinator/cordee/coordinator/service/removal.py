@@ -156,7 +156,8 @@ class Sweeper:
                 self._woken.clear()
                 if self._rule is not None:
                     for job in overdue(self._jobs.values(), self._rule, now()):
-                        remove(job)
+                        if needed_by(job, self._jobs.values()) is None:  # a submission may have come meanwhile
+                            remove(job)
                         await asyncio.sleep(0)  # at first there may be thousands
                 await self.sweep()
                 with contextlib.suppress(TimeoutError):
