@@ -5,7 +5,7 @@ A shape mismatch is a `ValueError` to whoever catches `ValueError`, and a `Train
 
 from __future__ import annotations
 
-__all__ = ["DeviceError", "GraphError", "LinAlgError", "ShapeError", "TrainerError", "TrainerIndexError"]
+__all__ = ["DeviceError", "GraphError", "KernelError", "LinAlgError", "ShapeError", "TrainerError", "TrainerIndexError"]
 
 
 class TrainerError(Exception):
@@ -30,3 +30,7 @@ class LinAlgError(TrainerError, RuntimeError):
 
 class DeviceError(TrainerError, RuntimeError):
     """The device that was asked for is not there."""
+
+
+class KernelError(TrainerError, RuntimeError):
+    """Kernels were asked for that are not there, or cannot be used here."""

@@ -1,0 +1,52 @@
+"""Who can compute kernels beside NumPy, and what each of them has: the one table.
+
+Nothing is imported before a kernel is first called; what is here are names of modules.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.metadata
+from dataclasses import dataclass
+
+__all__ = ["PROVIDERS", "TABLE", "Provider"]
+
+
+@dataclass(frozen=True)
+class Provider:
+    """A library that computes kernels.
+
+    Its `module` has two functions: `lack()` says what keeps it from working here ("" if nothing does), `identity()`
+    names its version and what of the CPU decides its bits.
+    """
+
+    name: str
+    doc: str
+    package: str
+    """What pip installs."""
+    module: str
+
+    def lack(self) -> str:
+        """What keeps it from working here; "" if nothing does."""
+        if not self.installed():
+            return f"{self.package} is not installed: pip install 'cordee[fast]'"
+        return importlib.import_module(self.module).lack()  # type: ignore[no-any-return]
+
+    def installed(self) -> bool:
+        """Whether its package is there."""
+        try:
+            importlib.metadata.distribution(self.package)
+        except importlib.metadata.PackageNotFoundError:
+            return False
+        return True
+
+    def identity(self) -> str:
+        """Its version, and what of this CPU decides its bits."""
+        return importlib.import_module(self.module).identity()  # type: ignore[no-any-return]
+
+
+PROVIDERS: dict[str, Provider] = {}
+"""In order of preference."""
+
+TABLE: dict[str, dict[str, str]] = {}
+"""By kernel and provider, where the function is: `module:function`."""

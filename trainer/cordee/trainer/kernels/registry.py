@@ -1,0 +1,125 @@
+"""The kernels by name, and the choice among those who can compute them.
+
+The choice is made once per process, by what is installed and what the CPU can do, never by timing: the same machine
+with the same packages computes the same bits each time. `CORDEE_KERNELS` (or `choose`) changes it: `auto` takes every
+provider that is there, in the table's order; `numpy` takes none; a list like `llvm,onednn` takes those.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from cordee.trainer.errors import KernelError
+from cordee.trainer.kernels.providers import PROVIDERS, TABLE
+
+__all__ = ["KERNELS", "Kernel", "choose", "identity", "in_use", "kernel"]
+
+KERNELS: dict[str, Kernel] = {}
+"""All that have been declared, by name."""
+
+
+class _State:
+    """Who was chosen, in order of preference; None until somebody asks."""
+
+    chosen: tuple[str, ...] | None = None
+
+
+class Kernel:
+    """A computation on arrays with a NumPy version and, perhaps, faster ones.
+
+    Calling it runs the first provider that takes these operands, or else the NumPy version. A provider is a function
+    of the same operands and params, without `xp`; it returns `NotImplemented` for those that it does not take (another
+    dtype, another layout), and may not have changed anything then.
+    """
+
+    __slots__ = ("__doc__", "__name__", "_providers", "reference")
+
+    def __init__(self, name: str, reference: Callable[..., Any]) -> None:
+        self.__name__ = name
+        self.__doc__ = reference.__doc__
+        self.reference = reference
+        self._providers: tuple[Callable[..., Any], ...] | None = None
+
+    def __call__(self, xp: Any, *operands: Any, **params: Any) -> Any:
+        if xp is np:
+            providers = self._providers
+            for provider in self.providers() if providers is None else providers:
+                out = provider(*operands, **params)
+                if out is not NotImplemented:
+                    return out
+        return self.reference(xp, *operands, **params)
+
+    def providers(self) -> tuple[Callable[..., Any], ...]:
+        """Those in use, the preferred one first."""
+        if self._providers is None:
+            places = TABLE.get(self.__name__, {})
+            self._providers = tuple(_load(places[name]) for name in in_use() if name in places)
+        return self._providers
+
+    def forget(self) -> None:
+        """Choose anew at the next call."""
+        self._providers = None
+
+    def __repr__(self) -> str:
+        return f"<kernel {self.__name__}>"
+
+
+def kernel(reference: Callable[..., Any]) -> Kernel:
+    """Declare a kernel by its NumPy version, `reference(xp, *operands, **params)`; its name is the function's."""
+    name = reference.__name__.strip("_")
+    if name in KERNELS:
+        raise ValueError(f"a kernel named {name!r} is declared already")
+    KERNELS[name] = made = Kernel(name, reference)
+    return made
+
+
+def _load(place: str) -> Callable[..., Any]:
+    module, _, name = place.partition(":")
+    return getattr(importlib.import_module(module), name)  # type: ignore[no-any-return]
+
+
+def choose(names: str) -> tuple[str, ...]:
+    """Take these providers from now on: `auto`, `numpy`, or names of providers separated by commas.
+
+    Returns:
+        Those that are in use now, NumPy not among them.
+
+    Raises:
+        KernelError: there is no such provider, or it cannot be used here; it says what is missing.
+    """
+    if names == "auto":
+        chosen = tuple(name for name, provider in PROVIDERS.items() if not provider.lack())
+    elif names == "numpy":
+        chosen = ()
+    else:
+        chosen = tuple(name.strip() for name in names.split(","))
+        for name in chosen:
+            if name not in PROVIDERS:
+                raise KernelError(
+                    f"there are no kernels by {name!r}: CORDEE_KERNELS is auto, numpy, or some of "
+                    f"{', '.join(PROVIDERS)}, separated by commas"
+                )
+            if lack := PROVIDERS[name].lack():
+                raise KernelError(f"the kernels by {name} cannot be used: {lack}")
+    _State.chosen = chosen
+    for each in KERNELS.values():
+        each.forget()
+    return chosen
+
+
+def in_use() -> tuple[str, ...]:
+    """The providers in use, the preferred one first."""
+    if _State.chosen is None:
+        choose(os.environ.get("CORDEE_KERNELS", "auto"))
+    assert _State.chosen is not None
+    return _State.chosen
+
+
+def identity() -> str:
+    """Who computes here, with versions and what decides their bits: machines that train together have to agree on it."""
+    return "; ".join(PROVIDERS[name].identity() for name in in_use()) or "numpy"
