@@ -30,18 +30,17 @@ class _State:
 
 
 class Kernel:
-    """A computation on arrays with a NumPy version and, perhaps, faster ones.
+    """A computation on arrays with a NumPy version, `reference`, and, perhaps, faster ones.
 
     Calling it runs the first provider that takes these operands, or else the NumPy version. A provider is a function
     of the same operands and params, without `xp`; it returns `NotImplemented` for those that it does not take (another
     dtype, another layout), and may not have changed anything then.
     """
 
-    __slots__ = ("__doc__", "__name__", "_providers", "reference")
+    __slots__ = ("_providers", "name", "reference")
 
     def __init__(self, name: str, reference: Callable[..., Any]) -> None:
-        self.__name__ = name
-        self.__doc__ = reference.__doc__
+        self.name = name
         self.reference = reference
         self._providers: tuple[Callable[..., Any], ...] | None = None
 
@@ -57,7 +56,7 @@ class Kernel:
     def providers(self) -> tuple[Callable[..., Any], ...]:
         """Those in use, the preferred one first."""
         if self._providers is None:
-            places = TABLE.get(self.__name__, {})
+            places = TABLE.get(self.name, {})
             self._providers = tuple(_load(places[name]) for name in in_use() if name in places)
         return self._providers
 
@@ -66,7 +65,7 @@ class Kernel:
         self._providers = None
 
     def __repr__(self) -> str:
-        return f"<kernel {self.__name__}>"
+        return f"<kernel {self.name}>"
 
 
 def kernel(reference: Callable[..., Any]) -> Kernel:
@@ -121,5 +120,5 @@ def in_use() -> tuple[str, ...]:
 
 
 def identity() -> str:
-    """Who computes here, with versions and what decides their bits: machines that train together have to agree on it."""
+    """Who computes here, with versions and what decides their bits: who trains together has to agree on it."""
     return "; ".join(PROVIDERS[name].identity() for name in in_use()) or "numpy"
