@@ -14,6 +14,7 @@ import importlib
 import importlib.util
 import os
 import sys
+from collections.abc import Callable
 from typing import Any, TypeAlias
 
 import ml_dtypes
@@ -34,6 +35,7 @@ __all__ = [
     "get_num_threads",
     "is_complex",
     "is_float",
+    "on_num_threads",
     "promote",
     "set_default_dtype",
     "set_device",
@@ -60,6 +62,7 @@ class _State:
     module: Any = None  # resolved at first use, so that importing costs nothing
     dtype: np.dtype[Any] = float32
     threads: int = 1
+    watchers: tuple[Callable[[int], None], ...] = ()  # are told of another number of threads
 
 
 def array_module(*operands: Any) -> Any:
@@ -185,6 +188,13 @@ def set_num_threads(num_threads: int) -> None:
         raise ValueError(f"the number of threads must be at least 1, not {num_threads}")
     threadpoolctl.threadpool_limits(limits=num_threads, user_api="blas")
     _State.threads = num_threads
+    for watcher in _State.watchers:
+        watcher(num_threads)
+
+
+def on_num_threads(watcher: Callable[[int], None]) -> None:
+    """Calls `watcher(num_threads)` whenever `set_num_threads` is called, from now on."""
+    _State.watchers += (watcher,)
 
 
 def get_num_threads() -> int:

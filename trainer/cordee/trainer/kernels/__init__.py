@@ -5,6 +5,7 @@ A kernel is a place where something faster may stand in for NumPy. It is declare
 `providers.py`; each of those is verified against the NumPy version by the same tests.
 """
 
+from cordee.trainer.kernels import registry as registry
 from cordee.trainer.kernels.registry import KERNELS, Kernel, choose, identity, in_use, kernel
 
 __all__ = ["KERNELS", "Kernel", "choose", "identity", "in_use", "kernel"]

@@ -45,8 +45,18 @@ class Provider:
         return importlib.import_module(self.module).identity()  # type: ignore[no-any-return]
 
 
-PROVIDERS: dict[str, Provider] = {}
+PROVIDERS: dict[str, Provider] = {
+    provider.name: provider
+    for provider in (Provider("llvm", "generated loops, compiled by LLVM", "llvmlite", "cordee.trainer.kernels.llvm"),)
+}
 """In order of preference."""
 
-TABLE: dict[str, dict[str, str]] = {}
+_LLVM = "cordee.trainer.kernels.llvm"
+
+TABLE: dict[str, dict[str, str]] = {
+    "softmax": {"llvm": f"{_LLVM}.softmax:softmax"},
+    "softmax_grad": {"llvm": f"{_LLVM}.softmax:softmax_grad"},
+    "log_softmax": {"llvm": f"{_LLVM}.softmax:log_softmax"},
+    "log_softmax_grad": {"llvm": f"{_LLVM}.softmax:log_softmax_grad"},
+}
 """By kernel and provider, where the function is: `module:function`."""

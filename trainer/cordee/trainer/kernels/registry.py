@@ -17,7 +17,7 @@ import numpy as np
 from cordee.trainer.errors import KernelError
 from cordee.trainer.kernels.providers import PROVIDERS, TABLE
 
-__all__ = ["KERNELS", "Kernel", "choose", "identity", "in_use", "kernel"]
+__all__ = ["KERNELS", "Kernel", "choose", "identity", "in_use", "kernel", "load"]
 
 KERNELS: dict[str, Kernel] = {}
 """All that have been declared, by name."""
@@ -57,7 +57,7 @@ class Kernel:
         """Those in use, the preferred one first."""
         if self._providers is None:
             places = TABLE.get(self.name, {})
-            self._providers = tuple(_load(places[name]) for name in in_use() if name in places)
+            self._providers = tuple(load(self.name, provider) for provider in in_use() if provider in places)
         return self._providers
 
     def forget(self) -> None:
@@ -77,8 +77,9 @@ def kernel(reference: Callable[..., Any]) -> Kernel:
     return made
 
 
-def _load(place: str) -> Callable[..., Any]:
-    module, _, name = place.partition(":")
+def load(kernel: str, provider: str) -> Callable[..., Any]:
+    """A provider's function for a kernel, whether it is in use or not."""
+    module, _, name = TABLE[kernel][provider].partition(":")
     return getattr(importlib.import_module(module), name)  # type: ignore[no-any-return]
 
 

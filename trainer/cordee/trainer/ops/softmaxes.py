@@ -11,6 +11,7 @@ from cordee.trainer.array import DTypeLike, array_module, is_float
 from cordee.trainer.autograd.graph import apply_one
 from cordee.trainer.autograd.record import Sampler, Shape, op
 from cordee.trainer.errors import TrainerIndexError
+from cordee.trainer.kernels import kernel
 from cordee.trainer.ops.products import row_sums
 from cordee.trainer.tensors import Tensor, wrap
 
@@ -19,6 +20,7 @@ __all__ = ["gumbel_softmax", "log_softmax", "softmax", "softmin"]
 METHODS = "log_softmax softmax"
 
 
+@kernel
 def _softmax(xp: Any, a: Any, *, axis: int) -> Any:
     if not a.size:
         return a - a.sum(axis=axis, keepdims=True)
@@ -35,16 +37,38 @@ def _sums(xp: Any, a: Any, axis: int) -> Any:
 
 
 def _softmax_vjp(F: Any, g: Any, out: Any, a: Any, *, axis: int) -> Any:
+    return _softmax_grad(F.xp, g, out, axis=axis) if F.raw else _softmax_slope(F, g, out, axis)
+
+
+@kernel
+def _softmax_grad(xp: Any, g: Any, out: Any, *, axis: int) -> Any:
+    weighted = g * out
+    return weighted - out * weighted.sum(axis=axis, keepdims=True)
+
+
+def _softmax_slope(F: Any, g: Any, out: Any, axis: int) -> Any:
     weighted = g * out
     return weighted - out * F.sum(weighted, axis=axis, keepdims=True)
 
 
+@kernel
 def _log_softmax(xp: Any, a: Any, *, axis: int) -> Any:
     if not a.size or not a.ndim:
-        return xp.log(_softmax(xp, a, axis=axis))
+        return xp.log(_softmax.reference(xp, a, axis=axis))
     out = a - a.max(axis=axis, keepdims=True)
     out -= xp.log(_sums(xp, xp.exp(out), axis))
     return out
+
+
+def _log_softmax_vjp(F: Any, g: Any, out: Any, a: Any, *, axis: int) -> Any:
+    if F.raw:
+        return _log_softmax_grad(F.xp, g, out, axis=axis)
+    return g - F.exp(out) * F.sum(g, axis=axis, keepdims=True)
+
+
+@kernel
+def _log_softmax_grad(xp: Any, g: Any, out: Any, *, axis: int) -> Any:
+    return g - xp.exp(out) * g.sum(axis=axis, keepdims=True)
 
 
 def _softmax_cases(s: Sampler) -> list[Any]:
@@ -70,15 +94,15 @@ def _same_shape(a: Shape, *, axis: int) -> Shape:
 
 SOFTMAX = op(
     "softmax", "exponentials along a dimension, made to add up to 1",
-    forward=_softmax, vjps=(_softmax_vjp,), saves=("out",), samples=_softmax_cases, errors=_bad_axis,
-    shape=_same_shape, dtype="float",
+    forward=lambda xp, a, *, axis: _softmax(xp, a, axis=axis),
+    vjps=(_softmax_vjp,), saves=("out",), samples=_softmax_cases, errors=_bad_axis, shape=_same_shape, dtype="float",
     reference=lambda a, axis: np.exp(a) / np.exp(a).sum(axis, keepdims=True),
 )  # fmt: skip
 
 LOG_SOFTMAX = op(
     "log_softmax", "the logarithm of softmax, without overflow",
-    forward=_log_softmax,
-    vjps=(lambda F, g, out, a, *, axis: g - F.exp(out) * F.sum(g, axis=axis, keepdims=True),),
+    forward=lambda xp, a, *, axis: _log_softmax(xp, a, axis=axis),
+    vjps=(_log_softmax_vjp,),
     saves=("out",), samples=_softmax_cases, errors=_bad_axis, shape=_same_shape, dtype="float",
     reference=lambda a, axis: a - np.log(np.exp(a).sum(axis, keepdims=True)),
 )  # fmt: skip
