@@ -122,7 +122,7 @@ def test_gaps_between_parameters_stay_zero(case: str) -> None:
 def test_blocks_give_the_same_bits(case: str, monkeypatch: pytest.MonkeyPatch) -> None:
     results = []
     for block in (7, 1 << 20):
-        monkeypatch.setattr("cordee.trainer.optim.optimizer._BLOCK_ELEMENTS", block)
+        monkeypatch.setattr("cordee.trainer.optim.cutting._BLOCK_ELEMENTS", block)
         optimizer, parameters = make(case)
         run(optimizer, parameters, range(1, 8))
         results.append(values(parameters))

@@ -107,7 +107,7 @@ def test_a_large_buffer_is_updated_like_its_blocks(monkeypatch: pytest.MonkeyPat
     # The same gradients through blocks of 7 elements: every element's update is its own, so the bits agree.
     results: list[Any] = []
     for block in (7, 1 << 20):
-        monkeypatch.setattr("cordee.trainer.optim.optimizer._BLOCK_ELEMENTS", block)
+        monkeypatch.setattr("cordee.trainer.optim.cutting._BLOCK_ELEMENTS", block)
         parameters = {name: Parameter(value.astype(np.float32)) for name, value in golden.start().items()}
         optimizer = optim.AdamW(parameters.items(), lr=0.1)
         run(optimizer, parameters, range(1, 8))

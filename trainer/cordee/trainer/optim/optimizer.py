@@ -7,30 +7,25 @@ large enough that calling NumPy costs nothing beside; on a GPU a block is the wh
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
-from cordee.trainer.array import array_module
 from cordee.trainer.autograd import enable_grad
 from cordee.trainer.optim.block import Block
+from cordee.trainer.optim.cutting import Cutter
 from cordee.trainer.optim.flat import FlatGroup, Segment
 from cordee.trainer.optim.naming import Named
-from cordee.trainer.optim.own import OwnState, own_attributes, stepping
-from cordee.trainer.optim.plain import from_json, number, to_json
-from cordee.trainer.optim.saved import LoadReport, load_state, options_of, restore_options, state_of
+from cordee.trainer.optim.own import OwnState, own_attributes, set_own_attributes, stepping
+from cordee.trainer.optim.plain import from_json, number
+from cordee.trainer.optim.saved import LoadReport, load_scalars, load_state, options_of, scalars_of, state_of
 from cordee.trainer.tensors import Tensor, forget_gradient
 
 if TYPE_CHECKING:
     from cordee.trainer.nn.parameter import Parameter
 
 __all__ = ["HookHandle", "Optimizer"]
-
-_BLOCK_ELEMENTS = 131072
-_WIDENED_ELEMENTS = 4 << 20
-"""On a GPU, 16-bit parameters are updated in stretches of so many, because they are widened to 32 bits meanwhile."""
 
 _SCHEDULED = frozenset(("initial_lr", "max_lr", "min_lr", "max_momentum", "base_momentum", "swa_lr"))
 """What schedules note down in a parameter group."""
@@ -84,8 +79,7 @@ class Optimizer:
         """Whether there has been an update: schedules warn when they go first."""
         if self._steps_itself:
             self._own = OwnState(self)
-        self._scratch: dict[Any, list[Any]] = {}
-        self._whole: dict[int, tuple[tuple[str, ...], Block]] = {}
+        self._cutter = Cutter(self._num_scratch)
         self._pre_hooks: dict[int, Callable[..., Any]] = {}
         self._post_hooks: dict[int, Callable[..., Any]] = {}
         if isinstance(params, (Tensor, Mapping)):
@@ -250,17 +244,7 @@ class Optimizer:
 
     def scalars(self) -> dict[str, Any]:
         """What the state holds beside arrays, in JSON's types: options by parameter group, steps by flat group."""
-        scalars: dict[str, Any] = {
-            "options": [options_of(options) for options in self.param_groups],
-            "steps": [group.steps.tolist() for group in self.groups],
-        }
-        if self._numbers:
-            scalars["numbers"] = [
-                {key: to_json(values.tolist()) for key, values in group.numbers.items()} for group in self.groups
-            ]
-        if self.extra:
-            scalars["extra"] = to_json(self.extra)
-        return scalars
+        return scalars_of(self)
 
     def make_room(self, scalars: Mapping[str, Any]) -> None:
         """Makes the arrays that the options in `scalars` need: a script may have changed them since the beginning."""
@@ -271,19 +255,7 @@ class Optimizer:
 
     def load_scalars(self, scalars: Mapping[str, Any]) -> None:
         """Takes over what `scalars` gave."""
-        steps = scalars["steps"]
-        if [len(counts) for counts in steps] != [len(group.parameters) for group in self.groups]:
-            raise ValueError("the counts of updates are those of an optimiser over other parameters")
-        if len(scalars["options"]) != len(self.param_groups):
-            raise ValueError(f"{len(scalars['options'])} parameter groups instead of {len(self.param_groups)}")
-        for group, counts in zip(self.groups, steps, strict=True):
-            group.steps[:] = counts
-        for group, numbers in zip(self.groups, scalars.get("numbers", []), strict=False):
-            for key, values in numbers.items():
-                group.numbers[key][:] = from_json(values)
-        for options, saved in zip(self.param_groups, scalars["options"], strict=True):
-            restore_options(options, saved)
-        self.extra = from_json(scalars.get("extra", {}))
+        load_scalars(self, scalars)
 
     def __repr__(self) -> str:
         groups = "; ".join(
@@ -302,23 +274,16 @@ class Optimizer:
 
     def set_own_attributes(self, attributes: Mapping[str, Any]) -> None:
         """Takes over what `own_attributes` gave."""
-        if type(self).__module__.startswith("cordee."):
-            return
-        for name in own_attributes(self).keys() - attributes.keys():
-            delattr(self, name)
-        for name, value in attributes.items():
-            held = vars(self).get(name)
-            if isinstance(held, defaultdict) and isinstance(
-                value, dict
-            ):  # what makes its missing values may be a lambda
-                held.clear()
-                held.update(value)
-            else:
-                setattr(self, name, value)
+        set_own_attributes(self, attributes)
+
+    def note_own_state(self) -> None:
+        """Notes down what a class that defines `step` itself has put into `state`."""
+        if self._own is not None:
+            self._own.note()
 
     def forget_blocks(self) -> None:
         """The state's arrays may have become others."""
-        self._whole.clear()
+        self._cutter.forget()
 
     def allocate(self, group: FlatGroup, options: Mapping[str, Any], extra: Mapping[str, Any]) -> None:
         """Sees to it that the group has the arrays that these options and this `extra` need."""
@@ -375,72 +340,7 @@ class Optimizer:
 
     def _update_segment(self, group: FlatGroup, segment: Segment) -> None:
         """Hands a part of the buffers to `_update`, block by block."""
-        where, count, numbers, _ = segment
-        options, data, size = group.options, group.data, group.size
-        names = self._needed_state(options, self.extra)
-        is_whole = where.stop - where.start == size
-        known = self._whole.get(id(group)) if is_whole else None
-        if known is not None and known[0] == names:
-            whole = known[1]
-            whole.count, whole.numbers = count, numbers
-            self._update(whole)
-            return
-        xp = array_module(data)
-        dtype = data.dtype
-        state = [group.state[name] for name in names]
-        if dtype.kind not in "fc" or dtype.itemsize == 2:
-            block = _BLOCK_ELEMENTS if xp is np else _WIDENED_ELEMENTS
-            self._update_widened(group, [data, group.grad, *state], segment, block)
-            return
-        buffers = [data, group.grad, *state]
-        if dtype.kind == "c":  # as pairs of reals
-            buffers = [buffer.view(buffer.real.dtype) for buffer in buffers]
-            dtype, size, where = buffers[0].dtype, 2 * size, slice(2 * where.start, 2 * where.stop)
-        block = _BLOCK_ELEMENTS if xp is np else size
-        scratch = self._scratch_for(xp, dtype, min(block, size), self._num_scratch)
-        if is_whole and size <= block:  # nothing to cut, this time and the next
-            scratch = [each[:size] for each in scratch]
-            whole = Block(xp, options, buffers[0], buffers[1], buffers[2:], scratch, count, numbers)
-            self._whole[id(group)] = names, whole
-            self._update(whole)
-            return
-        for start in range(where.start, where.stop, block):
-            part = slice(start, min(start + block, where.stop))
-            data, grad, *state = [buffer[part] for buffer in buffers]
-            part_scratch = [each[: data.size] for each in scratch]
-            self._update(Block(xp, options, data, grad, state, part_scratch, count, numbers))
-
-    def _update_widened(self, group: FlatGroup, buffers: list[Any], segment: Segment, block: int) -> None:
-        """The same in float32, for parameters of 16 bits."""
-        xp = array_module(group.data)
-        where, count = segment.where, len(buffers)
-        memory = self._scratch_for(xp, np.dtype(np.float32), min(block, group.size), count + self._num_scratch)
-        for start in range(where.start, where.stop, block):
-            parts = [buffer[start : min(start + block, where.stop)] for buffer in buffers]
-            data, grad, *rest = wide = [each[: parts[0].size] for each in memory]
-            for widened, part in zip(wide, parts, strict=False):
-                widened[...] = part
-            state, scratch = rest[: count - 2], rest[count - 2 :]
-            self._update(Block(xp, group.options, data, grad, state, scratch, segment.updates, segment.numbers))
-            parts[0][...] = data
-            for part, widened in zip(parts[2:], state, strict=True):
-                part[...] = widened
-
-    def _scratch_for(self, xp: Any, dtype: Any, size: int, count: int) -> list[Any]:
-        """Memory for `count` blocks, shared by the groups of a dtype."""
-        held = self._scratch.get((dtype, count))
-        if held is None or held[0].size < size:
-            self._scratch[dtype, count] = held = [xp.empty(size, dtype) for _ in range(count)]
-        return held
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> Optimizer:
-        import copy
-
-        twin = object.__new__(type(self))
-        memo[id(self)] = twin
-        for key, value in vars(self).items():
-            setattr(twin, key, {} if key in ("_scratch", "_whole") else copy.deepcopy(value, memo))
-        return twin
+        self._cutter.update(self._update, group, segment, self._needed_state(group.options, self.extra))
 
 
 class HookHandle:

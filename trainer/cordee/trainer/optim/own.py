@@ -13,19 +13,17 @@ from __future__ import annotations
 import functools
 from collections import defaultdict
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from cordee.trainer.array import array_module
 from cordee.trainer.nested import NotPlainError, References, flatten
+from cordee.trainer.optim.flat import FlatGroup
+from cordee.trainer.optim.holder import Holder, Stepping
 from cordee.trainer.tensors import Tensor, wrap
 
-if TYPE_CHECKING:
-    from cordee.trainer.optim.flat import FlatGroup
-    from cordee.trainer.optim.optimizer import Optimizer
-
-__all__ = ["OwnState", "own_attributes", "references", "stepping"]
+__all__ = ["OwnState", "own_attributes", "references", "set_own_attributes", "stepping"]
 
 _KEY = "own"
 _NUMBERS = (bool, int, float, str, type(None))
@@ -35,7 +33,7 @@ def stepping(step: Callable[..., Any]) -> Callable[..., Any]:
     """A user's `step`, with what `Optimizer.step` does before and after: hooks, and noting down the state."""
 
     @functools.wraps(step)
-    def call(self: Optimizer, *args: Any, **kwargs: Any) -> Any:
+    def call(self: Stepping, *args: Any, **kwargs: Any) -> Any:
         if self.held_by is not None:
             raise RuntimeError(f"optimizer.step() is not called here: {self.held_by}")
         for hook in tuple(self._pre_hooks.values()):
@@ -45,8 +43,7 @@ def stepping(step: Callable[..., Any]) -> Callable[..., Any]:
         for group in self.groups:
             group.adopt()
         result = step(self, *args, **kwargs)
-        assert self._own is not None
-        self._own.note()
+        self.note_own_state()
         self.stepped = True
         for hook in tuple(self._post_hooks.values()):
             hook(self, args, kwargs)
@@ -58,7 +55,7 @@ def stepping(step: Callable[..., Any]) -> Callable[..., Any]:
 class OwnState:
     """`self.state` of one such optimiser: what its `step` put there, by parameter."""
 
-    def __init__(self, optimizer: Optimizer) -> None:
+    def __init__(self, optimizer: Holder) -> None:
         self._optimizer = optimizer
         self._extra: Any = None  # what `entries` agree with
         self._entries: defaultdict[Tensor, dict[str, Any]] = defaultdict(dict)
@@ -148,7 +145,7 @@ def _spec(item: tuple[str, Any]) -> tuple[str, tuple[list[int], str, str]]:
     return key, (shape, dtype, kind[0] if kind else "tensor")
 
 
-def references(optimizer: Optimizer) -> References:
+def references(optimizer: Holder) -> References:
     """An optimiser's parameters, as what its attributes may refer to."""
     return References(
         {
@@ -159,7 +156,7 @@ def references(optimizer: Optimizer) -> References:
     )
 
 
-def own_attributes(optimizer: Optimizer) -> dict[str, Any]:
+def own_attributes(optimizer: Holder) -> dict[str, Any]:
     """See `Optimizer.own_attributes`."""
     if type(optimizer).__module__.startswith("cordee."):
         return {}
@@ -176,6 +173,32 @@ def own_attributes(optimizer: Optimizer) -> dict[str, Any]:
     return found
 
 
+def set_own_attributes(optimizer: Holder, attributes: Mapping[str, Any]) -> None:
+    """See `Optimizer.set_own_attributes`."""
+    if type(optimizer).__module__.startswith("cordee."):
+        return
+    for name in own_attributes(optimizer).keys() - attributes.keys():
+        delattr(optimizer, name)
+    for name, value in attributes.items():
+        held = vars(optimizer).get(name)
+        if isinstance(held, defaultdict) and isinstance(value, dict):  # what makes its missing values may be a lambda
+            held.clear()
+            held.update(value)
+        else:
+            setattr(optimizer, name, value)
+
+
 _OF_THE_BASE = frozenset(
-    ("_own", "_post_hooks", "_pre_hooks", "_scratch", "_whole", "defaults", "extra", "groups", "held_by")
-) | {"param_groups", "stepped"}
+    (
+        "_cutter",
+        "_own",
+        "_post_hooks",
+        "_pre_hooks",
+        "defaults",
+        "extra",
+        "groups",
+        "held_by",
+        "param_groups",
+        "stepped",
+    )
+)

@@ -52,5 +52,5 @@ class PerParameter(Optimizer):
 
     def _temporary(self, xp: Any, like: Any, count: int = 1) -> list[Any]:
         """Arrays like another, kept for the next time: what is in them holds until the next call."""
-        flat = self._scratch_for(xp, like.dtype, like.size, count)
+        flat = self._cutter.scratch(xp, like.dtype, like.size, count)
         return [each[: like.size].reshape(like.shape) for each in flat]

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from cordee.trainer.array import array_module, as_array
+from cordee.trainer.optim.holder import Holder
 from cordee.trainer.optim.plain import from_json, number, to_json
 from cordee.trainer.tensors import Tensor
 
-if TYPE_CHECKING:
-    from cordee.trainer.optim.optimizer import Optimizer
-
-__all__ = ["LoadReport", "from_torch_state", "load_state", "options_of", "restore_options", "state_of"]
+__all__ = [
+    "LoadReport", "from_torch_state", "load_scalars", "load_state", "options_of", "restore_options", "scalars_of",
+    "state_of",
+]  # fmt: skip
 
 _NOT_OPTIONS = frozenset(("params", "names"))
 
@@ -38,7 +39,7 @@ def restore_options(group: dict[str, Any], saved: Mapping[str, Any]) -> None:
             group[key] = tuple(restored) if isinstance(restored, (list, tuple)) else restored
 
 
-def state_of(optimizer: Optimizer) -> dict[str, Any]:
+def state_of(optimizer: Holder) -> dict[str, Any]:
     """See `Optimizer.state_dict`."""
     state: dict[str, dict[str, Any]] = {}
     for group in optimizer.groups:
@@ -54,7 +55,7 @@ def state_of(optimizer: Optimizer) -> dict[str, Any]:
     return saved
 
 
-def load_state(optimizer: Optimizer, saved: Mapping[str, Any], strict: bool) -> LoadReport:
+def load_state(optimizer: Holder, saved: Mapping[str, Any], strict: bool) -> LoadReport:
     """See `Optimizer.load_state_dict`."""
     state: Mapping[str, Mapping[str, Any]] = saved["state"]
     saved_groups: Sequence[Mapping[str, Any]] = saved["param_groups"]
@@ -109,6 +110,42 @@ def load_state(optimizer: Optimizer, saved: Mapping[str, Any], strict: bool) -> 
         for key, values in group.numbers.items():
             values[index] = float(entry.get(key, values[index]))
     return LoadReport(missing + missing_arrays, unexpected)
+
+
+def scalars_of(optimizer: Holder) -> dict[str, Any]:
+    """See `Optimizer.scalars`."""
+    scalars: dict[str, Any] = {
+        "options": [options_of(options) for options in optimizer.param_groups],
+        "steps": [group.steps.tolist() for group in optimizer.groups],
+    }
+    if any(group.numbers for group in optimizer.groups):
+        scalars["numbers"] = [
+            {key: to_json(values.tolist()) for key, values in group.numbers.items()} for group in optimizer.groups
+        ]
+    if optimizer.extra:
+        scalars["extra"] = to_json(optimizer.extra)
+    return scalars
+
+
+def load_scalars(optimizer: Holder, scalars: Mapping[str, Any]) -> None:
+    """See `Optimizer.load_scalars`.
+
+    Raises:
+        ValueError: they are another optimiser's.
+    """
+    steps = scalars["steps"]
+    if [len(counts) for counts in steps] != [len(group.parameters) for group in optimizer.groups]:
+        raise ValueError("the counts of updates are those of an optimiser over other parameters")
+    if len(scalars["options"]) != len(optimizer.param_groups):
+        raise ValueError(f"{len(scalars['options'])} parameter groups instead of {len(optimizer.param_groups)}")
+    for group, counts in zip(optimizer.groups, steps, strict=True):
+        group.steps[:] = counts
+    for group, numbers in zip(optimizer.groups, scalars.get("numbers", []), strict=False):
+        for key, values in numbers.items():
+            group.numbers[key][:] = from_json(values)
+    for options, saved in zip(optimizer.param_groups, scalars["options"], strict=True):
+        restore_options(options, saved)
+    optimizer.extra = from_json(scalars.get("extra", {}))
 
 
 def from_torch_state(state_dict: Mapping[str, Any], names: Iterable[str] | None = None) -> dict[str, Any]:
