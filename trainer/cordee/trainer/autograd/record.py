@@ -16,6 +16,7 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from cordee.trainer.array import Array, default_dtype, is_complex, is_float, promote
+from cordee.trainer.autograd.fusing import Fused, fused_forward, fused_rule
 from cordee.trainer.errors import ShapeError
 
 __all__ = [
@@ -91,12 +92,16 @@ class Op:
     """Has several outputs."""
     keeps: bool = field(init=False)
     """Its nodes hold values that a backward frees."""
+    params: tuple[str, ...] = field(init=False)
+    """What forward takes by name beside the inputs."""
     variadic: bool = field(init=False)
     """Takes any number of tensors (cat), and saves none of them."""
 
     def __post_init__(self) -> None:
         code = self.forward.__code__
         object.__setattr__(self, "inputs", code.co_varnames[1 : code.co_argcount])
+        last = code.co_argcount + code.co_kwonlyargcount
+        object.__setattr__(self, "params", code.co_varnames[code.co_argcount : last])
         unknown = {name for names in self.saves for name in names.split()} - {*self.inputs, "out"}
         if unknown:
             raise ValueError(f"{self.name} saves {sorted(unknown)}, but its inputs are {self.inputs}")
@@ -113,11 +118,8 @@ class Op:
     @property
     def signature(self) -> str:
         """How the op is called, with its params: `matmul(a, b)`, `sum(a, *, axis, keepdims)`."""
-        code = self.forward.__code__
-        first = 1 + len(self.inputs)
-        params = code.co_varnames[code.co_argcount : code.co_argcount + code.co_kwonlyargcount]
-        names = ["*tensors"] if self.variadic else list(code.co_varnames[1:first])
-        return f"{self.name}({', '.join([*names, '*', *params] if params else names)})"
+        names = ["*tensors"] if self.variadic else list(self.inputs)
+        return f"{self.name}({', '.join([*names, '*', *self.params] if self.params else names)})"
 
     @property
     def differentiable(self) -> bool:
@@ -212,7 +214,19 @@ def op(name: str, doc: str, **fields: Any) -> Op:
     if lacking:
         raise TypeError(f"the op {name!r} lacks {' and '.join(lacking)}: see the docstring of Op")
     REGISTRY[name] = record
+    if record.elementwise and record.expr is not None:
+        _fuse(record)
     return record
+
+
+def _fuse(record: Op) -> None:
+    """Let fused loops stand in for the record's functions, where they are more than one pass over memory."""
+    fused = Fused(record, REGISTRY)
+    if fused.pays:
+        object.__setattr__(record, "forward", fused_forward(record, fused))
+    if fused.gradient_may_pay:
+        rules = [None if rule is None else fused_rule(record, i, fused) for i, rule in enumerate(record.vjps)]
+        object.__setattr__(record, "vjps", tuple(rules))
 
 
 @dataclass(frozen=True)

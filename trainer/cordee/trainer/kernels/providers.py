@@ -9,7 +9,7 @@ import importlib
 import importlib.metadata
 from dataclasses import dataclass
 
-__all__ = ["PROVIDERS", "TABLE", "Provider"]
+__all__ = ["GENERATORS", "PROVIDERS", "TABLE", "Provider"]
 
 
 @dataclass(frozen=True)
@@ -60,3 +60,6 @@ TABLE: dict[str, dict[str, str]] = {
     "log_softmax_grad": {"llvm": f"{_LLVM}.softmax:log_softmax_grad"},
 }
 """By kernel and provider, where the function is: `module:function`."""
+
+GENERATORS = {"llvm": f"{_LLVM}.fused:fused"}
+"""By provider, the function that makes a loop of a formula."""

@@ -15,9 +15,9 @@ from typing import Any
 import numpy as np
 
 from cordee.trainer.errors import KernelError
-from cordee.trainer.kernels.providers import PROVIDERS, TABLE
+from cordee.trainer.kernels.providers import GENERATORS, PROVIDERS, TABLE
 
-__all__ = ["KERNELS", "Kernel", "choose", "identity", "in_use", "kernel", "load"]
+__all__ = ["KERNELS", "Kernel", "choose", "generator", "identity", "in_use", "kernel", "load", "on_choice"]
 
 KERNELS: dict[str, Kernel] = {}
 """All that have been declared, by name."""
@@ -27,6 +27,7 @@ class _State:
     """Who was chosen, in order of preference; None until somebody asks."""
 
     chosen: tuple[str, ...] | None = None
+    watchers: tuple[Callable[[], None], ...] = ()  # are told when another choice is made
 
 
 class Kernel:
@@ -109,7 +110,26 @@ def choose(names: str) -> tuple[str, ...]:
     _State.chosen = chosen
     for each in KERNELS.values():
         each.forget()
+    for watcher in _State.watchers:
+        watcher()
     return chosen
+
+
+def on_choice(watcher: Callable[[], None]) -> None:
+    """Calls `watcher()` whenever another choice is made, from now on."""
+    _State.watchers += (watcher,)
+
+
+def generator() -> Callable[..., Any] | None:
+    """The function that makes loops of formulas, of the first provider in use that has one; None: there is none.
+
+    It is called `(name, kinds, symbols, term)`, see `kernels.llvm.fused`.
+    """
+    for name in in_use():
+        if place := GENERATORS.get(name):
+            module, _, function = place.partition(":")
+            return getattr(importlib.import_module(module), function)  # type: ignore[no-any-return]
+    return None
 
 
 def in_use() -> tuple[str, ...]:

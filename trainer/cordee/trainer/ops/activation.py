@@ -173,7 +173,7 @@ def _gelu_tanh_grad(xp: Any, g: Any, a: Any) -> Any:
 _gelu_by_tanh = unary(op(
     "gelu_tanh", "the usual approximation of gelu by tanh",
     forward=_gelu_tanh, vjps=(_gelu_tanh_vjp,), saves=("a",), elementwise=True, dtype="float", samples=_values,
-    expr="0.5 * a * (1 + tanh(0.7978845608028654 * (a + 0.044715 * a * a * a)))",
+    expr="a / (1 + exp(-1.5957691216057308 * (a + 0.044715 * a * a * a)))",
     reference=lambda a: 0.5 * a * (1 + np.tanh(math.sqrt(2 / math.pi) * (a + 0.044715 * a**3))), errors=NO_ERRORS,
 ))  # fmt: skip
 
@@ -197,7 +197,8 @@ SOFTPLUS = op(
     "softplus", "log(1 + exp(beta · a)) / beta; a itself above the threshold",
     forward=_softplus,
     vjps=(lambda F, g, out, a, *, beta, threshold: g * F.where(a * beta > threshold, 1.0, F.sigmoid(a * beta)),),
-    saves=("a",), elementwise=True, expr="log1p(exp(beta * a)) / beta", dtype="float",
+    saves=("a",), elementwise=True, dtype="float",
+    expr="a * beta > threshold ? a : (max(a * beta, 0) + log1p(exp(-abs(a * beta)))) / beta",
     reference=lambda a, beta, threshold: np.where(a * beta > threshold, a, np.log1p(np.exp(a * beta)) / beta),
     samples=lambda s: [
         s.case(s.normal(2, 3), beta=1.0, threshold=20.0),

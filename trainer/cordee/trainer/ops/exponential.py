@@ -79,7 +79,8 @@ logaddexp = binary(op(
         lambda F, g, out, a, b: g * F.sigmoid(a - b),
         lambda F, g, out, a, b: g * F.sigmoid(b - a),
     ),
-    saves=("a b", "a b"), elementwise=True, expr="max(a, b) + log1p(exp(-abs(a - b)))", dtype="float", samples=pairs,
+    saves=("a b", "a b"), elementwise=True, dtype="float",
+    expr="a == b ? a + 0.6931471805599453 : max(a, b) + log1p(exp(-abs(a - b)))", samples=pairs,
     reference=lambda a, b: np.log(np.exp(a) + np.exp(b)), errors=clash,
 ))  # fmt: skip
 
@@ -121,15 +122,15 @@ def _xlog1py_vjp(F: Any, g: Any, out: Any, a: Any, b: Any) -> Any:
 xlogy = binary(op(
     "xlogy", "a · log(b), 0 where a is 0",
     forward=_times_log("log"), vjps=(_xlogy_vjp, lambda F, g, out, a, b: g * a / b),
-    saves=("a b", "a b"), elementwise=True, expr="a == 0 ? 0 : a * log(b)", dtype="float", samples=positive_pairs,
-    reference=lambda a, b: a * np.log(b), errors=clash,
+    saves=("a b", "a b"), elementwise=True, expr="a == 0 && b == b ? 0 : a * log(b)", dtype="float",
+    samples=positive_pairs, reference=lambda a, b: a * np.log(b), errors=clash,
 ))  # fmt: skip
 
 xlog1py = binary(op(
     "xlog1py", "a · log(1 + b), 0 where a is 0",
     forward=_times_log("log1p"), vjps=(_xlog1py_vjp, lambda F, g, out, a, b: g * a / (b + 1.0)),
-    saves=("a b", "a b"), elementwise=True, expr="a == 0 ? 0 : a * log1p(b)", dtype="float", samples=positive_pairs,
-    reference=lambda a, b: a * np.log1p(b), errors=clash,
+    saves=("a b", "a b"), elementwise=True, expr="a == 0 && b == b ? 0 : a * log1p(b)", dtype="float",
+    samples=positive_pairs, reference=lambda a, b: a * np.log1p(b), errors=clash,
 ))  # fmt: skip
 
 

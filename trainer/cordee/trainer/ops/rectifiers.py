@@ -59,7 +59,7 @@ PRELU = op(
         lambda F, g, out, a, w: g * (as_mask(F, a > 0, g) * (1.0 - w) + w),
         lambda F, g, out, a, w: g * (a * as_mask(F, a < 0, g)),
     ),
-    saves=("a w", "a"), elementwise=True, expr="a > 0 ? a : a * w",
+    saves=("a w", "a"), elementwise=True, expr="max(a, 0) + min(a, 0) * w",
     reference=lambda a, w: np.where(a > 0, a, w * a),
     samples=lambda s: [
         s.case(s.distinct(2, 3), s.normal(3)), s.case(s.distinct(2, 3), s.normal(1)), s.case(s.distinct(3), s.normal()),
@@ -194,7 +194,7 @@ HARDSHRINK = op(
     "hardshrink", "a where its magnitude is above lambd, 0 elsewhere",
     forward=lambda xp, a, *, lambd: a * ((a > lambd) | (a < -lambd)),
     vjps=(lambda F, g, out, a, *, lambd: g * ((a > lambd) | (a < -lambd)),),
-    saves=("a",), elementwise=True, expr="abs(a) > lambd ? a : 0",
+    saves=("a",), elementwise=True, expr="abs(a) <= lambd ? 0 : a",
     reference=lambda a, lambd: np.where(np.abs(a) > lambd, a, 0), errors=NO_ERRORS,
     samples=lambda s: [s.case(s.distinct(2, 3), lambd=0.35), s.case(s.distinct(), lambd=0.0)],
 )  # fmt: skip
@@ -209,7 +209,7 @@ SOFTSHRINK = op(
     "softshrink", "a moved towards 0 by lambd, 0 where its magnitude is less",
     forward=lambda xp, a, *, lambd: xp.maximum(a - lambd, 0) + xp.minimum(a + lambd, 0),
     vjps=(lambda F, g, out, a, *, lambd: g * ((a > lambd) | (a < -lambd)),),
-    saves=("a",), elementwise=True, expr="a > lambd ? a - lambd : a < -lambd ? a + lambd : 0",
+    saves=("a",), elementwise=True, expr="abs(a) <= lambd ? 0 : a > 0 ? a - lambd : a + lambd",
     reference=lambda a, lambd: np.sign(a) * np.maximum(np.abs(a) - lambd, 0), errors=NO_ERRORS,
     samples=lambda s: [s.case(s.distinct(2, 3), lambd=0.35), s.case(s.distinct(), lambd=0.0)],
 )  # fmt: skip

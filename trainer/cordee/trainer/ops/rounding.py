@@ -124,7 +124,7 @@ remainder = binary(op(
     "remainder", "what is left of a after whole multiples of b; of b's sign",
     forward=_remainder,
     vjps=(lambda F, g, out, a, b: g, lambda F, g, out, a, b: -g * F.quotient(a, b, mode="floor")),
-    saves=("", "a b"), elementwise=True, expr="a - floor(a / b) * b", samples=_divisors, reference=np.remainder,
+    saves=("", "a b"), elementwise=True, expr="floormod(a, b)", samples=_divisors, reference=np.remainder,
     errors=clash,
 ))  # fmt: skip
 

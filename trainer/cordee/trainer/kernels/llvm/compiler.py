@@ -86,15 +86,16 @@ class Library:
         return int(self._engine.get_function_address(name))
 
 
-def load(family: str, loops: Sequence[Loop], team: int) -> Library:
+def load(family: str, loops: Sequence[Loop], team: int, formula: str = "") -> Library:
     """The loops of a family, from the cache or compiled now.
 
     Args:
         team: the address of the team's table, see `loops.TEAM`.
+        formula: what the loops depend on beside this package's sources.
     """
     _target()
     features = binding.get_host_cpu_features().flatten()
-    depends = (_generator(), family, version(), sys.platform, cpu(), features)
+    depends = (_generator(), family, formula, version(), sys.platform, cpu(), features)
     key = hashlib.sha256("\0".join(depends).encode()).hexdigest()[:32]
     folder = cache_folder()
     path = None if folder is None else folder / f"{family}-{key}.o"

@@ -81,8 +81,7 @@ def softplus(code: Code, x: Value) -> Value:
 
 
 def tanh(code: Code, x: Value) -> Value:
-    small = code.abs(x) < 4e-4
-    x_in = x
+    size, given = code.abs(x), x
     x = code.clamp(x, -7.90531110763549805, 7.90531110763549805)
     square = x * x
     top = code.polynomial(
@@ -92,7 +91,8 @@ def tanh(code: Code, x: Value) -> Value:
     bottom = code.polynomial(
         square, 1.19825839466702e-06, 1.18534705686654e-04, 2.26843463243900e-03, 4.89352518554385e-03
     )
-    return code.where(small, x_in, x * top / bottom)
+    whole = code.where(size > 7.9, code.copysign(code.like(1.0, x), x), x * top / bottom)
+    return code.where(size < 4e-4, given, whole)
 
 
 def erf(code: Code, x: Value) -> Value:

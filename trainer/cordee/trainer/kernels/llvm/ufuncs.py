@@ -59,9 +59,13 @@ _use_threads(team.size())
 os.register_at_fork(after_in_child=lambda: _use_threads(team.size()))
 
 
-def family(name: str, loops: Sequence[Loop]) -> dict[str, Any]:
-    """The loops as ufuncs, by name: `ufunc(*inputs, out=…)`, with broadcasting where there is no signature."""
-    library = compiler.load(name, loops, ctypes.addressof(_TEAM))
+def family(name: str, loops: Sequence[Loop], formula: str = "") -> dict[str, Any]:
+    """The loops as ufuncs, by name: `ufunc(*inputs, out=…)`, with broadcasting where there is no signature.
+
+    Args:
+        formula: what they depend on beside this package's sources, for the cache.
+    """
+    library = compiler.load(name, loops, ctypes.addressof(_TEAM), formula)
     return {loop.name: _ufunc(library, loop) for loop in loops}
 
 

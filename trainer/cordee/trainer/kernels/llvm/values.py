@@ -238,6 +238,7 @@ class Code:
         return self._intrinsic("floor", a)
 
     def copysign(self, size: Value, sign: Value) -> Value:
+        """Of the first one's magnitude, and the second one's sign."""
         return self._intrinsic("copysign", *self.alike(size, sign))
 
     def where(self, condition: Value, a: Number, b: Number) -> Value:
