@@ -1,4 +1,7 @@
-"""The head of every benchmark's output: on what machine and with which versions its figures were made."""
+"""The head of every benchmark's output: on what machine and with which versions its figures were made.
+
+PyTorch may be in an environment of its own: `TORCH_PYTHON` names its interpreter then.
+"""
 
 from __future__ import annotations
 
@@ -6,15 +9,16 @@ import importlib.metadata
 import os
 import platform
 import statistics
+import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-__all__ = ["median", "print_machine", "print_rows"]
+__all__ = ["describe_machine", "median", "print_machine", "print_rows"]
 
 
-def print_machine(*packages: str) -> None:
-    """Prints processor, cores, Python and the versions of `packages` (those that are installed)."""
+def describe_machine(*packages: str) -> list[str]:
+    """Processor, cores and load; Python and the versions of `packages`."""
     model = platform.processor() or platform.machine()
     cpuinfo = Path("/proc/cpuinfo")
     if cpuinfo.exists():
@@ -24,13 +28,26 @@ def print_machine(*packages: str) -> None:
                 break
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     versions = [f"Python {platform.python_version()}"]
-    for package in ("cordee", *packages):
-        try:
-            versions.append(f"{package} {importlib.metadata.version(package)}")
-        except importlib.metadata.PackageNotFoundError:
-            versions.append(f"{package} not installed")
-    print(f"# {model}, {cores} cores, {platform.system()} {platform.release()}; load {os.getloadavg()[0]:.1f}")
-    print(f"# {', '.join(versions)}")
+    versions += [f"{package} {_version(package)}" for package in ("cordee", *packages)]
+    load = os.getloadavg()[0]
+    return [f"{model}, {cores} cores, {platform.system()} {platform.release()}; load {load:.1f}", ", ".join(versions)]
+
+
+def _version(package: str) -> str:
+    elsewhere = os.environ.get("TORCH_PYTHON")
+    if package == "torch" and elsewhere:
+        ask = "import importlib.metadata; print(importlib.metadata.version('torch'))"
+        return subprocess.run([elsewhere, "-c", ask], check=True, capture_output=True, text=True).stdout.strip()
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return "not installed"
+
+
+def print_machine(*packages: str) -> None:
+    """Prints `describe_machine`."""
+    for line in describe_machine(*packages):
+        print(f"# {line}")
     sys.stdout.flush()
 
 

@@ -1,7 +1,8 @@
 """Cordee and PyTorch as two child processes that take turns: neither disturbs the other's threads or memory.
 
 A benchmark starts itself again, once per library, with `--child LIBRARY`; the child then answers questions, one per
-line of its standard input, each with a line of JSON.
+line of its standard input, each with a line of JSON. PyTorch may be in an environment of its own: `TORCH_PYTHON` names
+its interpreter then.
 """
 
 from __future__ import annotations
@@ -20,9 +21,14 @@ __all__ = ["LIBRARIES", "Peer", "import_library", "installed", "serve"]
 LIBRARIES = {"cordee": "cordee.trainer", "torch": "torch"}
 
 
+def _interpreter(library: str) -> str:
+    """The Python that has this library."""
+    return os.environ.get("TORCH_PYTHON", sys.executable) if library == "torch" else sys.executable
+
+
 def installed() -> list[str]:
     """The libraries that are here; Cordee is the first."""
-    return [name for name in LIBRARIES if importlib.util.find_spec(name) is not None]
+    return [name for name in LIBRARIES if _interpreter(name) != sys.executable or importlib.util.find_spec(name)]
 
 
 def import_library(name: str, threads: int) -> Any:
@@ -44,7 +50,7 @@ class Peer:
     def __init__(self, script: str, library: str, threads: int, *arguments: str) -> None:
         variables = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "CORDEE_THREADS")
         environment = dict(os.environ, CORDEE_DEVICE="cpu", **dict.fromkeys(variables, str(threads)))
-        command = [sys.executable, script, "--child", library, "--threads", str(threads), *arguments]
+        command = [_interpreter(library), script, "--child", library, "--threads", str(threads), *arguments]
         self.library = library
         self.process = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment

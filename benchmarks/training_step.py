@@ -1,171 +1,120 @@
 """One training step, Cordee's beside PyTorch's: time and peak memory, as ratios (below 1: Cordee needs less).
 
-    python benchmarks/training_step.py [--threads 2] [--rows mlp-tiny,conv]
+    python benchmarks/training_step.py [--threads 1 2] [--dtypes float32 bfloat16] [--rows mlp-tiny,conv] [--compile]
 
 A step is `zero_grad`, forward, loss, backward and optimiser update, on a fixed batch. PyTorch runs eagerly with its
-fused optimisers; without PyTorch the figures are Cordee's alone. The two run the same model code, given one or the
-other `nn`.
+fused optimisers, images in whichever layout is faster (`cl` behind its time: channels last), and with `--compile` also
+by `torch.compile`, which takes its time to start. bfloat16 is `autocast` in both, with float32 weights. Without PyTorch
+the figures are Cordee's alone. The two run the same model code, given one or the other `nn`, and start from the same
+weights, Cordee's, carried over by name; that their losses stay the same is part of the run, which fails where they
+do not.
 
-Every row has two child processes, one per library, so that neither disturbs the other's thread pool or memory; they
-take turns, burst by burst, and a figure is the median over all steps. Memory is the growth of the child's peak resident
-set (VmHWM of /proc, after all steps) over its resident set before the model was built, when the library had been
-imported and had trained a tiny model.
+Every figure has a child process of its own, so that none disturbs another's thread pool or memory; they take turns,
+burst by burst, and a figure is the median over all steps. Memory is the growth of the child's peak resident set (VmHWM
+of /proc, after all steps) over its resident set before the model was built, when the library had been imported and had
+trained a tiny model; of PyTorch it is that of the eager child.
+
+`--profile` says instead where a step of each library goes, by operation. `--json FILE` keeps everything measured.
 """
 
 from __future__ import annotations
 
 import argparse
 import contextlib
-import importlib.metadata
-import importlib.util
-import itertools
+import functools
 import json
 import math
-import os
-import platform
 import resource
 import statistics
-import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+from machine import describe_machine
+from peers import LIBRARIES, Peer, import_library, installed, serve
+from step_profile import print_profile, profile_cordee, profile_torch
+from workloads.training_models import OPTIONS, ROWS, Row, mlp
 
-LIBRARIES = ("cordee", "torch")
+DTYPES = ("float32", "bfloat16")
+NUM_WARMUP, NUM_BURSTS = 5, 10
+# How far the losses of the warm-up steps may be apart. Sums in another order part two trainings, slowly: PyTorch's own
+# two layouts of ResNet-18 are 6e-4 apart by the third step.
+TOLERANCE = {"float32": 2e-3, "bfloat16": 5e-2}
 
-
-# -- the models, for both libraries ------------------------------------------------------------------------------------
-
-
-def mlp(nn: Any, *widths: int) -> Any:
-    layers: list[Any] = []
-    for inputs, outputs in itertools.pairwise(widths):
-        layers += [nn.Linear(inputs, outputs), nn.ReLU()]
-    return nn.Sequential(*layers[:-1])
-
-
-def conv_net(nn: Any) -> Any:
-    """Two convolutions on 28 × 28."""
-    return nn.Sequential(
-        nn.Conv2d(1, 16, 3, padding=1),
-        nn.ReLU(),
-        nn.MaxPool2d(2),
-        nn.Conv2d(16, 32, 3, padding=1),
-        nn.ReLU(),
-        nn.MaxPool2d(2),
-        nn.Flatten(),
-        nn.Linear(32 * 7 * 7, 10),
-    )
-
-
-def char_transformer(nn: Any, arange: Callable[[int], Any], vocabulary: int, width: int, context: int) -> Any:
-    """Four layers, four heads, learned positions, pre-norm, tanh GELU: nanoGPT's shape for CPUs."""
-    functional = nn.functional
-
-    class Block(nn.Module):  # type: ignore[misc]
-        def __init__(self) -> None:
-            super().__init__()
-            self.norm1, self.norm2 = nn.LayerNorm(width), nn.LayerNorm(width)
-            self.qkv, self.project = nn.Linear(width, 3 * width), nn.Linear(width, width)
-            self.expand, self.contract = nn.Linear(width, 4 * width), nn.Linear(4 * width, width)
-
-        def forward(self, x: Any) -> Any:
-            batch, length, _ = x.shape
-            heads = self.qkv(self.norm1(x)).reshape(batch, length, 3, 4, width // 4).permute(2, 0, 3, 1, 4)
-            mixed = functional.scaled_dot_product_attention(heads[0], heads[1], heads[2], is_causal=True)
-            x = x + self.project(mixed.permute(0, 2, 1, 3).reshape(batch, length, width))
-            return x + self.contract(functional.gelu(self.expand(self.norm2(x)), approximate="tanh"))
-
-    class Transformer(nn.Module):  # type: ignore[misc]
-        def __init__(self) -> None:
-            super().__init__()
-            self.token, self.position = nn.Embedding(vocabulary, width), nn.Embedding(context, width)
-            self.blocks = nn.Sequential(*(Block() for _ in range(4)))
-            self.norm, self.head = nn.LayerNorm(width), nn.Linear(width, vocabulary)
-            self.places = arange(context)
-
-        def forward(self, tokens: Any) -> Any:
-            x = self.token(tokens) + self.position(self.places)
-            return self.head(self.norm(self.blocks(x))).reshape(-1, vocabulary)
-
-    return Transformer()
-
-
-class Row(NamedTuple):
-    title: str
-    make: Callable[[Any, Callable[[int], Any]], Any]
-    optimizer: str
-    input_shape: tuple[int, ...]
-    classes: int
-    is_text: bool = False
-
-
-ROWS = {
-    "mlp-tiny": Row("MLP 64-64-64-10, batch 32", lambda nn, _: mlp(nn, 64, 64, 64, 10), "SGD", (32, 64), 10),
-    "mlp-small": Row("MLP 784-128-10, batch 64", lambda nn, _: mlp(nn, 784, 128, 10), "SGD", (64, 784), 10),
-    "mlp-medium": Row("MLP 784-512-512-10, batch 128", lambda nn, _: mlp(nn, 784, 512, 512, 10), "SGD", (128, 784), 10),
-    "mlp-large": Row(
-        "MLP 784-1024×3-10, batch 256", lambda nn, _: mlp(nn, 784, 1024, 1024, 1024, 10), "SGD", (256, 784), 10
-    ),
-    "conv": Row("conv 16-32, 28×28, batch 64", lambda nn, _: conv_net(nn), "SGD", (64, 1, 28, 28), 10),
-    "transformer": Row(
-        "char transformer, batch 12",
-        lambda nn, arange: char_transformer(nn, arange, 65, 128, 64),
-        "AdamW",
-        (12, 64),
-        65,
-        is_text=True,
-    ),
-}
-OPTIONS: dict[str, dict[str, float]] = {"SGD": {"lr": 0.01, "momentum": 0.9}, "AdamW": {"lr": 3e-4}}
+AIM_MEAN, AIM_ROW = 0.8, 1.05
 
 
 # -- one child: one library, one row -----------------------------------------------------------------------------------
 
 
-def make_step(library: str, row: Row, threads: int) -> Callable[[], Callable[[], Any]]:
-    """Imports the library and trains a tiny model; what it returns builds the row's and returns its training step."""
+class Training:
+    """A model, its optimiser and a fixed batch; `parts` is what a step is made of."""
+
+    def __init__(self, lib: Any, model: Any, optimizer: str, inputs: Any, targets: Any, context: Any) -> None:
+        self.model = model
+        self.optimizer = getattr(lib.optim, optimizer)(model.parameters(), **OPTIONS[optimizer], fused=True)
+        criterion = lib.nn.CrossEntropyLoss()
+        self.loss: Any = None
+        self.loss_of = lambda: criterion(model(inputs), targets)
+        self.context = context
+        self.parts: dict[str, Callable[[], Any]] = {
+            "zero_grad": self.optimizer.zero_grad,
+            "forward": self.forward,
+            "backward": lambda: self.loss.backward(),  # noqa: PLW0108 (the loss is another each time)
+            "update": self.optimizer.step,
+        }
+
+    def forward(self) -> None:
+        with self.context():
+            self.loss = self.loss_of()
+
+    def step(self) -> None:
+        self.optimizer.zero_grad()
+        self.forward()
+        self.loss.backward()
+        self.optimizer.step()
+
+
+def batch_of(row: Row) -> tuple[Any, Any]:
+    """The same for both libraries."""
     rng = np.random.default_rng(0)
-    if row.is_text:
+    if row.kind == "text":
         inputs: Any = rng.integers(0, row.classes, row.input_shape)
     else:
         inputs = rng.standard_normal(row.input_shape, dtype=np.float32)
-    targets: Any = rng.integers(0, row.classes, math.prod(row.input_shape) if row.is_text else row.input_shape[0])
-    lib: Any
-    if library == "torch":
-        import torch as lib
+    return inputs, rng.integers(
+        0, row.classes, math.prod(row.input_shape) if row.kind == "text" else row.input_shape[0]
+    )
 
-        lib.set_num_threads(threads)
-        nn, optim, fused = lib.nn, lib.optim, {"fused": True}
+
+def share_weights(lib: Any, model: Any, path: Path) -> None:
+    """The first to come writes its initial weights; the others take them."""
+    if not path.exists():
+        np.savez(path, **{name: value.detach().numpy() for name, value in model.state_dict().items()})
     else:
-        import cordee.trainer as lib
-        from cordee.trainer import nn, optim
+        with np.load(path) as arrays:
+            model.load_state_dict({name: lib.tensor(arrays[name]) for name in arrays.files})
 
-        lib.set_num_threads(threads)
-        fused = {}
-    inputs, targets = lib.tensor(inputs), lib.tensor(targets)
-    criterion = nn.CrossEntropyLoss()
 
-    def build(make_model: Callable[[], Any], inputs: Any, targets: Any) -> Callable[[], Any]:
-        lib.manual_seed(0)
-        model = make_model()
-        optimizer = getattr(optim, row.optimizer)(model.parameters(), **OPTIONS[row.optimizer], **fused)
-
-        def step() -> Any:
-            optimizer.zero_grad()
-            loss = criterion(model(inputs), targets)
-            loss.backward()
-            optimizer.step()
-            return loss
-
-        return step
-
-    # Libraries load parts of themselves at first use: that is not the model's memory.
-    build(lambda: mlp(nn, 2, 2, 2), lib.ones(2, 2), lib.tensor(np.array([0, 1])))()
-    return lambda: build(lambda: row.make(nn, lib.arange), inputs, targets)
+def build(lib: Any, row: Row, dtype: str, variant: str, weights: Path) -> Training:
+    """The row's training. `variant` names PyTorch's layout and whether it is compiled: "", "cl", "compile", …"""
+    inputs, targets = map(lib.tensor, batch_of(row))
+    lib.manual_seed(0)
+    model = row.make(lib.nn, lib.arange)
+    share_weights(lib, model, weights)
+    if "cl" in variant:
+        model, inputs = (each.to(memory_format=lib.channels_last) for each in (model, inputs))
+    context: Callable[[], Any] = contextlib.nullcontext
+    if dtype != "float32":
+        context = functools.partial(lib.autocast, "cpu", dtype=getattr(lib, dtype))
+    training = Training(lib, model, row.optimizer, inputs, targets, context)
+    if "compile" in variant:
+        training.loss_of = lib.compile(training.loss_of)
+    return training
 
 
 def memory_bytes(field: str) -> int:
@@ -180,128 +129,265 @@ def memory_bytes(field: str) -> int:
     return peak if sys.platform == "darwin" else peak * 1024
 
 
-def child(library: str, row_name: str, threads: int) -> None:
-    """Builds and warms up, then answers lines on stdin: a number of steps gives their times, "memory" the growth."""
-    build = make_step(library, ROWS[row_name], threads)
+def child(library: str, row: Row, dtype: str, variant: str, threads: int, weights: Path) -> None:
+    """Builds when asked what it lacks; then warms up, takes steps, tells its memory or its profile, by questions."""
+    lib = import_library(library, threads)
+    # Libraries load parts of themselves at first use: that is not the model's memory.
+    tiny = (lib.ones(2, 2), lib.tensor(np.array([0, 1])))
+    Training(lib, mlp(lib.nn, 2, 2, 2), row.optimizer, *tiny, contextlib.nullcontext).step()
     with contextlib.suppress(OSError):
         Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew from here
     baseline = memory_bytes("VmRSS")
-    step = build()
-    for _ in range(5):
-        loss = step()
-    print(json.dumps(float(loss.item())), flush=True)
-    for line in sys.stdin:
-        if line.strip() == "memory":
-            print(json.dumps(memory_bytes("VmHWM") - baseline), flush=True)
-            continue
-        times = []
-        for _ in range(int(line)):
+    held: list[Training] = []
+
+    def losses(num_steps: int) -> list[float]:
+        found = []
+        for _ in range(num_steps):
+            held[0].step()
+            found.append(float(held[0].loss.item()))
+        return found
+
+    def burst(num_steps: int) -> list[float]:
+        times, step = [], held[0].step
+        for _ in range(num_steps):
             start = time.perf_counter()
             step()
             times.append(time.perf_counter() - start)
-        print(json.dumps(times), flush=True)
+        return times
+
+    def answer(question: str) -> Any:
+        what, _, number = question.partition(" ")
+        if what == "build":
+            if dtype != "float32" and not hasattr(lib, "autocast"):
+                return f"{library} has no autocast"
+            held.append(build(lib, row, dtype, variant, weights))
+            return ""
+        if what == "memory":
+            return memory_bytes("VmHWM") - baseline
+        if what == "profile":
+            profile = profile_cordee if library == "cordee" else functools.partial(profile_torch, lib)
+            return profile(held[0].parts, int(number))
+        return {"losses": losses, "burst": burst}[what](int(number))
+
+    serve(answer)
 
 
 # -- the parent --------------------------------------------------------------------------------------------------------
 
 
-class Child:
-    def __init__(self, library: str, row_name: str, threads: int) -> None:
-        environment = dict(os.environ, **dict.fromkeys(["OMP_NUM_THREADS", "CORDEE_THREADS"], str(threads)))
-        environment["CORDEE_DEVICE"] = "cpu"
-        self.process = subprocess.Popen(
-            [sys.executable, __file__, "--child", library, "--rows", row_name, "--threads", str(threads)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-            env=environment,
-        )
-        self.times: list[float] = []
-        self.loss = self._answer()
+class Measured(NamedTuple):
+    """Of one child: median seconds per step, bytes, the losses of the warm-up."""
 
-    def _answer(self) -> Any:
-        assert self.process.stdout is not None
-        line = self.process.stdout.readline()
-        if not line:
-            raise RuntimeError("a child process ended without an answer; its error is above")
-        return json.loads(line)
+    seconds: float
+    memory: int
+    losses: list[float]
 
-    def ask(self, question: object) -> Any:
-        assert self.process.stdin is not None
-        print(question, file=self.process.stdin, flush=True)
-        return self._answer()
+
+class Runner:
+    """One row at one dtype and number of threads."""
+
+    def __init__(self, row_name: str, dtype: str, threads: int, folder: Path) -> None:
+        self.row = ROWS[row_name]
+        self.arguments = ("--rows", row_name, "--dtypes", dtype, "--weights", str(folder / f"{row_name}.npz"))
+        self.threads = threads
+        self.children: dict[str, Peer] = {}
+        self.losses: dict[str, list[float]] = {}
+        self.lacking: dict[str, str] = {}
+
+    def start(self, library: str, variant: str = "") -> None:
+        """Starts a child, which builds and warms up; or notes what it lacks."""
+        name = f"{library} {variant}".rstrip()
+        peer = Peer(__file__, library, self.threads, *self.arguments, "--variant", variant)
+        if lack := peer.ask("build"):
+            self.lacking[name] = lack
+            peer.close()
+            return
+        self.children[name] = peer
+        self.losses[name] = peer.ask(f"losses {NUM_WARMUP}")
+
+    def measure(self, libraries: list[str], compiled: bool, seconds: float) -> dict[str, Measured]:
+        """Each child's figures, by `library variant`."""
+        for library in libraries:
+            self.start(library)
+        if "torch" in libraries:
+            layout = ""
+            if self.row.kind == "images":
+                self.start("torch", "cl")
+                if self._typical("torch cl") < self._typical("torch"):
+                    layout = "cl"
+            if compiled:
+                self.start("torch", f"{layout} compile".strip())
+        # As many steps per burst as fill the time; a slower child takes as many as it has time for.
+        sizes = {name: max(int(seconds / NUM_BURSTS / self._typical(name)), 1) for name in self.children}
+        times: dict[str, list[float]] = {name: [] for name in self.children}
+        for _ in range(NUM_BURSTS if seconds else 1):
+            for name, peer in self.children.items():
+                times[name] += peer.ask(f"burst {sizes[name]}")
+        return {
+            name: Measured(statistics.median(times[name]), peer.ask("memory"), self.losses[name])
+            for name, peer in self.children.items()
+        }
+
+    def profile(self, libraries: list[str], seconds: float) -> None:
+        """Prints where a step of each library goes."""
+        for library in libraries:
+            self.start(library)
+        for name, peer in self.children.items():
+            num_steps = min(max(int(seconds / self._typical(name)), 1), 200)
+            print_profile(name, peer.ask(f"profile {num_steps}"))
+
+    def _typical(self, name: str) -> float:
+        return statistics.median(self.children[name].ask("burst 3"))
 
     def close(self) -> None:
-        assert self.process.stdin is not None
-        self.process.stdin.close()
-        self.process.wait()
+        for peer in self.children.values():
+            peer.close()
 
 
-def measure(row_name: str, libraries: list[str], threads: int, seconds: float) -> dict[str, tuple[float, int]]:
-    """Median seconds per step, and bytes, by library."""
-    children = {library: Child(library, row_name, threads) for library in libraries}
-    num_bursts = 10
-    # As many steps per burst as fill the time; the slower library takes as many as it has time for.
-    sizes = {
-        name: max(int(seconds / num_bursts / statistics.median(each.ask(3))), 1) for name, each in children.items()
-    }
-    for _ in range(num_bursts):
-        for name, each in children.items():
-            each.times += each.ask(sizes[name])
-    results = {name: (statistics.median(each.times), each.ask("memory")) for name, each in children.items()}
-    for each in children.values():
-        each.close()
-    return results
+def agree(measured: dict[str, Measured], dtype: str) -> bool:
+    """Whether all children saw the same losses, from the first step to the last of the warm-up."""
+    first, *others = [each.losses for each in measured.values()]
+    return all(np.allclose(each, first, rtol=TOLERANCE[dtype], atol=TOLERANCE[dtype] / 10) for each in others)
 
 
-def machine() -> str:
-    name = platform.processor() or platform.machine()
-    for line in Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []:
-        if line.startswith("model name"):
-            name = line.split(":", 1)[1].strip()
-            break
-    return f"{name}, {os.cpu_count()} CPUs, {platform.system()} {platform.machine()}"
+def ratio(ours: float | None, peer: float | None) -> float:
+    return math.nan if ours is None or peer is None else ours / peer
+
+
+class Line(NamedTuple):
+    """A row of the table: what was measured, and what of it is compared."""
+
+    title: str
+    measured: dict[str, Measured]
+    same: bool
+
+    @property
+    def eager(self) -> str:
+        """The faster of PyTorch's layouts."""
+        names = [name for name in self.measured if name.startswith("torch") and "compile" not in name]
+        return min(names, key=lambda name: self.measured[name].seconds, default="")
+
+    @property
+    def compiled(self) -> str:
+        return next((name for name in self.measured if "compile" in name), "")
+
+    def of(self, name: str, field: str) -> float | None:
+        return getattr(self.measured[name], field) if name in self.measured else None
+
+    @property
+    def ratios(self) -> tuple[float, float, float]:
+        """Of time to eager's, to compiled's, and of memory to eager's; NaN where there is nothing to compare."""
+        return (
+            ratio(self.of("cordee", "seconds"), self.of(self.eager, "seconds")),
+            ratio(self.of("cordee", "seconds"), self.of(self.compiled, "seconds")),
+            ratio(self.of("cordee", "memory"), self.of(self.eager, "memory")),
+        )
+
+    def __str__(self) -> str:
+        eager, compiled, memory = self.ratios
+        cells = [
+            _cell(self.of("cordee", "seconds"), 1e3, 3),
+            _cell(self.of(self.eager, "seconds"), 1e3, 3),
+            "cl" if "cl" in self.eager else "",
+            _cell(eager, 1, 2),
+            _cell(self.of(self.compiled, "seconds"), 1e3, 3),
+            _cell(compiled, 1, 2),
+            _cell(self.of("cordee", "memory"), 1e-6, 1),
+            _cell(self.of(self.eager, "memory"), 1e-6, 1),
+            _cell(memory, 1, 2),
+        ]
+        return _aligned(self.title, cells) + ("" if self.same else "  losses differ")
+
+
+def _cell(value: float | None, scale: float, digits: int) -> str:
+    return "–" if value is None or math.isnan(value) else f"{value * scale:.{digits}f}"
+
+
+def _aligned(title: str, cells: list[str]) -> str:
+    widths = (9, 9, 3, 7, 10, 7, 9, 9, 7)
+    return f"{title:35}" + "".join(f"{cell:>{width}}" for cell, width in zip(cells, widths, strict=True))
+
+
+def print_means(lines: list[Line]) -> None:
+    """The geometric means, and what was aimed at."""
+    means = []
+    for column in range(3):
+        values = [line.ratios[column] for line in lines if not math.isnan(line.ratios[column])]
+        means.append(statistics.geometric_mean(values) if values else math.nan)
+    if not math.isnan(means[0]):
+        cells = ["", "", "", _cell(means[0], 1, 2), "", _cell(means[1], 1, 2), "", "", _cell(means[2], 1, 2)]
+        print(_aligned("geometric mean", cells))
+        worst = max(line.ratios[0] for line in lines if not math.isnan(line.ratios[0]))
+        print(
+            f"{'aims':35}mean ≤ {AIM_MEAN}, and no row above {AIM_ROW}: here {means[0]:.2f} and {worst:.2f}", flush=True
+        )
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--threads", type=int, default=1, help="of both libraries (default: %(default)s)")
+    parser.add_argument("--threads", type=int, nargs="+", default=[1], help="of both libraries (default: 1)")
+    parser.add_argument("--dtypes", nargs="+", choices=DTYPES, default=["float32"], help="default: float32")
     parser.add_argument("--rows", default=",".join(ROWS), help="which rows (default: %(default)s)")
-    parser.add_argument("--seconds", type=float, default=4.0, help="per row and library (default: %(default)s)")
+    parser.add_argument("--seconds", type=float, default=4.0, help="per figure (default: %(default)s)")
+    parser.add_argument("--compile", action="store_true", help="torch.compile, too")
+    parser.add_argument("--profile", action="store_true", help="where a step goes, by operation")
+    parser.add_argument("--json", type=Path, help="write what was measured to this file")
     parser.add_argument("--child", choices=LIBRARIES, help=argparse.SUPPRESS)
+    parser.add_argument("--variant", default="", help=argparse.SUPPRESS)
+    parser.add_argument("--weights", type=Path, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     rows = arguments.rows.split(",")
     if unknown := set(rows) - set(ROWS):
         parser.error(f"no row {', '.join(sorted(unknown))}; there are {', '.join(ROWS)}")
     if arguments.child:
-        child(arguments.child, rows[0], arguments.threads)
+        row, dtype, threads = ROWS[rows[0]], arguments.dtypes[0], arguments.threads[0]
+        child(arguments.child, row, dtype, arguments.variant, threads, arguments.weights)
         return
-    libraries = [name for name in LIBRARIES if importlib.util.find_spec(name) is not None]
-    print(f"machine   {machine()}")
-    versions = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in [*libraries, "numpy"])
-    print(f"versions  Python {platform.python_version()}, {versions}")
-    print(f"threads   {arguments.threads}")
-    print(f"\n{'':32}{'milliseconds':^27}{'peak memory, MB':^27}")
-    print(f"{'training step':32}{'cordee':>9}{'torch':>9}{'ratio':>9}{'cordee':>9}{'torch':>9}{'ratio':>9}")
-    ratios: list[tuple[float, float]] = []
+    libraries = installed()
+    from cordee.trainer import kernels  # not above: PyTorch's children are to be without it
+
+    head = [*describe_machine("numpy", "torch"), f"Cordee's kernels: {kernels.identity()}"]
+    print("\n".join(f"# {line}" for line in head), flush=True)
+    kept: list[dict[str, Any]] = []
+    with tempfile.TemporaryDirectory() as folder:
+        for threads in arguments.threads:
+            for dtype in arguments.dtypes:
+                measure_rows(arguments, rows, libraries, threads, dtype, Path(folder), kept)
+    if arguments.json:
+        arguments.json.write_text(json.dumps({"machine": head, "steps": kept}, indent=1))
+    if not all(line["same"] for line in kept):
+        raise SystemExit("the libraries' losses differ")
+
+
+def measure_rows(
+    arguments: argparse.Namespace, rows: list[str], libraries: list[str], threads: int, dtype: str, folder: Path,
+    kept: list[dict[str, Any]],
+) -> None:  # fmt: skip
+    """Prints one table, and keeps its lines."""
+    print(f"\n{dtype}, threads {threads}")
+    if not arguments.profile:
+        print(_aligned("", ["ms", "", "", "", "", "", "peak MB", "", ""]))
+        columns = ["cordee", "torch", "", "ratio", "compiled", "ratio", "cordee", "torch", "ratio"]
+        print(_aligned("training step", columns), flush=True)
+    lines: list[Line] = []
     for row_name in rows:
-        results = measure(row_name, libraries, arguments.threads, arguments.seconds)
-        ours, peer = results["cordee"], results.get("torch")
-        cells = [ours[0] * 1e3, ours[1] / 1e6]
-        if peer is None:
-            print(
-                f"{ROWS[row_name].title:32}{cells[0]:9.3f}{'–':>9}{'–':>9}{cells[1]:9.1f}{'–':>9}{'–':>9}", flush=True
-            )
-            continue
-        ratios.append((ours[0] / peer[0], ours[1] / peer[1]))
-        print(
-            f"{ROWS[row_name].title:32}{cells[0]:9.3f}{peer[0] * 1e3:9.3f}{ratios[-1][0]:9.2f}"
-            f"{cells[1]:9.1f}{peer[1] / 1e6:9.1f}{ratios[-1][1]:9.2f}",
-            flush=True,
-        )
-    if ratios:
-        means = [statistics.geometric_mean(column) for column in zip(*ratios, strict=True)]
-        print(f"{'geometric mean':32}{means[0]:27.2f}{means[1]:27.2f}")
+        runner = Runner(row_name, dtype, threads, folder)
+        try:
+            if arguments.profile:
+                print(ROWS[row_name].title)
+                runner.profile(libraries, arguments.seconds)
+                continue
+            measured = runner.measure(libraries, arguments.compile, arguments.seconds)
+        finally:
+            runner.close()
+        line = Line(ROWS[row_name].title, measured, agree(measured, dtype) if measured else True)
+        lines.append(line)
+        lacks = "; ".join(runner.lacking.values())
+        print(f"{line}{f'  ({lacks})' if lacks else ''}", flush=True)
+        figures = {name: each._asdict() for name, each in measured.items()}
+        kept.append({"row": row_name, "dtype": dtype, "threads": threads, "same": line.same, "measured": figures})
+    if lines:
+        print_means(lines)
 
 
 if __name__ == "__main__":
