@@ -48,6 +48,7 @@ from cordee.trainer.tensors import Tensor
 
 if TYPE_CHECKING:
     from cordee.trainer import (
+        amp,
         array_api,
         checkpoint,
         data,
@@ -63,6 +64,17 @@ if TYPE_CHECKING:
         special,
     )
     from cordee.trainer import devices as cuda
+    from cordee.trainer.amp import (
+        autocast,
+        clear_autocast_cache,
+        get_autocast_dtype,
+        is_autocast_available,
+        is_autocast_cache_enabled,
+        is_autocast_enabled,
+        set_autocast_cache_enabled,
+        set_autocast_dtype,
+        set_autocast_enabled,
+    )
     from cordee.trainer.func import vmap
     from cordee.trainer.interop import from_dlpack, load, save
 
@@ -88,13 +100,16 @@ __all__ = [
     "Tensor",
     "TrainerError",
     "TrainerIndexError",
+    "amp",
     "array_api",
+    "autocast",
     "autograd",
     "bfloat16",
     "bool",
     "cdouble",
     "cfloat",
     "checkpoint",
+    "clear_autocast_cache",
     "complex64",
     "complex128",
     "cuda",
@@ -115,6 +130,7 @@ __all__ = [
     "float64",
     "from_dlpack",
     "func",
+    "get_autocast_dtype",
     "get_default_dtype",
     "get_num_threads",
     "get_printoptions",
@@ -129,6 +145,9 @@ __all__ = [
     "int32",
     "int64",
     "interop",
+    "is_autocast_available",
+    "is_autocast_cache_enabled",
+    "is_autocast_enabled",
     "is_grad_enabled",
     "linalg",
     "load",
@@ -143,6 +162,9 @@ __all__ = [
     "random",
     "save",
     "seed",
+    "set_autocast_cache_enabled",
+    "set_autocast_dtype",
+    "set_autocast_enabled",
     "set_default_dtype",
     "set_device",
     "set_grad_enabled",
@@ -162,6 +184,7 @@ __all__ += ops.__all__
 
 _LAZY = frozenset(
     (
+        "amp",
         "array_api",
         "checkpoint",
         "data",
@@ -178,7 +201,12 @@ _LAZY = frozenset(
     )
 )
 _ELSEWHERE = {"cuda": ("devices", None), "from_dlpack": ("interop", "from_dlpack"), "load": ("interop", "load"),
-              "save": ("interop", "save"), "vmap": ("func", "vmap")}  # fmt: skip
+              "save": ("interop", "save"), "vmap": ("func", "vmap"),
+              **{name: ("amp", name) for name in (
+                  "autocast", "clear_autocast_cache", "get_autocast_dtype", "is_autocast_available",
+                  "is_autocast_cache_enabled", "is_autocast_enabled", "set_autocast_cache_enabled",
+                  "set_autocast_dtype", "set_autocast_enabled",
+              )}}  # fmt: skip
 """What other modules are asked for when it is first named: formats of files need not be loaded before."""
 
 

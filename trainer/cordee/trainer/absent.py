@@ -5,14 +5,11 @@ from __future__ import annotations
 __all__ = ["INSTEAD", "refusal"]
 
 _OLD = "is PyTorch's old way to make a tensor: use ct.tensor(values, dtype=…), or ct.empty(2, 3)"
-_MIXED = "there is no mixed precision yet: train in float32, or model.to(ct.bfloat16) as a whole"
 _COMPILED = "there is no compiler yet: leave the line out, the result is the same"
 
 INSTEAD = {
     "Generator": "there are no generators: ct.manual_seed(n) seeds everything, DataLoader(seed=…) the order of samples",
-    "amp": _MIXED,
-    "autocast": _MIXED,
-    "GradScaler": _MIXED,
+    "GradScaler": "it is ct.amp.GradScaler, as in PyTorch",
     "backends": "there is nothing to set: CORDEE_DEVICE chooses the device, and results are deterministic",
     "compile": _COMPILED,
     "jit": _COMPILED,

@@ -15,6 +15,7 @@ import numpy as np
 
 from cordee.trainer.array import array_module, is_float
 from cordee.trainer.autograd.anomaly import inspect_gradient, is_anomaly_enabled
+from cordee.trainer.autograd.casting import SWITCH, suspended
 from cordee.trainer.autograd.graph import PICK, Node, apply, pick
 from cordee.trainer.autograd.hooks import HOOKS
 from cordee.trainer.autograd.mode import set_grad_enabled
@@ -259,6 +260,12 @@ class _Walk:
 
     def run(self) -> dict[Edge, Any]:
         """Visit the nodes, newest first: by then, all that was computed from a node's output has been visited."""
+        if self.create_graph and SWITCH.on:  # rules are computed in the dtypes of the forward, also by tensors
+            with suspended():
+                return self._run()
+        return self._run()
+
+    def _run(self) -> dict[Edge, Any]:
         grads, targets, retain = self.grads, self.targets, self.retain
         with set_grad_enabled(self.create_graph):
             for node in self.order:

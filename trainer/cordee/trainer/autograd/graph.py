@@ -18,6 +18,7 @@ from typing import Any, Protocol, TypeAlias
 import numpy as np
 
 from cordee.trainer.array import Array, array_module, as_array, bfloat16, default_dtype, default_module
+from cordee.trainer.autograd.casting import SWITCH, cast_input, cast_inputs
 from cordee.trainer.autograd.explain import TENSOR_IN_DATA, refuse
 from cordee.trainer.autograd.location import OURS, Location
 from cordee.trainer.autograd.mode import MODE
@@ -108,6 +109,8 @@ def apply(op: Op, *inputs: Any, **params: Any) -> Any:
 
     Returns a tensor, or a tuple of tensors if the op has several outputs.
     """
+    if SWITCH.on and op.autocast:
+        inputs = tuple(cast_inputs(op.autocast, inputs))
     arrays: list[Any] = []
     edges: list[Node | Leaf | None] = []
     mask, bit = 0, 1
@@ -150,6 +153,8 @@ def apply(op: Op, *inputs: Any, **params: Any) -> Any:
 
 def apply_one(op: Op, input: Tensor, **params: Any) -> Tensor:
     """`apply` for an op of one input, which must be a tensor, and of one output."""
+    if SWITCH.on and op.autocast:
+        input = cast_input(op.autocast, input)
     x, edge = input.data, input._node
     try:
         out = op.forward(np if type(x) is _ndarray else array_module(x), x, **params)
@@ -198,7 +203,7 @@ PICK = Op(  # not in the registry: it is no operation, but the place of one outp
 
 def unary(op: Op) -> Unary:
     """The function of an elementwise op of one input and no params: `apply` with everything known beforehand."""
-    forward = op.forward
+    forward, kind = op.forward, op.autocast
     keep_input, keep_out = op.keep[1]
 
     def call(input: Operand, *, out: Tensor | None = None) -> Tensor:
@@ -206,6 +211,8 @@ def unary(op: Op) -> Unary:
             return into(out, call(input))
         if not isinstance(input, Tensor):
             input = Tensor(input)
+        if kind and SWITCH.on:
+            input = cast_input(kind, input)
         x, edge = input.data, input._node
         try:
             y = forward(np if type(x) is _ndarray else array_module(x), x)
@@ -226,11 +233,13 @@ def unary(op: Op) -> Unary:
 
 def binary(op: Op) -> Binary:
     """The function of an elementwise op of two inputs and no params: `apply` with everything known beforehand."""
-    forward, keep = op.forward, op.keep
+    forward, keep, kind = op.forward, op.keep, op.autocast
 
     def call(input: Operand, other: Operand, *, out: Tensor | None = None) -> Tensor:
         if out is not None:
             return into(out, call(input, other))
+        if kind and SWITCH.on:
+            input, other = cast_inputs(kind, (input, other))
         mixed = False
         if isinstance(input, Tensor):
             x, left = input.data, input._node

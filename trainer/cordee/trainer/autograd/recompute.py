@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, TypeVar
 
 from cordee.trainer import random
+from cordee.trainer.autograd import casting
 from cordee.trainer.autograd.mode import enable_grad
 from cordee.trainer.autograd.saved import saved_tensors_hooks
 from cordee.trainer.autograd.writes import BOOK, Write
@@ -111,10 +112,10 @@ def checkpoint(
     Raises (in backward):
         GraphError: the function did something else when it was computed again.
     """
-    place = random.mark()
+    place, regions = random.mark(), casting.current()
 
     def again() -> Any:
-        with random.replay(place) if preserve_rng_state else contextlib.nullcontext():
+        with casting.restored(regions), random.replay(place) if preserve_rng_state else contextlib.nullcontext():
             return function(*args, **kwargs)
 
     kept = _Recomputed(again, (args, kwargs))

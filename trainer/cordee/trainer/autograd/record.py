@@ -20,13 +20,23 @@ from cordee.trainer.autograd.fusing import Fused, fused_forward, fused_rule
 from cordee.trainer.errors import ShapeError
 
 __all__ = [
-    "DTYPE_RULES", "NO_ERRORS", "REGISTRY", "Op", "Rule", "Sample", "Sampler", "Shape", "broadcast_shape", "op",
-    "shape_of",
+    "AUTOCAST", "DTYPE_RULES", "NO_ERRORS", "REGISTRY", "Op", "Rule", "Sample", "Sampler", "Shape", "broadcast_shape",
+    "op", "shape_of",
 ]  # fmt: skip
 
 Rule: TypeAlias = Callable[..., Any]
 Shape: TypeAlias = "tuple[int | None, ...]"
 """A shape as a rule tells it; None: a size that depends on the values."""
+
+
+AUTOCAST: dict[str, str] = {
+    "": "in the dtypes that come, mixed ones in the widest: what is exact, or as exact as its inputs",
+    "low": "in the region's 16 bits: products, whose sums are in single precision all the same",
+    "single": "in single precision: losses, long products",
+    "single on cuda": "the same where PyTorch has it for CUDA: sums, norms, what spans a wide range",
+    "single on cpu": "the same where PyTorch has it for the CPU",
+}
+"""The kinds of operations under autocast (`cordee.trainer.autograd.casting`), from PyTorch's tables."""
 
 
 @dataclass(frozen=True)
@@ -82,6 +92,8 @@ class Op:
     expr: str | None = None
     """For elementwise ops: the scalar expression, for code generation."""
     aux: bool = False
+    autocast: str = ""
+    """Its kind where autocast is on, one of `AUTOCAST`."""
     errors: Callable[[Sampler], Sequence[Sample]] | None = None
     """Inputs that must be refused with a `ShapeError` or `TrainerIndexError` naming the op; `NO_ERRORS` where every
     array of numbers is right."""
@@ -107,6 +119,8 @@ class Op:
             raise ValueError(f"{self.name} saves {sorted(unknown)}, but its inputs are {self.inputs}")
         if self.outputs != ("out",) and self.vjps:
             raise ValueError(f"{self.name} has several outputs, so its gradient is one joint vjp")
+        if self.autocast not in AUTOCAST:
+            raise ValueError(f"{self.name} is of no kind {self.autocast!r}: autocast knows {', '.join(AUTOCAST)}")
         if self.elementwise and self.shape is None:
             object.__setattr__(self, "shape", broadcast_shape)
         object.__setattr__(self, "many", self.outputs != ("out",))

@@ -195,6 +195,7 @@ def _softplus(xp: Any, a: Any, *, beta: float, threshold: float) -> Any:
 
 SOFTPLUS = op(
     "softplus", "log(1 + exp(beta · a)) / beta; a itself above the threshold",
+    autocast="single on cuda",
     forward=_softplus,
     vjps=(lambda F, g, out, a, *, beta, threshold: g * F.where(a * beta > threshold, 1.0, F.sigmoid(a * beta)),),
     saves=("a",), elementwise=True, dtype="float",

@@ -140,6 +140,7 @@ def _pow_exponent_vjp(F: Any, g: Any, out: Any, a: Any, b: Any) -> Any:
 
 _tensor_pow = binary(op(
     "pow", "a to the power of b",
+    autocast="single on cuda",
     forward=lambda xp, a, b: xp.power(a, b),
     vjps=(_pow_base_vjp, _pow_exponent_vjp),
     saves=("a b", "a b out"), elementwise=True, expr="pow(a, b)", reference=np.power, errors=clash,
@@ -183,6 +184,7 @@ def _power_vjp(F: Any, g: Any, out: Any, a: Any, *, exponent: float) -> Any:
 
 POWER = op(
     "power", "a to a fixed power",
+    autocast="single on cuda",
     forward=_power, vjps=(_power_vjp,), saves=("a",), elementwise=True, expr="pow(a, exponent)",
     dtype=lambda a, *, exponent: default_dtype() if a.kind in "iub" and isinstance(exponent, float) else a,
     reference=lambda a, exponent: a**exponent, errors=NO_ERRORS,
@@ -265,6 +267,7 @@ sqrt = unary(op(
 
 rsqrt = unary(op(
     "rsqrt", "1 / sqrt(a)",
+    autocast="single on cuda",
     forward=lambda xp, a: 1 / xp.sqrt(a), vjps=(lambda F, g, out, a: g * -0.5 * (out * out * out),),
     saves=("out",), elementwise=True, expr="rsqrt(a)", dtype="float", samples=positive_values,
     reference=lambda a: a**-0.5, errors=NO_ERRORS,
@@ -278,6 +281,7 @@ square = unary(op(
 
 reciprocal = unary(op(
     "reciprocal", "1 / a",
+    autocast="single on cuda",
     forward=lambda xp, a: 1 / a, vjps=(lambda F, g, out, a: -g * (out * out),),
     saves=("out",), elementwise=True, expr="1 / a", dtype="float", samples=positive_values,
     reference=lambda a: 1 / a, errors=NO_ERRORS,

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from cordee.trainer.array import array_module
+from cordee.trainer.autograd.casting import autocasts
 from cordee.trainer.autograd.graph import apply
 from cordee.trainer.autograd.record import Shape, broadcast_shape, op
 from cordee.trainer.errors import ShapeError
@@ -138,6 +139,7 @@ _PLAIN: dict[str, Any] = {"scale": 0.7, "causal": False, "kept": None, "keep_sca
 
 ATTENTION = op(
     "attention", "softmax(query · keyᵀ · scale + mask) · value",
+    autocast="low",
     forward=_attention, vjp=_attention_vjp, aux=True, broadcasts=True, reference=_attention_reference,
     shape=_attention_shape, dtype=lambda query, key, value, mask, **_: np.result_type(query, key, value),
     saves=("query key value mask", "query key value mask", "query key mask", "query key value mask"),
@@ -159,6 +161,7 @@ ATTENTION = op(
 )  # fmt: skip
 
 
+@autocasts("low")
 def scaled_dot_product_attention(
     query: Tensor,
     key: Tensor,

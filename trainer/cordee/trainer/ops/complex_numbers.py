@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from cordee.trainer.array import array_module
+from cordee.trainer.autograd.casting import autocasts
 from cordee.trainer.autograd.graph import apply, apply_one
 from cordee.trainer.autograd.record import NO_ERRORS, Sampler, op
 from cordee.trainer.errors import ShapeError
@@ -211,6 +212,7 @@ def complex(real: Tensor, imag: Tensor) -> Tensor:
     return apply(COMPLEX, real, imag)  # type: ignore[no-any-return]
 
 
+@autocasts("single on cpu")
 def polar(abs: Tensor, angle: Tensor) -> Tensor:
     """Complex numbers of their magnitudes and angles (in radians)."""
     _same_floating("polar", abs, angle)
@@ -247,6 +249,7 @@ VIEW_AS_REAL = op(
 
 VIEW_AS_COMPLEX = op(
     "view_as_complex", "pairs of numbers in the last dimension as complex numbers",
+    autocast="single on cpu",
     forward=_view_as_complex, vjps=(lambda F, g, out, a: F.view_as_real(g),), saves=("",), view=True,
     shape=_pairs_shape, dtype=complex_dtype, holomorphic=False,
     samples=lambda s: [s.case(s.normal(2, 3, 2)), s.case(s.normal(2)), s.case(s.normal(0, 2))],

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from cordee.trainer.array import is_float
+from cordee.trainer.autograd.casting import autocasts
 from cordee.trainer.autograd.graph import apply
 from cordee.trainer.autograd.record import Op, Shape, op, shape_of
 from cordee.trainer.errors import ShapeError
@@ -255,7 +256,7 @@ _TRANSPOSE_ERRORS: dict[int, Any] = {
 def _declare_conv(ndim: int) -> Op:
     return op(
         f"conv{ndim}d", f"cross-correlation of (N, C, {ndim} sizes) with (O, C / groups, kernel), plus a bias",
-        forward=_conv, vjp=_conv_vjp, saves=("weight", "input", ""), aux=True, shape=_conv_shape,
+        autocast="low", forward=_conv, vjp=_conv_vjp, saves=("weight", "input", ""), aux=True, shape=_conv_shape,
         reference=_conv_reference, samples=_CONV_CASES[ndim], errors=_CONV_ERRORS[ndim],
     )  # fmt: skip
 
@@ -263,8 +264,9 @@ def _declare_conv(ndim: int) -> Op:
 def _declare_transpose(ndim: int) -> Op:
     return op(
         f"conv_transpose{ndim}d", f"(N, C, {ndim} sizes) spread by (C, O / groups, kernel): conv{ndim}d transposed",
-        forward=_conv_transpose, vjp=_conv_transpose_vjp, saves=("weight", "input", ""), shape=_transpose_shape,
-        reference=_transpose_reference, samples=_TRANSPOSE_CASES[ndim], errors=_TRANSPOSE_ERRORS[ndim],
+        autocast="low", forward=_conv_transpose, vjp=_conv_transpose_vjp, saves=("weight", "input", ""),
+        shape=_transpose_shape, reference=_transpose_reference, samples=_TRANSPOSE_CASES[ndim],
+        errors=_TRANSPOSE_ERRORS[ndim],
     )  # fmt: skip
 
 
@@ -287,6 +289,7 @@ CONV_WEIGHT = op(
 # -- functions ---------------------------------------------------------------------------------------------------------
 
 
+@autocasts("low")
 def _convolve(
     ndim: int, input: Tensor, weight: Tensor, bias: Tensor | None, stride: Any, padding: Any, dilation: Any, groups: int
 ) -> Tensor:
@@ -355,6 +358,7 @@ def conv3d(
     return _convolve(3, input, weight, bias, stride, padding, dilation, groups)
 
 
+@autocasts("low")
 def _convolve_transposed(
     ndim: int, input: Tensor, weight: Tensor, bias: Tensor | None, stride: Any, padding: Any, output_padding: Any,
     groups: int, dilation: Any,

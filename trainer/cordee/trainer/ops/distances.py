@@ -7,6 +7,7 @@ import math
 import numpy as np
 
 from cordee.trainer.array import array_module
+from cordee.trainer.autograd.casting import autocasts
 from cordee.trainer.autograd.graph import apply_one
 from cordee.trainer.errors import ShapeError
 from cordee.trainer.ops.elementwise import maximum, where
@@ -52,6 +53,7 @@ def _check_order(name: str, p: float) -> None:
         raise ValueError(f"{name}: the order p must be at least 0, not {p}")
 
 
+@autocasts("single")
 def cdist(x1: Tensor, x2: Tensor, p: float = 2.0, compute_mode: str | None = None) -> Tensor:
     """The distances between all rows of two batches: `(…, n, d)` and `(…, m, d)` give `(…, n, m)`.
 
@@ -79,6 +81,7 @@ def cdist(x1: Tensor, x2: Tensor, p: float = 2.0, compute_mode: str | None = Non
     return _norm(unsqueeze(x1, -2) - unsqueeze(x2, -3), p, -1)
 
 
+@autocasts("single on cuda")
 def pdist(input: Tensor, p: float = 2.0) -> Tensor:
     """The distances between all pairs of rows of a matrix `(n, d)`, as a vector of `n (n - 1) / 2`."""
     _check_order("pdist", p)
@@ -94,6 +97,7 @@ def pairwise_distance(x1: Tensor, x2: Tensor, p: float = 2.0, eps: float = 1e-6,
     return _norm(x1 - x2 + eps, p, -1, keepdim)
 
 
+@autocasts("single on cuda")
 def cosine_similarity(x1: Tensor, x2: Tensor, dim: int = 1, eps: float = 1e-8) -> Tensor:
     """The cosine of the angle between vectors along a dimension; lengths below `eps` count as `eps`."""
     if x1.shape != x2.shape:

@@ -25,6 +25,7 @@ _LN2, _LN10 = math.log(2.0), math.log(10.0)
 
 exp = unary(op(
     "exp", "e to the power of a",
+    autocast="single on cuda",
     forward=lambda xp, a: xp.exp(a), vjps=(lambda F, g, out, a: g * out,),
     saves=("out",), elementwise=True, expr="exp(a)", dtype="float", samples=any_values, reference=np.exp,
     errors=NO_ERRORS,
@@ -39,6 +40,7 @@ exp2 = unary(op(
 
 expm1 = unary(op(
     "expm1", "exp(a) - 1, exact near 0",
+    autocast="single on cuda",
     forward=lambda xp, a: xp.expm1(a), vjps=(lambda F, g, out, a: g * (out + 1.0),),
     saves=("out",), elementwise=True, expr="expm1(a)", dtype="float", samples=any_values, reference=np.expm1,
     errors=NO_ERRORS,
@@ -46,6 +48,7 @@ expm1 = unary(op(
 
 log = unary(op(
     "log", "the natural logarithm",
+    autocast="single on cuda",
     forward=lambda xp, a: xp.log(a), vjps=(lambda F, g, out, a: g / a,),
     saves=("a",), elementwise=True, expr="log(a)", dtype="float", samples=positive_values, reference=np.log,
     errors=NO_ERRORS,
@@ -53,6 +56,7 @@ log = unary(op(
 
 log1p = unary(op(
     "log1p", "log(1 + a), exact near 0",
+    autocast="single on cuda",
     forward=lambda xp, a: xp.log1p(a), vjps=(lambda F, g, out, a: g / (a + 1.0),),
     saves=("a",), elementwise=True, expr="log1p(a)", dtype="float", samples=positive_values, reference=np.log1p,
     errors=NO_ERRORS,
@@ -60,6 +64,7 @@ log1p = unary(op(
 
 log2 = unary(op(
     "log2", "the logarithm to base 2",
+    autocast="single on cuda",
     forward=lambda xp, a: xp.log2(a), vjps=(lambda F, g, out, a: g / (a * _LN2),),
     saves=("a",), elementwise=True, expr="log2(a)", dtype="float", samples=positive_values, reference=np.log2,
     errors=NO_ERRORS,
@@ -67,6 +72,7 @@ log2 = unary(op(
 
 log10 = unary(op(
     "log10", "the logarithm to base 10",
+    autocast="single on cuda",
     forward=lambda xp, a: xp.log10(a), vjps=(lambda F, g, out, a: g / (a * _LN10),),
     saves=("a",), elementwise=True, expr="log10(a)", dtype="float", samples=positive_values, reference=np.log10,
     errors=NO_ERRORS,

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from cordee.trainer.array import DTypeLike, default_dtype, default_module
+from cordee.trainer.autograd.casting import SWITCH, cast_input
 from cordee.trainer.autograd.graph import apply_one
 from cordee.trainer.autograd.record import op
 from cordee.trainer.errors import ShapeError, TrainerIndexError
@@ -67,6 +68,7 @@ def _c2c_reference(a: Any, *, axes: tuple[int, ...], inverse: bool, norm: str) -
 
 FFT_C2C = op(
     "fft_c2c", "the Fourier transform, or its inverse, along dimensions",
+    autocast="single on cpu",
     forward=_fft_c2c,
     vjps=(
         lambda F, g, out, a, *, axes, inverse, norm: F.fft_c2c(g, axes=axes, inverse=not inverse, norm=OTHER[norm]),
@@ -143,6 +145,7 @@ def _fft_c2r(xp: Any, a: Any, *, axis: int, n: int, norm: str) -> Any:
 
 FFT_R2C = op(
     "fft_r2c", "the Fourier transform of real numbers along a dimension: the frequencies from 0 up to the half",
+    autocast="single on cpu",
     forward=lambda xp, a, *, axis, norm: xp.fft.rfft(a, axis=axis, norm=norm), vjps=(_fft_r2c_vjp,), saves=("",),
     shape=_r2c_shape, dtype=complex_dtype, holomorphic=False,
     reference=lambda a, axis, norm: np.take(_dft(a, axis, False, norm), range(a.shape[axis] // 2 + 1), axis),
@@ -155,6 +158,7 @@ FFT_R2C = op(
 
 FFT_C2R = op(
     "fft_c2r", "n real numbers along a dimension, of their frequencies from 0 up to the half",
+    autocast="single on cpu",
     forward=_fft_c2r, vjps=(_fft_c2r_vjp,), saves=("",), shape=_c2r_shape, dtype=real_dtype, holomorphic=False,
     reference=_c2r_reference,
     samples=lambda s: [
@@ -180,6 +184,8 @@ def _norm(name: str, norm: str | None) -> str:
 
 def _number(name: str, input: Tensor, complex: bool) -> Tensor:
     """The input in a dtype that can be transformed: integers in the default one, real numbers complex if need be."""
+    if SWITCH.on:
+        input = cast_input("single on cpu", input)
     dtype = input.data.dtype
     if dtype.kind in "iub":
         dtype = default_dtype()

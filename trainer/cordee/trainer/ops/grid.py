@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from cordee.trainer.array import array_module, is_float
+from cordee.trainer.autograd.casting import autocasts
 from cordee.trainer.errors import ShapeError
 from cordee.trainer.tensors import Tensor, wrap
 
@@ -100,6 +101,7 @@ def _sum(image: Tensor, neighbours: Sequence[Sequence[tuple[Any, Tensor]]], zero
     return total
 
 
+@autocasts("single on cpu")
 def grid_sample(
     input: Tensor,
     grid: Tensor,

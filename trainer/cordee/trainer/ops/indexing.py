@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from cordee.trainer.array import array_module
+from cordee.trainer.autograd.casting import autocasts
 from cordee.trainer.autograd.graph import Operand, apply, apply_one
 from cordee.trainer.autograd.record import Sampler, Shape, op
 from cordee.trainer.errors import ShapeError, TrainerIndexError
@@ -324,6 +325,7 @@ def index_add(input: Tensor, dim: int, index: Tensor, source: Tensor, *, alpha: 
     return apply(INDEX_ADD, input, source if alpha == 1 else source * alpha, index=place)  # type: ignore[no-any-return]
 
 
+@autocasts("widest on cpu")
 def index_copy(input: Tensor, dim: int, index: Tensor, source: Tensor) -> Tensor:
     """A copy in which the slices that `index` names are those of `source`."""
     if not input.ndim:

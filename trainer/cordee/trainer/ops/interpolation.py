@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from cordee.trainer.array import Array, is_float
+from cordee.trainer.autograd.casting import autocasts
 from cordee.trainer.autograd.graph import apply_one
 from cordee.trainer.errors import ShapeError
 from cordee.trainer.ops.pooling import batched
@@ -164,6 +165,7 @@ def _is_identity(taps: Taps) -> bool:
 # -- interpolation -----------------------------------------------------------------------------------------------------
 
 
+@autocasts("single on cuda")
 def interpolate(
     input: Tensor,
     size: Any = None,
@@ -290,6 +292,7 @@ def adaptive_avg_pool2d(input: Tensor, output_size: Any) -> Tensor:
     return _adaptive_avg(2, input, output_size)
 
 
+@autocasts("single on cpu")
 def adaptive_avg_pool3d(input: Tensor, output_size: Any) -> Tensor:
     """Means of nearly equal parts of `(N, C, D, H, W)` or `(C, D, H, W)`; see `adaptive_avg_pool2d`."""
     return _adaptive_avg(3, input, output_size)

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from cordee.trainer.array import array_module, is_float
+from cordee.trainer.autograd.casting import autocasts
 from cordee.trainer.autograd.graph import apply_one
 from cordee.trainer.autograd.record import op, shape_of
 from cordee.trainer.errors import ShapeError, TrainerIndexError
@@ -112,6 +113,7 @@ def _cross_entropy_reference(logits: Any, target: Any, reduction: str) -> Any:
 
 CROSS_ENTROPY = op(
     "cross_entropy", "minus the log-probability that softmax gives each row's class",
+    autocast="single",
     forward=_cross_entropy, vjps=(_cross_entropy_vjp,), saves=("logits",), aux=True, reference=_cross_entropy_reference,
     shape=_cross_entropy_shape,
     samples=lambda s: [
@@ -126,6 +128,7 @@ CROSS_ENTROPY = op(
 )  # fmt: skip
 
 
+@autocasts("single")
 def cross_entropy(
     input: Tensor,
     target: Tensor,
@@ -176,6 +179,7 @@ def cross_entropy(
     return main.sum() / counted.sum() if reduction == "mean" else main.sum()
 
 
+@autocasts("single")
 def nll_loss(
     input: Tensor, target: Tensor, weight: Tensor | None = None, *, ignore_index: int = -100, reduction: str = "mean"
 ) -> Tensor:

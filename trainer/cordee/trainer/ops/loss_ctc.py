@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from cordee.trainer.array import array_module, to_numpy
+from cordee.trainer.autograd.casting import autocasts
 from cordee.trainer.autograd.graph import apply
 from cordee.trainer.autograd.record import op
 from cordee.trainer.errors import ShapeError, TrainerIndexError
@@ -176,6 +177,7 @@ def _ctc_cases(s: Any) -> list[Any]:
 
 CTC = op(
     "ctc_loss", "minus the log-likelihood of labels over all their alignments with frames",
+    autocast="single on cpu",
     forward=_ctc, vjp=_ctc_vjp, saves=("log_probs",), aux=True, reference=_ctc_reference, shape=_ctc_shape,
     samples=_ctc_cases,
     errors=lambda s: [
@@ -193,6 +195,7 @@ def _with_blanks(xp: Any, targets: Any, blank: int) -> Any:
     return labels
 
 
+@autocasts("single on cpu")
 def ctc_loss(
     log_probs: Tensor,
     targets: Tensor,

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from cordee.trainer.array import array_module
+from cordee.trainer.autograd.casting import autocasts
 from cordee.trainer.errors import ShapeError
 from cordee.trainer.ops.activation import logsigmoid
 from cordee.trainer.ops.elementwise import clamp, minimum, sqrt, where
@@ -19,6 +20,7 @@ __all__ = [
 ]  # fmt: skip
 
 
+@autocasts("single")
 def margin_ranking_loss(
     input1: Tensor,
     input2: Tensor,
@@ -35,6 +37,7 @@ def margin_ranking_loss(
     return reduce(clamp(margin - target * (input1 - input2), min=0.0), reduction)
 
 
+@autocasts("single")
 def cosine_embedding_loss(
     input1: Tensor, input2: Tensor, target: Tensor, margin: float = 0.0, *, reduction: str = "mean"
 ) -> Tensor:
@@ -64,6 +67,7 @@ def _distance(p: float, eps: float) -> Callable[[Tensor, Tensor], Tensor]:
     return between
 
 
+@autocasts("single")
 def triplet_margin_loss(
     anchor: Tensor,
     positive: Tensor,
@@ -144,6 +148,7 @@ def _rows(name: str, input: Tensor, target: Tensor, target_ndim: int) -> tuple[T
     return input.reshape(1, -1), target.data.reshape((1, *target.shape))
 
 
+@autocasts("single")
 def multi_margin_loss(
     input: Tensor,
     target: Tensor,
@@ -177,6 +182,7 @@ def multi_margin_loss(
     return reduce(losses if input.ndim == 2 else losses.reshape(()), reduction)
 
 
+@autocasts("single")
 def multilabel_margin_loss(input: Tensor, target: Tensor, *, reduction: str = "mean") -> Tensor:
     """What every wanted class's score lacks to exceed every unwanted one's by 1, over C.
 

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from cordee.trainer.array import array_module
+from cordee.trainer.autograd.casting import autocasts
 from cordee.trainer.autograd.graph import apply
 from cordee.trainer.autograd.record import op
 from cordee.trainer.errors import ShapeError
@@ -47,6 +48,7 @@ def _same_shapes(a: Any, b: Any) -> Any:
 
 MSE_LOSS = op(
     "mse_loss", "the mean of (a - b)²",
+    autocast="single",
     forward=_mse,
     vjps=(_mse_vjp, lambda F, g, out, a, b: _mse_vjp(F, g, out, a, b, -1.0)),
     saves=("a b", "a b"), reference=lambda a, b: np.mean((a - b) ** 2), shape=_same_shapes,
@@ -55,6 +57,7 @@ MSE_LOSS = op(
 )  # fmt: skip
 
 
+@autocasts("single")
 def mse_loss(
     input: Tensor,
     target: Tensor,
@@ -73,6 +76,7 @@ def mse_loss(
     return _weighted_mean("mse_loss", away * away, weight, reduction)
 
 
+@autocasts("single")
 def l1_loss(
     input: Tensor,
     target: Tensor,
@@ -110,6 +114,7 @@ def _huber_vjp(F: Any, g: Any, out: Any, a: Any, b: Any, *, delta: float, sign: 
 
 HUBER = op(
     "huber", "half the squared difference below delta, linear above",
+    autocast="single",
     forward=_huber,
     vjps=(_huber_vjp, lambda F, g, out, a, b, *, delta: _huber_vjp(F, g, out, a, b, delta=delta, sign=-1.0)),
     saves=("a b", "a b"), elementwise=True, expr="d = abs(a - b); d < delta ? d * d / 2 : delta * (d - delta / 2)",
@@ -125,6 +130,7 @@ HUBER = op(
 )  # fmt: skip
 
 
+@autocasts("single")
 def huber_loss(
     input: Tensor,
     target: Tensor,
@@ -144,6 +150,7 @@ def huber_loss(
     return weighted(apply(HUBER, input, target, delta=float(delta)), weight, reduction)
 
 
+@autocasts("single")
 def smooth_l1_loss(
     input: Tensor, target: Tensor, *, reduction: str = "mean", beta: float = 1.0, broadcast: bool = False
 ) -> Tensor:
@@ -176,6 +183,7 @@ def _bce_target_vjp(F: Any, g: Any, out: Any, a: Any, b: Any) -> Any:
 
 BINARY_CROSS_ENTROPY = op(
     "binary_cross_entropy", "-(b · log(a) + (1 - b) · log(1 - a)), the logarithms not below -100",
+    autocast="single",
     forward=_bce, vjps=(_bce_vjp, _bce_target_vjp), saves=("a b", "a"), elementwise=True,
     expr="-(b * max(log(a), -100) + (1 - b) * max(log1p(-a), -100))",
     reference=lambda a, b: -(b * np.log(a) + (1 - b) * np.log(1 - a)),
@@ -186,6 +194,7 @@ BINARY_CROSS_ENTROPY = op(
 )  # fmt: skip
 
 
+@autocasts("single")
 def binary_cross_entropy(
     input: Tensor,
     target: Tensor,
@@ -213,6 +222,7 @@ def binary_cross_entropy(
 
 BCE_WITH_LOGITS = op(
     "binary_cross_entropy_with_logits", "log(1 + exp(a)) - a · b, without overflow",
+    autocast="single",
     forward=lambda xp, a, b: xp.maximum(a, 0) + xp.log1p(xp.exp(-xp.abs(a))) - a * b,
     vjps=(lambda F, g, out, a, b: g * (F.sigmoid(a) - b), lambda F, g, out, a, b: -g * a),
     saves=("a b", "a"), elementwise=True, expr="max(a, 0) + log1p(exp(-abs(a))) - a * b",
@@ -224,6 +234,7 @@ BCE_WITH_LOGITS = op(
 )  # fmt: skip
 
 
+@autocasts("single")
 def binary_cross_entropy_with_logits(
     input: Tensor,
     target: Tensor,
@@ -270,6 +281,7 @@ def sigmoid_focal_loss(
     return reduce(losses, reduction)
 
 
+@autocasts("single")
 def soft_margin_loss(input: Tensor, target: Tensor, *, reduction: str = "mean", broadcast: bool = False) -> Tensor:
     """`log(1 + exp(-target * input))`, targets being 1 or -1."""
     check_reduction("soft_margin_loss", reduction)
@@ -277,6 +289,7 @@ def soft_margin_loss(input: Tensor, target: Tensor, *, reduction: str = "mean", 
     return reduce(-logsigmoid(input * target), reduction)
 
 
+@autocasts("single")
 def hinge_embedding_loss(
     input: Tensor, target: Tensor, margin: float = 1.0, *, reduction: str = "mean", broadcast: bool = False
 ) -> Tensor:
@@ -291,6 +304,7 @@ def hinge_embedding_loss(
 # -- distributions -----------------------------------------------------------------------------------------------------
 
 
+@autocasts("single")
 def kl_div(
     input: Tensor,
     target: Tensor,
@@ -315,6 +329,7 @@ def kl_div(
     return reduce(losses, reduction)
 
 
+@autocasts("single")
 def poisson_nll_loss(
     input: Tensor,
     target: Tensor,

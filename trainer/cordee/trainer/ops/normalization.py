@@ -11,6 +11,7 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 
+from cordee.trainer.autograd.casting import autocasts
 from cordee.trainer.autograd.graph import apply
 from cordee.trainer.autograd.record import Shape, op
 from cordee.trainer.errors import ShapeError
@@ -98,6 +99,7 @@ def _rows_shape(input: Any, weight: Any, bias: Any = None, *, eps: float) -> Sha
 
 LAYER_NORM = op(
     "layer_norm", "rows brought to mean 0 and variance 1, times a weight, plus a bias",
+    autocast="single on cuda",
     forward=_layer_norm, vjp=_layer_norm_vjp, saves=("input weight", "input", ""), aux=True,
     reference=_layer_norm_reference, shape=_rows_shape,
     samples=lambda s: [
@@ -131,6 +133,7 @@ def _as_rows(name: str, input: Tensor, normalized_shape: Any, **parameters: Tens
     return input.reshape(math.prod(input.shape[: input.ndim - len(shape)]), length), *vectors
 
 
+@autocasts("single on cuda")
 def layer_norm(
     input: Tensor,
     normalized_shape: int | Sequence[int],
@@ -183,6 +186,7 @@ def _rms_reference(input: Any, weight: Any, eps: float) -> Any:
 
 RMS_NORM = op(
     "rms_norm", "rows divided by the root of their mean square, times a weight",
+    autocast="single on cuda",
     forward=_rms_norm, vjp=_rms_norm_vjp, saves=("input weight", "input"), aux=True,
     reference=_rms_reference, shape=_rows_shape,
     samples=lambda s: [
@@ -194,6 +198,7 @@ RMS_NORM = op(
 )  # fmt: skip
 
 
+@autocasts("single on cuda")
 def rms_norm(
     input: Tensor, normalized_shape: int | Sequence[int], weight: Tensor | None = None, eps: float | None = None
 ) -> Tensor:

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from cordee.trainer.autograd.casting import autocasts
 from cordee.trainer.autograd.graph import apply
 from cordee.trainer.autograd.mode import no_grad
 from cordee.trainer.autograd.record import Shape, op
@@ -121,6 +122,7 @@ def _group_norm_reference(input: Any, weight: Any, bias: Any, groups: int, eps: 
 
 GROUP_NORM = op(
     "group_norm", "each sample's groups of channels brought to mean 0 and variance 1, times a weight, plus a bias",
+    autocast="single on cuda",
     forward=_group_norm, vjp=_group_norm_vjp, saves=("input weight", "input", ""), aux=True,
     shape=_group_norm_shape, reference=_group_norm_reference,
     samples=lambda s: [
@@ -136,6 +138,7 @@ GROUP_NORM = op(
 )  # fmt: skip
 
 
+@autocasts("single on cuda")
 def group_norm(
     input: Tensor, num_groups: int, weight: Tensor | None = None, bias: Tensor | None = None, eps: float = 1e-5
 ) -> Tensor:

@@ -7,6 +7,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
+from cordee.trainer.autograd.casting import SWITCH, cast_input
 from cordee.trainer.autograd.graph import apply_one
 from cordee.trainer.autograd.record import Shape, op
 from cordee.trainer.errors import ShapeError
@@ -121,6 +122,8 @@ def pad(input: Tensor, pad: Sequence[int], mode: str = "constant", value: float 
         return apply_one(PAD, input, widths=widths, value=0.0 if value is None else value)
     if value is not None:
         raise ValueError(f"pad: value is for mode 'constant'; mode {mode!r} takes it from the tensor")
+    if SWITCH.on and mode != "circular":
+        input = cast_input("single on cpu", input)
     parts, less, reason = _MODES[mode]
     cuts = tuple((min(before, 0), min(after, 0)) for before, after in widths)
     if mode == "circular" and any(map(any, cuts)):  # goes around what is left

@@ -14,6 +14,7 @@ import numpy as np
 
 from cordee.trainer import random
 from cordee.trainer.array import array_module, is_float
+from cordee.trainer.autograd.casting import autocasts
 from cordee.trainer.autograd.graph import apply_one
 from cordee.trainer.autograd.record import Shape, op
 from cordee.trainer.errors import ShapeError, TrainerIndexError
@@ -96,6 +97,7 @@ def adaptive_max_pool2d(input: Tensor, output_size: Any, return_indices: bool = 
     return _adaptive_max(2, input, output_size, return_indices)
 
 
+@autocasts("single on cpu")
 def adaptive_max_pool3d(input: Tensor, output_size: Any, return_indices: bool = False) -> Any:
     """The largest of nearly equal parts of `(N, C, D, H, W)` or `(C, D, H, W)`; see `adaptive_avg_pool2d`."""
     return _adaptive_max(3, input, output_size, return_indices)
@@ -151,6 +153,7 @@ def _fractional(
     return _result(input, batch, _best(xp, planes, places), ndim, return_indices)
 
 
+@autocasts("single on cpu")
 def fractional_max_pool2d(
     input: Tensor, kernel_size: Any, output_size: Any = None, output_ratio: Any = None, return_indices: bool = False,
     _random_samples: Tensor | None = None,
@@ -162,6 +165,7 @@ def fractional_max_pool2d(
     return _fractional(2, input, kernel_size, output_size, output_ratio, return_indices, _random_samples)
 
 
+@autocasts("single on cpu")
 def fractional_max_pool3d(
     input: Tensor, kernel_size: Any, output_size: Any = None, output_ratio: Any = None, return_indices: bool = False,
     _random_samples: Tensor | None = None,
@@ -212,6 +216,7 @@ _PLACES = np.array([[[[0, 3], [10, 9]]]])
 
 MAX_UNPOOL = op(
     "max_unpool", "zeros, and values where indices into each channel say",
+    autocast="single on cpu",
     forward=_max_unpool, vjps=(_max_unpool_vjp,), saves=("",), dtype="first", shape=_max_unpool_shape,
     reference=_max_unpool_reference,
     samples=lambda s: [

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from cordee.trainer.array import is_float
+from cordee.trainer.autograd.casting import autocasts
 from cordee.trainer.autograd.graph import apply
 from cordee.trainer.autograd.out import into
 from cordee.trainer.autograd.record import NO_ERRORS, Shape, broadcast_shape, op, shape_of
@@ -70,6 +71,7 @@ def _matmul_shape(a: tuple[int, ...], b: tuple[int, ...]) -> Shape:
 
 MATMUL = op(
     "matmul", "the matrix product over the last two dimensions; leading ones broadcast",
+    autocast="low",
     forward=_matmul,
     vjps=(_left_vjp, _right_vjp), saves=("b", "a"), broadcasts=True, reference=np.matmul, shape=_matmul_shape,
     samples=lambda s: [
@@ -144,12 +146,14 @@ def bmm(input: Tensor, mat2: Tensor, *, out: Tensor | None = None) -> Tensor:
     return apply(MATMUL, input, mat2)  # type: ignore[no-any-return]
 
 
+@autocasts("widest on cpu")
 def mv(input: Tensor, vec: Tensor) -> Tensor:
     """The product of a matrix and a vector."""
     _require_ndim("mv", input=(input, 2), vec=(vec, 1))
     return matmul(input, vec)
 
 
+@autocasts("widest")
 def dot(input: Tensor, tensor: Tensor) -> Tensor:
     """The inner product of two vectors."""
     if input.ndim != 1 or tensor.ndim != 1:
@@ -157,6 +161,7 @@ def dot(input: Tensor, tensor: Tensor) -> Tensor:
     return matmul(input, tensor)
 
 
+@autocasts("widest")
 def vdot(input: Tensor, other: Tensor) -> Tensor:
     """The inner product of two vectors, the first one conjugated."""
     return dot(input.conj() if input.dtype.kind == "c" else input, other)
@@ -212,27 +217,32 @@ def _plus(name: str, input: Tensor, product: Tensor, beta: float, alpha: float) 
     return (input if beta == 1 else input * beta) + product
 
 
+@autocasts("low")
 def addmm(input: Tensor, mat1: Tensor, mat2: Tensor, *, beta: float = 1, alpha: float = 1) -> Tensor:
     """`beta · input + alpha · mat1 @ mat2`."""
     _require_ndim("addmm", mat1=(mat1, 2), mat2=(mat2, 2))
     return _plus("addmm", input, mm(mat1, mat2), beta, alpha)
 
 
+@autocasts("low on cuda")
 def addmv(input: Tensor, mat: Tensor, vec: Tensor, *, beta: float = 1, alpha: float = 1) -> Tensor:
     """`beta · input + alpha · mat @ vec`."""
     return _plus("addmv", input, mv(mat, vec), beta, alpha)
 
 
+@autocasts("low on cuda")
 def addr(input: Tensor, vec1: Tensor, vec2: Tensor, *, beta: float = 1, alpha: float = 1) -> Tensor:
     """`beta · input + alpha · outer(vec1, vec2)`."""
     return _plus("addr", input, outer(vec1, vec2), beta, alpha)
 
 
+@autocasts("low")
 def baddbmm(input: Tensor, batch1: Tensor, batch2: Tensor, *, beta: float = 1, alpha: float = 1) -> Tensor:
     """`beta · input + alpha · batch1 @ batch2`, for batches of matrices."""
     return _plus("baddbmm", input, bmm(batch1, batch2), beta, alpha)
 
 
+@autocasts("low")
 def addbmm(input: Tensor, batch1: Tensor, batch2: Tensor, *, beta: float = 1, alpha: float = 1) -> Tensor:
     """`beta · input + alpha ·` the sum of `batch1 @ batch2` over the batch."""
     _require_ndim("addbmm", batch1=(batch1, 3), batch2=(batch2, 3))
@@ -331,6 +341,7 @@ def _linear_reference(input: Any, weight: Any, bias: Any) -> Any:
 
 LINEAR = op(
     "linear", "input @ weight.T + bias",
+    autocast="low",
     forward=_linear,
     vjps=(_linear_input_vjp, _linear_weight_vjp, _linear_bias_vjp), saves=("weight", "input", ""),
     writes=(None, _write_weight_grad, None),
@@ -362,6 +373,7 @@ def linear(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     return apply(LINEAR, input, weight, bias)  # type: ignore[no-any-return]
 
 
+@autocasts("widest")
 def bilinear(input1: Tensor, input2: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """`input1 · weight[k] · input2 + bias[k]` for each k: `(…, in1)`, `(…, in2)`, `(out, in1, in2)`, `(out,)`.
 

@@ -54,6 +54,7 @@ def leaky_relu(input: Tensor, negative_slope: float = 0.01) -> Tensor:
 
 PRELU = op(
     "prelu", "a above 0, w · a below",
+    autocast="low",
     forward=lambda xp, a, w: xp.maximum(a, 0) + xp.minimum(a, 0) * w,
     vjps=(
         lambda F, g, out, a, w: g * (as_mask(F, a > 0, g) * (1.0 - w) + w),

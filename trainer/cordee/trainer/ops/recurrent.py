@@ -59,12 +59,30 @@ def _check(gates: Any, hidden: Any, weight: Any, sizes: tuple[int, ...], gates_p
     return int(gates[1]) // gates_per_unit
 
 
+def _widened(forward: Any, xp: Any, *inputs: Any, **params: Any) -> Any:
+    """A layer's forward in single precision, of 16 bits: states are rounded once, at the end, not with every step."""
+    out, aux = forward(xp, *[_wide(x) for x in inputs], **params)
+    return tuple([each.astype(inputs[0].dtype) for each in out]), aux
+
+
+def _widened_vjp(vjp: Any, F: Any, g: Any, out: Any, *inputs: Any, **params: Any) -> Any:
+    """Its gradients, likewise."""
+    found = vjp(F, tuple(map(_wide, g)), out, *[_wide(x) for x in inputs], **params)
+    return tuple([None if each is None else each.astype(inputs[0].dtype) for each in found])
+
+
+def _wide(a: Any) -> Any:
+    return a if a is None or a.dtype.itemsize > 2 else a.astype(np.float32)
+
+
 # -- LSTM --------------------------------------------------------------------------------------------------------------
 
 
 def _lstm(
     xp: Any, gates: Any, hidden: Any, cell: Any, weight: Any, projection: Any, *, sizes: Any, reverse: bool
 ) -> Any:
+    if gates.dtype.itemsize == 2:
+        return _widened(_lstm, xp, gates, hidden, cell, weight, projection, sizes=sizes, reverse=reverse)
     units = cell.shape[1]
     h, c = hidden.copy(), cell.copy()
     total, dtype = gates.shape[0], gates.dtype
@@ -106,6 +124,9 @@ def _lstm_vjp(
             return _lstm_composed(*inputs, sizes=sizes, reverse=reverse)
 
         return composed_vjp(composed, g, (gates, hidden, cell, weight, projection), needs)
+    if gates.dtype.itemsize == 2:
+        options = {"sizes": sizes, "reverse": reverse, "aux": aux, "needs": needs}
+        return _widened_vjp(_lstm_vjp, F, g, out, gates, hidden, cell, weight, projection, **options)
     xp = F.xp
     acts, bent, before_h, before_c, full = aux
     total, units = before_c.shape
@@ -209,6 +230,7 @@ def _two_alike(*dtypes: Any, **_: Any) -> Any:
 
 LSTM_LAYER = op(
     "lstm_layer", "one direction of an LSTM: i, f, g, o = gates + W · h; c = σ(f) c + σ(i) tanh(g); h = σ(o) tanh(c)",
+    autocast="low",
     forward=_lstm, vjp=_lstm_vjp, aux=True, outputs=("output", "hidden", "cell"), reference=_lstm_reference,
     saves=tuple(["gates hidden cell weight projection"] * 5), shape=_lstm_shape, dtype=_three_alike,
     samples=_lstm_cases,
@@ -223,6 +245,8 @@ LSTM_LAYER = op(
 
 
 def _gru(xp: Any, gates: Any, hidden: Any, weight: Any, bias: Any, *, sizes: Any, reverse: bool) -> Any:
+    if gates.dtype.itemsize == 2:
+        return _widened(_gru, xp, gates, hidden, weight, bias, sizes=sizes, reverse=reverse)
     units = hidden.shape[1]
     h = hidden.copy()
     total, dtype = gates.shape[0], gates.dtype
@@ -263,6 +287,9 @@ def _gru_vjp(
             return _gru_composed(*inputs, sizes=sizes, reverse=reverse)
 
         return composed_vjp(composed, g, (gates, hidden, weight, bias), needs)
+    if gates.dtype.itemsize == 2:
+        options = {"sizes": sizes, "reverse": reverse, "aux": aux, "needs": needs}
+        return _widened_vjp(_gru_vjp, F, g, out, gates, hidden, weight, bias, **options)
     xp = F.xp
     acts, before, fresh = aux
     units = before.shape[1]
@@ -325,6 +352,7 @@ def _gru_shape(gates: Any, hidden: Any, weight: Any, bias: Any, *, sizes: Any, r
 
 GRU_LAYER = op(
     "gru_layer", "one direction of a GRU: r, z = σ(gates + W · h); n = tanh(gates + r (W · h)); h = n + z (h - n)",
+    autocast="low",
     forward=_gru, vjp=_gru_vjp, aux=True, outputs=("output", "hidden"), reference=_gru_reference,
     saves=tuple(["gates hidden weight bias"] * 4), shape=_gru_shape, dtype=_two_alike,
     samples=lambda s: [
@@ -343,6 +371,9 @@ GRU_LAYER = op(
 
 
 def _rnn(xp: Any, gates: Any, hidden: Any, weight: Any, *, sizes: Any, reverse: bool, nonlinearity: str) -> Any:
+    if gates.dtype.itemsize == 2:
+        options = {"sizes": sizes, "reverse": reverse, "nonlinearity": nonlinearity}
+        return _widened(_rnn, xp, gates, hidden, weight, **options)
     h = hidden.copy()
     out = xp.empty((gates.shape[0], hidden.shape[1]), gates.dtype)
     before = xp.empty_like(out)
@@ -370,6 +401,9 @@ def _rnn_vjp(
             return _rnn_composed(*inputs, sizes=sizes, reverse=reverse, nonlinearity=nonlinearity)
 
         return composed_vjp(composed, g, (gates, hidden, weight), needs)
+    if gates.dtype.itemsize == 2:
+        options = {"sizes": sizes, "reverse": reverse, "nonlinearity": nonlinearity, "aux": aux, "needs": needs}
+        return _widened_vjp(_rnn_vjp, F, g, out, gates, hidden, weight, **options)
     xp = F.xp
     result, before = aux
     g_out, g_h = g
@@ -411,6 +445,7 @@ def _rnn_shape(gates: Any, hidden: Any, weight: Any, *, sizes: Any, reverse: boo
 
 RNN_LAYER = op(
     "rnn_layer", "one direction of a plain recurrent layer: h = tanh(gates + weight · h), or relu",
+    autocast="low",
     forward=_rnn, vjp=_rnn_vjp, aux=True, outputs=("output", "hidden"), reference=_rnn_reference,
     saves=tuple(["gates hidden weight"] * 3), shape=_rnn_shape, dtype=_two_alike,
     samples=lambda s: [

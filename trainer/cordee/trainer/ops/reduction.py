@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from cordee.trainer.array import DTypeLike, array_module
+from cordee.trainer.autograd.casting import autocasts
 from cordee.trainer.autograd.graph import apply_one
 from cordee.trainer.autograd.out import into
 from cordee.trainer.autograd.record import NO_ERRORS, Sampler, Shape, op
@@ -76,6 +77,7 @@ SPREAD = op(
 
 SUM = op(
     "sum", "the sum over dimensions",
+    autocast="single on cuda",
     forward=lambda xp, a, *, axis, keepdims: wide_sum(a, axis, keepdims),
     vjps=(lambda F, g, out, a, *, axis, keepdims: F.spread(g, shape=a, axis=axis),),
     saves=("",), samples=axes_cases("normal"), reference=lambda a, axis, keepdims: np.sum(a, axis, keepdims=keepdims),
@@ -116,6 +118,7 @@ def _length_vjp(F: Any, g: Any, out: Any, a: Any, *, axis: Axis, keepdims: bool)
 
 LENGTH = op(
     "length", "the square root of the sum of squares over dimensions; gradient 0 at 0",
+    autocast="single on cuda",
     forward=_length,
     vjps=(_length_vjp,), saves=("a out",), samples=axes_cases("distinct"), errors=bad_axis, shape=reduced_shape,
     reference=lambda a, axis, keepdims: np.sqrt(np.sum(a**2, axis, keepdims=keepdims)),
@@ -136,6 +139,7 @@ def _p_norm_vjp(F: Any, g: Any, out: Any, a: Any, *, axis: Axis, keepdims: bool,
 
 P_NORM = op(
     "p_norm", "the p-th root of the sum of p-th powers of magnitudes; gradient 0 at 0",
+    autocast="single on cuda",
     forward=_power_sum, vjps=(_p_norm_vjp,), saves=("a out",), samples=axes_cases("distinct", p=2.5), errors=NO_ERRORS,
     shape=reduced_shape,
     reference=lambda a, axis, keepdims, p: np.sum(np.abs(a) ** p, axis, keepdims=keepdims) ** (1 / p),
@@ -204,6 +208,7 @@ def nanmean(input: Tensor, dim: Any = None, keepdim: bool = False, *, dtype: DTy
     return nansum(input, dim, keepdim, dtype=dtype) / numbers
 
 
+@autocasts("single on cuda")
 def norm(
     input: Tensor, p: float | str | None = "fro", dim: Any = None, keepdim: bool = False, *, dtype: DTypeLike = None
 ) -> Tensor:
@@ -236,6 +241,7 @@ def norm(
     return apply_one(P_NORM, input, axis=as_axis(dim), keepdims=keepdim, p=float(p))
 
 
+@autocasts("single on cuda")
 def dist(input: Tensor, other: Tensor, p: float = 2) -> Tensor:
     """The p-norm of input - other."""
     return norm(input - other, p)
@@ -438,6 +444,7 @@ def _product_of_others(F: Any, a: Any, axis: Axis, kept: tuple[int, ...]) -> Any
 
 PROD = op(
     "prod", "the product over dimensions",
+    autocast="single",
     forward=_prod, vjps=(_prod_vjp,), saves=("a",), shape=reduced_shape,
     samples=lambda s: [
         *axes_cases("positive")(s),
@@ -469,6 +476,7 @@ def _logsumexp_vjp(F: Any, g: Any, out: Any, a: Any, *, axis: Axis, keepdims: bo
 
 LOGSUMEXP = op(
     "logsumexp", "log of the sum of exponentials, without overflow",
+    autocast="single on cuda",
     forward=_logsumexp, vjps=(_logsumexp_vjp,), saves=("a out",), samples=axes_cases("normal"), shape=reduced_shape,
     reference=lambda a, axis, keepdims: np.log(np.sum(np.exp(a), axis, keepdims=keepdims)), errors=bad_axis,
 )  # fmt: skip

@@ -72,6 +72,7 @@ def _wide(a: Any, **_: Any) -> Any:
 
 CUMSUM = op(
     "cumsum", "running sums along a dimension",
+    autocast="single on cuda",
     forward=_scanned("cumsum"),
     vjps=(lambda F, g, out, a, *, axis, reverse: F.cumsum(g, axis=axis, reverse=not reverse),),
     saves=("",), reference=_reference(np.cumsum), samples=_cases("normal"), errors=_bad_axis, shape=same_shape,
@@ -117,6 +118,7 @@ def _cumprod_of_others(F: Any, g: Any, a: Any, axis: int, reverse: bool) -> Any:
 
 CUMPROD = op(
     "cumprod", "running products along a dimension",
+    autocast="single on cuda",
     forward=_scanned("cumprod"), vjps=(_cumprod_vjp,), saves=("a out",), reference=_reference(np.cumprod),
     samples=lambda s: [
         *_cases("positive")(s),

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from cordee.trainer.array import DTypeLike, array_module, as_array, default_dtype
+from cordee.trainer.autograd.casting import autocasts
 from cordee.trainer.autograd.graph import apply_one
 from cordee.trainer.errors import ShapeError
 from cordee.trainer.ops.complex_numbers import real_dtype, view_as_complex, view_as_real
@@ -144,6 +145,7 @@ def _extended(input: Tensor, width: int, mode: str) -> Tensor:
     return input[:, as_array(_BORDERS[mode](places, n))]
 
 
+@autocasts("single on cpu")
 def stft(
     input: Tensor,
     n_fft: int,

@@ -94,6 +94,7 @@ def _same_shape(a: Shape, *, axis: int) -> Shape:
 
 SOFTMAX = op(
     "softmax", "exponentials along a dimension, made to add up to 1",
+    autocast="single on cuda",
     forward=lambda xp, a, *, axis: _softmax(xp, a, axis=axis),
     vjps=(_softmax_vjp,), saves=("out",), samples=_softmax_cases, errors=_bad_axis, shape=_same_shape, dtype="float",
     reference=lambda a, axis: np.exp(a) / np.exp(a).sum(axis, keepdims=True),
@@ -101,6 +102,7 @@ SOFTMAX = op(
 
 LOG_SOFTMAX = op(
     "log_softmax", "the logarithm of softmax, without overflow",
+    autocast="single on cuda",
     forward=lambda xp, a, *, axis: _log_softmax(xp, a, axis=axis),
     vjps=(_log_softmax_vjp,),
     saves=("out",), samples=_softmax_cases, errors=_bad_axis, shape=_same_shape, dtype="float",

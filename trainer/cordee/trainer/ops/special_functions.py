@@ -63,6 +63,7 @@ def _erfinv_reference(a: Any) -> Any:
 
 erfinv = unary(op(
     "erfinv", "the number whose error function is a",
+    autocast="single on cuda",
     forward=special.erfinv, vjps=(lambda F, g, out, a: g * (F.exp(out * out) * (0.5 * math.sqrt(math.pi))),),
     saves=("out",), elementwise=True, expr="erfinv(a)", dtype="float", samples=unit_values,
     reference=_erfinv_reference, errors=NO_ERRORS,

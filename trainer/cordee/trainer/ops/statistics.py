@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from cordee.trainer.array import array_module, default_dtype, is_complex, is_float, promote
+from cordee.trainer.autograd.casting import autocasts
 from cordee.trainer.autograd.graph import apply_one
 from cordee.trainer.errors import ShapeError
 from cordee.trainer.ops.axes import ValuesAndIndices, as_axis, count, in_one_dimension, require_float, same_shape
@@ -126,6 +127,7 @@ def corrcoef(input: Tensor) -> Tensor:
 _INTERPOLATIONS = ("linear", "lower", "higher", "midpoint", "nearest")
 
 
+@autocasts("single on cpu")
 def quantile(
     input: Tensor, q: Any, dim: int | None = None, keepdim: bool = False, *, interpolation: str = "linear"
 ) -> Tensor:
@@ -137,6 +139,7 @@ def quantile(
     return _quantile("quantile", input, q, dim, keepdim, interpolation, ignore_nan=False)
 
 
+@autocasts("single on cpu")
 def nanquantile(
     input: Tensor, q: Any, dim: int | None = None, keepdim: bool = False, *, interpolation: str = "linear"
 ) -> Tensor:

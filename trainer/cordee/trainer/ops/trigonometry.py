@@ -47,6 +47,7 @@ cos = unary(op(
 
 tan = unary(op(
     "tan", "the tangent",
+    autocast="single on cuda",
     forward=lambda xp, a: xp.tan(a), vjps=(lambda F, g, out, a: g * (out * out + 1.0),),
     saves=("out",), elementwise=True, expr="tan(a)", dtype="float", samples=unit_values, reference=np.tan,
     errors=NO_ERRORS,
@@ -54,6 +55,7 @@ tan = unary(op(
 
 asin = unary(op(
     "asin", "the angle whose sine is a",
+    autocast="single on cuda",
     forward=lambda xp, a: xp.arcsin(a), vjps=(lambda F, g, out, a: g * F.rsqrt(1.0 - a * a),),
     saves=("a",), elementwise=True, expr="asin(a)", dtype="float", samples=unit_values, reference=np.arcsin,
     errors=NO_ERRORS,
@@ -61,6 +63,7 @@ asin = unary(op(
 
 acos = unary(op(
     "acos", "the angle whose cosine is a",
+    autocast="single on cuda",
     forward=lambda xp, a: xp.arccos(a), vjps=(lambda F, g, out, a: -g * F.rsqrt(1.0 - a * a),),
     saves=("a",), elementwise=True, expr="acos(a)", dtype="float", samples=unit_values, reference=np.arccos,
     errors=NO_ERRORS,
@@ -75,6 +78,7 @@ atan = unary(op(
 
 sinh = unary(op(
     "sinh", "the hyperbolic sine",
+    autocast="single on cuda",
     forward=lambda xp, a: xp.sinh(a), vjps=(lambda F, g, out, a: g * F.cosh(a),),
     saves=("a",), elementwise=True, expr="sinh(a)", dtype="float", samples=any_values, reference=np.sinh,
     errors=NO_ERRORS,
@@ -82,6 +86,7 @@ sinh = unary(op(
 
 cosh = unary(op(
     "cosh", "the hyperbolic cosine",
+    autocast="single on cuda",
     forward=lambda xp, a: xp.cosh(a), vjps=(lambda F, g, out, a: g * F.sinh(a),),
     saves=("a",), elementwise=True, expr="cosh(a)", dtype="float", samples=any_values, reference=np.cosh,
     errors=NO_ERRORS,

@@ -121,6 +121,7 @@ def _lu_reference(a: Any, *, pivot: bool) -> Any:
 
 LU_FACTOR = op(
     "lu_factor", "the factors of a = P·L·U in one matrix, and the row exchanges that make P",
+    autocast="single on cpu",
     forward=_lu, outputs=("LU", "pivots"), vjp=_lu_vjp, saves=("out",), shape=_lu_shape,
     dtype=lambda d, **_: (d, np.dtype("int32")), reference=_lu_reference,
     samples=lambda s: [

@@ -64,6 +64,7 @@ def _square_shape(a: Any, **_: Any) -> Any:
 CHOLESKY = op(
     "cholesky", "the lower triangular L with L·Lᴴ = a; with `lower`, only the lower triangle of a is read, else its "
     "symmetric part; the gradient is symmetric either way",
+    autocast="single on cpu",
     forward=_cholesky, vjps=(_cholesky_vjp,), saves=("out",), shape=_square_shape, dtype="float", holomorphic=False,
     reference=lambda a, lower: np.linalg.cholesky((a + a.swapaxes(-1, -2)) / 2),
     samples=lambda s: [
@@ -154,6 +155,7 @@ def _qr_vjp(F: Any, g: Any, out: Any, a: Any, *, needs: Sequence[bool], mode: st
 
 QR = op(
     "qr", "q with orthonormal columns and upper triangular r with q·r = a",
+    autocast="single on cpu",
     forward=lambda xp, a, *, mode: tuple(guarded(xp, "qr", "no factorisation", xp.linalg.qr, a, mode=mode)),
     outputs=("Q", "R"), vjp=_qr_vjp, saves=("out",), shape=_qr_shape, dtype=lambda d, **_: (d, d), holomorphic=False,
     reference=lambda a, mode: tuple(np.linalg.qr(a, mode=mode)),

@@ -6,6 +6,7 @@ import math
 from typing import Any
 
 from cordee.trainer.array import DTypeLike, array_module
+from cordee.trainer.autograd.casting import autocasts
 from cordee.trainer.autograd.graph import apply_one
 from cordee.trainer.errors import ShapeError, TrainerIndexError
 from cordee.trainer.ops.linalg.spectral import svdvals
@@ -54,6 +55,7 @@ _ORDERS: dict[float, Any] = {
 }
 
 
+@autocasts("single on cuda")
 def vector_norm(x: Tensor, ord: Any = 2, dim: Any = None, keepdim: bool = False, *, dtype: DTypeLike = None) -> Tensor:
     """The norm (Σ|x|^ord)^(1/ord) over all dimensions, one, or several, as of one vector.
 
@@ -121,6 +123,7 @@ _MATRIX_ORDERS: dict[Any, Any] = {
 }
 
 
+@autocasts("single on cuda")
 def matrix_norm(
     A: Tensor, ord: Any = "fro", dim: tuple[int, int] = (-2, -1), keepdim: bool = False, *, dtype: DTypeLike = None
 ) -> Tensor:

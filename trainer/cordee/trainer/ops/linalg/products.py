@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from cordee.trainer.array import array_module
+from cordee.trainer.autograd.casting import autocasts
 from cordee.trainer.autograd.graph import apply, apply_one
 from cordee.trainer.autograd.record import broadcast_shape, op, shape_of
 from cordee.trainer.errors import ShapeError, TrainerIndexError
@@ -211,6 +212,7 @@ def diagonal(A: Tensor, *, offset: int = 0, dim1: int = -2, dim2: int = -1) -> T
     return _diagonal(A, offset, dim1, dim2)
 
 
+@autocasts("low")
 def vecdot(x: Tensor, y: Tensor, *, dim: int = -1) -> Tensor:
     """The inner products of vectors that lie in dimension `dim`; the first one is conjugated. The others broadcast."""
     return (x.conj() * y).sum(dim)
@@ -229,6 +231,7 @@ def vander(x: Tensor, *, N: int | None = None) -> Tensor:
     return stack(powers, -1) if powers else wrap(array_module(x.data).ones((*x.shape, 0), x.dtype))
 
 
+@autocasts("single on cpu")
 def trace(input: Tensor) -> Tensor:
     """The sum of a matrix's diagonal."""
     if input.ndim != 2:

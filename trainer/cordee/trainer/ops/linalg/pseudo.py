@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from cordee.trainer.array import array_module
+from cordee.trainer.autograd.casting import autocasts
 from cordee.trainer.autograd.graph import apply_one
 from cordee.trainer.autograd.record import op
 from cordee.trainer.errors import LinAlgError, ShapeError
@@ -65,6 +66,7 @@ def _pinv_vjp(F: Any, g: Any, out: Any, a: Any, **_: Any) -> Any:
 
 PINV = op(
     "pinv", "the pseudoinverse; singular values up to max(atol, rtol·largest) count as zero",
+    autocast="single on cpu",
     forward=_pinv, vjps=(_pinv_vjp,), saves=("a out",), dtype="float", holomorphic=False,
     shape=lambda a, **_: (*matrices(a), a[-1], a[-2]),
     reference=lambda a, atol, rtol: np.linalg.inv(a.swapaxes(-1, -2) @ a) @ a.swapaxes(-1, -2)
@@ -78,6 +80,7 @@ PINV = op(
 )  # fmt: skip
 
 
+@autocasts("single")
 def pinv(A: Tensor, *, atol: Any = None, rtol: Any = None, hermitian: bool = False) -> Tensor:
     """The pseudoinverse `(…, n, m)` of matrices `(…, m, n)`.
 
@@ -93,6 +96,7 @@ def pinv(A: Tensor, *, atol: Any = None, rtol: Any = None, hermitian: bool = Fal
 # -- rank and condition ------------------------------------------------------------------------------------------------
 
 
+@autocasts("single")
 def matrix_rank(A: Tensor, tol: Any = None, *, atol: Any = None, rtol: Any = None, hermitian: bool = False) -> Tensor:
     """How many singular values `(…,)` are above `max(atol, rtol · largest)`; rtol is max(m, n)·eps unless given."""
     absolute, relative = _tolerances(A, atol if tol is None else tol, 0.0 if tol is not None else rtol)
@@ -103,6 +107,7 @@ def matrix_rank(A: Tensor, tol: Any = None, *, atol: Any = None, rtol: Any = Non
     return wrap(xp.asarray((s > xp.maximum(s.max(-1, keepdims=True) * relative, absolute)).sum(-1)))
 
 
+@autocasts("single")
 def cond(A: Tensor, p: Any = None) -> Tensor:
     """The condition number `(…,)`: |A|·|A⁻¹| in the matrix norm `p`; None and 2: largest by smallest singular value.
 
@@ -135,6 +140,7 @@ class LstsqResult(NamedTuple):
     singular_values: Tensor
 
 
+@autocasts("single")
 def lstsq(A: Tensor, B: Tensor, rcond: float | None = None, *, driver: str | None = None) -> LstsqResult:
     """The X that minimises |A X - B|, of least norm if there are several: `A (…, m, n)`, `B (…, m, k)` or `(…, m)`.
 

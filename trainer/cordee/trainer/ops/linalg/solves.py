@@ -38,6 +38,7 @@ def _square_shape(a: Any, **_: Any) -> Any:
 
 INV = op(
     "inv", "the inverse of square matrices",
+    autocast="single on cpu",
     forward=lambda xp, a: guarded(xp, "inv", f"{_SINGULAR}, it has no inverse", xp.linalg.inv, a),
     vjps=(lambda F, g, out, a: -(transposed(out) @ g @ transposed(out)),), saves=("out",),
     shape=_square_shape, dtype="float", reference=np.linalg.inv,
@@ -116,6 +117,7 @@ def _solve(xp: Any, a: Any, b: Any) -> Any:
 
 SOLVE = op(
     "solve", "the solution x of a·x = b",
+    autocast="single on cpu",
     forward=_solve,
     vjp=_solve_vjp, saves=("a out", "a"), broadcasts=True, shape=_system_shape, dtype="float",
     reference=lambda a, b: np.linalg.inv(a) @ b,
@@ -226,6 +228,7 @@ def _triangular_reference(a: Any, b: Any, *, upper: bool, unitriangular: bool) -
 
 SOLVE_TRIANGULAR = op(
     "solve_triangular", "the solution x of a·x = b, where a is a triangle: the rest of it is not read",
+    autocast="single on cpu",
     forward=_solve_triangular, vjp=_triangular_vjp, saves=("a out", "a"), broadcasts=True, shape=_system_shape,
     dtype="float", reference=_triangular_reference,
     samples=lambda s: [

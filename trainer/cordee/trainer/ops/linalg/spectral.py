@@ -132,6 +132,7 @@ def _pair_shape(a: Any, **_: Any) -> Any:
 EIGH = op(
     "eigh", "eigenvalues, ascending, and orthonormal eigenvectors of symmetric (Hermitian) matrices, of which one "
     "triangle is read (uplo None: their symmetric part); the gradient is symmetric",
+    autocast="single on cpu",
     forward=_eigh, outputs=("eigenvalues", "eigenvectors"), vjp=_eigh_vjp, saves=("out",), shape=_pair_shape,
     dtype=lambda d, **_: (_real_result(d), _same(d)), holomorphic=False,
     reference=lambda a, uplo: tuple(np.linalg.eigh((a + a.swapaxes(-1, -2)) / 2)),
@@ -140,6 +141,7 @@ EIGH = op(
 
 EIGVALSH = op(
     "eigvalsh", "eigenvalues, ascending, of symmetric (Hermitian) matrices",
+    autocast="single on cpu",
     forward=_eigvalsh, vjps=(_eigvalsh_vjp,), saves=("a",), shape=_values_shape, dtype=_real_result, holomorphic=False,
     reference=lambda a, uplo: np.linalg.eigvalsh((a + a.swapaxes(-1, -2)) / 2),
     samples=_symmetric_cases, errors=_oblong,
@@ -255,6 +257,7 @@ def _svdvals_shape(a: Any) -> Any:
 
 SVD = op(
     "svd", "u, s, vh with orthonormal vectors and u·diag(s)·vh = a; s descending",
+    autocast="single on cpu",
     forward=_svd, outputs=("U", "S", "Vh"), vjp=_svd_vjp, saves=("out",), shape=_svd_shape,
     dtype=lambda d, **_: (_same(d), _real_result(d), _same(d)), holomorphic=False,
     reference=lambda a, full: tuple(np.linalg.svd(a, full_matrices=full)),
@@ -267,6 +270,7 @@ SVD = op(
 
 SVDVALS = op(
     "svdvals", "singular values, descending",
+    autocast="single on cpu",
     forward=_svdvals, vjps=(_svdvals_vjp,), saves=("a",), shape=_svdvals_shape, dtype=_real_result, holomorphic=False,
     reference=lambda a: np.linalg.svd(a)[1],
     samples=lambda s: [
@@ -335,6 +339,7 @@ def _eig_vjp(F: Any, g: Any, out: Any, a: Any, *, needs: Sequence[bool]) -> Any:
 
 EIG = op(
     "eig", "eigenvalues and eigenvectors of length 1, complex, of square matrices",
+    autocast="single on cpu",
     forward=_eig, outputs=("eigenvalues", "eigenvectors"), vjp=_eig_vjp, saves=("a out",), shape=_pair_shape,
     dtype=lambda d, **_: (_complex_result(d), _complex_result(d)), holomorphic=False,
     reference=lambda a: tuple(x.astype(complex) for x in np.linalg.eig(a)),
