@@ -144,7 +144,7 @@ def test_formulas_are_read_as_c(text: str, value: float) -> None:
         }[name]  # fmt: skip
 
     term = parse(text, {"a": Term("a"), "b": Term("b")})
-    assert evaluate(term, {"a": 1.0, "b": 3.0}, apply) == value
+    assert evaluate([term], {"a": 1.0, "b": 3.0}, apply) == [value]
 
 
 @pytest.mark.parametrize("text", ["a +", "a ? b", "c", "a b", "f(a", "a $ b"])

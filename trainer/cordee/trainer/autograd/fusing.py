@@ -163,7 +163,7 @@ class Fused:
         if "-" in letters or not ("f" in letters or "h" in letters):
             return None
         loop_name = self.record.name if which < 0 else f"{self.record.name}_grad{which}"
-        loop = generator(loop_name, f"{''.join(letters)}->{'f' if wide else 'h'}", names, term)
+        loop = generator(loop_name, f"{''.join(letters)}->{'f' if wide else 'h'}", names, (term,))
         return None if loop is None else (loop, names)
 
 

@@ -123,7 +123,7 @@ def on_choice(watcher: Callable[[], None]) -> None:
 def generator() -> Callable[..., Any] | None:
     """The function that makes loops of formulas, of the first provider in use that has one; None: there is none.
 
-    It is called `(name, kinds, symbols, term)`, see `kernels.llvm.fused`.
+    It is called `(name, kinds, symbols, terms)`, see `kernels.llvm.fused`.
     """
     for name in in_use():
         if place := GENERATORS.get(name):

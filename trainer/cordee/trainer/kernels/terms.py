@@ -7,7 +7,7 @@ terms it tells its formula, from which one loop is generated instead of a pass o
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeAlias
 
 __all__ = ["Term", "Untraceable", "evaluate", "listing", "parse", "size", "symbols"]
@@ -105,8 +105,8 @@ class Term:
         return f"{self.name}({', '.join(map(repr, self.args))})" if self.args else self.name
 
 
-def evaluate(term: Scalar, symbols: Mapping[str, Any], apply: Callable[..., Any]) -> Any:
-    """The term's value: `apply(name, *values)` for each operation, once for those that are the same object.
+def evaluate(terms: Sequence[Scalar], symbols: Mapping[str, Any], apply: Callable[..., Any]) -> list[Any]:
+    """The terms' values: `apply(name, *values)` for each operation, once for those that are the same object.
 
     Raises:
         KeyError: a symbol has no value.
@@ -120,7 +120,7 @@ def evaluate(term: Scalar, symbols: Mapping[str, Any], apply: Callable[..., Any]
             known[id(each)] = apply(each.name, *map(value, each.args)) if each.args else symbols[each.name]
         return known[id(each)]
 
-    return value(term)
+    return [value(term) for term in terms]
 
 
 def _parts(term: Scalar) -> list[Term]:
@@ -145,16 +145,16 @@ def size(term: Scalar) -> int:
     return sum(bool(each.args) for each in _parts(term))
 
 
-def listing(term: Scalar) -> str:
-    """The term as text, one line per operation: what is used twice is said once."""
+def listing(*terms: Scalar) -> str:
+    """Terms as text, one line per operation: what is used twice is said once."""
     lines: list[str] = []
 
     def apply(name: str, *args: Any) -> str:
         lines.append(f"{len(lines)} = {name} {' '.join(map(str, args))}")
         return f"%{len(lines) - 1}"
 
-    result = evaluate(term, {name: name for name in symbols(term)}, apply)
-    return "; ".join([*lines, str(result)])
+    results = evaluate(terms, {name: name for term in terms for name in symbols(term)}, apply)
+    return "; ".join([*lines, *map(str, results)])
 
 
 # -- from text ---------------------------------------------------------------------------------------------------------

@@ -13,6 +13,7 @@ import numpy as np
 from cordee.trainer.array import array_module
 from cordee.trainer.optim.block import Block
 from cordee.trainer.optim.flat import FlatGroup, Segment
+from cordee.trainer.optim.fusing import LEAST, FusedUpdate
 
 __all__ = ["Cutter"]
 
@@ -26,7 +27,9 @@ Update = Callable[[Block], None]
 class Cutter:
     """Of one optimiser: the memory for what an update keeps for a moment, and the blocks that stay as they are."""
 
-    def __init__(self, num_scratch: int) -> None:
+    def __init__(self, name: str, num_scratch: int) -> None:
+        self._name = name
+        self._fused = FusedUpdate(name, num_scratch)
         self._num_scratch = num_scratch
         self._scratch: dict[Any, list[Any]] = {}
         self._whole: dict[int, tuple[tuple[str, ...], Block]] = {}
@@ -46,6 +49,10 @@ class Cutter:
             whole.count, whole.numbers = count, numbers
             update(whole)
             return
+        if type(data) is np.ndarray and size >= LEAST:
+            buffers = [data, group.grad, *[group.state[name] for name in names]]
+            if self._fused.run(update, options, [buffer[where] for buffer in buffers], count, numbers):
+                return
         xp = array_module(data)
         dtype = data.dtype
         state = [group.state[name] for name in names]
@@ -97,4 +104,4 @@ class Cutter:
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Cutter:
         """An empty one: the copied optimiser's buffers are others."""
-        return Cutter(self._num_scratch)
+        return Cutter(self._name, self._num_scratch)

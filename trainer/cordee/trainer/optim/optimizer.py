@@ -79,7 +79,7 @@ class Optimizer:
         """Whether there has been an update: schedules warn when they go first."""
         if self._steps_itself:
             self._own = OwnState(self)
-        self._cutter = Cutter(self._num_scratch)
+        self._cutter = Cutter(type(self).__name__, self._num_scratch)
         self._pre_hooks: dict[int, Callable[..., Any]] = {}
         self._post_hooks: dict[int, Callable[..., Any]] = {}
         if isinstance(params, (Tensor, Mapping)):

@@ -27,13 +27,13 @@ def can_compute(term: Any) -> bool:
     return term.name in known and all(map(can_compute, term.args))
 
 
-def loop(name: str, kinds: str, symbols: Sequence[str], term: Any) -> Loop:
-    """A loop over operands named by `symbols`, of the types `kinds` (see `loops.TYPES`), with the term as result."""
+def loop(name: str, kinds: str, symbols: Sequence[str], terms: Sequence[Any]) -> Loop:
+    """A loop over operands named by `symbols`, of the types `kinds` (see `loops.TYPES`), with the terms as results."""
 
-    def body(code: Code, *values: Value) -> Value:
-        result = evaluate(term, dict(zip(symbols, values, strict=True)), lambda *each: _apply(code, *each))
-        known: Value = _real(code, result) if isinstance(result, Value) else code.real(float(result))
-        return known
+    def body(code: Code, *values: Value) -> tuple[Value, ...]:
+        given = dict(zip(symbols, values, strict=True))
+        found = evaluate(terms, given, lambda *each: _apply(code, *each))
+        return tuple(_real(code, each) if isinstance(each, Value) else code.real(float(each)) for each in found)
 
     return Loop(name, kinds, body)
 

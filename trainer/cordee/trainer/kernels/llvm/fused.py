@@ -12,9 +12,9 @@ from cordee.trainer.kernels.terms import listing
 __all__ = ["fused"]
 
 
-def fused(name: str, kinds: str, symbols: Sequence[str], term: Any) -> Any:
-    """A ufunc of operands named by `symbols`, of the types `kinds`, whose result is the term; None: not known here."""
-    if not can_compute(term):
+def fused(name: str, kinds: str, symbols: Sequence[str], terms: Sequence[Any]) -> Any:
+    """A ufunc of operands named by `symbols`, of the types `kinds`, with the terms as results; None: not known here."""
+    if not all(map(can_compute, terms)):
         return None
     letters = kinds.replace("->", "_")
-    return family(f"{name}-{letters}", [loop(name, kinds, symbols, term)], f"{symbols} {listing(term)}")[name]
+    return family(f"{name}-{letters}", [loop(name, kinds, symbols, terms)], f"{symbols} {listing(*terms)}")[name]
