@@ -1,12 +1,14 @@
-"""Single operations, Cordee's beside PyTorch's eager ones: microseconds forward, and forward with backward.
+"""Single operations, Cordee's beside PyTorch's: microseconds forward, and forward with backward.
 
-    python benchmarks/ops.py [--threads 2] [--only conv,softmax] [--sort] [--quick]
+    python benchmarks/ops.py [--threads 1 2] [--only conv,softmax] [--compile] [--sort] [--quick]
 
 The ratio is Cordee's time by PyTorch's: below 1, Cordee needs less. Forward is without recording; backward starts from
 a gradient of ones and ends in every floating operand. The two libraries are in processes of their own and take turns,
-burst by burst; of a burst the fastest stretch counts, and the median over bursts is the figure. `--sort` puts the worst
-ratios first; `--only` takes the operations in whose family or name one of these words is; `--quick` shows that
-everything runs, its figures are nothing.
+burst by burst; of a burst the fastest stretch counts, and the median over bursts is the figure. Convolutions of images
+are timed in both of PyTorch's layouts, and the faster counts (`cl` behind its time: channels last). `--compile` has
+PyTorch's also by `torch.compile`, which takes seconds per operation. `--sort` puts the worst ratios first; `--only`
+takes the operations in whose family or name one of these words is (`aims`: those that have an aim); `--quick` shows
+that everything runs, its figures are nothing.
 
 Before an operation is timed, both libraries' results are compared: "differs" behind a row says that they are not the
 same, so neither are the times. Without PyTorch the figures are Cordee's alone.
@@ -17,16 +19,20 @@ from __future__ import annotations
 import argparse
 import math
 import statistics
+import sys
 import time
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
 from machine import print_machine, print_rows
-from op_cases import CASES, Case
+from op_cases import CASES as COMMON_CASES
+from op_cases import Case
+from op_cases_aimed import AIMED_CASES
 from peers import LIBRARIES, Peer, import_library, installed, serve
 
 NUM_BURSTS, BURST_SECONDS, STRETCHES = 9, 0.02, 10
+CASES = [*COMMON_CASES, *AIMED_CASES]
 
 
 # -- one child ---------------------------------------------------------------------------------------------------------
@@ -40,11 +46,19 @@ class Calls(NamedTuple):
     gradients: Callable[[], list[Any]]
 
 
-def prepare(lib: Any, case: Case) -> Calls:
-    """Makes operands, the same in both libraries, and what is called."""
+def prepare(lib: Any, case: Case, variant: str = "") -> Calls:
+    """Makes operands, the same in both libraries, and what is called. `variant` is PyTorch's: "cl", "compiled"."""
+    if case.prepare is not None:
+        return Calls(case.prepare(lib), None, list)
     rng = np.random.default_rng(0)
     operands = [lib.tensor(operand.make(rng)) for operand in case.operands]
-    leaves = [tensor for tensor in operands if tensor.dtype == lib.float32]
+    operands = [
+        tensor.to(getattr(lib, operand.dtype)) if operand.is_floating else tensor
+        for tensor, operand in zip(operands, case.operands, strict=True)
+    ]
+    if variant == "cl":
+        operands = [operand.contiguous(memory_format=lib.channels_last) for operand in operands]
+    leaves = [tensor for tensor, operand in zip(operands, case.operands, strict=True) if operand.is_floating]
     for leaf in leaves:
         leaf.requires_grad_()
     arguments = (lib, *operands)
@@ -57,6 +71,9 @@ def prepare(lib: Any, case: Case) -> Calls:
             leaves.append(parameter)
         arguments = (lib, module, *operands)
     call = case.call
+    if variant == "compiled":
+        lib.compiler.reset()  # cases share code, and code is compiled anew only so often
+        call = lib.compile(call)
 
     def forward() -> Any:
         with lib.no_grad():
@@ -75,9 +92,19 @@ def prepare(lib: Any, case: Case) -> Calls:
     return Calls(forward, both, lambda: [leaf.grad for leaf in leaves if leaf.grad is not None])
 
 
-def size(tensor: Any) -> float:
+def variants_of(library: str, case: Case, compiled: bool) -> list[str]:
+    """How a library's operation is timed; "" is as it is."""
+    if library != "torch" or case.prepare is not None:
+        return [""]
+    is_image = case.family == "convolution" and all(len(operand.shape) == 4 for operand in case.operands)
+    return ["", *(["cl"] if is_image else []), *(["compiled"] if compiled else [])]
+
+
+def size(lib: Any, tensor: Any) -> float:
     """The sum of what it holds, without signs: enough to see whether two libraries compute the same."""
-    return float(np.abs(tensor.detach().numpy().astype(np.complex128)).sum())
+    tensor = tensor.detach()
+    values = (tensor.to(lib.float32) if tensor.dtype == lib.bfloat16 else tensor).numpy()
+    return float(np.abs(values.astype(np.complex128)).sum())
 
 
 def seconds_per_call(call: Callable[[], Any], num_calls: int) -> float:
@@ -96,22 +123,35 @@ def burst(call: Callable[[], Any], seconds: float) -> float:
     return min(seconds_per_call(call, num_calls) for _ in range(num_stretches))
 
 
-def child(library: str, threads: int) -> None:
-    """Answers "prepare CASE" with what came out, and "burst SECONDS" with seconds per call."""
+def child(library: str, threads: int, compiled: bool) -> None:
+    """Answers "prepare CASE" with what came out, by variant, and "burst SECONDS" with seconds per call, by variant."""
     lib = import_library(library, threads)
-    timed: list[Callable[[], Any]] = []
+    timed: dict[str, list[Callable[[], Any]]] = {}
+
+    def prepared(case: Case, variant: str) -> list[float]:
+        calls = prepare(lib, case, variant)
+        sizes = [size(lib, calls.forward())]
+        timed[variant] = [calls.forward]
+        if calls.both is not None:
+            calls.both()
+            sizes += [size(lib, gradient) for gradient in calls.gradients()]
+            timed[variant].append(calls.both)
+        return sizes
 
     def answer(question: str) -> Any:
         what, number = question.split()
         if what == "burst":
-            return [burst(call, float(number)) for call in timed]
-        calls = prepare(lib, CASES[int(number)])
-        sizes = [size(calls.forward())]
-        timed[:] = [calls.forward]
-        if calls.both is not None:
-            calls.both()
-            sizes += [size(gradient) for gradient in calls.gradients()]
-            timed.append(calls.both)
+            return {variant: [burst(call, float(number)) for call in calls] for variant, calls in timed.items()}
+        timed.clear()
+        case = CASES[int(number)]
+        sizes = {}
+        for variant in variants_of(library, case, compiled):
+            try:
+                sizes[variant] = prepared(case, variant)
+            except Exception as error:
+                if variant != "compiled":
+                    raise
+                print(f"{case.title}, compiled: {error}", file=sys.stderr)
         return sizes
 
     serve(answer)
@@ -121,17 +161,25 @@ def child(library: str, threads: int) -> None:
 
 
 class Result(NamedTuple):
-    """Of one case: seconds per call, forward and (where there is one) with backward, of each library."""
+    """Of one case: seconds per call, forward and (where there is one) with backward, by library or variant of it."""
 
     case: Case
-    seconds: list[list[float]]
+    seconds: dict[str, list[float]]
     same: bool
 
-    def ratio(self, column: int) -> float:
-        """Cordee's time by PyTorch's; NaN where either is missing."""
-        if len(self.seconds) < 2 or any(len(each) <= column for each in self.seconds):
-            return math.nan
-        return self.seconds[0][column] / self.seconds[1][column]
+    def best(self, column: int) -> str:
+        """The faster of PyTorch's layouts; "" without it."""
+        names = [name for name in ("torch", "cl") if len(self.seconds.get(name, ())) > column]
+        return min(names, key=lambda name: self.seconds[name][column], default="")
+
+    def time(self, name: str, column: int) -> float:
+        """Microseconds; NaN where there are none."""
+        times = self.seconds.get(name, [])
+        return times[column] * 1e6 if len(times) > column else math.nan
+
+    def ratio(self, column: int, peer: str = "") -> float:
+        """Cordee's time by PyTorch's (eager, its best layout, unless another is named); NaN where either is missing."""
+        return self.time("cordee", column) / self.time(peer or self.best(column), column)
 
     @property
     def worst(self) -> float:
@@ -139,74 +187,125 @@ class Result(NamedTuple):
 
 
 def measure(peers: list[Peer], index: int, num_bursts: int, burst_seconds: float) -> Result:
+    """Has the peers prepare a case, and time it in turns."""
     case = CASES[index]
-    sizes = [peer.ask(f"prepare {index}") for peer in peers]
-    bursts: list[list[list[float]]] = [[] for _ in peers]
+
+    def named(peer: Peer, by_variant: dict[str, Any]) -> dict[str, Any]:
+        return {variant or peer.library: value for variant, value in by_variant.items()}
+
+    sizes: dict[str, list[float]] = {}
+    for peer in peers:
+        sizes |= named(peer, peer.ask(f"prepare {index}"))
+    bursts: dict[str, list[list[float]]] = {name: [] for name in sizes}
     for _ in range(num_bursts):
-        for peer, times in zip(peers, bursts, strict=True):
-            times.append(peer.ask(f"burst {burst_seconds}"))
-    seconds = [[statistics.median(column) for column in zip(*times, strict=True)] for times in bursts]
+        for peer in peers:
+            for name, times in named(peer, peer.ask(f"burst {burst_seconds}")).items():
+                bursts[name].append(times)
+    seconds = {
+        name: [statistics.median(column) for column in zip(*times, strict=True)] for name, times in bursts.items()
+    }
+    rtol = 1e-2 if any(operand.dtype == "bfloat16" for operand in case.operands) else 1e-3
     same = case.random or all(
-        len(each) == len(sizes[0]) and np.allclose(each, sizes[0], rtol=1e-3, atol=1e-2) for each in sizes
+        len(each) == len(sizes["cordee"]) and np.allclose(each, sizes["cordee"], rtol=rtol, atol=1e-2)
+        for each in sizes.values()
     )
     return Result(case, seconds, same)
 
 
-def cells(result: Result) -> list[str]:
-    """A row of the table."""
-    row = [result.case.family, result.case.title]
-    for column in (0, 1):
-        row += [f"{times[column] * 1e6:.1f}" if len(times) > column else "–" for times in result.seconds]
-        if len(result.seconds) > 1:
-            ratio = result.ratio(column)
-            row.append("–" if math.isnan(ratio) else f"{ratio:.2f}")
-    return [*row, "" if result.same else "differs"]
+def cell(value: float, digits: int) -> str:
+    return "–" if math.isnan(value) else f"{value:.{digits}f}"
 
 
-def print_means(results: list[Result]) -> None:
-    """The geometric means of the ratios, by family and over all."""
+def print_results(results: list[Result], beside: bool, compiled: bool) -> None:
+    """The table; `beside`: PyTorch is there."""
+    header = ["family", "operation"]
+    for prefix in ("", "+back "):
+        header += [f"{prefix}cordee"]
+        header += ["torch", "", "ratio"] if beside else []
+        header += ["compiled", "ratio"] if compiled else []
+    rows = []
+    for result in results:
+        row = [result.case.family, result.case.title]
+        for column in (0, 1):
+            best = result.best(column)
+            row += [cell(result.time("cordee", column), 1)]
+            if beside:
+                row += [cell(result.time(best, column), 1), "cl" if best == "cl" else "", cell(result.ratio(column), 2)]
+            if compiled:
+                row += [cell(result.time("compiled", column), 1), cell(result.ratio(column, "compiled"), 2)]
+        rows.append([*row, "" if result.same else "differs"])
+    print_rows([*header, ""], rows)
 
-    def mean(chosen: list[Result], column: int) -> str:
-        ratios = [ratio for ratio in (result.ratio(column) for result in chosen) if not math.isnan(ratio)]
-        return f"{statistics.geometric_mean(ratios):.2f}" if ratios else "–"
 
+def mean(results: list[Result], column: int, peer: str = "") -> str:
+    """The geometric mean of the ratios."""
+    ratios = [ratio for ratio in (result.ratio(column, peer) for result in results) if not math.isnan(ratio)]
+    return f"{statistics.geometric_mean(ratios):.2f}" if ratios else "–"
+
+
+def print_means(results: list[Result], compiled: bool) -> None:
+    """The geometric means of the ratios, by family and over all; then the aims."""
     families = dict.fromkeys(result.case.family for result in sorted(results, key=lambda r: CASES.index(r.case)))
     members = {family: [result for result in results if result.case.family == family] for family in families}
+    members["all"] = results
+    header = ["geometric mean of ratios", "operations", "forward", "with backward"]
     rows = [[family, str(len(chosen)), mean(chosen, 0), mean(chosen, 1)] for family, chosen in members.items()]
-    rows.append(["all", str(len(results)), mean(results, 0), mean(results, 1)])
-    print_rows(["geometric mean of ratios", "operations", "forward", "with backward"], rows)
+    if compiled:
+        header += ["compiled: forward", "with backward"]
+        for row, chosen in zip(rows, members.values(), strict=True):
+            row += [mean(chosen, 0, "compiled"), mean(chosen, 1, "compiled")]
+    print()
+    print_rows(header, rows)
+    if aimed := [result for result in results if result.case.aim is not None]:
+        print()
+        rows = [
+            [
+                result.case.title,
+                f"≤ {result.case.aim}",
+                cell(result.ratio(0), 2),
+                cell(result.ratio(1), 2),
+                "" if result.worst <= (result.case.aim or 0.0) else "missed",
+            ]
+            for result in aimed
+        ]
+        print_rows(["aim", "", "forward", "with backward", ""], rows)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--threads", type=int, default=1, help="of both libraries (default: %(default)s)")
+    parser.add_argument("--threads", type=int, nargs="+", default=[1], help="of both libraries (default: 1)")
     parser.add_argument("--only", default="", help="words, separated by commas (default: all operations)")
+    parser.add_argument("--compile", action="store_true", help="torch.compile, too")
     parser.add_argument("--sort", action="store_true", help="the worst ratios first")
     parser.add_argument("--quick", action="store_true", help="one short burst each")
     parser.add_argument("--child", choices=LIBRARIES, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.child:
-        child(arguments.child, arguments.threads)
+        child(arguments.child, arguments.threads[0], arguments.compile)
         return
     words = arguments.only.split(",")
-    chosen = [index for index, case in enumerate(CASES) if any(word in f"{case.family} {case.title}" for word in words)]
+
+    def is_chosen(case: Case) -> bool:
+        return any(word in f"{case.family} {case.title}" or (word == "aims" and case.aim) for word in words)
+
+    chosen = [index for index, case in enumerate(CASES) if is_chosen(case)]
     if not chosen:
         parser.error(f"no operation has {arguments.only!r} in its family or name")
     print_machine("numpy", "torch")
-    print(f"# threads {arguments.threads}; microseconds\n")
-    num_bursts, burst_seconds = (1, 0.0) if arguments.quick else (NUM_BURSTS, BURST_SECONDS)
-    peers = [Peer(__file__, library, arguments.threads) for library in installed()]
-    results = [measure(peers, index, num_bursts, burst_seconds) for index in chosen]
-    for peer in peers:
-        peer.close()
-    if arguments.sort:
-        results.sort(key=lambda result: result.worst, reverse=True)
-    names = [*(peer.library for peer in peers), *(["ratio"] if len(peers) > 1 else [])]
-    header = ["family", "operation", *names, *(f"+back {name}" for name in names), ""]
-    print_rows(header, [cells(result) for result in results])
-    if len(peers) > 1:
-        print()
-        print_means(results)
+    for threads in arguments.threads:
+        print(f"\n# threads {threads}; microseconds\n")
+        num_bursts, burst_seconds = (1, 0.0) if arguments.quick else (NUM_BURSTS, BURST_SECONDS)
+        options = ["--compile"] if arguments.compile else []
+        peers = [Peer(__file__, library, threads, *options) for library in installed()]
+        results = [measure(peers, index, num_bursts, burst_seconds) for index in chosen]
+        for peer in peers:
+            peer.close()
+        if arguments.sort:
+            results.sort(key=lambda result: result.worst, reverse=True)
+        beside = len(peers) > 1
+        print_results(results, beside, arguments.compile and beside)
+        if beside:
+            print_means(results, arguments.compile)
 
 
 if __name__ == "__main__":

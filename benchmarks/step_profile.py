@@ -32,7 +32,7 @@ class _OpTimes:
             for rule in (record.forward, *record.vjps, record.vjp, *record.writes, record.adds):
                 if hasattr(rule, "__code__"):
                     names[rule.__code__][name] = None
-        self.labels = {code: "/".join(sharing) for code, sharing in names.items()}
+        self.names = {code: list(sharing) for code, sharing in names.items()}
         self.seconds: dict[tuple[str, str], float] = defaultdict(float)
         self.calls: dict[tuple[str, str], int] = defaultdict(int)
         self.part = ""
@@ -41,14 +41,22 @@ class _OpTimes:
 
     def __call__(self, frame: Any, event: str, _: Any) -> None:
         if event == "call":
-            if self._frame is None and frame.f_code in self.labels:
-                self._frame, self._label = frame, self.labels[frame.f_code]
+            if self._frame is None and frame.f_code in self.names:
+                names = self.names[frame.f_code]
+                self._frame, self._label = frame, names[0] if len(names) == 1 else _called(frame, names)
                 self._start = time.perf_counter()
         elif event == "return" and frame is self._frame:
             key = self._label, self.part
             self.seconds[key] += time.perf_counter() - self._start
             self.calls[key] += 1
             self._frame = None
+
+
+def _called(frame: Any, names: list[str]) -> str:
+    """Which of the operations that share this function it is: its caller knows."""
+    record = frame.f_back.f_locals.get("op")
+    name = getattr(record, "name", "")
+    return name if name in names else f"{names[0]}, or {len(names) - 1} others"
 
 
 def _timed(parts: Parts, num_steps: int) -> dict[str, float]:

@@ -100,3 +100,11 @@ def test_a_profile_names_the_operations_of_each_part() -> None:
     assert profile["parts"].keys() == parts.keys()
     assert {"linear", "sum", "outside operations"} <= ops.keys()
     assert all(time > 0 for time in ops["linear"])
+
+
+def test_an_operation_is_measured_forward_and_with_backward() -> None:
+    out = run("ops.py", "--quick", "--only", "softmax 768×64,AdamW 100")
+    softmax, adamw = (line.split() for line in out.splitlines() if line.startswith(("normalisation", "optimiser")))
+    assert float(softmax[3]) > 0
+    assert "–" not in softmax
+    assert "–" in adamw  # nothing to walk back

@@ -92,6 +92,14 @@ def test_sums_of_half_precision_are_kept_in_single(dtype: Any) -> None:
 
 
 @pytest.mark.parametrize("dtype", HALVES, ids=str)
+def test_a_gradient_of_many_rows_is_kept_in_single(dtype: Any) -> None:
+    bias = ct.zeros(2, dtype=dtype, requires_grad=True)
+    ct.nn.functional.linear(ct.zeros(4096, 1, dtype=dtype), ct.zeros(2, 1, dtype=dtype), bias).sum().backward()
+    assert bias.grad is not None
+    assert bias.grad.tolist() == [4096, 4096]  # as a sum of halves: 2048, or 256
+
+
+@pytest.mark.parametrize("dtype", HALVES, ids=str)
 def test_gradients_of_half_precision_have_its_dtype(dtype: Any) -> None:
     x = ct.tensor([[1.5, -2.0, 0.25], [3.0, 0.5, -1.0]], dtype=dtype, requires_grad=True)
     y = ct.tensor([2.0, 0.5, 1.0], dtype=dtype, requires_grad=True)

@@ -16,6 +16,7 @@ from cordee.trainer.autograd.graph import apply
 from cordee.trainer.autograd.out import into
 from cordee.trainer.autograd.record import NO_ERRORS, Shape, broadcast_shape, op, shape_of
 from cordee.trainer.errors import ShapeError
+from cordee.trainer.ops.axes import wide_sum
 from cordee.trainer.ops.shape import reshape, unsqueeze
 from cordee.trainer.tensors import Tensor
 
@@ -267,14 +268,14 @@ def ones(xp: Any, length: int, dtype: Any) -> Any:
 def row_sums(xp: Any, a: Any) -> Any:
     """The sums along the last dimension, which is kept as 1: by a product with ones where memory allows it."""
     if not a.flags.c_contiguous or not a.size or a.dtype.itemsize == 2:
-        return a.sum(axis=-1, keepdims=True)
+        return wide_sum(a, -1, True)
     length = a.shape[-1]
     return a.reshape(-1, length).dot(ones(xp, length, a.dtype)).reshape(*a.shape[:-1], 1)
 
 
 def _column_sums(xp: Any, a: Any) -> Any:
-    if a.dtype.itemsize == 2:
-        return a.sum(axis=0)
+    if a.dtype.itemsize == 2:  # as halves, ones would add up to 256 at most
+        return wide_sum(a, 0, False)
     return ones(xp, a.shape[0], a.dtype).dot(a)
 
 
