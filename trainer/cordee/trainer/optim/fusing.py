@@ -1,9 +1,9 @@
 """An update as one loop over the buffers, found by watching what the update does.
 
-An optimiser's `_update` is a dozen operations on blocks. Run on symbols in the place of a block's arrays, it tells which
-they are; from them one loop is generated that reads and writes each buffer once. It is watched at each step, for its
-numbers change (learning rates, corrections for the start) and so may its way (the first step of a momentum); a loop is
-made for each way that it takes. What does something else than arithmetic on its block is left as it is.
+An optimiser's `_update` is a dozen operations on blocks. Run on symbols in the place of a block's arrays, it tells
+which they are; from them one loop is generated that reads and writes each buffer once. It is watched at each step, for
+its numbers change (learning rates, corrections for the start) and so may its way (the first step of a momentum); a loop
+is made for each way that it takes. What does something else than arithmetic on its block is left as it is.
 """
 
 from __future__ import annotations
