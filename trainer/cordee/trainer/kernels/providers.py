@@ -54,6 +54,7 @@ PROVIDERS: dict[str, Provider] = {
 _LLVM = "cordee.trainer.kernels.llvm"
 
 TABLE: dict[str, dict[str, str]] = {
+    "cast": {"llvm": f"{_LLVM}.bfloat16:cast"},
     "softmax": {"llvm": f"{_LLVM}.softmax:softmax"},
     "softmax_grad": {"llvm": f"{_LLVM}.softmax:softmax_grad"},
     "log_softmax": {"llvm": f"{_LLVM}.softmax:log_softmax"},

@@ -16,6 +16,7 @@ from cordee.trainer.array import default_dtype, is_float
 from cordee.trainer.autograd.graph import Operand, apply_one, binary, unary
 from cordee.trainer.autograd.out import into
 from cordee.trainer.autograd.record import NO_ERRORS, op
+from cordee.trainer.kernels import kernel
 from cordee.trainer.ops.cases import (
     any_values,
     clash,
@@ -295,13 +296,14 @@ def positive(input: Tensor) -> Tensor:
     return input
 
 
-def _cast(xp: Any, a: Any, *, dtype: Any, source: Any) -> Any:
+@kernel
+def _cast(xp: Any, a: Any, *, dtype: Any) -> Any:
     return (a.real if a.dtype.kind == "c" and dtype.kind in "fiu" else a).astype(dtype)
 
 
 CAST = op(
     "cast", "the same values in another dtype",
-    forward=_cast,
+    forward=lambda xp, a, *, dtype, source: _cast(xp, a, dtype=dtype),
     vjps=(lambda F, g, out, a, *, dtype, source: F.cast(g, dtype=source, source=dtype),),
     saves=("",), elementwise=True, expr="a", dtype=lambda *_, dtype, source: dtype, holomorphic=False,
     reference=lambda a, dtype, source: a.astype(dtype), errors=NO_ERRORS,

@@ -33,7 +33,10 @@ def loop(name: str, kinds: str, symbols: Sequence[str], terms: Sequence[Any]) ->
     def body(code: Code, *values: Value) -> tuple[Value, ...]:
         given = dict(zip(symbols, values, strict=True))
         found = evaluate(terms, given, lambda *each: _apply(code, *each))
-        return tuple(_real(code, each) if isinstance(each, Value) else code.real(float(each)) for each in found)
+        return tuple(
+            code.real(float(each)) if not isinstance(each, Value) else each if kind == "b" else _real(code, each)
+            for each, kind in zip(found, kinds.partition("->")[2], strict=True)
+        )
 
     return Loop(name, kinds, body)
 

@@ -379,6 +379,11 @@ def _build_entry(module: ir.Module, loop: Loop, work: ir.Function) -> None:
     threads = builder.load(_field(builder, team, 0))
     enough = builder.icmp_signed(">=", total, ir.Constant(LONG, 2 * GRAIN))
     shared = builder.and_(enough, builder.icmp_signed(">", threads, ir.Constant(LONG, 1)))
+    if not loop.signature:  # a reduction writes to one place again and again: it is one thread's
+        inputs, results = loop.operands
+        for i in range(len(inputs), len(inputs + results)):
+            step = builder.load(builder.gep(steps, [ir.Constant(LONG, i)]))
+            shared = builder.and_(shared, builder.icmp_signed("!=", step, ir.Constant(LONG, 0)))
     together, alone = builder.append_basic_block("together"), builder.append_basic_block("alone")
     builder.cbranch(shared, together, alone)
     builder.position_at_end(alone)

@@ -20,27 +20,32 @@ from cordee.trainer.kernels import team
 from cordee.trainer.kernels.llvm import compiler
 from cordee.trainer.kernels.llvm.loops import Loop
 
-__all__ = ["family"]
+__all__ = ["family", "replace_loop"]
 
 _NUMBERS = {"f": 11, "s": 11, "h": 4, "q": 7 if np.dtype(np.int64).char == "l" else 9, "b": 0}
 """NumPy's numbers of the operands' types (ndarraytypes.h); bits of bfloat16 are a uint16."""
-_FROM_SIGNATURE = 31  # PyUFunc_FromFuncAndDataAndSignature in the table
+_REGISTER, _FROM_SIGNATURE = 2, 31  # PyUFunc_RegisterLoopForType, PyUFunc_FromFuncAndDataAndSignature in the table
 _NO_IDENTITY = -1
 
 _TEAM = (ctypes.c_int64 * 4)(1, 0, 0, 0)  # lives as long as the process, like the code that reads it
 _keep: list[Any] = []  # what ufuncs refer to
+_addresses: dict[int, int] = {}  # of a ufunc's loop, by the ufunc's id
+
+
+@functools.cache
+def _table() -> Any:
+    pointer = ctypes.pythonapi.PyCapsule_GetPointer
+    pointer.restype, pointer.argtypes = ctypes.c_void_p, [ctypes.py_object, ctypes.c_char_p]
+    return ctypes.cast(pointer(_multiarray_umath._UFUNC_API, None), ctypes.POINTER(ctypes.c_void_p))
 
 
 @functools.cache
 def _maker() -> Any:
-    pointer = ctypes.pythonapi.PyCapsule_GetPointer
-    pointer.restype, pointer.argtypes = ctypes.c_void_p, [ctypes.py_object, ctypes.c_char_p]
-    table = ctypes.cast(pointer(_multiarray_umath._UFUNC_API, None), ctypes.POINTER(ctypes.c_void_p))
     make = ctypes.PYFUNCTYPE(
         ctypes.py_object, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_char_p, ctypes.c_int, ctypes.c_int, ctypes.c_int,
         ctypes.c_int, ctypes.c_char_p, ctypes.c_char_p, ctypes.c_int, ctypes.c_char_p,
     )  # fmt: skip
-    return make(table[_FROM_SIGNATURE])
+    return make(_table()[_FROM_SIGNATURE])
 
 
 def _use_threads(num_threads: int) -> None:
@@ -66,7 +71,24 @@ def family(name: str, loops: Sequence[Loop], formula: str = "") -> dict[str, Any
         formula: what they depend on beside this package's sources, for the cache.
     """
     library = compiler.load(name, loops, ctypes.addressof(_TEAM), formula)
-    return {loop.name: _ufunc(library, loop) for loop in loops}
+    made = {loop.name: _ufunc(library, loop) for loop in loops}
+    for loop in loops:
+        _addresses[id(made[loop.name])] = library.address(loop.name)
+    return made
+
+
+def replace_loop(ufunc: Any, type_number: int, by: Any) -> None:
+    """Let one of NumPy's ufuncs take a loop of ours for operands of a type that a package has registered with NumPy.
+
+    Args:
+        type_number: the type's. Truth values stay what they are; all other operands are of this type.
+        by: a ufunc that `family` has made, of bits of bfloat16.
+    """
+    own = [type_number if kind == "H" else _NUMBERS["b"] for kind in by.types[0].replace("->", "")]
+    register = ctypes.PYFUNCTYPE(
+        ctypes.c_int, ctypes.py_object, ctypes.c_int, ctypes.c_void_p, ctypes.POINTER(ctypes.c_int), ctypes.c_void_p
+    )(_table()[_REGISTER])
+    register(ufunc, type_number, _addresses[id(by)], (ctypes.c_int * len(own))(*own), None)
 
 
 def _ufunc(library: compiler.Library, loop: Loop) -> Any:
