@@ -14,6 +14,7 @@ WORKER_COLORS = {
     "stopping": "light-orange",
     "finished": "#8e8e8e",
     "isolated": "purple",
+    "kept out": "dark-purple",
     "lost": RED,
     "given up": "dark-red",
 }

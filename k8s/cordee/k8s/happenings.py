@@ -24,6 +24,7 @@ _WARNINGS: Final = frozenset(
     {
         "agent_exited",
         "agent_killed",
+        "computes",
         "config",
         "deleted",
         "died",
@@ -33,6 +34,7 @@ _WARNINGS: Final = frozenset(
         "given_up",
         "image",
         "isolated",
+        "kept_out",
         "link",
         "lost",
         "node_lost",

@@ -18,6 +18,7 @@ from cordee.trainer.checkpoint import CheckpointError, StorageError, load_latest
 from cordee.trainer.checkpoint.layout import step_folders
 from cordee.trainer.checkpoint.storage import LocalStorage
 from cordee.trainer.elastic import runtime, saving
+from cordee.trainer.elastic.computes import computes_with
 from cordee.trainer.elastic.position import Position
 from cordee.trainer.elastic.protocols import CheckpointPolicy, ProgressReport, World
 from cordee.trainer.elastic.saving import Place, Saver
@@ -189,6 +190,26 @@ def test_the_last_that_is_asked_to_leave_saves_and_makes_no_step_more(tmp_path: 
         assert train(run) == list(range(4, EPOCHS * STEPS_PER_EPOCH + 1))
     assert run.weights_sha256() == undisturbed
     assert ("restored", "resumed from step-000000000003") in after.notes
+
+
+def test_a_checkpoint_says_when_the_job_goes_on_with_something_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = make()
+    train(run, 1)
+    saver = saver_of(Alone(tmp_path), run)
+    saver.save(run._position, Place(3, 0, 1))
+    saver.wait()
+    after = Alone(tmp_path)
+    saver_of(after, make()).restore(first_world=False)
+    assert [kind for kind, _ in after.notes] == ["restored"]
+    monkeypatch.setattr(saving, "computes_with", lambda: (*computes_with()[:-1], "2 threads"))
+    saver_of(after, make()).restore(first_world=False)
+    assert after.notes[-1] == (
+        "computes",
+        "step-000000000004 was computed with 1 thread; this goes on with 2 threads: its bits may differ from those of an "
+        "undisturbed run",
+    )
 
 
 def test_a_job_without_checkpoints_makes_none_when_it_leaves(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Literal
 
 from cordee.rpc.v1 import worker_pb2 as pb
+from cordee.trainer.elastic.computes import computes_with
 from cordee.trainer.elastic.protocols import (
     CheckpointPolicy,
     PeerLostError,
@@ -98,6 +99,7 @@ class WorkerMembership:
                         has_state=step is not None,
                         reason=REASONS[reason],
                         suspects=[self._members[rank] for rank in suspects if rank < len(self._members)],
+                        computes_with=[fit(part, 256) for part in computes_with()],
                     )
                 )
             )

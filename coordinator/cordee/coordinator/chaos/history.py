@@ -31,7 +31,15 @@ BREAKING: Final = frozenset(
     }
 )
 """Events after which the world is formed again without somebody."""
-NOTICED: Final = BREAKING | {"straggler", "stack", "checkpoint_damaged", "checkpoint_failed", "ended", "given_up"}
+NOTICED: Final = BREAKING | {
+    "straggler",
+    "stack",
+    "checkpoint_damaged",
+    "checkpoint_failed",
+    "ended",
+    "given_up",
+    "kept_out",
+}
 """Events that show that something was noticed."""
 _ANYBODY: Final = frozenset({"checkpoint_damaged", "checkpoint_failed"})
 """These say what is wrong with a file; who wrote it is not always known."""

@@ -46,6 +46,12 @@ class Crew:
         self.tempo = Tempo(0 if record.deaths is None else record.deaths.furthest)
         self.links = Links()
         self.stragglers = Stragglers()
+        self.odd: dict[str, str] = {}
+        """Workers that wait and are not let in, since they compute differently, and how, in words."""
+        self.told_odd: set[str] = set()
+        """Processes of which that was said."""
+        self.alone_since: float | None = None
+        """Since when nobody is there who computes with what the job computed with."""
         self.members: dict[str, Member] = {}
         self.ranks: dict[str, int] = {}
         self.take_world(record.world)
@@ -115,8 +121,8 @@ class Crew:
         return sum(slot.given_up for slot in self.slots.values())
 
     def usable(self) -> int:
-        """Workers the job is to have, those included that leave and are replaced."""
-        return sum(slot.usable for slot in self.slots.values())
+        """Workers the job is to have, those included that leave and are replaced; not those that are not let in."""
+        return sum(slot.usable and not self.is_odd(slot) for slot in self.slots.values())
 
     def expected(self) -> int:
         """Workers the job is to have that are to stay."""
@@ -125,7 +131,12 @@ class Crew:
     @property
     def trouble(self) -> str:
         """What keeps workers from coming, as far as it is known: of the first of them."""
-        return next((slot.trouble for slot in self.in_order() if slot.trouble and slot.usable), "")
+        troubles = (slot.trouble or self.odd.get(slot.worker, "") for slot in self.in_order() if slot.usable)
+        return next((trouble for trouble in troubles if trouble), "")
+
+    def is_odd(self, slot: Slot) -> bool:
+        """It waits, and computes differently: it is not to be let in."""
+        return slot.worker in self.odd
 
     def waiting(self) -> int:
         return sum(self.is_waiting(slot) for slot in self.slots.values())
@@ -135,7 +146,7 @@ class Crew:
         session = slot.session
         if session is None or session.phase is not Phase.WAITING:
             return False
-        return not self.links.is_apart(slot.worker, session.incarnation)
+        return not (self.is_odd(slot) or self.links.is_apart(slot.worker, session.incarnation))
 
     def standings(self, *, lately: bool = False) -> list[Standing]:
         """What the members do, as far as their streams stand; `lately`: only of those that are heard."""

@@ -86,6 +86,8 @@ class WorkerArrived:
     step: int | None
     reason: ArrivalReason
     suspects: tuple[str, ...] = ()
+    computes_with: tuple[str, ...] = ()
+    """What decides the bits of its numbers beside the script, part by part; empty: it does not say."""
 
 
 @dataclass(frozen=True, slots=True)

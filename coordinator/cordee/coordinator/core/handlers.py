@@ -132,7 +132,7 @@ def _on_arrived(crew: Crew, event: events.WorkerArrived) -> None:
     if not member and slot.draining:
         crew.dismiss(slot, StopReason.DRAINED, "it is not needed any more")
         return
-    session.phase, session.since = Phase.WAITING, crew.now
+    session.phase, session.since, session.computes_with = Phase.WAITING, crew.now, event.computes_with
     # A joiner's weights are its own initial ones: state is what was trained in a world.
     session.step = event.step if member or session.incarnation == slot.apart else None
     crew.last_arrival = crew.now

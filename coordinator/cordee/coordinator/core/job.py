@@ -53,7 +53,7 @@ suspended or a container that was paused stops them all, and their clocks may go
 @dataclass(frozen=True, slots=True)
 class WorkerView:
     """One worker as people see it. `state`: starting | joining | waiting | training | leaving | finished | stopping |
-    isolated | lost | given up."""
+    isolated | kept out | lost | given up."""
 
     worker: str
     incarnation: str
@@ -191,6 +191,8 @@ class JobMachine:
             state = "lost" if slot.missing is not None else ("starting" if slot.usable else "stopping")
         elif self._crew.links.is_apart(slot.worker, session.incarnation):
             state = "isolated"
+        elif self._crew.is_odd(slot):
+            state = "kept out"
         elif slot.draining and session.phase is Phase.TRAINING:
             state = "leaving"
         else:

@@ -7,6 +7,7 @@ from dataclasses import replace
 from cordee.coordinator.core.actions import RecordRecovery, SendAbort, SendChangePending, SendWorld
 from cordee.coordinator.core.activity import UNKNOWN
 from cordee.coordinator.core.crew import Crew
+from cordee.coordinator.core.likeness import settle_on
 from cordee.coordinator.core.model import Cause, Member, StopReason, World
 from cordee.coordinator.core.probing import begin_anew, look_again, state_is_apart
 from cordee.coordinator.core.rendezvous import Attendee, Decision, Muster, change_needed, decide
@@ -51,6 +52,8 @@ def _muster(crew: Crew) -> Muster:
         member = crew.is_live(slot)
         if slot.session is not None and crew.links.is_apart(slot.worker, slot.session.incarnation):
             continue  # it stands there, and is not to be let in yet
+        if crew.is_odd(slot):
+            continue
         if slot.session is not None and crew.is_waiting(slot):
             rank = crew.ranks[slot.worker] if member else None
             step = slot.session.step
@@ -102,6 +105,7 @@ def _form(crew: Crew, attendees: tuple[Attendee, ...]) -> None:
         crew.durable = replace(crew.durable, saved=0)
     crew.take_world(world)
     crew.loss, crew.broken, crew.drained = None, False, None
+    settle_on(crew, world)
     crew.asked, crew.aborted, crew.first_joiner = set(), set(), None
     crew.links.settle(advanced)
     ranks = ", ".join(m.worker.rpartition("-")[2] for m in members)

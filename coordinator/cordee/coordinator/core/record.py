@@ -97,6 +97,8 @@ class JobRecord:
     worth remembering. An evaluation that takes its time is paid for once, and not each time."""
     saved: int = 0
     """The step of the newest checkpoint."""
+    computes_with: tuple[str, ...] = ()
+    """What the newest world's members compute with; empty: they do not say."""
     below_since: float | None = None
     """Since when fewer workers than the minimum are there."""
     created_at: float = 0.0
@@ -146,6 +148,7 @@ class JobRecord:
         # What an older coordinator did not know of is not in its records.
         if fields.get("deaths") is not None:
             fields["deaths"] = _deaths(fields["deaths"])
+        fields["computes_with"] = tuple(fields.get("computes_with", ()))
         fields["held_up"] = tuple(fields.get("held_up", (0, 0)))
         fields["silenced"] = tuple(fields.get("silenced", (0, 0)))
         fields["error"] = None if fields["error"] is None else JobError(**_known(JobError, fields["error"]))

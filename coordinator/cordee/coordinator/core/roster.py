@@ -53,6 +53,8 @@ class Session:
     """When the latest of them was."""
     leaving: bool = False
     """Its process was asked to go (SIGTERM); a replacement is wanted."""
+    computes_with: tuple[str, ...] = ()
+    """What decides the bits of its numbers, as it said when it arrived last; empty: it has not said."""
 
     def does(self, activity: Activity, now: float, idle_seconds: float) -> None:
         """A heartbeat's word on what it does. Without a byte for `idle_seconds`, it is worth noting since when."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 from cordee.coordinator.core.actions import StartAgent
 from cordee.coordinator.core.crew import Crew
 from cordee.coordinator.core.lifecycle import Facts, finish_due, state_of
+from cordee.coordinator.core.likeness import keep_alike
 from cordee.coordinator.core.meeting import call_members, meet
 from cordee.coordinator.core.model import (
     JobError,
@@ -50,11 +51,12 @@ def reconcile(crew: Crew) -> None:
     if not crew.over and crew.finishing:
         until = [_finish(crew)]
     elif not crew.over:
+        until = [keep_alike(crew)]
         watch_members(crew)
         _resize(crew)
         _part_with_retired(crew)
         decision = meet(crew)
-        until = [decision.until, call_members(crew)]
+        until += [decision.until, call_members(crew)]
         _start_agents(crew)
         _set_state(crew, decision)
         watch_minimum(crew)

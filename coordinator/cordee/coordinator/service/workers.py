@@ -44,6 +44,7 @@ _MAX_METRICS: Final = 200
 MAX_NAME: Final = 300
 """Of an incarnation, of an address."""
 _MAX_NAMES: Final = 4096
+_MAX_PARTS: Final = 16
 
 _Context = grpc.aio.ServicerContext[Any, Any]
 
@@ -270,6 +271,7 @@ def _on_arrived(controller: Controller, session: _Session, message: pb.Arrived) 
         step=message.step if message.has_state else None,
         reason=_REASONS.get(message.reason, ArrivalReason.JOIN),
         suspects=tuple(message.suspects[:_MAX_NAMES]),
+        computes_with=tuple(part[:MAX_NAME] for part in message.computes_with[:_MAX_PARTS]),
     )
     controller.feed(session.job, event)
 

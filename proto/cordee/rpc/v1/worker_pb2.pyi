@@ -173,18 +173,20 @@ class Activity(_message.Message):
     def __init__(self, phase: _Optional[_Union[Phase, str]] = ..., step: _Optional[int] = ..., seconds: _Optional[float] = ..., waiting_for: _Optional[_Iterable[str]] = ..., idle_seconds: _Optional[float] = ...) -> None: ...
 
 class Arrived(_message.Message):
-    __slots__ = ("generation", "step", "has_state", "reason", "suspects")
+    __slots__ = ("generation", "step", "has_state", "reason", "suspects", "computes_with")
     GENERATION_FIELD_NUMBER: _ClassVar[int]
     STEP_FIELD_NUMBER: _ClassVar[int]
     HAS_STATE_FIELD_NUMBER: _ClassVar[int]
     REASON_FIELD_NUMBER: _ClassVar[int]
     SUSPECTS_FIELD_NUMBER: _ClassVar[int]
+    COMPUTES_WITH_FIELD_NUMBER: _ClassVar[int]
     generation: int
     step: int
     has_state: bool
     reason: ArrivalReason
     suspects: _containers.RepeatedScalarFieldContainer[str]
-    def __init__(self, generation: _Optional[int] = ..., step: _Optional[int] = ..., has_state: _Optional[bool] = ..., reason: _Optional[_Union[ArrivalReason, str]] = ..., suspects: _Optional[_Iterable[str]] = ...) -> None: ...
+    computes_with: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, generation: _Optional[int] = ..., step: _Optional[int] = ..., has_state: _Optional[bool] = ..., reason: _Optional[_Union[ArrivalReason, str]] = ..., suspects: _Optional[_Iterable[str]] = ..., computes_with: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class Member(_message.Message):
     __slots__ = ("rank", "worker", "incarnation", "address", "step", "has_state")

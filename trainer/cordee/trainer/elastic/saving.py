@@ -23,6 +23,7 @@ from cordee.trainer.checkpoint.parts import Piece, Shape, count_parts, cut_array
 from cordee.trainer.checkpoint.reader import CheckpointError, load_latest, load_weights
 from cordee.trainer.checkpoint.storage import StorageError, open_storage
 from cordee.trainer.checkpoint.writer import AbandonedError, CheckpointWriter, PartFailedError, Snapshot
+from cordee.trainer.elastic.computes import computes_with
 from cordee.trainer.elastic.position import Position
 from cordee.trainer.elastic.protocols import CheckpointPolicy, Membership, World
 from cordee.trainer.elastic.state import TrainingState
@@ -132,7 +133,18 @@ class Saver:
         self._last_time = time.monotonic()
         name = loaded.where.rstrip("/").rpartition("/")[2]
         self._membership.note("restored", f"resumed from {name}", time.monotonic() - started)
+        self._compare(loaded.meta.get("computes_with"), name)
         return position
+
+    def _compare(self, before: object, name: str) -> None:
+        """Says so when the job has computed differently up to a checkpoint: `before`; None: it does not tell."""
+        now = computes_with()
+        if not isinstance(before, list) or tuple(before) == now:
+            return
+        was, is_now = [part for part in before if part not in now], [part for part in now if part not in before]
+        words = f"{name} was computed with {'; '.join(map(str, was))}; this goes on with {'; '.join(is_now)}"
+        _log.warning("%s: the bits may differ from those of an undisturbed run", words)
+        self._membership.note("computes", f"{words}: its bits may differ from those of an undisturbed run")
 
     def warm_start(self) -> None:
         """Takes over the weights that the job begins with, if it names any.
@@ -292,7 +304,11 @@ class Saver:
             copies = MemoryError(f"no memory for a copy of the state: {error}")
         if place.rank:
             return Snapshot(attempt, place.rank, copies)
-        meta = {"position": position.to_json(), "scalars": self._state.scalars()}
+        meta = {
+            "position": position.to_json(),
+            "scalars": self._state.scalars(),
+            "computes_with": list(computes_with()),
+        }
         return Snapshot(attempt, 0, copies, cut_arrays(shapes, parts), meta)
 
     # What the writing threads tell

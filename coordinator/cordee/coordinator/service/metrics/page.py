@@ -21,7 +21,8 @@ __all__ = ["STATES", "Metrics"]
 
 STATES: Final = tuple(map(str, JobState))
 WORKER_STATES: Final = (
-    "starting", "joining", "waiting", "training", "leaving", "finished", "stopping", "isolated", "lost", "given up",
+    "starting", "joining", "waiting", "training", "leaving", "finished", "stopping", "isolated", "kept out", "lost",
+    "given up",
 )  # fmt: skip
 """What `WorkerView.state` may be."""
 _KEEP_SECONDS: Final = 900.0  # a job's series outlive it for this long: several scrape intervals
