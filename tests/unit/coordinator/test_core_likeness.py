@@ -85,10 +85,8 @@ def test_where_all_are_lost_those_that_compute_alike_are_waited_for_before_the_j
     assert party.ranks == [0]
     party.go(30.0, heard=(1,))
     assert party.ranks == [1]
-    assert party.events("computes") == [
-        "the job goes on with OpenBLAS SkylakeX, no more with OpenBLAS Zen: its bits may differ from those of an "
-        "undisturbed run"
-    ]
+    (told,) = party.events("computes")
+    assert told.startswith("the job goes on with OpenBLAS SkylakeX, no more with OpenBLAS Zen: its bits may differ")
     assert party.machine.record.computes_with == NEW
 
 

@@ -1,14 +1,14 @@
 """Who computes differently from those that train stays out.
 
-Workers apply the same update to the same sums. One that rounds differently (another CPU, another version, another number
-of threads) ends each step with other weights, and the job with a result that no other run of it gives. So a world has
+Workers apply the same update to the same sums. One that rounds differently (another CPU, another version, other
+threads) ends each step with other weights, and the job with a result that no other run of it gives. So a world has
 members that compute with the same, as they say themselves when they arrive:
 
 - **Those that train decide**, or the world that trained last. Who comes and computes differently stands in the
   rendezvous, is told of in the history and in the job's status, and costs the others nothing.
 - **A job begins** with what most of those that are there compute with.
-- **Better other bits than none.** Where all who trained are gone, those that come again are waited for a while. Then the
-  job goes on with what is there, from its checkpoint, and says so.
+- **Better other bits than none.** Where all who trained are gone, those that come again are waited for a while. Then
+  the job goes on with what is there, from its checkpoint, and says so.
 """
 
 from __future__ import annotations
