@@ -110,7 +110,7 @@ class Op:
     """Takes any number of tensors (cat), and saves none of them."""
 
     def __post_init__(self) -> None:
-        code = self.forward.__code__
+        code = self._code
         object.__setattr__(self, "inputs", code.co_varnames[1 : code.co_argcount])
         last = code.co_argcount + code.co_kwonlyargcount
         object.__setattr__(self, "params", code.co_varnames[code.co_argcount : last])
@@ -128,6 +128,11 @@ class Op:
         object.__setattr__(self, "broadcasts", self.broadcasts or (self.elementwise and len(self.inputs) > 1))
         object.__setattr__(self, "variadic", bool(code.co_flags & 0x04))
         object.__setattr__(self, "keep", tuple(_keep_table(self.inputs, self.saves)))
+
+    @property
+    def _code(self) -> Any:
+        """Where the names of inputs and params are: the forward's code, a kernel's reference's."""
+        return getattr(self.forward, "reference", self.forward).__code__
 
     @property
     def signature(self) -> str:

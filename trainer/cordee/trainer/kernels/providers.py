@@ -59,6 +59,10 @@ TABLE: dict[str, dict[str, str]] = {
     "softmax_grad": {"llvm": f"{_LLVM}.softmax:softmax_grad"},
     "log_softmax": {"llvm": f"{_LLVM}.softmax:log_softmax"},
     "log_softmax_grad": {"llvm": f"{_LLVM}.softmax:log_softmax_grad"},
+    "layer_norm": {"llvm": f"{_LLVM}.normalization:layer_norm"},
+    "layer_norm_grad": {"llvm": f"{_LLVM}.normalization:layer_norm_grad"},
+    "rms_norm": {"llvm": f"{_LLVM}.normalization:rms_norm"},
+    "rms_norm_grad": {"llvm": f"{_LLVM}.normalization:rms_norm_grad"},
 }
 """By kernel and provider, where the function is: `module:function`."""
 

@@ -15,6 +15,7 @@ from cordee.trainer.autograd.casting import autocasts
 from cordee.trainer.autograd.graph import apply
 from cordee.trainer.autograd.record import Shape, op
 from cordee.trainer.errors import ShapeError
+from cordee.trainer.kernels import kernel
 from cordee.trainer.ops.normalization_batch import widened
 from cordee.trainer.ops.padding import pad
 from cordee.trainer.ops.pooling_mean import avg_pool2d
@@ -31,27 +32,29 @@ def _normalized(F: Any, a: Any, eps: float) -> tuple[Any, Any]:
     return centred * inverse, inverse
 
 
+@kernel
 def _layer_norm(xp: Any, input: Any, weight: Any, bias: Any, *, eps: float) -> Any:
+    """And the rows' means and inverse deviations, `(N, 1)`."""
     length = input.shape[1]
-    normal = input - row_sums(xp, input) / length
+    mean = row_sums(xp, input) / length
+    normal = input - mean
     inverse = xp.einsum("ij,ij->i", normal, normal).reshape(-1, 1)
     inverse /= length
     inverse += eps
     inverse = 1 / xp.sqrt(inverse, out=inverse)
     normal *= inverse
-    if weight is None:
-        return normal if bias is None else normal + bias, (normal, inverse)
-    out = normal * weight
+    if weight is not None:
+        normal = xp.multiply(normal, weight, out=normal if weight.dtype is normal.dtype else None)
     if bias is not None:
-        out += bias
-    return out, (normal, inverse)
+        normal = xp.add(normal, bias, out=normal if bias.dtype is normal.dtype else None)
+    return normal, (mean, inverse)
 
 
 def _layer_norm_vjp(
     F: Any, g: Any, out: Any, input: Any, weight: Any, bias: Any, *, needs: Any, aux: Any, eps: float
 ) -> Any:
     if F.raw:
-        return _layer_norm_grad(F.xp, g, weight, needs, *aux)
+        return _layer_norm_grad(F.xp, g, input, weight, *aux, needs=needs)
     normal, inverse = _normalized(F, input, eps)
     input_grad = weight_grad = bias_grad = None
     if needs[1]:
@@ -66,10 +69,13 @@ def _layer_norm_vjp(
     return input_grad, weight_grad, bias_grad
 
 
-def _layer_norm_grad(xp: Any, g: Any, weight: Any, needs: Any, normal: Any, inverse: Any) -> Any:
+@kernel
+def _layer_norm_grad(xp: Any, g: Any, input: Any, weight: Any, mean: Any, inverse: Any, *, needs: Any) -> Any:
     """The same on arrays, in place, with sums by products."""
     (num_rows, length), input_grad, weight_grad, bias_grad = g.shape, None, None, None
     column = ones(xp, num_rows, g.dtype)
+    normal = input - mean
+    normal *= inverse
     if needs[1]:
         weight_grad = column.dot(g * normal)
     if needs[2]:
@@ -78,7 +84,8 @@ def _layer_norm_grad(xp: Any, g: Any, weight: Any, needs: Any, normal: Any, inve
         input_grad = g.copy() if weight is None else g * weight
         along = xp.einsum("ij,ij->i", input_grad, normal).reshape(-1, 1) / length
         input_grad -= row_sums(xp, input_grad) / length
-        input_grad -= normal * along
+        normal *= along
+        input_grad -= normal
         input_grad *= inverse
     return input_grad, weight_grad, bias_grad
 
@@ -156,6 +163,7 @@ def layer_norm(
 # -- RMS norm ----------------------------------------------------------------------------------------------------------
 
 
+@kernel
 def _rms_norm(xp: Any, input: Any, weight: Any, *, eps: float) -> Any:
     inverse = xp.einsum("ij,ij->i", input, input).reshape(-1, 1)
     inverse /= input.shape[1]
@@ -166,16 +174,28 @@ def _rms_norm(xp: Any, input: Any, weight: Any, *, eps: float) -> Any:
 
 
 def _rms_norm_vjp(F: Any, g: Any, out: Any, input: Any, weight: Any, *, needs: Any, aux: Any, eps: float) -> Any:
-    inverse = aux if F.raw else F.rsqrt(F.mean(input * input, axis=1, keepdims=True) + eps)
+    if F.raw:
+        return _rms_norm_grad(F.xp, g, input, weight, aux, needs=needs)
+    inverse = F.rsqrt(F.mean(input * input, axis=1, keepdims=True) + eps)
     input_grad = weight_grad = None
     if needs[1]:
-        weight_grad = F.column_sums(g * (input * inverse))
+        weight_grad = F.sum(g * (input * inverse), axis=0, keepdims=False)
     if needs[0]:
         scaled = g if weight is None else g * weight
-        if F.raw:
-            along = F.xp.einsum("ij,ij->i", scaled, input).reshape(-1, 1) / input.shape[1]
-        else:
-            along = F.mean(scaled * input, axis=1, keepdims=True)
+        along = F.mean(scaled * input, axis=1, keepdims=True)
+        input_grad = (scaled - input * (along * (inverse * inverse))) * inverse
+    return input_grad, weight_grad
+
+
+@kernel
+def _rms_norm_grad(xp: Any, g: Any, input: Any, weight: Any, inverse: Any, *, needs: Any) -> Any:
+    """The same on arrays."""
+    input_grad = weight_grad = None
+    if needs[1]:
+        weight_grad = ones(xp, len(g), g.dtype).dot(g * (input * inverse))
+    if needs[0]:
+        scaled = g if weight is None else g * weight
+        along = xp.einsum("ij,ij->i", scaled, input).reshape(-1, 1) / input.shape[1]
         input_grad = (scaled - input * (along * (inverse * inverse))) * inverse
     return input_grad, weight_grad
 

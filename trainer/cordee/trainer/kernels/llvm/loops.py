@@ -59,6 +59,11 @@ class Loop:
             found += [name for name in operand.split(",") if name and name not in found]
         return found
 
+    @property
+    def first_dimensions(self) -> list[str]:
+        """Those of the first operand: their product is the amount of work."""
+        return self.signature[1 : self.signature.index(")")].split(",")
+
 
 class Memory:
     """An array's elements of one type, from an address on."""
@@ -370,9 +375,9 @@ def _build_entry(module: ir.Module, loop: Loop, work: ir.Function) -> None:
         names = loop.dimensions
         sizes = [builder.load(builder.gep(dims, [ir.Constant(LONG, i + 1)])) for i in range(len(names))]
         count = sizes[names.index(loop.shared)]
-        total: Any = sizes[0]
-        for size in sizes[1:]:
-            total = builder.mul(total, size)
+        total: Any = ir.Constant(LONG, 1)
+        for name in loop.first_dimensions:
+            total = builder.mul(total, sizes[names.index(name)])
     else:
         count = total = builder.load(dims)
     team = builder.load(team_global)

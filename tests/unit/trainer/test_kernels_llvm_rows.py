@@ -1,0 +1,93 @@
+"""Generated loops over rows: normalisation, each beside its NumPy version."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from tests.unit.trainer.test_kernels_llvm import both, threads
+
+from cordee.trainer import kernels
+from cordee.trainer import ops as ops  # declares the kernels
+from cordee.trainer.kernels.providers import PROVIDERS
+
+__all__ = ["threads"]
+
+pytestmark = pytest.mark.skipif(bool(PROVIDERS["llvm"].lack()), reason=PROVIDERS["llvm"].lack() or "-")
+
+ROWS = [(3, 5), (1, 1), (7, 16), (70, 33), (129, 100), (300, 768)]
+
+
+def normal(rng: Any, *shape: int) -> Any:
+    return rng.standard_normal(shape, np.float32)
+
+
+@pytest.mark.parametrize("given", ["weight and bias", "weight", "bias", ""])
+@pytest.mark.parametrize("shape", ROWS, ids=str)
+def test_layer_norm_and_its_gradients(shape: tuple[int, int], given: str, threads: int) -> None:
+    rng = np.random.default_rng(0)
+    x, g = normal(rng, *shape) + 3, normal(rng, *shape)
+    weight = normal(rng, shape[1]) if "weight" in given else None
+    bias = normal(rng, shape[1]) if "bias" in given else None
+    (out, (mean, inverse)), (expected, statistics) = both("layer_norm", x, weight, bias, eps=1e-3)
+    np.testing.assert_allclose(out, expected, rtol=2e-5, atol=2e-5)
+    for found, wide in zip((mean, inverse), statistics, strict=True):
+        assert found.shape == wide.shape
+        np.testing.assert_allclose(found, wide, rtol=1e-5, atol=1e-5)
+    needs = (True, weight is not None, bias is not None)
+    grads, expected = both("layer_norm_grad", g, x, weight, mean, inverse, needs=needs)
+    for found, wide in zip(grads, expected, strict=True):
+        if wide is None:
+            assert found is None
+        else:
+            np.testing.assert_allclose(found, wide, rtol=2e-4, atol=2e-4)
+
+
+@pytest.mark.parametrize("weighted", [True, False])
+@pytest.mark.parametrize("shape", ROWS, ids=str)
+def test_rms_norm_and_its_gradients(shape: tuple[int, int], weighted: bool, threads: int) -> None:
+    rng = np.random.default_rng(0)
+    x, g = normal(rng, *shape), normal(rng, *shape)
+    weight = normal(rng, shape[1]) if weighted else None
+    (out, inverse), (expected, _) = both("rms_norm", x, weight, eps=1e-3)
+    np.testing.assert_allclose(out, expected, rtol=2e-5, atol=1e-6)
+    grads, expected = both("rms_norm_grad", g, x, weight, inverse, needs=(True, weighted))
+    for found, wide in zip(grads, expected, strict=True):
+        assert (found is None) == (wide is None)
+        if found is not None:
+            np.testing.assert_allclose(found, wide, rtol=1e-4, atol=1e-4)
+
+
+def test_rows_of_what_is_no_number() -> None:
+    x = np.ones((3, 20), np.float32)
+    x[0, 3], x[1, 17] = np.nan, np.inf
+    for name, operands in (("layer_norm", (x, None, None)), ("rms_norm", (x, None))):
+        with np.errstate(invalid="ignore"):
+            (out, _), (expected, _) = both(name, *operands, eps=1e-5)
+        np.testing.assert_allclose(out, expected, rtol=1e-5, atol=1e-6)
+
+
+def test_the_gradient_does_not_depend_on_the_number_of_threads() -> None:
+    from cordee.trainer.array import get_num_threads, set_num_threads
+
+    rng = np.random.default_rng(0)
+    x, g, weight = normal(rng, 500, 300), normal(rng, 500, 300), normal(rng, 300)
+    forward, grad = (kernels.registry.load(name, "llvm") for name in ("layer_norm", "layer_norm_grad"))
+    _, statistics = forward(x, weight, None, eps=1e-5)
+    before, found = get_num_threads(), []
+    for number in (1, 2, 3):
+        set_num_threads(number)
+        found.append([part.tobytes() for part in grad(g, x, weight, *statistics, needs=(True,) * 3)])
+    set_num_threads(before)
+    assert found[0] == found[1] == found[2]
+
+
+@pytest.mark.parametrize("name", ["layer_norm", "rms_norm"])
+def test_other_rows_are_left_to_numpy(name: str) -> None:
+    provider = kernels.registry.load(name, "llvm")
+    a = np.ones((4, 6), np.float32)
+    nothing = (None,) * (2 if name == "layer_norm" else 1)
+    for operand in (a.astype(np.float64), a.T, a[:, ::2], a[:0]):
+        assert provider(operand, *nothing, eps=1e-5) is NotImplemented
+    assert provider(a, np.ones(6), *nothing[1:], eps=1e-5) is NotImplemented
