@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from cordee import trainer as ct
-from cordee.trainer import data, elastic, fit, nn, optim
+from cordee.trainer import amp, data, elastic, fit, nn, optim
 from cordee.trainer.array import as_array, to_numpy
 from cordee.trainer.optim import lr_scheduler, swa_utils
 
@@ -125,6 +125,31 @@ def accumulation_in_micro_batches() -> Any:
             step.backward(0.01 * sum((p**2).sum() for p in model.parameters()))
         step.commit()
     return state_of(run), run.loss
+
+
+@topic
+def mixed_precision() -> Any:
+    """float16 with a scale that is too large at first and grows into the infinite later; and weights of bfloat16."""
+    np.seterr(all="ignore")  # as in every process of ours, which a thread is not born with
+    model, narrow = mlp(nn.LayerNorm(6)), mlp().bfloat16()
+    optimizers = [
+        optim.AdamW(model.parameters(), lr=0.05),
+        optim.AdamW(narrow.parameters(), lr=0.05, master_weights=True),
+    ]
+    scaler = amp.GradScaler("cpu", init_scale=2.0**18, growth_interval=2)
+    run = elastic.Run([model, narrow], optimizers, loader(), scaler=scaler, state={"skipped": (skipped := [])})
+    with ct.autocast("cpu", dtype=ct.float16):  # around it all, so that casts of weights outlive the weights
+        for step in run.steps(4):
+            for batch in step.shards:
+                loss = nn.functional.cross_entropy(model(batch.x), batch.y)
+                with ct.autocast("cpu", enabled=False):
+                    loss = loss + nn.functional.cross_entropy(narrow(batch.x.bfloat16()).float(), batch.y)
+                step.backward(loss)
+            step.clip_grad_norm_(0.5)
+            step.commit()
+            skipped.append(step.skipped)
+    assert len(set(skipped)) == 2
+    return state_of(run), run.loss, scaler.state_dict()
 
 
 @topic

@@ -30,6 +30,7 @@ from cordee.trainer.elastic.position import Position
 from cordee.trainer.elastic.protocols import PeerLostError, World
 from cordee.trainer.elastic.result import announce
 from cordee.trainer.elastic.saving import Place, Saver
+from cordee.trainer.elastic.scaling import Scaling
 from cordee.trainer.elastic.several import Models, Optimizers, check_for_steps
 from cordee.trainer.elastic.state import ORDER_KIND, TrainingState, model_arrays
 from cordee.trainer.elastic.step import Step
@@ -38,6 +39,7 @@ from cordee.trainer.elastic.undo import Undo
 from cordee.trainer.elastic.weights import weights_sha256
 
 if TYPE_CHECKING:
+    from cordee.trainer.amp import GradScaler
     from cordee.trainer.data import DataLoader
 
 __all__ = ["Run"]
@@ -65,6 +67,8 @@ class Run:
         state: by name, more that training depends on; see `register`.
         ledger: a file to note in which samples every committed step consumed; a job's `ledger: true` needs no path
             here. `cordee ledger` proves by it that every sample came once.
+        scaler: scales losses and gradients, and leaves out updates by what is not finite; its methods are not called
+            then. It travels with the run.
 
     Raises:
         ValueError: `optimizer` trains parameters that `model` does not have, or cannot train in steps; `ledger` is a
@@ -79,6 +83,7 @@ class Run:
         *,
         state: Mapping[str, Any] | None = None,
         ledger: str | os.PathLike[str] | None = None,
+        scaler: GradScaler | None = None,
     ) -> None:
         self.model = model
         self.optimizer = optimizer
@@ -87,6 +92,7 @@ class Run:
         self._state = TrainingState(model, optimizer, loader)
         check_for_steps(self._state.optimizers)
         self._sums = [GradientSums(name, each, loader.num_shards) for name, each in self._state.optimizers.items()]
+        self._scaling = Scaling(scaler, self._state.registered)
         for name, thing in (state or {}).items():
             self.register(name, thing)
         policy = self._membership.checkpoint_policy
@@ -231,6 +237,7 @@ class Run:
                 buffers=buffers,
                 state=self._state,
                 membership=self._membership,
+                scaling=self._scaling,
                 ledger=self._ledger,
                 keep_batches=self._passes_again,
                 checkpoint_due=self._checkpoint_due,
@@ -268,6 +275,7 @@ class Run:
             self._finish()
 
     def _hold(self, reason: str | None) -> None:
+        self._scaling.hold(reason is not None)
         for optimizer in self._state.optimizers.values():
             optimizer.held_by = reason
 

@@ -18,6 +18,7 @@ import numpy as np
 
 from cordee.trainer import random
 from cordee.trainer.array import Array, array_module, to_numpy
+from cordee.trainer.autograd.casting import forget_casts
 from cordee.trainer.elastic.modes import Modes
 from cordee.trainer.elastic.registered import PREFIX, Frozen, Registered, Thing, arrays_of, scalars_of
 from cordee.trainer.elastic.several import Models, Optimizers, as_model, as_optimizers
@@ -243,6 +244,7 @@ class TrainingState:
             raise StateError(f"the training state does not fit this script: {error!r}") from error
         for name, view in views.items():  # of the right shapes and dtypes: from here on nothing can fail
             view[...] = array_module(view).asarray(to_numpy(arrays[name]))
+        forget_casts()
         self._attached.load(attached_scalars, apart)
         self.given = (whole, scalars) if self.loop_of_state > self.loop else None
 
@@ -262,6 +264,7 @@ class TrainingState:
             raise StateError(f"the weights of {where} do not fit the script's model: " + "; ".join(problems))
         for name, view in views.items():
             view[...] = array_module(view).asarray(np.asarray(weights[name]).astype(view.dtype, copy=False))
+        forget_casts()
 
 
 def _as_pairs(array: Array) -> Array:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from cordee.trainer import random
+from cordee.trainer.autograd.casting import forget_casts
 from cordee.trainer.elastic import clipping
 from cordee.trainer.elastic.buffers import ShardBuffers
 from cordee.trainer.elastic.header import Agreement, StepHeader, mean, unpack_all
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from cordee.trainer.data import Batch, DataLoader
     from cordee.trainer.elastic.ledger import Ledger
     from cordee.trainer.elastic.protocols import Membership, World
+    from cordee.trainer.elastic.scaling import Scaling
     from cordee.trainer.elastic.state import TrainingState
     from cordee.trainer.optim import Optimizer
     from cordee.trainer.optim.snapshot import Snapshot
@@ -51,6 +53,7 @@ class Step:
             was not used. The same on every worker.
         measures: what `measure` was told, as means over the global batch, once committed. The same on every worker.
         grad_norm: the norm that `clip_grad_norm_` found, once committed; NaN where it was not asked for.
+        skipped: whether an update was left out because its gradient was not finite; only with a gradient scaler.
         seconds: wall time from its start to its commit.
         committed: whether its update has been applied here.
         lost: whether a worker was lost in the middle, so that it will be yielded again.
@@ -66,6 +69,7 @@ class Step:
         buffers: ShardBuffers,
         state: TrainingState,
         membership: Membership,
+        scaling: Scaling,
         ledger: Ledger | None = None,
         keep_batches: bool = False,
         checkpoint_due: Callable[[], bool],
@@ -83,6 +87,7 @@ class Step:
         self.loss = math.nan
         self.measures: dict[str, float] = {}
         self.grad_norm = math.nan
+        self.skipped = False
         self.seconds = math.nan
         self.committed = False
         self.lost = False
@@ -91,6 +96,7 @@ class Step:
         self._buffers = buffers
         self._state = state
         self._membership = membership
+        self._scaling = scaling
         self._ledger = ledger
         self._keep_batches = keep_batches
         self._batches: dict[int, Batch | None] = {}
@@ -164,7 +170,7 @@ class Step:
         weight = self._samples_in_shard / self.num_samples
         value = float(loss.item()) * weight
         self._shard_loss = value if math.isnan(self._shard_loss) else self._shard_loss + value
-        loss.backward(weight, **options)
+        loss.backward(weight * self._scaling.factor, **options)
 
     def measure(self, **means: float) -> None:
         """Notes means over the shard at hand, such as its accuracy; `measures` has them for the global batch.
@@ -250,6 +256,7 @@ class Step:
         if headers is None:
             return False
         self._apply(chosen, headers)
+        self._scaling.committed()
         self.committed = True
         if self._ledger is not None:
             self._ledger.committed(self, headers)
@@ -272,6 +279,7 @@ class Step:
         for sums in self._sums:
             sums.begin()
         self._buffers.begin()
+        forget_casts()  # a joiner has none of weights that a script has written to since
         self._state.before_shards()
         self._losses.clear()
         self._measured.clear()
@@ -347,9 +355,12 @@ class Step:
             for sums in chosen:
                 sums.mark(touched[offset : offset + len(sums.touched)])
                 offset += len(sums.touched)
-            if self._clips:
-                self._clip(chosen)
-            for sums in chosen:
+            finite = self._scaling.finite(chosen)
+            self.skipped |= len(finite) < len(chosen)
+            if self._clips and finite:
+                self._clip(finite)
+            self._clips.clear()
+            for sums in finite:
                 sums.apply()
         self._buffers.apply([header.buffers for header in headers], self.num_samples)
         num_values = min(self._loader.num_shards, self.num_samples)
@@ -367,4 +378,3 @@ class Step:
         for clip in self._clips:
             norm = clip(list(updated))
             self.grad_norm = self.grad_norm if norm is None else norm
-        self._clips.clear()

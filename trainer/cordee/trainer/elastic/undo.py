@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from cordee.trainer.autograd.casting import forget_casts
+
 if TYPE_CHECKING:
     from cordee.trainer.elastic.buffers import ShardBuffers
     from cordee.trainer.elastic.state import TrainingState
@@ -36,5 +38,6 @@ class Undo:
         for parameter, array, values in self._parameters:
             parameter.data = array  # where it lives, whatever the script has bound there
             array[...] = values
+        forget_casts()
         self._buffers.take_back()
         self._state.take_back(self._moment)

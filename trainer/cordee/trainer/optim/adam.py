@@ -26,6 +26,7 @@ class Adam(Optimizer):
         amsgrad: divide by the largest v so far instead of the current one.
         maximize: go up instead of down.
         decoupled_weight_decay: decay as `AdamW` does.
+        master_weights: for parameters of 16 bits: update them in float32, see `cordee.trainer.optim.masters`.
         foreach, capturable, differentiable, fused: see `checks.how_it_is_computed`.
     """
 
@@ -44,6 +45,7 @@ class Adam(Optimizer):
         differentiable: bool = False,
         fused: bool | None = None,
         decoupled_weight_decay: bool = False,
+        master_weights: bool = False,
     ) -> None:
         how_it_is_computed(foreach=foreach, capturable=capturable, differentiable=differentiable, fused=fused)
         defaults = {
@@ -54,6 +56,7 @@ class Adam(Optimizer):
             "amsgrad": amsgrad,
             "maximize": maximize,
             "decoupled_weight_decay": decoupled_weight_decay,
+            "master_weights": master_weights,
         }
         super().__init__(params, defaults)
 
@@ -114,6 +117,7 @@ class AdamW(Adam):
         capturable: bool = False,
         differentiable: bool = False,
         fused: bool | None = None,
+        master_weights: bool = False,
     ) -> None:
         super().__init__(
             params,
@@ -128,4 +132,5 @@ class AdamW(Adam):
             differentiable=differentiable,
             fused=fused,
             decoupled_weight_decay=True,
+            master_weights=master_weights,
         )

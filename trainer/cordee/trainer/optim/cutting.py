@@ -14,6 +14,7 @@ from cordee.trainer.array import array_module
 from cordee.trainer.optim.block import Block
 from cordee.trainer.optim.flat import FlatGroup, Segment
 from cordee.trainer.optim.fusing import LEAST, FusedUpdate
+from cordee.trainer.optim.masters import has_masters, update_masters
 
 __all__ = ["Cutter"]
 
@@ -49,12 +50,17 @@ class Cutter:
             whole.count, whole.numbers = count, numbers
             update(whole)
             return
-        if type(data) is np.ndarray and size >= LEAST:
+        if type(data) is np.ndarray and size >= LEAST and not has_masters(group, options):
             buffers = [data, group.grad, *[group.state[name] for name in names]]
             if self._fused.run(update, options, [buffer[where] for buffer in buffers], count, numbers):
                 return
         xp = array_module(data)
         dtype = data.dtype
+        if has_masters(group, options):
+            block = _BLOCK_ELEMENTS if xp is np else _WIDENED_ELEMENTS
+            memory = self.scratch(xp, np.dtype(np.float32), min(block, size), 1 + self._num_scratch)
+            update_masters(xp, update, group, segment, names, memory)
+            return
         state = [group.state[name] for name in names]
         if dtype.kind not in "fc" or dtype.itemsize == 2:
             self._update_widened(update, group.options, [data, group.grad, *state], segment)

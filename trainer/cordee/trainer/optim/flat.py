@@ -99,9 +99,9 @@ class FlatGroup:
         """Elements per buffer, gaps included."""
         return self._size
 
-    def new_twin(self) -> Any:
-        """A zeroed buffer of the same length, dtype and device, aligned."""
-        dtype = self._like.dtype
+    def new_twin(self, dtype: Any = None) -> Any:
+        """A zeroed buffer of the same length, dtype (unless another is given) and device, aligned."""
+        dtype = self._like.dtype if dtype is None else dtype
         xp = array_module(self._like)
         if xp is not np:  # a device's allocator aligns by itself
             return xp.zeros(self._size, dtype)
@@ -195,7 +195,7 @@ class FlatGroup:
         twin = FlatGroup(self.names, copy.deepcopy(self.parameters, memo), copy.deepcopy(self.options, memo))
         twin.steps[:] = self.steps
         for name, buffer in self.state.items():
-            twin.state[name] = twin.new_twin()
+            twin.state[name] = twin.new_twin(buffer.dtype)
             twin.state[name][...] = buffer
         twin.parts = copy.deepcopy(self.parts, memo)
         twin.numbers = copy.deepcopy(self.numbers, memo)

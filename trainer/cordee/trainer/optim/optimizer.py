@@ -12,10 +12,12 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
+from cordee.trainer.array import float32
 from cordee.trainer.autograd import enable_grad
 from cordee.trainer.optim.block import Block
 from cordee.trainer.optim.cutting import Cutter
 from cordee.trainer.optim.flat import FlatGroup, Segment
+from cordee.trainer.optim.masters import MASTER, has_masters
 from cordee.trainer.optim.naming import Named
 from cordee.trainer.optim.own import OwnState, own_attributes, set_own_attributes, stepping
 from cordee.trainer.optim.plain import from_json, number
@@ -40,7 +42,8 @@ class Optimizer:
     are views from then on. So convert a model's dtype before building its optimiser.
 
     Parameters of 16 bits are updated in float32 and rounded once per step; their state has their own dtype, as in
-    PyTorch. Complex parameters are updated as pairs of real ones.
+    PyTorch. With the option `master_weights` (of `SGD`, `Adam` and `AdamW`) both are kept in float32: see
+    `cordee.trainer.optim.masters`. Complex parameters are updated as pairs of real ones.
 
     Args:
         params: `model.parameters()`, `model.named_parameters()`, or a list of groups: dictionaries with "params" and
@@ -289,9 +292,9 @@ class Optimizer:
         """Sees to it that the group has the arrays that these options and this `extra` need."""
         if self._own is not None:
             self._own.allocate(group, extra)
-        for name in self._needed_state(options, extra):
+        for name in self._state_of(group, options, extra):
             if name not in group.state:
-                buffer = group.new_twin()
+                buffer = group.new_twin(float32 if has_masters(group, options) else None)
                 start = self.start(name, options)
                 if start:
                     for where in group.slices:
@@ -305,7 +308,12 @@ class Optimizer:
         if self._own is not None:
             return self._own.shapes(extra, group.names[index])
         shape: tuple[int, ...] = group.parameters[index].data.shape
-        return {name: shape for name in self._needed_state(options, extra)}  # noqa: C420
+        return {name: shape for name in self._state_of(group, options, extra)}  # noqa: C420
+
+    def _state_of(self, group: FlatGroup, options: Mapping[str, Any], extra: Mapping[str, Any]) -> tuple[str, ...]:
+        """The names of a group's buffers."""
+        names = self._needed_state(options, extra)
+        return (*names, MASTER) if has_masters(group, options) else names
 
     # What an optimiser defines.
 

@@ -23,6 +23,7 @@ class SGD(Optimizer):
         weight_decay: this times the parameter is added to its gradient.
         nesterov: step along `g + momentum * v` instead of `v`.
         maximize: go up instead of down.
+        master_weights: for parameters of 16 bits: update them in float32, see `cordee.trainer.optim.masters`.
         foreach, differentiable, fused: see `checks.how_it_is_computed`.
     """
 
@@ -39,6 +40,7 @@ class SGD(Optimizer):
         foreach: bool | None = None,
         differentiable: bool = False,
         fused: bool | None = None,
+        master_weights: bool = False,
     ) -> None:
         how_it_is_computed(foreach=foreach, differentiable=differentiable, fused=fused)
         defaults = {
@@ -48,6 +50,7 @@ class SGD(Optimizer):
             "weight_decay": weight_decay,
             "nesterov": nesterov,
             "maximize": maximize,
+            "master_weights": master_weights,
         }
         super().__init__(params, defaults)
 

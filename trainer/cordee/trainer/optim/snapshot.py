@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from cordee.trainer.array import array_module
+from cordee.trainer.autograd.casting import forget_casts
 from cordee.trainer.nested import copied, flatten, unflatten
 from cordee.trainer.optim.own import references
 from cordee.trainer.optim.plain import from_json, to_json
@@ -67,6 +68,7 @@ class Snapshot:
         """Makes everything what it was, in place."""
         for group in self._groups:
             group.put_back()
+        forget_casts()
         self._optimizer.forget_blocks()  # which may hold arrays that are gone
         self._optimizer.extra = copy.deepcopy(self._extra)  # a new one: `OwnState` sees that its entries are old
         self._optimizer.set_own_attributes(unflatten(*self._own, references(self._optimizer)))
