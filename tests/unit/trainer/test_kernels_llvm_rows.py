@@ -91,3 +91,37 @@ def test_other_rows_are_left_to_numpy(name: str) -> None:
     for operand in (a.astype(np.float64), a.T, a[:, ::2], a[:0]):
         assert provider(operand, *nothing, eps=1e-5) is NotImplemented
     assert provider(a, np.ones(6), *nothing[1:], eps=1e-5) is NotImplemented
+
+
+# -- losses ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
+@pytest.mark.parametrize("shape", ROWS, ids=str)
+def test_cross_entropy_and_its_gradient(shape: tuple[int, int], reduction: str, threads: int) -> None:
+    rng = np.random.default_rng(0)
+    logits, target = normal(rng, *shape) * 10, rng.integers(0, shape[1], shape[0])
+    (out, aux), (expected, _) = both("cross_entropy", logits, target=target, reduction=reduction)
+    np.testing.assert_allclose(out, expected, rtol=1e-5, atol=1e-5)
+    g = normal(rng, *(shape[:1] if reduction == "none" else ()))
+    grad, expected = both("cross_entropy_grad", np.asarray(g), logits, *aux, target=target)
+    np.testing.assert_allclose(grad, expected, rtol=2e-5, atol=1e-6)
+
+
+def test_cross_entropy_of_what_is_no_number() -> None:
+    logits = np.array([[0.0, -np.inf, 1.0], [np.nan, 0.0, 1.0], [3e38, -3e38, 0.0]], np.float32)
+    target = np.array([0, 2, 0], np.int32)
+    (out, aux), (expected, _) = both("cross_entropy", logits, target=target, reduction="none")
+    np.testing.assert_allclose(out, expected, rtol=1e-6)
+    grad, expected = both("cross_entropy_grad", np.ones(3, np.float32), logits, *aux, target=target)
+    np.testing.assert_allclose(grad, expected, rtol=1e-6)
+
+
+@pytest.mark.parametrize("target", [[0, 3], [-1, 0], [0, 1, 2], [0.0, 1.0]], ids=str)
+def test_no_class_is_looked_for_outside(target: list[float]) -> None:
+    logits, classes = np.zeros((2, 3), np.float32), np.array(target)
+    provider = kernels.registry.load("cross_entropy", "llvm")
+    assert provider(logits, target=classes, reduction="sum") is NotImplemented
+    provider = kernels.registry.load("cross_entropy_grad", "llvm")
+    row = np.ones(2, np.float32)
+    assert provider(row[0], logits, row, row, target=classes) is NotImplemented

@@ -59,6 +59,8 @@ TABLE: dict[str, dict[str, str]] = {
     "softmax_grad": {"llvm": f"{_LLVM}.softmax:softmax_grad"},
     "log_softmax": {"llvm": f"{_LLVM}.softmax:log_softmax"},
     "log_softmax_grad": {"llvm": f"{_LLVM}.softmax:log_softmax_grad"},
+    "cross_entropy": {"llvm": f"{_LLVM}.losses:cross_entropy"},
+    "cross_entropy_grad": {"llvm": f"{_LLVM}.losses:cross_entropy_grad"},
     "layer_norm": {"llvm": f"{_LLVM}.normalization:layer_norm"},
     "layer_norm_grad": {"llvm": f"{_LLVM}.normalization:layer_norm_grad"},
     "rms_norm": {"llvm": f"{_LLVM}.normalization:rms_norm"},

@@ -15,6 +15,7 @@ from cordee.trainer.autograd.casting import autocasts
 from cordee.trainer.autograd.graph import apply_one
 from cordee.trainer.autograd.record import op, shape_of
 from cordee.trainer.errors import ShapeError, TrainerIndexError
+from cordee.trainer.kernels import kernel
 from cordee.trainer.ops.products import ones
 from cordee.trainer.ops.scattering import gather
 from cordee.trainer.ops.softmaxes import log_softmax
@@ -65,35 +66,43 @@ def _advice(one: str, a: tuple[int, ...], other: str, b: tuple[int, ...]) -> str
 # -- cross-entropy of class numbers ------------------------------------------------------------------------------------
 
 
+@kernel
 def _cross_entropy(xp: Any, logits: Any, *, target: Any, reduction: str) -> Any:
+    """And each row's largest logit, and the sum of its exponentials: from these the gradient has the probabilities."""
     num_rows = logits.shape[0]
-    rows = xp.arange(num_rows)
-    shifted = logits - logits.max(axis=1, keepdims=True)
-    picked = shifted[rows, target]
-    probabilities = xp.exp(shifted, out=shifted)
-    total = probabilities.dot(ones(xp, logits.shape[1], logits.dtype))
-    probabilities /= total.reshape(num_rows, 1)
-    losses = xp.log(total) - picked
+    tops = logits.max(axis=1, keepdims=True)
+    shifted = logits - tops
+    picked = shifted[xp.arange(num_rows), target]
+    totals = xp.exp(shifted, out=shifted).dot(ones(xp, logits.shape[1], logits.dtype))
+    losses = xp.log(totals) - picked
     if reduction != "none":
         losses = losses.sum()
         if reduction == "mean":
             losses = losses / num_rows
-    return losses, (probabilities, rows)
+    return losses, (tops.reshape(num_rows), totals)
 
 
 def _cross_entropy_vjp(F: Any, g: Any, out: Any, logits: Any, *, target: Any, reduction: str, aux: Any) -> Any:
     num_rows = shape_of(logits)[0]
     if reduction == "mean":
         g = g / num_rows
-    elif reduction == "none":
-        g = g.reshape((num_rows, 1))
     if F.raw:
-        probabilities, rows = aux
-        d = probabilities * g
-        d[rows, target] -= g.reshape(num_rows) if reduction == "none" else g
-        return d
+        return _cross_entropy_grad(F.xp, F.xp.asarray(g), logits, *aux, target=target)
+    if reduction == "none":
+        g = g.reshape((num_rows, 1))
     chosen = target.reshape(-1, 1) == array_module(target).arange(logits.shape[1])
     return (F.softmax(logits, axis=1) - F.cast(wrap(chosen), dtype=logits.dtype, source=None)) * g
+
+
+@kernel
+def _cross_entropy_grad(xp: Any, g: Any, logits: Any, tops: Any, totals: Any, *, target: Any) -> Any:
+    """The probabilities, less 1 at each row's class, times `g`: one number, or one per row."""
+    slopes = g.reshape(-1, 1)
+    grad = logits - tops.reshape(-1, 1)
+    xp.exp(grad, out=grad)
+    grad *= slopes / totals.reshape(-1, 1)
+    grad[xp.arange(logits.shape[0]), target] -= g
+    return grad
 
 
 def _cross_entropy_shape(logits: Any, *, target: Any, reduction: str) -> Any:
