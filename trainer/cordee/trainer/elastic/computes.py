@@ -48,7 +48,7 @@ def _libc() -> str:
 
 def _simd() -> str:
     """Which of its own loops NumPy chooses on this CPU."""
-    found = np.show_config(mode="dicts")["SIMD Extensions"].get("found", [])  # type: ignore[call-overload, index]
+    found = np.show_config(mode="dicts")["SIMD Extensions"].get("found", [])
     return " ".join(found)
 
 
