@@ -41,7 +41,7 @@ class _State:
 
 def _set(mode: bool | None) -> None:
     _State.mode = mode
-    graph.wrap = wrap if mode is None else _checked if mode else _noted  # type: ignore[attr-defined]
+    graph.make_by(wrapping=wrap if mode is None else _checked if mode else _noted)
 
 
 _MODULES: weakref.WeakKeyDictionary[Any, str] = weakref.WeakKeyDictionary()

@@ -20,7 +20,7 @@ from cordee.trainer.kernels.terms import Term, Untraceable, parse, size, symbols
 if TYPE_CHECKING:
     from cordee.trainer.autograd.record import Op
 
-__all__ = ["Fused", "formulas", "fused_forward", "fused_rule"]
+__all__ = ["LEAST", "Fused", "formulas", "fused_forward", "fused_rule"]
 
 LEAST = 2048
 """Elements from which on a fused loop is asked for."""

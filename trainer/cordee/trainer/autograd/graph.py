@@ -17,16 +17,18 @@ from typing import Any, Protocol, TypeAlias
 
 import numpy as np
 
-from cordee.trainer.array import Array, array_module, as_array, bfloat16, default_dtype, default_module
+from cordee.trainer.array import Array, array_module, bfloat16, default_dtype
 from cordee.trainer.autograd.casting import SWITCH, cast_input, cast_inputs
-from cordee.trainer.autograd.explain import TENSOR_IN_DATA, refuse
+from cordee.trainer.autograd.explain import refuse
+from cordee.trainer.autograd.fusing import LEAST
 from cordee.trainer.autograd.location import OURS, Location
-from cordee.trainer.autograd.mode import MODE
+from cordee.trainer.autograd.mode import MODE, OFF
 from cordee.trainer.autograd.out import into
 from cordee.trainer.autograd.record import REGISTRY, Op
+from cordee.trainer.autograd.settle import TO_SETTLE, constant, has_bfloat16, settle
 from cordee.trainer.tensors import Leaf, Tensor, next_number, wrap
 
-__all__ = ["PICK", "Node", "Operand", "apply", "apply_one", "binary", "unary"]
+__all__ = ["PICK", "Node", "Operand", "apply", "apply_one", "binary", "make_by", "pick", "unary"]
 
 Operand: TypeAlias = "Tensor | Array | float | int | bool"
 
@@ -45,6 +47,8 @@ class Binary(Protocol):
 
 _ndarray = np.ndarray
 _NO_PARAMS: dict[str, Any] = {}
+_NO_SHAPE, _NO_SHAPES = (None,), (None, None)
+_NUMBERS = frozenset((float, int, bool))
 _frame = sys._getframe
 
 
@@ -53,9 +57,10 @@ class Node:
 
     `saved` holds, per input, its array or (not kept) its shape; None once freed. `out` is the result where the gradient
     reads it (a tuple where the op has several). `code` and `lasti` say where in the user's program it was recorded.
+    `uneven`: an input may have been broadcast, so that its gradient has to be summed back to its shape.
     """
 
-    __slots__ = ("__weakref__", "code", "edges", "hooks", "lasti", "number", "op", "out", "params", "saved")
+    __slots__ = ("__weakref__", "code", "edges", "hooks", "lasti", "number", "op", "out", "params", "saved", "uneven")
 
     def __init__(
         self,
@@ -70,6 +75,7 @@ class Node:
         self.saved: tuple[Any, ...] | None = saved
         self.out = out
         self.params = params
+        self.uneven = op.broadcasts
         self.number = next_number()
         frame: Any = _frame(2)
         code = frame.f_code
@@ -104,6 +110,57 @@ class Node:
         return f"<{self.op.name} node {self.number}>"
 
 
+_new, _Node = object.__new__, Node
+
+
+def _record(data: Any, op: Op, edges: Any, saved: Any, out: Any, params: dict[str, Any], uneven: bool) -> Tensor:
+    """The tensor that an operation returns, around its node: `wrap` and `Node`, without a call for each."""
+    node = _new(_Node)
+    node.op = op
+    node.edges = edges
+    node.saved = saved
+    node.out = out
+    node.params = params
+    node.uneven = uneven
+    node.number = next_number()
+    frame: Any = _frame(2)
+    code = frame.f_code
+    while code.co_filename in OURS:
+        back = frame.f_back
+        if back is None:
+            break
+        frame, code = back, back.f_code
+    node.code = code
+    node.lasti = frame.f_lasti
+    tensor = _new(Tensor)
+    tensor.data = data
+    tensor._node = node
+    tensor._grad = None
+    tensor._sink = None
+    return tensor
+
+
+def _record_as_told(
+    data: Any, record: Op, edges: Any, saved: Any, out: Any, params: dict[str, Any], uneven: bool
+) -> Tensor:
+    """The same with what stands in the place of `Node` and `wrap`: hooks on what is saved, and anomaly mode."""
+    node = Node(record, edges, saved, out, params)
+    node.uneven = uneven
+    return wrap(data, node)
+
+
+def make_by(*, node: Any = None, wrapping: Any = None) -> None:
+    """Put something else in the place of `Node` or of `wrap`, for all threads; or those themselves again."""
+    global Node, wrap, record
+    Node = Node if node is None else node  # type: ignore[misc]
+    wrap = wrap if wrapping is None else wrapping
+    record = _record if Node is _Node and wrap is _wrap else _record_as_told
+
+
+_wrap: Any = wrap
+record: Callable[..., Tensor] = _record
+
+
 def apply(op: Op, *inputs: Any, **params: Any) -> Any:
     """Run an op on tensors, arrays, numbers or None, and record it if a gradient may be wanted.
 
@@ -122,7 +179,7 @@ def apply(op: Op, *inputs: Any, **params: Any) -> Any:
             if edge is not None:
                 mask |= bit
         else:
-            arrays.append(_constant(value))
+            arrays.append(constant(value))
             edges.append(None)
         bit <<= 1
     xp = np if type(arrays[0]) is _ndarray else array_module(*arrays)
@@ -134,21 +191,22 @@ def apply(op: Op, *inputs: Any, **params: Any) -> Any:
     if op.aux:
         out, aux = out
     if op.many:
-        out = tuple([_settle(op, part, arrays) for part in out])
-    elif type(out) is not _ndarray or out.dtype in _TO_SETTLE or _has_bfloat16(arrays, op.broadcasts):
+        out = tuple([settle(op, part, arrays) for part in out])
+    elif type(out) is not _ndarray or out.dtype in TO_SETTLE or has_bfloat16(arrays, op.broadcasts):
         if mask and out.dtype.kind == "c" and (turned := _complexified(op, inputs)) is not None:
             return apply(op, *turned, **params)
-        out = _settle(op, out, arrays)
-    if not mask or not MODE.enabled:
+        out = settle(op, out, arrays)
+    if not mask or (OFF.threads and not MODE.enabled):
         return tuple([wrap(part, None) for part in out]) if op.many else wrap(out, None)
     if op.aux:
         params["aux"] = aux
     if op.variadic:
-        return wrap(out, Node(op, tuple(edges), tuple([x.shape for x in arrays]), None, params))
-    keep = op.keep[mask]
-    saved = [x if k else None if x is None else getattr(x, "shape", None) for x, k in zip(arrays, keep, strict=False)]
-    node = Node(op, tuple(edges), tuple(saved), out if keep[-1] else None, params)
-    return pick(out, node) if isinstance(out, tuple) else wrap(out, node)
+        return record(out, op, tuple(edges), tuple([x.shape for x in arrays]), None, params, op.broadcasts)
+    *keep, keep_out = op.keep[mask]
+    saved = tuple([x if k else None if x is None else getattr(x, "shape", None) for x, k in zip(arrays, keep)])  # noqa: B905
+    if op.many:
+        return pick(out, Node(op, tuple(edges), saved, out if keep_out else None, params))
+    return record(out, op, tuple(edges), saved, out if keep_out else None, params, op.broadcasts)
 
 
 def apply_one(op: Op, input: Tensor, **params: Any) -> Tensor:
@@ -164,14 +222,16 @@ def apply_one(op: Op, input: Tensor, **params: Any) -> Tensor:
     if op.aux:
         out, aux = out
     if type(out) is not _ndarray or out.dtype is not x.dtype:
-        out = _settle(op, out, [x])
-    if edge is None or not MODE.enabled:
+        out = settle(op, out, [x])
+    if edge is None or (OFF.threads and not MODE.enabled):
         result = wrap(out, None)
     else:
         if op.aux:
             params["aux"] = aux
         keep_input, keep_out = op.keep[1]
-        result = wrap(out, Node(op, (edge,), (x if keep_input else x.shape,), out if keep_out else None, params))
+        result = record(
+            out, op, (edge,), (x if keep_input else x.shape,), out if keep_out else None, params, op.broadcasts
+        )
     if op.view:
         result._base = input
     return result
@@ -203,7 +263,7 @@ PICK = Op(  # not in the registry: it is no operation, but the place of one outp
 
 def unary(op: Op) -> Unary:
     """The function of an elementwise op of one input and no params: `apply` with everything known beforehand."""
-    forward, kind = op.forward, op.autocast
+    forward, small, kind = op.forward, op.small_forward, op.autocast
     keep_input, keep_out = op.keep[1]
 
     def call(input: Operand, *, out: Tensor | None = None) -> Tensor:
@@ -215,16 +275,16 @@ def unary(op: Op) -> Unary:
             input = cast_input(kind, input)
         x, edge = input.data, input._node
         try:
-            y = forward(np if type(x) is _ndarray else array_module(x), x)
+            y = (small if x.size < LEAST else forward)(np if type(x) is _ndarray else array_module(x), x)
         except (ValueError, TypeError) as error:
             refuse(op, [x], _NO_PARAMS, error)
         if type(y) is not _ndarray or y.dtype is not x.dtype:
             if y.dtype.char == "e" and x.dtype.kind in "iub":  # NumPy's functions of small integers
                 y = forward(array_module(x), x.astype(default_dtype()))
-            y = _settle(op, y, [x])
-        if edge is None or not MODE.enabled:
+            y = settle(op, y, [x])
+        if edge is None or (OFF.threads and not MODE.enabled):
             return wrap(y, None)
-        return wrap(y, Node(op, (edge,), (x if keep_input else x.shape,), y if keep_out else None, _NO_PARAMS))
+        return record(y, op, (edge,), (x,) if keep_input else _NO_SHAPE, y if keep_out else None, _NO_PARAMS, False)
 
     call.__name__ = call.__qualname__ = op.name
     call.__doc__ = op.doc
@@ -233,110 +293,83 @@ def unary(op: Op) -> Unary:
 
 def binary(op: Op) -> Binary:
     """The function of an elementwise op of two inputs and no params: `apply` with everything known beforehand."""
-    forward, keep, kind = op.forward, op.keep, op.autocast
+    forward: Any = op.forward
+    kind = op.autocast
+    _, only_left, only_right, both = op.keep
+    keep_x, keep_y, keep_out = both
+    elementwise = op.elementwise
+    keeps_none = elementwise and not (keep_x or keep_y)
 
     def call(input: Operand, other: Operand, *, out: Tensor | None = None) -> Tensor:
         if out is not None:
             return into(out, call(input, other))
         if kind and SWITCH.on:
             input, other = cast_inputs(kind, (input, other))
-        mixed = False
+        like: Any
+        x: Any
+        y: Any
+        left = right = None
+        number = False
         if isinstance(input, Tensor):
-            x, left = input.data, input._node
+            like = x = input.data
+            left = input._node
             if isinstance(other, Tensor):
                 y, right = other.data, other._node
                 mixed = x.dtype is not y.dtype
+            elif type(other) in _NUMBERS and x.dtype is not bfloat16:
+                y, mixed, number = other, False, True
             else:
-                y, right = _constant(other, input), None
+                y = constant(other, input)
+                mixed = hasattr(y, "dtype")
+        elif isinstance(other, Tensor):
+            x = constant(input, other)
+            like = y = other.data
+            right = other._node
+            mixed = hasattr(x, "dtype")
         else:
-            x, left = _constant(input, other), None
-            if isinstance(other, Tensor):
-                y, right = other.data, other._node
-            elif hasattr(x, "dtype") or hasattr(other, "dtype"):
-                y, right = _constant(other), None
-            else:
+            like = x = constant(input)
+            y, mixed = constant(other), True
+            if not hasattr(x, "dtype") and not hasattr(y, "dtype"):
                 raise TypeError(f"{op.name}: needs a tensor, not {input!r} and {other!r}")
-        xp = np if type(x) is _ndarray else array_module(x, y)
+        xp = np if type(like) is _ndarray else array_module(x, y)
         try:
             z = forward(xp, x, y)
         except (ValueError, TypeError) as error:
             refuse(op, [x, y], _NO_PARAMS, error)
-        if mixed or type(z) is not _ndarray or z.dtype in _TO_SETTLE:
+        if mixed or type(z) is not _ndarray or z.dtype is not like.dtype:
             if z.dtype.kind == "c" and (turned := _complexified(op, (input, other))) is not None:
-                return call(*turned)
+                result: Tensor = call(*turned)
+                return result
             if z.dtype.char == "e" and not any(getattr(v, "dtype", z.dtype).kind == "f" for v in (x, y)):
                 z = forward(xp, *[v.astype(default_dtype()) for v in (x, y)])  # NumPy's functions of small integers
-            z = _settle(op, z, [x, y])
+            z = settle(op, z, [x, y])
         if left is None:
-            if right is None or not MODE.enabled:
+            if right is None or (OFF.threads and not MODE.enabled):
                 return wrap(z, None)
-            keep_x, keep_y, keep_out = keep[2]
-            saved = (x if keep_x else None, y if keep_y else y.shape)
-        elif not MODE.enabled:
+            kept_x, kept_y, kept_out = only_right
+            shape = y.shape
+            uneven = shape != z.shape
+            saved = (x if kept_x else None, y if kept_y else shape)
+        elif OFF.threads and not MODE.enabled:
             return wrap(z, None)
         elif right is None:
-            keep_x, keep_y, keep_out = keep[1]
-            saved = (x if keep_x else x.shape, y if keep_y else None)
+            kept_x, kept_y, kept_out = only_left
+            shape = None if number and elementwise else x.shape
+            uneven = not number and shape != z.shape
+            saved = (x if kept_x else shape, y if kept_y else None)
         else:
-            keep_x, keep_y, keep_out = keep[3]
-            saved = (x if keep_x else x.shape, y if keep_y else y.shape)
-        return wrap(z, Node(op, (left, right), saved, z if keep_out else None, _NO_PARAMS))
+            kept_out = keep_out
+            shape = x.shape
+            uneven = shape != y.shape
+            if keeps_none and not uneven:
+                saved = _NO_SHAPES
+            else:
+                saved = (x if keep_x else shape, y if keep_y else y.shape if uneven else shape)
+        return record(z, op, (left, right), saved, z if kept_out else None, _NO_PARAMS, uneven)
 
     call.__name__ = call.__qualname__ = op.name
     call.__doc__ = op.doc
     return call
-
-
-_PLAIN = frozenset((float, int, bool, type(None)))
-
-
-def _constant(value: Any, beside: Any = None) -> Any:
-    """An operand that is no tensor. NumPy's scalars become Python's, which do not widen a float32 array; numbers beside
-    a bfloat16 tensor become bfloat16, whose package knows no weak numbers."""
-    if type(value) not in _PLAIN:
-        if isinstance(value, np.generic):
-            value = value.item()
-        elif isinstance(value, np.ndarray):
-            return value if default_module() is np else as_array(value)
-        else:
-            return as_array(value) if isinstance(value, (list, tuple)) else value
-    if isinstance(beside, Tensor) and beside.data.dtype is bfloat16 and isinstance(value, (float, int)):
-        return bfloat16.type(value)
-    return value
-
-
-def _settle(op: Op, out: Any, arrays: list[Any]) -> Any:
-    """What NumPy returns, made what a tensor holds: an array (not a scalar), and of the dtype that is promised.
-
-    NumPy computes integers with float32 in float64, and bfloat16 with numbers in float32. An input without dimensions
-    does not widen those of its kind that have some.
-    """
-    if isinstance(out, np.generic):
-        out = np.asarray(out)
-    elif isinstance(out, Tensor):
-        raise TypeError(f"{op.name}: {TENSOR_IN_DATA}")
-    kind = out.dtype.kind
-    if kind in "bc" or op.dtype not in _NARROWING:
-        return out
-    dtype = out.dtype
-    if any(getattr(x, "dtype", dtype) is not dtype for x in arrays):
-        wanted = op.result_dtype(*_deciding(arrays))
-        if wanted.kind in "iub" and kind not in "iu":  # what is floating of integers has the default dtype
-            wanted = default_dtype()
-        if wanted is not out.dtype and wanted.kind not in "bc":
-            return out.astype(wanted)
-    return out
-
-
-_NARROWING = frozenset(("promote", "float"))
-_TO_SETTLE = frozenset(map(np.dtype, ("float16", "float64", "complex64", "complex128")))
-
-
-def _has_bfloat16(arrays: list[Any], all_of_them: bool) -> bool:
-    """Whether the first array, or any that is broadcast with it, is bfloat16: NumPy's result may be float32 then."""
-    if getattr(arrays[0], "dtype", None) is bfloat16:
-        return True
-    return all_of_them and len(arrays) > 1 and any(getattr(x, "dtype", None) is bfloat16 for x in arrays)
 
 
 def _complexified(op: Op, inputs: tuple[Any, ...]) -> tuple[Any, ...] | None:
@@ -351,16 +384,3 @@ def _complexified(op: Op, inputs: tuple[Any, ...]) -> tuple[Any, ...] | None:
             wanted = np.result_type(x.data.dtype, np.complex64)
             turned[i], found = apply(cast, x, dtype=wanted, source=x.data.dtype), True
     return tuple(turned) if found else None
-
-
-def _deciding(arrays: list[Any]) -> list[Any]:
-    """The dtypes that decide: those of arrays with dimensions, unless one without has a number of a higher kind."""
-    dtypes = [(x.dtype if hasattr(x, "dtype") else type(x), getattr(x, "ndim", 0)) for x in arrays if x is not None]
-    dimensioned = [dtype for dtype, ndim in dtypes if ndim]
-    floating = [dtype for dtype in dimensioned if isinstance(dtype, np.dtype) and dtype.kind not in "iub"]
-    if floating:
-        return floating
-    whole = [dtype for dtype in dimensioned if dtype.kind in "iu"]
-    if whole and all(dtype is int or dtype is bool or getattr(dtype, "kind", "f") in "iub" for dtype, _ in dtypes):
-        return whole
-    return [dtype for dtype, _ in dtypes]

@@ -14,8 +14,35 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 
+class _Off:
+    """In how many threads nothing is recorded: while there is none, an operation need not ask for its own."""
+
+    __slots__ = ("lock", "threads")
+
+    def __init__(self) -> None:
+        self.threads = 0
+        self.lock = threading.Lock()
+
+
+OFF = _Off()
+
+
 class _Mode(threading.local):
-    enabled = True
+    """This thread's."""
+
+    def __init__(self) -> None:
+        self._enabled = True
+
+    @property
+    def enabled(self) -> bool:
+        return self._enabled
+
+    @enabled.setter
+    def enabled(self, enabled: bool) -> None:
+        if enabled != self._enabled:
+            self._enabled = enabled
+            with OFF.lock:
+                OFF.threads += -1 if enabled else 1
 
 
 MODE = _Mode()

@@ -49,7 +49,8 @@ class Op:
     A gradient rule is `rule(F, g, out, *inputs, **params)`: from `g`, the gradient of the output, to the gradient of
     one input. `vjps` holds one rule per input (None: not differentiable); alternatively one joint `vjp`, which also
     gets `needs` (which inputs want a gradient) and returns a tuple. An input, or `out`, arrives as an array when
-    `saves` says so, else as its shape (`out`: None). When a graph of the gradient is wanted, arrays arrive as tensors.
+    `saves` says so, else as its shape (`out` as None; an elementwise op's input, too, where it has the shape of `g`).
+    When a graph of the gradient is wanted, arrays arrive as tensors.
     With `aux`, rules get `aux=`; where `F.raw` is false they must compute it again from the inputs instead of
     differentiating through it (unless it is constant, as indices are).
 
@@ -102,6 +103,15 @@ class Op:
     """By bit mask of the inputs that need a gradient: which inputs, and last whether `out`, are kept for backward."""
     many: bool = field(init=False)
     """Has several outputs."""
+    joint: bool = field(init=False)
+    """Its gradients are not computed by one rule for each input."""
+    small_forward: Callable[..., Any] = field(init=False)
+    small_vjps: tuple[Rule | None, ...] = field(init=False)
+    """`forward` and `vjps` for arrays of less than `LEAST` elements, for which fused loops do not pay."""
+    lone: bool = field(init=False)
+    """It has one input, and one rule that says all about its gradient."""
+    short: tuple[bool, ...] = field(init=False)
+    """By input: there is a short cut for its gradient, `adds` or `writes`."""
     keeps: bool = field(init=False)
     """Its nodes hold values that a backward frees."""
     params: tuple[str, ...] = field(init=False)
@@ -124,8 +134,15 @@ class Op:
         if self.elementwise and self.shape is None:
             object.__setattr__(self, "shape", broadcast_shape)
         object.__setattr__(self, "many", self.outputs != ("out",))
-        object.__setattr__(self, "keeps", self.aux or any(self.saves))
         object.__setattr__(self, "broadcasts", self.broadcasts or (self.elementwise and len(self.inputs) > 1))
+        object.__setattr__(self, "joint", self.vjp is not None or not self.vjps)
+        object.__setattr__(self, "small_forward", self.forward)
+        object.__setattr__(self, "small_vjps", self.vjps)
+        writes = self.writes or (None,) * len(self.vjps)
+        object.__setattr__(self, "short", tuple([self.adds is not None or each is not None for each in writes]))
+        lone = len(self.vjps) == 1 and self.vjps[0] is not None and not self.broadcasts
+        object.__setattr__(self, "lone", lone and not self.joint and not any(self.short))
+        object.__setattr__(self, "keeps", self.aux or any(self.saves))
         object.__setattr__(self, "variadic", bool(code.co_flags & 0x04))
         object.__setattr__(self, "keep", tuple(_keep_table(self.inputs, self.saves)))
 

@@ -62,7 +62,7 @@ def _count(more: int) -> None:
     global _blocks
     with _LOCK:
         _blocks += more
-        graph.Node = _chosen if _blocks else Node  # type: ignore[misc, assignment]
+        graph.make_by(node=_chosen if _blocks else Node)
 
 
 def _chosen(*fields: Any) -> Node:

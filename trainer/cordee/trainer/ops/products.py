@@ -12,7 +12,7 @@ import numpy as np
 
 from cordee.trainer.array import is_float
 from cordee.trainer.autograd.casting import autocasts
-from cordee.trainer.autograd.graph import apply
+from cordee.trainer.autograd.graph import apply, binary
 from cordee.trainer.autograd.out import into
 from cordee.trainer.autograd.record import NO_ERRORS, Shape, broadcast_shape, op, shape_of
 from cordee.trainer.errors import ShapeError
@@ -91,6 +91,8 @@ MATMUL = op(
     ],
 )  # fmt: skip
 
+_matrices = binary(MATMUL)
+
 
 def matmul(input: Tensor, other: Tensor, *, out: Tensor | None = None) -> Tensor:
     """The matrix product `input @ other`; a 1-dimensional operand is a row on the left, a column on the right.
@@ -100,9 +102,9 @@ def matmul(input: Tensor, other: Tensor, *, out: Tensor | None = None) -> Tensor
     """
     if out is not None:
         return into(out, matmul(input, other))
-    left, right = input.ndim, other.ndim
+    left, right = input.data.ndim, other.data.ndim
     if left >= 2 and right >= 2:
-        return apply(MATMUL, input, other)  # type: ignore[no-any-return]
+        return _matrices(input, other)
     if left == 0 or right == 0:
         raise ShapeError(f"matmul: needs at least one dimension on both sides, not {input.shape} and {other.shape}")
     if input.shape[-1] != other.shape[-2 if right > 1 else 0]:
@@ -111,7 +113,7 @@ def matmul(input: Tensor, other: Tensor, *, out: Tensor | None = None) -> Tensor
             f"shape {other.shape} has {other.shape[-2 if right > 1 else 0]} in its "
             f"{'second-last' if right > 1 else 'only'} dimension: they must be equal"
         )
-    result = apply(MATMUL, unsqueeze(input, 0) if left == 1 else input, unsqueeze(other, 1) if right == 1 else other)
+    result = _matrices(unsqueeze(input, 0) if left == 1 else input, unsqueeze(other, 1) if right == 1 else other)
     shape = result.shape
     if left == 1:
         shape = (*shape[:-2], shape[-1])
@@ -131,7 +133,7 @@ def mm(input: Tensor, mat2: Tensor, *, out: Tensor | None = None) -> Tensor:
         return into(out, mm(input, mat2))
     if input.data.ndim != 2 or mat2.data.ndim != 2:
         _require_ndim("mm", input=(input, 2), mat2=(mat2, 2))
-    return apply(MATMUL, input, mat2)  # type: ignore[no-any-return]
+    return _matrices(input, mat2)
 
 
 def bmm(input: Tensor, mat2: Tensor, *, out: Tensor | None = None) -> Tensor:
@@ -144,7 +146,7 @@ def bmm(input: Tensor, mat2: Tensor, *, out: Tensor | None = None) -> Tensor:
             f"bmm: input of shape {input.shape} is a batch of {input.shape[0]}, mat2 of shape {mat2.shape} of "
             f"{mat2.shape[0]}: they must be equal (matmul broadcasts)"
         )
-    return apply(MATMUL, input, mat2)  # type: ignore[no-any-return]
+    return _matrices(input, mat2)
 
 
 @autocasts("widest on cpu")
@@ -177,7 +179,7 @@ def inner(input: Tensor, other: Tensor) -> Tensor:
             f"inner: input of shape {input.shape} has {input.shape[-1]} elements in its last dimension, other of "
             f"shape {other.shape} has {other.shape[-1]}: they must be equal"
         )
-    out = apply(MATMUL, _as_rows(input), _as_rows(other).swapaxes(0, 1))
+    out = _matrices(_as_rows(input), _as_rows(other).swapaxes(0, 1))
     return reshape(out, (*input.shape[:-1], *other.shape[:-1]))
 
 

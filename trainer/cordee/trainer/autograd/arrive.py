@@ -1,0 +1,82 @@
+"""How a gradient arrives at a leaf: through its hooks into its `.grad`, or right where an optimiser wants it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from cordee.trainer.array import array_module, is_float
+from cordee.trainer.autograd.graph import apply
+from cordee.trainer.autograd.hooks import HOOKS
+from cordee.trainer.autograd.record import REGISTRY, Op
+from cordee.trainer.tensors import Leaf, Tensor, wrap
+
+__all__ = ["add_array", "add_tensor", "as_gradient", "cast", "to_leaf", "write"]
+
+
+def to_leaf(leaf: Leaf, g: Any, recorded: bool) -> None:
+    """A gradient has reached a leaf: through its hooks into its `.grad`."""
+    hooked = leaf in HOOKS
+    (add_tensor if recorded else add_array)(leaf, HOOKS.run(leaf, g) if hooked else g)
+    if hooked:
+        HOOKS.accumulated(leaf)
+
+
+def add_array(leaf: Leaf, g: Any) -> None:
+    """Add an array to a leaf's gradient; the first one is written to where the optimiser wants it."""
+    tensor = leaf.ref()
+    if tensor is None:
+        return
+    known = tensor._grad
+    if known is not None:
+        if known._node is None:
+            known.data += g
+        else:
+            tensor._grad = wrap(array_module(known.data).asarray(known.data + g))
+        return
+    sink = tensor._sink
+    if sink is None:
+        tensor._grad = wrap(array_module(g).array(g, dtype=tensor.data.dtype, order="C"))
+    else:
+        sink[...] = g
+        tensor._grad = wrap(sink)
+
+
+def add_tensor(leaf: Leaf, g: Tensor) -> None:
+    """Add a tensor to a leaf's gradient, keeping the graph."""
+    tensor = leaf.ref()
+    if tensor is None:
+        return
+    g = as_gradient(g, tensor)
+    # As in PyTorch a copy: what arrives may be another leaf's gradient, too, and is not to be added to through this.
+    tensor._grad = apply(REGISTRY["clone"], g) if tensor._grad is None else tensor._grad + g
+
+
+def write(op: Op, i: int, edge: Any, F: Any, g: Any, out: Any, inputs: tuple[Any, ...], params: dict[str, Any]) -> bool:
+    """Let the op compute a leaf's first gradient right where the optimiser wants it, if it can: saves a copy."""
+    rule = op.writes[i]
+    tensor = edge.ref() if rule is not None and type(edge) is Leaf else None
+    if rule is None or tensor is None or tensor._grad is not None or (HOOKS and edge in HOOKS):
+        return False
+    sink = tensor._sink
+    if sink is None or sink.dtype != g.dtype:
+        return False
+    rule(F, sink, g, out, *inputs, **params)
+    tensor._grad = wrap(sink)
+    return True
+
+
+def cast(gradient: Tensor, dtype: Any) -> Tensor:
+    """A gradient in a dtype, still in its graph."""
+    return (
+        gradient
+        if gradient.data.dtype == dtype
+        else apply(REGISTRY["cast"], gradient, dtype=dtype, source=gradient.data.dtype)
+    )
+
+
+def as_gradient(value: Any, tensor: Tensor) -> Tensor:
+    """What was found for a tensor, as a tensor of its dtype (operations of mixed dtypes compute in the widest)."""
+    dtype = tensor.data.dtype
+    if isinstance(value, Tensor):
+        return cast(value, dtype) if is_float(dtype) else value
+    return wrap(array_module(tensor.data).asarray(value, dtype if is_float(dtype) else None))
