@@ -23,6 +23,8 @@ FILES = (
     "test_nn_module.py",
     "test_ops_laws.py",
     "test_inplace.py",
+    "test_autocast.py",
+    "test_mixed_precision.py",
 )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import math
 from typing import Any
 
@@ -10,7 +11,7 @@ import pytest
 
 import cordee.trainer as ct
 from cordee.trainer import amp, data, elastic, nn, optim
-from cordee.trainer.array import as_array, bfloat16, to_numpy
+from cordee.trainer.array import as_array, bfloat16, device_name, to_numpy
 
 # -- the scaler --------------------------------------------------------------------------------------------------------
 
@@ -20,7 +21,7 @@ def _parameter(value: float = 1.0) -> nn.Parameter:
 
 
 def _scaler(**options: Any) -> amp.GradScaler:
-    return amp.GradScaler("cpu", **{"init_scale": 8.0, "growth_interval": 2, **options})
+    return amp.GradScaler(device_name(), **{"init_scale": 8.0, "growth_interval": 2, **options})
 
 
 def test_scaling_and_unscaling_change_nothing() -> None:
@@ -232,7 +233,7 @@ def test_masters_are_what_float32_parameters_would_be(kind: str, dtype: Any, siz
         start.grad = ct.full((size,), 0.25 * (1 + step % 3))
         exact.step()
     (group,) = optimizer.groups
-    np.testing.assert_array_equal(group.arrays(0)["master"], to_numpy(start.data))
+    np.testing.assert_array_equal(to_numpy(group.arrays(0)["master"]), to_numpy(start.data))
     np.testing.assert_array_equal(to_numpy(weight.data), to_numpy(start.data).astype(dtype))
     assert all(each.dtype == np.float32 for each in group.state.values())
 
@@ -250,11 +251,11 @@ def test_small_updates_add_up_on_masters_alone() -> None:
 
 def test_masters_follow_what_is_written_to_the_parameters() -> None:
     weight, optimizer = _trained(ct.bfloat16, KINDS["adamw"], master_weights=True)
-    before = optimizer.groups[0].arrays(0)["master"].copy()
+    before = to_numpy(optimizer.groups[0].arrays(0)["master"]).copy()
     weight.data[2] = bfloat16.type(5.0)
     optimizer.param_groups[0]["lr"] = 0.0
     optimizer.step()
-    after = optimizer.groups[0].arrays(0)["master"]
+    after = to_numpy(optimizer.groups[0].arrays(0)["master"])
     before[2] = 5.0
     np.testing.assert_array_equal(after, before)
 
@@ -267,7 +268,7 @@ def test_masters_are_saved_and_restored() -> None:
     for p, o in ((weight, optimizer), (twin, other)):
         p.grad = ct.ones(7, dtype=ct.bfloat16)
         o.step()
-    np.testing.assert_array_equal(other.groups[0].state["master"], optimizer.groups[0].state["master"])
+    np.testing.assert_array_equal(*(to_numpy(each.groups[0].state["master"]) for each in (other, optimizer)))
 
 
 def test_float32_parameters_have_no_masters() -> None:
@@ -278,7 +279,7 @@ def test_float32_parameters_have_no_masters() -> None:
 # -- beside PyTorch ----------------------------------------------------------------------------------------------------
 
 
-def _trained_under_autocast(L: Any, dtype: str, scaled: bool) -> list[float]:
+def _trained_under_autocast(L: Any, dtype: str, scaled: bool, device: str = "cpu") -> list[float]:
     """Losses of a small classifier (embedding, attention, norm, GELU) over 30 steps, in either library."""
     nn_, functional = L.nn, L.nn.functional
     rng = np.random.default_rng(0)
@@ -292,11 +293,11 @@ def _trained_under_autocast(L: Any, dtype: str, scaled: bool) -> list[float]:
     tokens, labels = rng.integers(0, 11, (16, 6)), rng.integers(0, 5, 16)
     tokens, labels = L.tensor(tokens), L.tensor(labels)
     optimizer = L.optim.AdamW(parameters, lr=0.02)
-    scaler = L.amp.GradScaler("cpu", init_scale=2.0**14, growth_interval=7, enabled=scaled)
+    scaler = L.amp.GradScaler(device, init_scale=2.0**14, growth_interval=7, enabled=scaled)
     losses = []
     for _ in range(30):
         optimizer.zero_grad()
-        with L.autocast("cpu", dtype=getattr(L, dtype)):
+        with L.autocast(device, dtype=getattr(L, dtype)):
             x = functional.embedding(tokens, table)
             q, k, v = functional.linear(functional.layer_norm(x, (8,)), w_qkv).chunk(3, -1)
             x = x + functional.scaled_dot_product_attention(q, k, v)
@@ -318,7 +319,7 @@ THEIRS = {
 
 @pytest.mark.parametrize(("dtype", "scaled"), [("bfloat16", False), ("float16", True)])
 def test_training_under_autocast_goes_as_pytorchs_does(dtype: str, scaled: bool) -> None:
-    losses = _trained_under_autocast(ct, dtype, scaled)
+    losses = _trained_under_autocast(ct, dtype, scaled, device_name())
     np.testing.assert_allclose(losses[::10], THEIRS[dtype, scaled], rtol=0.02)
     assert losses[-1] < 0.5 * losses[0]
 
@@ -329,3 +330,35 @@ def test_every_loss_under_autocast_is_near_pytorchs(dtype: str, scaled: bool) ->
     torch = pytest.importorskip("torch")
     theirs = _trained_under_autocast(torch, dtype, scaled)
     np.testing.assert_allclose(_trained_under_autocast(ct, dtype, scaled), theirs, rtol=0.03)
+
+
+# -- TF32 --------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def tf32() -> Any:
+    """As it was, afterwards."""
+    before = ct.backends.cuda.matmul.allow_tf32
+    yield ct.backends.cuda.matmul
+    ct.backends.cuda.matmul.allow_tf32 = before
+
+
+def test_tf32_is_off_until_it_is_allowed_and_cupy_is_told(tf32: Any) -> None:
+    assert not tf32.allow_tf32
+    for precision, allowed in (("high", True), ("highest", False), ("medium", True)):
+        ct.set_float32_matmul_precision(precision)
+        assert tf32.allow_tf32 is allowed
+        assert ct.get_float32_matmul_precision() == ("high" if allowed else "highest")
+        if device_name() == "cuda":
+            core = importlib.import_module("cupy._core._routines_linalg")
+            assert (core.get_compute_type(np.dtype("float32")) == core.COMPUTE_TYPE_TF32) is allowed
+    with pytest.raises(ValueError, match="highest, high, medium"):
+        ct.set_float32_matmul_precision("low")
+
+
+def test_on_the_cpu_tf32_changes_nothing(tf32: Any) -> None:
+    a = ct.Tensor(as_array(np.random.default_rng(0).standard_normal((9, 9)).astype(np.float32)))
+    exact = to_numpy((a @ a).data)
+    tf32.allow_tf32 = True
+    if device_name() == "cpu":
+        np.testing.assert_array_equal(to_numpy((a @ a).data), exact)

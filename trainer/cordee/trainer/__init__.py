@@ -50,6 +50,7 @@ if TYPE_CHECKING:
     from cordee.trainer import (
         amp,
         array_api,
+        backends,
         checkpoint,
         data,
         elastic,
@@ -75,6 +76,7 @@ if TYPE_CHECKING:
         set_autocast_dtype,
         set_autocast_enabled,
     )
+    from cordee.trainer.backends import get_float32_matmul_precision, set_float32_matmul_precision
     from cordee.trainer.func import vmap
     from cordee.trainer.interop import from_dlpack, load, save
 
@@ -104,6 +106,7 @@ __all__ = [
     "array_api",
     "autocast",
     "autograd",
+    "backends",
     "bfloat16",
     "bool",
     "cdouble",
@@ -132,6 +135,7 @@ __all__ = [
     "func",
     "get_autocast_dtype",
     "get_default_dtype",
+    "get_float32_matmul_precision",
     "get_num_threads",
     "get_printoptions",
     "get_rng_state",
@@ -167,6 +171,7 @@ __all__ = [
     "set_autocast_enabled",
     "set_default_dtype",
     "set_device",
+    "set_float32_matmul_precision",
     "set_grad_enabled",
     "set_num_threads",
     "set_printoptions",
@@ -186,6 +191,7 @@ _LAZY = frozenset(
     (
         "amp",
         "array_api",
+        "backends",
         "checkpoint",
         "data",
         "elastic",
@@ -202,6 +208,8 @@ _LAZY = frozenset(
 )
 _ELSEWHERE = {"cuda": ("devices", None), "from_dlpack": ("interop", "from_dlpack"), "load": ("interop", "load"),
               "save": ("interop", "save"), "vmap": ("func", "vmap"),
+              "get_float32_matmul_precision": ("backends", "get_float32_matmul_precision"),
+              "set_float32_matmul_precision": ("backends", "set_float32_matmul_precision"),
               **{name: ("amp", name) for name in (
                   "autocast", "clear_autocast_cache", "get_autocast_dtype", "is_autocast_available",
                   "is_autocast_cache_enabled", "is_autocast_enabled", "set_autocast_cache_enabled",

@@ -10,7 +10,6 @@ _COMPILED = "there is no compiler yet: leave the line out, the result is the sam
 INSTEAD = {
     "Generator": "there are no generators: ct.manual_seed(n) seeds everything, DataLoader(seed=…) the order of samples",
     "GradScaler": "it is ct.amp.GradScaler, as in PyTorch",
-    "backends": "there is nothing to set: CORDEE_DEVICE chooses the device, and results are deterministic",
     "compile": _COMPILED,
     "jit": _COMPILED,
     "distributed": "ct.elastic trains on several workers: one script, started by `cordee run`",

@@ -33,6 +33,7 @@ __all__ = [
     "default_module",
     "device_name",
     "get_num_threads",
+    "get_tf32",
     "is_complex",
     "is_float",
     "on_num_threads",
@@ -40,6 +41,7 @@ __all__ = [
     "set_default_dtype",
     "set_device",
     "set_num_threads",
+    "set_tf32",
     "to_numpy",
 ]
 
@@ -62,6 +64,7 @@ class _State:
     module: Any = None  # resolved at first use, so that importing costs nothing
     dtype: np.dtype[Any] = float32
     threads: int = 1
+    tf32: bool | None = None  # as the environment says
     watchers: tuple[Callable[[int], None], ...] = ()  # are told of another number of threads
 
 
@@ -91,6 +94,8 @@ def set_device(device: str) -> None:
     if device == "cuda" and lack:
         raise DeviceError(f"CORDEE_DEVICE is cuda, but {lack}; or use cpu")
     _State.module = module
+    if _State.tf32 is not None:
+        set_tf32(_State.tf32)
 
 
 def _cupy_with_device() -> tuple[Any, str]:
@@ -200,6 +205,21 @@ def on_num_threads(watcher: Callable[[int], None]) -> None:
 def get_num_threads() -> int:
     """How many threads BLAS may use."""
     return _State.threads
+
+
+def set_tf32(allowed: bool) -> None:
+    """Let products of float32 on a GPU be computed in TF32, or not. Part of what identifies the numbers."""
+    _State.tf32 = allowed
+    if _State.module not in (None, np):  # else it is told when it is chosen
+        core = importlib.import_module("cupy._core._routines_linalg")
+        core.set_compute_type(float32, core.COMPUTE_TYPE_TF32 if allowed else core.COMPUTE_TYPE_DEFAULT)
+
+
+def get_tf32() -> bool:
+    """Whether products of float32 on a GPU may be computed in TF32."""
+    if _State.tf32 is None:
+        return int(os.environ.get("CUPY_TF32", "0")) > 0
+    return _State.tf32
 
 
 def _threads_from_environment() -> int:

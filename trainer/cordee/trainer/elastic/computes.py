@@ -16,7 +16,7 @@ import numpy as np
 import threadpoolctl  # type: ignore[import-untyped]
 
 from cordee.trainer import devices, kernels
-from cordee.trainer.array import default_module, get_num_threads
+from cordee.trainer.array import default_module, get_num_threads, get_tf32
 
 __all__ = ["computes_with"]
 
@@ -34,7 +34,8 @@ def computes_with() -> tuple[str, ...]:
         f"{threads} thread" + ("s" if threads != 1 else ""),
     ]
     if devices.is_available():
-        parts.append(f"CuPy {default_module().__version__} on {devices.get_device_name()}")
+        tf32 = " with TF32" if get_tf32() else ""
+        parts.append(f"CuPy {default_module().__version__} on {devices.get_device_name()}{tf32}")
     return tuple(parts)
 
 

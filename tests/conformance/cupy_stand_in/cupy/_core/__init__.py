@@ -1,0 +1,1 @@
+"""Of CuPy's core only what the engine sets there."""
