@@ -201,8 +201,12 @@ def _training(made: dashboard.Dashboard) -> None:
     made.with_panel(
         lines(
             "Goodput",
-            "Share of time that went into steps that count.",
+            "Share of time that went into steps that count, and how much of that was waiting for data.",
             Ask(f"clamp_max({rate('job_useful_seconds_total')} / {rate('job_training_seconds_total')}, 1)", "goodput"),
+            Ask(
+                f"clamp_max({rate('job_data_wait_seconds_total')} / {rate('job_training_seconds_total')}, 1)",
+                "of it, waiting for data",
+            ),
             unit="percentunit",
             most=1.0,
             width=8,

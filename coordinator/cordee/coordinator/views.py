@@ -108,6 +108,7 @@ class JobView(TypedDict):
     samples: int
     samples_per_second: float | None
     step_seconds: float | None
+    data_seconds: float | None
     metrics: dict[str, float | None]
     weights_sha256: str | None
     weights_path: str | None

@@ -45,6 +45,7 @@ def job(**changes: Any) -> JobView:
         "samples": 640,
         "samples_per_second": 12345.6,
         "step_seconds": 0.01,
+        "data_seconds": 0.0,
         "metrics": {"accuracy": 0.97, "missing": None},
         "weights_sha256": None,
         "weights_path": None,
@@ -97,6 +98,7 @@ def test_plain_lines_tell_news_at_once_and_progress_every_few_seconds(capsys: py
     assert "step 60/100" in told(1.0, step=60)
     assert told(60.0, step=60) == ""  # nothing has happened
     assert "recoveries 1" in told(0.1, step=60, recoveries=1)
+    assert "waits for data 25% of the time" in told(60.0, step=61, data_seconds=0.0025)
     assert "workers 2/3" in told(0.1, workers={"min": 1, "max": 3, "wanted": 3, "now": 2}, recoveries=1)
     assert "recovering, waiting for workers" in told(0.1, state="recovering", reason="waiting for workers")
     assert told(0.5, step=70, epoch=2, state="recovering", reason="waiting for workers") == ""

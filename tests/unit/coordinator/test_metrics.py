@@ -1,6 +1,7 @@
 """What Prometheus sees: names, counters that never fall, series that end, and where each number comes from."""
 
 import asyncio
+import math
 import re
 import time
 from dataclasses import replace
@@ -136,6 +137,17 @@ def test_what_is_done_again_is_not_useful() -> None:
     assert counts.redone == 40
     assert counts.useful == pytest.approx(110 * 0.1)
     assert counts.step.total == pytest.approx(150 * 0.1)
+
+
+def test_waits_for_data_are_a_part_of_what_is_useful() -> None:
+    counts = JobCounts()
+    counts.advanced(0, 100, 0.1, 0.025)
+    counts.advanced(100, 61, 0.1, 0.025)  # steps that are done again are not useful, nor are their waits
+    counts.advanced(61, 110, 0.1, 7.0)  # a worker that tells nonsense
+    assert counts.data_waits == pytest.approx(100 * 0.025 + 10 * 0.1)
+    counts.waited(0, 100, {"a-1-w0": 0.025, "a-1-w1": math.nan})
+    counts.waited(100, 102, {"a-1-w0": 0.5, "a-1-w1": -1.0})
+    assert counts.waits == {"a-1-w0": pytest.approx(3.5), "a-1-w1": 0.0}
 
 
 @given(st.lists(st.tuples(st.integers(1, 30), st.booleans(), st.integers(1, 50)), max_size=30))

@@ -145,6 +145,29 @@ def test_what_an_elastic_step_reads_is_loaded_ahead() -> None:
     assert loaded.count(8) == 1
 
 
+@pytest.mark.parametrize("num_workers", [0, 1])
+def test_how_long_a_step_waits_for_data_is_told(num_workers: int) -> None:
+    ready = threading.Event()
+
+    class Slow(data.Dataset):
+        def __len__(self) -> int:
+            return 4
+
+        def __getitem__(self, number: int) -> int:
+            ready.wait(0.02)  # nobody sets it
+            return number
+
+    loader = data.DataLoader(Slow(), batch_size=2, shards=2, num_workers=num_workers)
+    loader.expect(0, 0, (0, 2))
+    assert loader.waited_seconds == 0.0
+    loader.shard_batch(0, 0, 0)
+    first = loader.waited_seconds
+    assert first >= 0.01 if num_workers == 0 else first > 0.0
+    for _ in loader:
+        pass
+    assert loader.waited_seconds > first
+
+
 def test_every_sample_comes_once_with_many_threads() -> None:
     loader = DataLoader(TensorDataset(np.arange(1000)), 7, shuffle=True, num_workers=4)
     assert sorted(int(value) for batch in loader for value in batch.x.numpy()) == list(range(1000))

@@ -30,6 +30,12 @@ def test_a_missing_loss_stays_missing() -> None:
     assert header.losses[1] == 1.5
 
 
+def test_times_survive_the_wire() -> None:
+    header = StepHeader(1, False, (), np.zeros(0, np.bool_), shard_seconds=0.5, data_seconds=0.25)
+    again = StepHeader.unpack(header.pack())
+    assert (again.shard_seconds, again.data_seconds) == (0.5, 0.25)
+
+
 @pytest.mark.parametrize("junk", [b"", b"\0" * 5, b"\xff" * 30])
 def test_junk_is_refused_with_a_sentence(junk: bytes) -> None:
     with pytest.raises(ValueError, match="cannot be read"):

@@ -348,6 +348,21 @@ def test_a_rate_is_not_measured_across_a_rendezvous() -> None:
     assert told.samples_per_second == pytest.approx(6400)
 
 
+def test_who_waits_longest_for_data_is_what_a_step_waits_for() -> None:
+    meter = ProgressMeter(Clock())
+    meter.members = ("job-w3", "job-w1")
+    meter.add(report(1, shard_seconds=(0.1, 0.1), data_seconds=(0.5, 0.0)))
+    meter.add(report(2, shard_seconds=(0.1, 0.1), data_seconds=(0.25, 1.0)))
+    told = meter.take(1)
+    assert told is not None
+    assert told.data_seconds == pytest.approx((0.5 + 1.0) / 2)
+    assert [(pace.worker, pace.data_seconds) for pace in told.paces] == [("job-w3", 0.375), ("job-w1", 0.5)]
+    meter.add(report(3, shard_seconds=(0.1, 0.1), data_seconds=(0.0, 0.0)))
+    told = meter.take(1)
+    assert told is not None
+    assert told.data_seconds == 0.0
+
+
 def test_paces_are_means_by_member_since_the_last_message() -> None:
     clock = Clock()
     meter = ProgressMeter(clock)

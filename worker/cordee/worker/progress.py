@@ -32,6 +32,8 @@ class ProgressMeter:
         self._steps = 0
         self._seconds = 0.0
         self._paces: list[tuple[float, ...]] = []
+        self._waits: list[tuple[float, ...]] = []
+        self._data_seconds = 0.0
         self._next_at = float("-inf")
         self._before: tuple[float, int] | None = None  # when the last message was made, and the samples it told of
 
@@ -41,8 +43,10 @@ class ProgressMeter:
             self._newest = report
             self._steps += 1
             self._seconds += report.seconds
+            self._data_seconds += max(report.data_seconds, default=0.0)
             if self.members:
                 self._paces.append(report.shard_seconds)
+                self._waits.append(report.data_seconds)
             return self._clock() >= self._next_at
 
     def take(self, generation: int) -> pb.Progress | None:
@@ -54,6 +58,8 @@ class ProgressMeter:
             now = self._clock()
             self._newest, self._steps, self._seconds, self._next_at = None, 0, 0.0, now + INTERVAL_SECONDS
             paces, self._paces = self._paces, []
+            waits, self._waits = self._waits, []
+            data_seconds, self._data_seconds = self._data_seconds, 0.0
             before, self._before = self._before, (now, report.samples)
         step_seconds = seconds / steps
         if before is not None and now > before[0] and report.samples > before[1]:
@@ -71,20 +77,23 @@ class ProgressMeter:
             step_seconds=step_seconds,
             samples_per_second=rate,
             metrics=dict(report.metrics),
-            paces=self._mean_paces(paces),
+            paces=self._mean_paces(paces, waits),
+            data_seconds=data_seconds / steps,
         )
 
-    def _mean_paces(self, reports: list[tuple[float, ...]]) -> list[pb.Pace]:
-        """Of every member that had a shard, the mean of its seconds per shard."""
+    def _mean_paces(self, reports: list[tuple[float, ...]], waits: list[tuple[float, ...]]) -> list[pb.Pace]:
+        """Of every member that had a shard, the mean of its seconds per shard, and of those that it waited for data."""
+        waited = [sum(column) / len(column) for column in zip(*waits, strict=False)]
         means = []
-        for worker, column in zip(self.members, zip(*reports, strict=False), strict=False):
+        for rank, (worker, column) in enumerate(zip(self.members, zip(*reports, strict=False), strict=False)):
             told = [seconds for seconds in column if not math.isnan(seconds)]
             if told:
-                means.append(pb.Pace(worker=worker, shard_seconds=sum(told) / len(told)))
+                data_seconds = waited[rank] if rank < len(waited) else 0.0
+                means.append(pb.Pace(worker=worker, shard_seconds=sum(told) / len(told), data_seconds=data_seconds))
         return means
 
     def pause(self) -> None:
         """Training stands still for a rendezvous: the next rate is not measured across it, nor are paces."""
         with self._lock:
             self._before = None
-            self._paces = []
+            self._paces, self._waits = [], []

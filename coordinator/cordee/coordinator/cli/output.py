@@ -122,6 +122,8 @@ def _present(job: "JobView") -> str:
 
 Column = tuple[str, Callable[["JobView"], str]]
 
+_WORTH_A_WORD: Final = 0.02
+
 _COLUMNS: Final[tuple[Column, ...]] = (
     ("JOB", lambda job: job["id"]),
     ("STATE", lambda job: job["state"]),
@@ -261,4 +263,13 @@ def progress_words(job: "JobView") -> list[str]:
         words.append(f"loss {number(job['loss'])}")
     if job["samples_per_second"]:
         words.append(f"{job['samples_per_second']:,.0f} samples/s")
+    waits = _share_of_waits(job)
+    if waits >= _WORTH_A_WORD:
+        words.append(f"waits for data {waits:.0%} of the time")
     return words
+
+
+def _share_of_waits(job: "JobView") -> float:
+    """Which part of a step goes into waiting for data."""
+    waited, step = job.get("data_seconds"), job["step_seconds"]  # an older coordinator does not say
+    return waited / step if waited and step else 0.0

@@ -7,7 +7,7 @@ the workers, who attach again by themselves. What the machines decide is carried
 import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncIterator, Callable, Collection, Iterable
+from collections.abc import AsyncIterator, Callable, Collection, Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -337,11 +337,15 @@ class Controller:
         """The id of the job whose worker token it is."""
         return self._register.of_token(token)
 
-    def progress(self, job: Job, told: Progress) -> None:
-        """Rank 0's word on how far training is."""
+    def progress(self, job: Job, told: Progress, waits: Mapping[str, float]) -> None:
+        """Rank 0's word on how far training is; `waits`: by worker, how long it waited for data in each step."""
         before = job.progress.step
         if job.advance(told) and told.step != before:
-            self.metrics.observe_steps(job.id, before, told.step, told.step_seconds)
+            self.metrics.observe_steps(job.id, before, told.step, told.step_seconds, told.data_seconds)
+            world = job.machine.record.world
+            members = {member.worker for member in world.members} if world is not None else ()
+            known = {worker: seconds for worker, seconds in waits.items() if worker in members}
+            self.metrics.observe_waits(job.id, before, told.step, known)
 
     def checkpointed(self, job: Job, step: int, num_bytes: int, seconds: float) -> None:
         """A checkpoint has been committed, after so many seconds."""

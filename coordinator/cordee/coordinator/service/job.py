@@ -48,6 +48,8 @@ class Progress:
     step_seconds: float | None = None
     samples_per_second: float | None = None
     metrics: Mapping[str, float | None] = field(default_factory=dict[str, float | None])
+    data_seconds: float | None = None
+    """Of `step_seconds`: how long it waits for data."""
     checkpoint_step: int | None = None
     checkpoint_at: float | None = None
 
@@ -215,6 +217,7 @@ class Job:
             samples=result.samples if result is not None else progress.samples,
             samples_per_second=progress.samples_per_second,
             step_seconds=progress.step_seconds,
+            data_seconds=progress.data_seconds,
             metrics=metrics,
             weights_sha256=(result.weights_sha256 or None) if result is not None else None,
             weights_path=(result.weights_path or None) if result is not None else None,

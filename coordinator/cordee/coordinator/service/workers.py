@@ -289,8 +289,10 @@ def _on_progress(controller: Controller, session: _Session, message: pb.Progress
         step_seconds=finite(message.step_seconds) or None,
         samples_per_second=finite(message.samples_per_second) or None,
         metrics={name: finite(value) for name, value in metrics.items()},
+        data_seconds=finite(message.data_seconds),
     )
-    controller.progress(session.job, told)
+    waits = {pace.worker[:MAX_NAME]: pace.data_seconds for pace in message.paces[:_MAX_NAMES]}
+    controller.progress(session.job, told, waits)
     step = _step(session, message)
     paces = tuple((pace.worker, pace.shard_seconds) for pace in message.paces[:_MAX_NAMES])
     heard = events.WorkerHeard(session.worker, session.incarnation, step, paces=() if step is None else paces)

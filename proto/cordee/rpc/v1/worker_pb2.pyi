@@ -251,7 +251,7 @@ class Stop(_message.Message):
     def __init__(self, reason: _Optional[_Union[StopReason, str]] = ..., message: _Optional[str] = ...) -> None: ...
 
 class Progress(_message.Message):
-    __slots__ = ("generation", "step", "steps_total", "epoch", "epochs", "loss", "samples", "step_seconds", "samples_per_second", "metrics", "paces")
+    __slots__ = ("generation", "step", "steps_total", "epoch", "epochs", "loss", "samples", "step_seconds", "samples_per_second", "metrics", "paces", "data_seconds")
     class MetricsEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -270,6 +270,7 @@ class Progress(_message.Message):
     SAMPLES_PER_SECOND_FIELD_NUMBER: _ClassVar[int]
     METRICS_FIELD_NUMBER: _ClassVar[int]
     PACES_FIELD_NUMBER: _ClassVar[int]
+    DATA_SECONDS_FIELD_NUMBER: _ClassVar[int]
     generation: int
     step: int
     steps_total: int
@@ -281,15 +282,18 @@ class Progress(_message.Message):
     samples_per_second: float
     metrics: _containers.ScalarMap[str, float]
     paces: _containers.RepeatedCompositeFieldContainer[Pace]
-    def __init__(self, generation: _Optional[int] = ..., step: _Optional[int] = ..., steps_total: _Optional[int] = ..., epoch: _Optional[int] = ..., epochs: _Optional[int] = ..., loss: _Optional[float] = ..., samples: _Optional[int] = ..., step_seconds: _Optional[float] = ..., samples_per_second: _Optional[float] = ..., metrics: _Optional[_Mapping[str, float]] = ..., paces: _Optional[_Iterable[_Union[Pace, _Mapping]]] = ...) -> None: ...
+    data_seconds: float
+    def __init__(self, generation: _Optional[int] = ..., step: _Optional[int] = ..., steps_total: _Optional[int] = ..., epoch: _Optional[int] = ..., epochs: _Optional[int] = ..., loss: _Optional[float] = ..., samples: _Optional[int] = ..., step_seconds: _Optional[float] = ..., samples_per_second: _Optional[float] = ..., metrics: _Optional[_Mapping[str, float]] = ..., paces: _Optional[_Iterable[_Union[Pace, _Mapping]]] = ..., data_seconds: _Optional[float] = ...) -> None: ...
 
 class Pace(_message.Message):
-    __slots__ = ("worker", "shard_seconds")
+    __slots__ = ("worker", "shard_seconds", "data_seconds")
     WORKER_FIELD_NUMBER: _ClassVar[int]
     SHARD_SECONDS_FIELD_NUMBER: _ClassVar[int]
+    DATA_SECONDS_FIELD_NUMBER: _ClassVar[int]
     worker: str
     shard_seconds: float
-    def __init__(self, worker: _Optional[str] = ..., shard_seconds: _Optional[float] = ...) -> None: ...
+    data_seconds: float
+    def __init__(self, worker: _Optional[str] = ..., shard_seconds: _Optional[float] = ..., data_seconds: _Optional[float] = ...) -> None: ...
 
 class Checkpointed(_message.Message):
     __slots__ = ("step", "path", "size_bytes", "seconds")

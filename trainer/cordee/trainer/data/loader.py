@@ -10,6 +10,7 @@ fast a batch comes, and no bit of it.
 from __future__ import annotations
 
 import itertools
+import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -124,6 +125,9 @@ class DataLoader:
         """The epoch that the next plain iteration (`for x, y in loader`) goes through; each one moves it on."""
         self._resume_at: tuple[int, int] | None = None
         self._position: tuple[int, int] | None = None
+        self.waited_seconds = 0.0
+        """How long batches and shards have been waited for so far: for data workers, or, without any, while they were
+        loaded."""
 
     # Sizes
 
@@ -182,7 +186,10 @@ class DataLoader:
             key = (course.number, epoch, index, shard)
             if course.ahead.expects(key):
                 return self._hand_out(self._take(course.ahead, key))
-        return self._hand_out(self._load(self._plan.task(epoch, index, start, stop)))
+        started = time.perf_counter()
+        fetched = self._load(self._plan.task(epoch, index, start, stop))
+        self.waited_seconds += time.perf_counter() - started
+        return self._hand_out(fetched)
 
     def expect(self, epoch: int, index: int, shards: tuple[int, int]) -> None:
         """Says that shards `[shards[0], shards[1])` of this batch are read next, then those of the following ones.
@@ -224,7 +231,9 @@ class DataLoader:
         try:
             for index in itertools.count(start) if num_batches is None else range(start, num_batches):
                 if ahead is None:
+                    started = time.perf_counter()
                     fetched = self._recipe(_whole_task(self._plan, epoch, index))
+                    self.waited_seconds += time.perf_counter() - started
                 else:
                     fetched = self._take(ahead, (number, epoch, index))
                 if num_batches is None:
@@ -271,11 +280,14 @@ class DataLoader:
         return fetched
 
     def _take(self, ahead: Ahead, key: Key) -> Fetched:
+        started = time.perf_counter()
         try:
             return ahead.take(key, self.timeout or None)
         except WorkerDiedError:
             ahead.close()
             raise
+        finally:
+            self.waited_seconds += time.perf_counter() - started
 
     def _hand_out(self, fetched: Fetched) -> Batch:
         fields = fetched.fields

@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 __all__ = ["Agreement", "StepHeader", "exact_sum", "mean", "unpack_all"]
 
-_FIXED = struct.Struct("<QBHdIIHII")
+_FIXED = struct.Struct("<QBHddIIHII")
 _CHANGE, _LEAVING, _CHECKPOINT = 1, 2, 4
 _NAME = struct.Struct("<H")
 
@@ -44,6 +44,8 @@ class StepHeader:
     """This worker finds that it is time to save the state that this step ends in."""
     shard_seconds: float = math.nan
     """How long it computed per shard; NaN: it had none."""
+    data_seconds: float = 0.0
+    """How long it waited for data in this step."""
     phase: int = 0
     """How many exchanges the step has had before this one (`Step.update` makes one in its middle)."""
 
@@ -55,6 +57,7 @@ class StepHeader:
                     _CHANGE * self.change_pending | _LEAVING * self.leaving | _CHECKPOINT * self.checkpoint,
                     self.phase,
                     self.shard_seconds,
+                    self.data_seconds,
                     len(self.losses),
                     len(self.touched),
                     len(self.measures),
@@ -81,9 +84,8 @@ class StepHeader:
     def unpack(data: bytes) -> StepHeader:
         """Raises `ValueError` when `data` is not a header."""
         try:
-            (step, flags, phase, shard_seconds, num_losses, num_touched, num_measures, num_buffers, num_ledger) = (
-                _FIXED.unpack_from(data)
-            )
+            step, flags, phase, shard_seconds, data_seconds, *counts = _FIXED.unpack_from(data)
+            num_losses, num_touched, num_measures, num_buffers, num_ledger = counts
             doubles = struct.Struct(f"<{num_losses}d")
             losses = doubles.unpack_from(data, _FIXED.size)
             at, num_bytes = _FIXED.size + doubles.size, -(-num_touched // 8)
@@ -112,6 +114,7 @@ class StepHeader:
             leaving=bool(flags & _LEAVING),
             checkpoint=bool(flags & _CHECKPOINT),
             shard_seconds=shard_seconds,
+            data_seconds=data_seconds,
             phase=phase,
         )
 
@@ -141,6 +144,8 @@ class Agreement:
     """Some member found that it is time to save the state that this step ends in."""
     shard_seconds: tuple[float, ...]
     """By rank: how long each computed per shard; NaN: it had none."""
+    data_seconds: tuple[float, ...]
+    """By rank: how long each waited for data."""
 
     @staticmethod
     def of(headers: Sequence[StepHeader]) -> Agreement:
@@ -149,6 +154,7 @@ class Agreement:
             all_leaving=all(header.leaving for header in headers),
             checkpoint=any(header.checkpoint for header in headers),
             shard_seconds=tuple(header.shard_seconds for header in headers),
+            data_seconds=tuple(header.data_seconds for header in headers),
         )
 
 

@@ -38,7 +38,14 @@ class Position:
         return replace(self, metrics=checked)
 
     def progress(
-        self, *, epoch: int, epochs: int, steps_per_epoch: int, seconds: float, shard_seconds: tuple[float, ...]
+        self,
+        *,
+        epoch: int,
+        epochs: int,
+        steps_per_epoch: int,
+        seconds: float,
+        shard_seconds: tuple[float, ...],
+        data_seconds: tuple[float, ...],
     ) -> ProgressReport:
         """As the job is told of a step that ends here, in `epoch` of `epochs`, and took `seconds`."""
         return ProgressReport(
@@ -51,6 +58,7 @@ class Position:
             seconds=seconds,
             metrics=self.metrics,
             shard_seconds=shard_seconds,
+            data_seconds=data_seconds,
         )
 
     def to_json(self) -> dict[str, Any]:

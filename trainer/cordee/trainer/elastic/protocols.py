@@ -113,6 +113,8 @@ class ProgressReport:
     metrics: Mapping[str, float] = field(default_factory=dict)
     shard_seconds: tuple[float, ...] = ()
     """By rank: how long each member computed per shard in this step; NaN: it had no shard."""
+    data_seconds: tuple[float, ...] = ()
+    """By rank: how long each member waited for data in this step."""
 
 
 @dataclass(frozen=True)

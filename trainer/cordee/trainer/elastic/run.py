@@ -314,6 +314,7 @@ class Run:
                 steps_per_epoch=len(self.loader),
                 seconds=step.seconds,
                 shard_seconds=agreement.shard_seconds,
+                data_seconds=agreement.data_seconds,
             )
         )
         self._agreement = agreement

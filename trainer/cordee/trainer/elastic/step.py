@@ -123,6 +123,7 @@ class Step:
         self._losses: list[float] = []
         self._measured: dict[str, list[float]] = {}
         self._shard_measures: dict[str, float] = {}
+        self._waited_before = loader.waited_seconds
         self._started = time.perf_counter()
 
     # What a script does
@@ -251,6 +252,7 @@ class Step:
                 leaving=self._membership.leaving(),
                 checkpoint=self._checkpoint_due(),
                 shard_seconds=computed / num_shards if num_shards else math.nan,
+                data_seconds=self._loader.waited_seconds - self._waited_before,
             ),
         )
         if headers is None:
@@ -332,6 +334,7 @@ class Step:
             leaving=header.leaving,
             checkpoint=header.checkpoint,
             shard_seconds=header.shard_seconds,
+            data_seconds=header.data_seconds,
             phase=self._phase,
         )
         try:

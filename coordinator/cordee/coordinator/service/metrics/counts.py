@@ -6,7 +6,7 @@ Whatever may be counted begins at 0 when its job does: a first failure that brou
 
 import bisect
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -71,6 +71,11 @@ class Rising:
         return self.total
 
 
+def _share(seconds: float | None, whole: float) -> float:
+    """A part of so many seconds: what a worker says may be anything."""
+    return min(max(seconds, 0.0), whole) if seconds is not None and math.isfinite(seconds) else 0.0
+
+
 def _zeros(names: Iterable[str]) -> dict[str, float]:
     return dict.fromkeys(map(str, names), 0.0)
 
@@ -93,13 +98,15 @@ class JobCounts:
     checkpoint_bytes: int | None = None
     checkpoint_troubles: dict[str, float] = field(default_factory=lambda: _zeros(CHECKPOINT_TROUBLES.values()))
     useful: float = 0.0
+    data_waits: float = 0.0
+    waits: dict[str, float] = field(default_factory=dict[str, float])
     redone: int = 0
     rising: dict[str, Rising] = field(default_factory=dict[str, Rising])
     _furthest: int = 0
 
-    def advanced(self, before: int, step: int, step_seconds: float | None) -> None:
-        """Training got from one step to another, in so many seconds each on average. What was done before and is done
-        again is not useful."""
+    def advanced(self, before: int, step: int, step_seconds: float | None, data_seconds: float | None = None) -> None:
+        """Training got from one step to another, in so many seconds each on average, some of them waiting for data.
+        What was done before and is done again is not useful."""
         self._furthest = max(self._furthest, before)
         before = min(before, step - 1)  # it begins again at an earlier step: the first word comes with the first step
         again = max(min(step, self._furthest) - before, 0)
@@ -108,6 +115,12 @@ class JobCounts:
         if step_seconds is not None and math.isfinite(step_seconds) and step_seconds >= 0.0:
             self.step.observe(step_seconds, step - before)
             self.useful += step_seconds * (step - before - again)
+            self.data_waits += _share(data_seconds, step_seconds) * (step - before - again)
+
+    def waited(self, before: int, step: int, waits: Mapping[str, float]) -> None:
+        """On the way from one step to another, workers waited so long for data in each of them."""
+        for worker, seconds in waits.items():
+            self.waits[worker] = self.waits.get(worker, 0.0) + _share(seconds, math.inf) * max(step - before, 1)
 
     def recovered(self, cause: str, seconds: float) -> None:
         """A world was formed after a loss, so long after the loss was seen."""

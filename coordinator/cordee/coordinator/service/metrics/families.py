@@ -153,6 +153,12 @@ TRAINING: Final = Family(
 USEFUL: Final = Family(
     "cordee_job_useful_seconds_total", "counter", "Of these, the time that steps took which were not done before.", JOB
 )
+DATA_WAITS: Final = Family(
+    "cordee_job_data_wait_seconds_total",
+    "counter",
+    "Of the useful seconds, those in which steps waited for data: in each step, the worker that waited longest.",
+    JOB,
+)
 
 # -- failures
 
@@ -211,6 +217,9 @@ WORKER_RESTARTS: Final = Family(
 )
 WORKER_PACE: Final = Family(
     "cordee_worker_shard_seconds", "gauge", "How long a worker computes per shard, lately.", WORKER
+)
+WORKER_DATA_WAITS: Final = Family(
+    "cordee_worker_data_wait_seconds_total", "counter", "How long a worker has waited for data in its steps.", WORKER
 )
 SLOW_NOW: Final = Family("cordee_job_stragglers", "gauge", "Workers that are much slower than the others now.", JOB)
 STRAGGLERS: Final = Family(

@@ -6,7 +6,7 @@
 import asyncio
 import re
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Final
 
 from cordee.coordinator.core.model import JobState, PostMortem
@@ -55,9 +55,16 @@ class Metrics:
         worlds = self._of(job).worlds
         worlds[cause] = worlds.get(cause, 0) + 1
 
-    def observe_steps(self, job: str, before: int, step: int, step_seconds: float | None) -> None:
-        """Training got from one step to another one, `step_seconds` each on average; None: it is not known."""
-        self._of(job).advanced(before, step, step_seconds)
+    def observe_steps(
+        self, job: str, before: int, step: int, step_seconds: float | None, data_seconds: float | None = None
+    ) -> None:
+        """Training got from one step to another one, `step_seconds` each on average, `data_seconds` of them waiting for
+        data; None: it is not known."""
+        self._of(job).advanced(before, step, step_seconds, data_seconds)
+
+    def observe_waits(self, job: str, before: int, step: int, waits: Mapping[str, float]) -> None:
+        """On the way from one step to another one workers waited for data, so long in each step."""
+        self._of(job).waited(before, step, waits)
 
     def observe_death(self, job: str, death: PostMortem) -> None:
         """A worker's process died unasked."""
@@ -169,6 +176,7 @@ class Metrics:
         since = (record.finished_at or now) - record.started_at if record.started_at is not None else 0.0
         page.add(f.TRAINING, of, kept.rising.setdefault("training", Rising()).seen(max(since, 0.0)))
         page.add(f.USEFUL, of, kept.useful)
+        page.add(f.DATA_WAITS, of, kept.data_waits)
 
         page.add(f.CHECKPOINTS, of, kept.checkpoints)
         page.add(f.CHECKPOINT_STEP, of, progress.checkpoint_step)
@@ -198,6 +206,7 @@ class Metrics:
             page.add(f.WORKER_STEP, who, member.step)
             page.add(f.WORKER_RESTARTS, who, member.restarts)
             page.add(f.WORKER_PACE, who, member.shard_seconds)
+            page.add(f.WORKER_DATA_WAITS, who, kept.waits.get(member.worker, 0.0))
 
 
 class _Page:

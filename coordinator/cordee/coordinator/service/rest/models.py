@@ -118,6 +118,7 @@ class JobView(_Model):
     samples: int
     samples_per_second: float | None
     step_seconds: float | None
+    data_seconds: float | None = Field(default=None, description="of step_seconds: waiting for data")
     metrics: dict[str, float | None]
     weights_sha256: str | None
     weights_path: str | None
