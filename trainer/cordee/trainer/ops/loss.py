@@ -158,6 +158,10 @@ def cross_entropy(
         ShapeError: the shapes do not fit.
         TrainerIndexError: a class number is outside the classes; says which, and where it is.
     """
+    if input.dtype.itemsize == 2:  # sums of exponentials
+        options: dict[str, Any] = {"reduction": reduction, "label_smoothing": label_smoothing}
+        wide = cross_entropy(input.float(), target, weight, ignore_index=ignore_index, **options)
+        return wide.to(input.dtype)
     check_reduction("cross_entropy", reduction)
     if not 0.0 <= label_smoothing <= 1.0:
         raise ValueError(f"cross_entropy: label_smoothing must be from 0 to 1, not {label_smoothing}")

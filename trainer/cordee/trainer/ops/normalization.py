@@ -8,7 +8,6 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-import ml_dtypes
 import numpy as np
 
 from cordee.trainer.autograd.casting import autocasts
@@ -224,10 +223,11 @@ def rms_norm(
 ) -> Tensor:
     """The last dimensions, `normalized_shape`, divided by the root of their mean square, times `weight`.
 
-    `eps` is the distance from 1 to the next number of the dtype unless given. (Zhang and Sennrich, 2019.)
+    `eps` is the distance from 1 to the next number of the dtype it is computed in unless given; that is single
+    precision for 16 bits. (Zhang and Sennrich, 2019.)
     """
     if eps is None:
-        eps = float(ml_dtypes.finfo(input.dtype).eps)  # type: ignore[no-untyped-call]
+        eps = float(np.finfo(np.float32 if input.dtype.itemsize == 2 else input.dtype).eps)
     if input.data.dtype.itemsize < 4:  # sums of squares would overflow
         return rms_norm(input.float(), normalized_shape, widened(weight), eps).to(input.dtype)
     rows, weight = _as_rows("rms_norm", input, normalized_shape, weight=weight)

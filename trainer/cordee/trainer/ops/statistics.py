@@ -42,6 +42,8 @@ def var(
 ) -> Tensor:
     """The variance: mean squared distance from the mean, divided by n - correction (1 unless `unbiased=False`)."""
     require_float(input, "var")
+    if input.dtype.itemsize == 2:  # the distances from the mean are not to be rounded
+        return var(input.float(), dim, unbiased, keepdim, correction=correction).to(input.dtype)
     axis, freedom = _freedom(input, dim, unbiased, correction)
     away = input - apply_one(MEAN, input, axis=axis, keepdims=True)
     return apply_one(SUM, away * away, axis=axis, keepdims=keepdim) / freedom
@@ -52,6 +54,8 @@ def std(
 ) -> Tensor:
     """The standard deviation: the square root of `var`; its gradient is 0 where all elements are equal."""
     require_float(input, "std")
+    if input.dtype.itemsize == 2:
+        return std(input.float(), dim, unbiased, keepdim, correction=correction).to(input.dtype)
     axis, freedom = _freedom(input, dim, unbiased, correction)
     away = input - apply_one(MEAN, input, axis=axis, keepdims=True)
     return apply_one(LENGTH, away, axis=axis, keepdims=keepdim) / math.sqrt(freedom)
