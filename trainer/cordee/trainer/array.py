@@ -31,6 +31,7 @@ __all__ = [
     "as_array",
     "default_dtype",
     "default_module",
+    "device_lack",
     "device_name",
     "get_num_threads",
     "get_tf32",
@@ -96,6 +97,11 @@ def set_device(device: str) -> None:
     _State.module = module
     if _State.tf32 is not None:
         set_tf32(_State.tf32)
+
+
+def device_lack() -> str:
+    """What keeps this process from computing on a GPU; "" if nothing does."""
+    return _cupy_with_device()[1]
 
 
 def _cupy_with_device() -> tuple[Any, str]:

@@ -23,10 +23,9 @@ if TYPE_CHECKING:
 __all__ = ["LEAST", "Fused", "formulas", "fused_forward", "fused_rule"]
 
 LEAST = 2048
-"""Elements from which on a fused loop is asked for."""
+"""Elements from which on a fused loop is asked for. (On a GPU always: there, what costs is the launch.)"""
 
 _float32, _bfloat16, _boolean = np.dtype(np.float32), np.dtype(ml_dtypes.bfloat16), np.dtype(np.bool_)
-_ndarray = np.ndarray
 
 
 def _real_of(a: Any, **_: Any) -> Term:
@@ -101,11 +100,12 @@ class Fused:
         self.gradient_may_pay = not (isinstance(result, Term) and result.name in _PLAIN and size(result) == 1)
         """The same of the rules, as far as one can tell without them: those of sums and products are single passes."""
 
-    def __call__(self, which: int, values: dict[str, Any], params: dict[str, Any]) -> Any:
+    def __call__(self, which: int, values: dict[str, Any], params: dict[str, Any], xp: Any = np) -> Any:
         """The result (`which` is -1) or an input's gradient; `NotImplemented` where there is no loop for this."""
         kinds, shape, wide = [], None, False
+        array = xp.ndarray
         for value in values.values():
-            if type(value) is _ndarray:
+            if type(value) is array:
                 dtype = value.dtype
                 if dtype is _float32:
                     kinds.append("f")
@@ -127,18 +127,18 @@ class Fused:
         if shape is None:
             return NotImplemented
         fixed = tuple([name for name, value in params.items() if type(value) is not float and type(value) is not int])
-        key = (which, *kinds, wide, *fixed)
+        key = (xp, which, *kinds, wide, *fixed)
         try:
             found = self.loops[key]
         except KeyError:
-            found = self.loops[key] = self._made(which, dict(zip(values, kinds, strict=True)), params, fixed, wide)
+            found = self.loops[key] = self._made(xp, which, dict(zip(values, kinds, strict=True)), params, fixed, wide)
         if found is None:
             return NotImplemented
         loop, names = found
         operands = []
         for name in names:
             value = values[name] if name in values else params[name]
-            if type(value) is not _ndarray:
+            if type(value) is not array:
                 value = np.float32(
                     value
                 )  # a number of Python's beside bits of bfloat16 would make NumPy look for float64
@@ -149,9 +149,9 @@ class Fused:
         return out if wide else out.view(_bfloat16)
 
     def _made(
-        self, which: int, kinds: dict[str, str], params: dict[str, Any], fixed: tuple[str, ...], wide: bool
+        self, xp: Any, which: int, kinds: dict[str, str], params: dict[str, Any], fixed: tuple[str, ...], wide: bool
     ) -> tuple[Any, tuple[str, ...]] | None:
-        generator = registry.generator()
+        generator = registry.generator(xp)
         if generator is None or any(params[name] is not None for name in fixed):
             return None
         result, slopes = formulas(self.record, self.records, dict.fromkeys(fixed))
@@ -184,8 +184,8 @@ def fused_forward(record: Op, fused: Fused) -> Callable[..., Any]:
     if len(names) == 1 and not record.params:
 
         def forward(xp: Any, a: Any) -> Any:
-            if xp is np and type(a) is _ndarray and a.size >= LEAST:
-                out = fused(-1, {names[0]: a}, _NONE)
+            if a.size >= LEAST or xp is not np:
+                out = fused(-1, {names[0]: a}, _NONE, xp)
                 if out is not NotImplemented:
                     return out
             return plain(xp, a)
@@ -193,8 +193,8 @@ def fused_forward(record: Op, fused: Fused) -> Callable[..., Any]:
         return forward
 
     def general(xp: Any, *inputs: Any, **params: Any) -> Any:
-        if xp is np and any(getattr(a, "size", 0) >= LEAST for a in inputs):
-            out = fused(-1, dict(zip(names, inputs, strict=True)), params)
+        if xp is not np or any(getattr(a, "size", 0) >= LEAST for a in inputs):
+            out = fused(-1, dict(zip(names, inputs, strict=True)), params, xp)
             if out is not NotImplemented:
                 return out
         return plain(xp, *inputs, **params)
@@ -208,8 +208,8 @@ def fused_rule(record: Op, index: int, fused: Fused) -> Callable[..., Any]:
     assert plain is not None
 
     def rule(F: Any, g: Any, out: Any, *inputs: Any, **params: Any) -> Any:
-        if F.raw and F.xp is np and type(g) is _ndarray and g.size >= LEAST:
-            slope = fused(index, dict(zip(names, (g, out, *inputs), strict=True)), params)
+        if F.raw and (g.size >= LEAST or F.xp is not np):
+            slope = fused(index, dict(zip(names, (g, out, *inputs), strict=True)), params, F.xp)
             if slope is not NotImplemented:
                 return slope
         return plain(F, g, out, *inputs, **params)

@@ -25,6 +25,8 @@ class Provider:
     package: str
     """What pip installs."""
     module: str
+    device: str = "cpu"
+    """Whose arrays it computes on: `cpu` (NumPy's) or `cuda` (CuPy's)."""
 
     def lack(self) -> str:
         """What keeps it from working here; "" if nothing does."""
@@ -45,15 +47,20 @@ class Provider:
         return importlib.import_module(self.module).identity()  # type: ignore[no-any-return]
 
 
+_HERE = "cordee.trainer.kernels"
 PROVIDERS: dict[str, Provider] = {
     provider.name: provider
-    for provider in (Provider("llvm", "generated loops, compiled by LLVM", "llvmlite", "cordee.trainer.kernels.llvm"),)
+    for provider in (
+        Provider("nvrtc", "kernels that CuPy compiles", "cupy-cuda12x", f"{_HERE}.cuda", "cuda"),
+        Provider("llvm", "generated loops, compiled by LLVM", "llvmlite", f"{_HERE}.llvm"),
+    )
 }
 """In order of preference."""
 
-_LLVM = "cordee.trainer.kernels.llvm"
+_LLVM = f"{_HERE}.llvm"
 
 TABLE: dict[str, dict[str, str]] = {
+    "random_words": {"nvrtc": f"{_HERE}.cuda.philox:random_words"},
     "cast": {"llvm": f"{_LLVM}.bfloat16:cast"},
     "softmax": {"llvm": f"{_LLVM}.softmax:softmax"},
     "softmax_grad": {"llvm": f"{_LLVM}.softmax:softmax_grad"},
@@ -68,5 +75,5 @@ TABLE: dict[str, dict[str, str]] = {
 }
 """By kernel and provider, where the function is: `module:function`."""
 
-GENERATORS = {"llvm": f"{_LLVM}.fused:fused"}
+GENERATORS = {"llvm": f"{_LLVM}.fused:fused", "nvrtc": f"{_HERE}.cuda.fused:fused"}
 """By provider, the function that makes a loop of a formula."""

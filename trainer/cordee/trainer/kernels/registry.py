@@ -43,27 +43,27 @@ class Kernel:
     def __init__(self, name: str, reference: Callable[..., Any]) -> None:
         self.name = name
         self.reference = reference
-        self._providers: tuple[Callable[..., Any], ...] | None = None
+        self._providers: dict[Any, tuple[Callable[..., Any], ...]] = {}
 
     def __call__(self, xp: Any, *operands: Any, **params: Any) -> Any:
-        if xp is np:
-            providers = self._providers
-            for provider in self.providers() if providers is None else providers:
-                out = provider(*operands, **params)
-                if out is not NotImplemented:
-                    return out
+        for provider in self._providers.get(xp) or self.providers(xp):
+            out = provider(*operands, **params)
+            if out is not NotImplemented:
+                return out
         return self.reference(xp, *operands, **params)
 
-    def providers(self) -> tuple[Callable[..., Any], ...]:
-        """Those in use, the preferred one first."""
-        if self._providers is None:
+    def providers(self, xp: Any = np) -> tuple[Callable[..., Any], ...]:
+        """Those in use for arrays of this module, the preferred one first."""
+        known = self._providers.get(xp)
+        if known is None:
             places = TABLE.get(self.name, {})
-            self._providers = tuple(load(self.name, provider) for provider in in_use() if provider in places)
-        return self._providers
+            known = tuple(load(self.name, provider) for provider in in_use(device_of(xp)) if provider in places)
+            self._providers[xp] = known
+        return known
 
     def forget(self) -> None:
         """Choose anew at the next call."""
-        self._providers = None
+        self._providers.clear()
 
     def __repr__(self) -> str:
         return f"<kernel {self.name}>"
@@ -120,24 +120,29 @@ def on_choice(watcher: Callable[[], None]) -> None:
     _State.watchers += (watcher,)
 
 
-def generator() -> Callable[..., Any] | None:
+def generator(xp: Any = np) -> Callable[..., Any] | None:
     """The function that makes loops of formulas, of the first provider in use that has one; None: there is none.
 
     It is called `(name, kinds, symbols, terms)`, see `kernels.llvm.fused`.
     """
-    for name in in_use():
+    for name in in_use(device_of(xp)):
         if place := GENERATORS.get(name):
             module, _, function = place.partition(":")
             return getattr(importlib.import_module(module), function)  # type: ignore[no-any-return]
     return None
 
 
-def in_use() -> tuple[str, ...]:
-    """The providers in use, the preferred one first."""
+def device_of(xp: Any) -> str:
+    """Where arrays of this module are: `cpu` or `cuda`."""
+    return "cpu" if xp is np else "cuda"
+
+
+def in_use(device: str = "") -> tuple[str, ...]:
+    """The providers in use (for a device's arrays), the preferred one first."""
     if _State.chosen is None:
         choose(os.environ.get("CORDEE_KERNELS", "auto"))
     assert _State.chosen is not None
-    return _State.chosen
+    return tuple([name for name in _State.chosen if device in ("", PROVIDERS[name].device)])
 
 
 def identity() -> str:

@@ -12,10 +12,11 @@ from typing import Any
 import numpy as np
 
 from cordee.trainer import random
-from cordee.trainer.array import Array, array_module
+from cordee.trainer.array import array_module
 from cordee.trainer.autograd.graph import apply_one
 from cordee.trainer.autograd.record import Shape, op
 from cordee.trainer.errors import ShapeError
+from cordee.trainer.kernels import kernel
 from cordee.trainer.tensors import Tensor, wrap
 
 __all__ = [
@@ -25,20 +26,21 @@ __all__ = [
 
 def kept_mask(shape: tuple[int, ...], p: float, xp: Any) -> Any:
     """Which elements dropout with probability p keeps: one draw, keyed as `cordee.trainer.random` describes."""
-    return xp.asarray(_kept(random.generator(), shape, p))
-
-
-def _kept(generator: np.random.Generator, shape: tuple[int, ...], p: float) -> Array:
-    count = math.prod(shape)
-    words = generator.integers(0, 1 << 64, -(-count // 8), np.uint64)
-    draws = words.astype("<u8", copy=False).view(np.uint8)[:count].reshape(shape)
+    generator, count = random.generator(), math.prod(shape)
+    draws = _random_words(xp, generator, -(-count // 8)).view(xp.uint8)[:count].reshape(shape)
     border, rest = divmod(p * 256.0, 1.0)
     if not rest:
         return draws >= border
     kept = draws > border
-    undecided = np.flatnonzero(draws == border)
-    kept.reshape(-1)[undecided] = generator.random(len(undecided)) >= rest
+    undecided = xp.flatnonzero(draws == border)
+    kept.reshape(-1)[undecided] = xp.asarray(generator.random(len(undecided)) >= rest)
     return kept
+
+
+@kernel
+def _random_words(xp: Any, generator: np.random.Generator, count: int) -> Any:
+    """The next words of 64 bits, the lowest byte first; the generator goes on behind them."""
+    return xp.asarray(generator.integers(0, 1 << 64, count, np.uint64).astype("<u8", copy=False))
 
 
 def _dropout(xp: Any, a: Any, *, kept: Any, scale: float) -> Any:

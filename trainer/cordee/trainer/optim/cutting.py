@@ -50,7 +50,7 @@ class Cutter:
             whole.count, whole.numbers = count, numbers
             update(whole)
             return
-        if type(data) is np.ndarray and size >= LEAST and not has_masters(group, options):
+        if (size >= LEAST or type(data) is not np.ndarray) and not has_masters(group, options):
             buffers = [data, group.grad, *[group.state[name] for name in names]]
             if self._fused.run(update, options, [buffer[where] for buffer in buffers], count, numbers):
                 return

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import ml_dtypes
 import numpy as np
 
+from cordee.trainer.array import array_module
 from cordee.trainer.kernels import registry
 from cordee.trainer.kernels.terms import Term, Untraceable
 from cordee.trainer.optim.block import Block
@@ -118,10 +119,11 @@ class FusedUpdate:
 
         The update is asked for every time, and it must do nothing but compute on its block.
         """
-        if self._refused or buffers[0].size < LEAST:
+        xp = array_module(buffers[0])
+        if self._refused or (xp is np and buffers[0].size < LEAST):
             return False
         kinds = [_KINDS.get(buffer.dtype) for buffer in buffers]
-        if None in kinds or registry.generator() is None:
+        if None in kinds or registry.generator(xp) is None:
             return False
         watched = _Watched(len(buffers))
         cells = [_Cell(watched, i) for i in range(len(buffers))]
@@ -132,11 +134,11 @@ class FusedUpdate:
             self._refused = True
             return False
         ends = tuple([cell.holds for cell in cells])
-        key = (*kinds, ends, *watched.way)
+        key = (xp, *kinds, ends, *watched.way)
         try:
             found = self._loops[key]
         except KeyError:
-            found = self._loops[key] = self._made(kinds, ends, watched)
+            found = self._loops[key] = self._made(xp, kinds, ends, watched)
         if found is None:
             return False
         loop, read, written = found
@@ -146,7 +148,7 @@ class FusedUpdate:
         return True
 
     def _made(
-        self, kinds: Sequence[Any], ends: tuple[int, ...], watched: _Watched
+        self, xp: Any, kinds: Sequence[Any], ends: tuple[int, ...], watched: _Watched
     ) -> tuple[Any, tuple[int, ...], tuple[int, ...]] | None:
         """The loop for this way, and which buffers it reads and writes."""
         values: list[Any] = [Term(f"a{i}") for i in range(len(kinds))]
@@ -158,7 +160,7 @@ class FusedUpdate:
         names = [*(f"a{i}" for i in read), *(f"s{i}" for i in range(len(watched.numbers)))]
         letters = "".join(kinds[i] for i in read) + "s" * len(watched.numbers)
         results = "".join(kinds[i] for i in written)
-        generator = registry.generator()
+        generator = registry.generator(xp)
         if generator is None or not written:
             return None
         loop = generator(

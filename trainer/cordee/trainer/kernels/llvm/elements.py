@@ -22,7 +22,7 @@ _SPECIAL = ("neg", "!", "where", "clamp", "real_of", "isnan")
 def can_compute(term: Any) -> bool:
     """Whether all of it is known here."""
     if not isinstance(term, Term) or not term.args:
-        return True
+        return not isinstance(term, complex)
     known = (*_COMPARISONS, *_ARITHMETIC, *_LOGIC, *_OTHERS, *_SPECIAL, *FUNCTIONS)
     return term.name in known and all(map(can_compute, term.args))
 
