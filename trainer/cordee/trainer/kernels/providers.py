@@ -53,11 +53,12 @@ PROVIDERS: dict[str, Provider] = {
     for provider in (
         Provider("nvrtc", "kernels that CuPy compiles", "cupy-cuda12x", f"{_HERE}.cuda", "cuda"),
         Provider("llvm", "generated loops, compiled by LLVM", "llvmlite", f"{_HERE}.llvm"),
+        Provider("onednn", "convolutions and products", "onednn-cpu-gomp", f"{_HERE}.onednn"),
     )
 }
 """In order of preference."""
 
-_LLVM = f"{_HERE}.llvm"
+_LLVM, _ONEDNN = f"{_HERE}.llvm", f"{_HERE}.onednn"
 
 TABLE: dict[str, dict[str, str]] = {
     "random_words": {"nvrtc": f"{_HERE}.cuda.philox:random_words"},
@@ -72,6 +73,10 @@ TABLE: dict[str, dict[str, str]] = {
     "layer_norm_grad": {"llvm": f"{_LLVM}.normalization:layer_norm_grad"},
     "rms_norm": {"llvm": f"{_LLVM}.normalization:rms_norm"},
     "rms_norm_grad": {"llvm": f"{_LLVM}.normalization:rms_norm_grad"},
+    "correlate": {"onednn": f"{_ONEDNN}.convolution:correlate"},
+    "spread": {"onednn": f"{_ONEDNN}.convolution:spread"},
+    "weigh": {"onednn": f"{_ONEDNN}.convolution:weigh"},
+    "ordered": {"onednn": f"{_ONEDNN}.convolution:ordered"},
 }
 """By kernel and provider, where the function is: `module:function`."""
 

@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 
-from cordee.trainer.array import is_float
 from cordee.trainer.autograd.casting import autocasts
 from cordee.trainer.autograd.graph import apply
 from cordee.trainer.autograd.record import Op, Shape, op, shape_of
@@ -29,13 +28,6 @@ def _bias_grad(F: Any, g: Any) -> Any:
     if F.raw and g.size:
         return correlation.channel_sums(F.xp, g)
     return F.sum(g, axis=(0, *range(2, len(g.shape))), keepdims=False)
-
-
-def _plus_bias(out: Any, bias: Any) -> Any:
-    """In place: the result is new, and has channels before samples in memory."""
-    if bias is not None:
-        out += bias.reshape(-1, *(1,) * (out.ndim - 2))
-    return out
 
 
 # -- shapes ------------------------------------------------------------------------------------------------------------
@@ -98,8 +90,7 @@ def _as_many(F: Any, out: Any, size: Any) -> Any:
 def _conv(xp: Any, input: Any, weight: Any, bias: Any, *, window: Window, groups: int) -> Any:
     if len(input.shape) != len(window.kernel) + 2 or weight.shape[1] * groups != input.shape[1]:
         raise ValueError("input does not fit weight")
-    out, columns = correlation.correlate(xp, input, weight, window, groups)
-    return _plus_bias(out, bias), columns
+    return correlation.correlate(xp, input, weight, bias, window, groups)
 
 
 def _conv_vjp(
@@ -107,23 +98,25 @@ def _conv_vjp(
     *, needs: Any, aux: Any, window: Window, groups: int,
 ) -> Any:  # fmt: skip
     sizes = shape_of(input)[2:]
-    if F.raw:  # once, not for each gradient
-        g = F.xp.ascontiguousarray(g.swapaxes(0, 1)).swapaxes(0, 1)
-    input_grad = weight_grad = None
+    input_grad = weight_grad = bias_grad = None
+    if F.raw:
+        g = correlation.ordered(F.xp, g)
     if needs[0]:
         transpose = getattr(F, f"conv_transpose{len(sizes)}d")
         input_grad = transpose(g, weight, None, sizes=sizes, window=window, groups=groups)
     if needs[1] and F.raw:
-        weight_grad = correlation.weigh(F.xp, g, input, window, groups, aux)
+        weight_grad, bias_grad = correlation.weigh(F.xp, g, input, window, groups, aux, needs[2])
     elif needs[1]:
         weight_grad = F.conv_weight(g, input, window=window, groups=groups)
-    return input_grad, weight_grad, _bias_grad(F, g) if needs[2] else None
+    if needs[2] and bias_grad is None:
+        bias_grad = _bias_grad(F, g)
+    return input_grad, weight_grad, bias_grad
 
 
 def _conv_transpose(xp: Any, input: Any, weight: Any, bias: Any, *, sizes: Sizes, window: Window, groups: int) -> Any:
     if weight.shape[0] != input.shape[1] or _has_more(input.shape[2:], window.size(sizes)):
         raise ValueError("input does not fit weight")
-    return _plus_bias(correlation.spread(xp, input, weight, sizes, window, groups), bias)
+    return correlation.plus_bias(correlation.spread(xp, input, weight, sizes, window, groups), bias)
 
 
 def _conv_transpose_vjp(
@@ -275,7 +268,7 @@ CONV_TRANSPOSE = {ndim: _declare_transpose(ndim) for ndim in (1, 2, 3)}
 
 CONV_WEIGHT = op(
     "conv_weight", "the gradient of a convolution by its weight, from its result's gradient and its input",
-    forward=lambda xp, gradient, input, *, window, groups: correlation.weigh(xp, gradient, input, window, groups),
+    forward=lambda xp, gradient, input, *, window, groups: correlation.weigh(xp, gradient, input, window, groups)[0],
     vjp=_conv_weight_vjp, saves=("input", "gradient"), shape=_weight_shape, reference=_weight_reference,
     samples=lambda s: [
         s.case(s.normal(2, 3, 3), s.normal(2, 2, 4), window=_W1, groups=1),
@@ -304,17 +297,8 @@ def _convolve(
     sliding = make_window(record.name, ndim, weight.shape[2:], stride, padding, dilation)
     unbatched = input.ndim == ndim + 1
     batch = input.reshape(1, *input.shape) if unbatched else input
-    out = _in_single(record, batch, weight, bias, window=sliding, groups=groups)
+    out: Tensor = apply(record, batch, weight, bias, window=sliding, groups=groups)
     return out.squeeze(0) if unbatched else out
-
-
-def _in_single(record: Op, input: Tensor, weight: Tensor, bias: Tensor | None, **params: Any) -> Tensor:
-    """`apply`, but half precision is added up in single precision."""
-    if input.data.dtype.itemsize < 4 and is_float(input.data.dtype):
-        wide = None if bias is None else bias.float()
-        narrow: Tensor = apply(record, input.float(), weight.float(), wide, **params)
-        return narrow.to(input.dtype)
-    return apply(record, input, weight, bias, **params)  # type: ignore[no-any-return]
 
 
 def _named_padding(
@@ -387,7 +371,7 @@ def _convolve_transposed(
         raise ShapeError(f"{record.name}: of input {input.shape} the result would have sizes {sizes}")
     unbatched = input.ndim == len(sizes) + 1
     batch = input.reshape(1, *input.shape) if unbatched else input
-    out = _in_single(record, batch, weight, bias, sizes=sizes, window=sliding, groups=groups)
+    out: Tensor = apply(record, batch, weight, bias, sizes=sizes, window=sliding, groups=groups)
     return out.squeeze(0) if unbatched else out
 
 

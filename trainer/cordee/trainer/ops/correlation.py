@@ -1,11 +1,11 @@
-"""How convolutions are computed: three functions on arrays, each linear in its two arguments.
+"""How convolutions are computed: three kernels on arrays, each linear in its two arguments; here, by NumPy or CuPy.
 
 The columns of many windows stand side by side (C · kernel × windows), so that a convolution is one large product. They
 are many times larger than the image. Where they fit into the last-level cache, they are made once and kept for the
 gradient; else for a tile of windows at a time, which stays in the second-level cache between being written and being
 read, and once more for the gradient. Tiles depend on shapes alone, so the same call always adds up in the same order.
 Results are kept in memory as (O, N, …) and seen as (N, O, …): the next convolution reads them in
-just that order.
+just that order. Halves (float16, bfloat16) are multiplied and added up in single precision.
 
 Depthwise convolutions go their own way (`depthwise.py`).
 """
@@ -18,11 +18,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from cordee.trainer.array import is_float
+from cordee.trainer.kernels import kernel
 from cordee.trainer.ops import depthwise
 from cordee.trainer.ops.products import ones
 from cordee.trainer.ops.windows import Sizes, Window, bordered, channels_first, gather, inside, scatter
 
-__all__ = ["channel_sums", "correlate", "spread", "weigh"]
+__all__ = ["channel_sums", "correlate", "ordered", "spread", "weigh"]
 
 _WHOLE_BYTES = 1 << 24
 """Columns that are made in one piece, and kept."""
@@ -78,8 +80,29 @@ def _is_depthwise(channels: int, weight_shape: Sizes, groups: int) -> bool:
     return groups == channels and groups > 1 and weight_shape[1] == 1
 
 
+def _is_half(a: Any) -> bool:
+    return a.dtype.itemsize == 2 and is_float(a.dtype)
+
+
+def _in_single(function: Any, xp: Any, a: Any, b: Any, *others: Any) -> Any:
+    """The function of halves, computed in single precision: arrays of it become halves again."""
+    found = function(xp, a.astype(np.float32), b.astype(np.float32), *others)
+    dtype = xp.result_type(a.dtype, b.dtype)
+    if isinstance(found, tuple):
+        return tuple([None if each is None else each.astype(dtype) for each in found])
+    return found.astype(dtype)
+
+
+@kernel
+def ordered(xp: Any, g: Any) -> Any:
+    """The gradient of a result in the order in which `spread` and `weigh` read it, to be copied once for both."""
+    return channels_first(xp.ascontiguousarray(channels_first(g)))
+
+
 def channel_sums(xp: Any, g: Any) -> Any:
     """The sum of each channel of (N, C, …)."""
+    if _is_half(g):
+        return channel_sums(xp, g.astype(np.float32)).astype(g.dtype)
     first = channels_first(g)
     if first.flags.c_contiguous:
         rows = first.reshape(first.shape[0], -1)
@@ -87,14 +110,33 @@ def channel_sums(xp: Any, g: Any) -> Any:
     if g.flags.c_contiguous:
         rows = g.reshape(g.shape[0] * g.shape[1], -1)
         return rows.dot(ones(xp, rows.shape[1], g.dtype)).reshape(g.shape[:2]).sum(0)
+    last = xp.moveaxis(g, 1, -1)
+    if last.flags.c_contiguous and g.size:  # per sample first, so that single precision suffices
+        rows = last.reshape(g.shape[0], -1, g.shape[1])
+        return (ones(xp, rows.shape[1], g.dtype) @ rows).sum(0)
     return g.sum(axis=(0, *range(2, g.ndim)))
 
 
 # -- forward -----------------------------------------------------------------------------------------------------------
 
 
-def correlate(xp: Any, input: Any, weight: Any, window: Window, groups: int) -> Any:
-    """(N, C, …) with (O, C / groups, …): (N, O, …), and the columns if they were made in one piece."""
+@kernel
+def correlate(xp: Any, input: Any, weight: Any, bias: Any, window: Window, groups: int) -> Any:
+    """(N, C, …) with (O, C / groups, …), plus a bias: (N, O, …), and the columns if they were made in one piece."""
+    if _is_half(input):
+        return _in_single(correlate.reference, xp, input, weight, bias, window, groups)[0], None
+    out, columns = _correlate(xp, input, weight, window, groups)
+    return plus_bias(out, bias), columns
+
+
+def plus_bias(out: Any, bias: Any) -> Any:
+    """In place: `out` is new."""
+    if bias is not None:
+        out += bias.reshape(-1, *(1,) * (out.ndim - 2))
+    return out
+
+
+def _correlate(xp: Any, input: Any, weight: Any, window: Window, groups: int) -> Any:
     sizes, num_out = input.shape[2:], weight.shape[0]
     size, num_samples = window.size(sizes), input.shape[0]
     dtype = input.dtype if input.dtype == weight.dtype else xp.result_type(input.dtype, weight.dtype)
@@ -130,8 +172,11 @@ def _columns(xp: Any, image: Any, tile: _Tile, window: Window, groups: int) -> A
 # -- the gradient by the input -----------------------------------------------------------------------------------------
 
 
+@kernel
 def spread(xp: Any, g: Any, weight: Any, sizes: Sizes, window: Window, groups: int) -> Any:
     """(N, O, …) with (O, C / groups, …): the gradient of `correlate` by its input, (N, C, *sizes)."""
+    if _is_half(g):
+        return _in_single(spread.reference, xp, g, weight, sizes, window, groups)
     num_samples, num_out, size = g.shape[0], weight.shape[0], g.shape[2:]
     channels, kernel = weight.shape[1] * groups, window.kernel
     dtype = g.dtype if g.dtype == weight.dtype else xp.result_type(g.dtype, weight.dtype)
@@ -161,8 +206,20 @@ def _with_border(sizes: Sizes, border: list[tuple[int, int]]) -> Sizes:
 # -- the gradient by the weight ----------------------------------------------------------------------------------------
 
 
-def weigh(xp: Any, g: Any, input: Any, window: Window, groups: int, columns: Any = None) -> Any:
-    """(N, O, …) with (N, C, …): the gradient of `correlate` by its weight. `columns`: as it left them."""
+@kernel
+def weigh(
+    xp: Any, g: Any, input: Any, window: Window, groups: int, columns: Any = None, with_bias: bool = False
+) -> Any:
+    """(N, O, …) with (N, C, …): the gradients of `correlate` by its weight and by its bias (None: not asked for).
+
+    `columns`: as it left them.
+    """
+    if _is_half(g):
+        return _in_single(weigh.reference, xp, g, input, window, groups, columns, with_bias)
+    return _weigh(xp, g, input, window, groups, columns), channel_sums(xp, g) if with_bias else None
+
+
+def _weigh(xp: Any, g: Any, input: Any, window: Window, groups: int, columns: Any) -> Any:
     num_out, channels, sizes, size = g.shape[1], input.shape[1], input.shape[2:], g.shape[2:]
     shape = (num_out, channels // groups, *window.kernel)
     first = channels_first(g)

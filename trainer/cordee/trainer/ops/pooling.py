@@ -26,9 +26,7 @@ __all__ = ["max_pool1d", "max_pool2d", "max_pool3d"]
 def blank(xp: Any, shape: Sizes, border: list[tuple[int, int]], like: Any) -> Any:
     """A zero image with its border; in memory it is ordered as `like` is."""
     sizes = tuple(n + p + q for n, (p, q) in zip(shape[2:], border, strict=True))
-    if like.strides[0] < like.strides[1]:  # channels before samples, as convolutions leave it
-        return xp.zeros((shape[1], shape[0], *sizes), like.dtype).swapaxes(0, 1)
-    return xp.zeros((*shape[:2], *sizes), like.dtype)
+    return xp.zeros_like(like, order="K", shape=(*shape[:2], *sizes))
 
 
 def checked(a: Any, window: Window) -> tuple[Sizes, list[tuple[int, int]]]:
@@ -88,7 +86,7 @@ def _lowest(dtype: Any) -> Any:
 
 def _max_pool(xp: Any, a: Any, *, window: Window) -> Any:
     size, border = checked(a, window)
-    image = bordered(xp, a, border, _lowest(a.dtype))
+    image = bordered(xp, a, border, _lowest(a.dtype), "K")
     kind = np.dtype("uint8" if len(window.places) < 256 else "int32")
     best: Any = None
     winner: Any = None
@@ -160,8 +158,8 @@ def _pool_take(xp: Any, a: Any, *, winner: Any, window: Window) -> Any:
     size = winner.shape[2:]
     if (*a.shape[:2], *window.size(a.shape[2:])) != winner.shape:
         raise ValueError("the windows are not those that have winners")
-    image = bordered(xp, a, window.border(a.shape[2:], size))
-    out = xp.zeros(winner.shape, a.dtype)
+    image = bordered(xp, a, window.border(a.shape[2:], size), order="K")
+    out = xp.zeros_like(winner, a.dtype)
     for number, (_, view) in enumerate(window.views(size)):
         xp.copyto(out, image[(slice(None), slice(None), *view)], where=winner == number)
     return out

@@ -21,7 +21,7 @@ __all__ = ["avg_pool1d", "avg_pool2d", "avg_pool3d", "lp_pool1d", "lp_pool2d", "
 
 def _sum_pool(xp: Any, a: Any, *, window: Window) -> Any:
     size, border = checked(a, window)
-    image = bordered(xp, a, border)
+    image = bordered(xp, a, border, order="K")
     total: Any = None
     for _, view in window.views(size):
         seen = image[(slice(None), slice(None), *view)]

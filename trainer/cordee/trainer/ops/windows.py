@@ -11,7 +11,7 @@ import functools
 import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 
@@ -156,13 +156,14 @@ def pooled_shape(a: Any, *, window: Window, **_: Any) -> Shape:
     return (*a[:2], *window.size(a[2:], ShapeError))
 
 
-def bordered(xp: Any, a: Any, border: list[tuple[int, int]], value: Any = 0) -> Any:
-    """The image with this border of a value; the image itself where there is none."""
+def bordered(xp: Any, a: Any, border: list[tuple[int, int]], value: Any = 0, order: Literal["C", "K"] = "C") -> Any:
+    """The image with this border of a value; the image itself where there is none. `order` "K": in memory as it is."""
     if not any(map(any, border)):
         return a
     lead = a.shape[: -len(border)]
     sizes = a.shape[-len(border) :]
-    out = xp.full((*lead, *(n + p + q for n, (p, q) in zip(sizes, border, strict=True))), value, a.dtype)
+    shape = (*lead, *(n + p + q for n, (p, q) in zip(sizes, border, strict=True)))
+    out = xp.full(shape, value, a.dtype) if order == "C" else xp.full_like(a, value, order=order, shape=shape)
     out[(..., *inside(sizes, border))] = a
     return out
 
