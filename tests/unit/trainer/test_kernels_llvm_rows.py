@@ -6,10 +6,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-from tests.unit.trainer.test_kernels_llvm import both, threads
+from tests.unit.trainer.test_kernels_llvm import bits, both, threads
 
 from cordee.trainer import kernels
 from cordee.trainer import ops as ops  # declares the kernels
+from cordee.trainer.array import get_num_threads, set_num_threads
 from cordee.trainer.kernels.providers import PROVIDERS
 
 __all__ = ["threads"]
@@ -69,8 +70,6 @@ def test_rows_of_what_is_no_number() -> None:
 
 
 def test_the_gradient_does_not_depend_on_the_number_of_threads() -> None:
-    from cordee.trainer.array import get_num_threads, set_num_threads
-
     rng = np.random.default_rng(0)
     x, g, weight = normal(rng, 500, 300), normal(rng, 500, 300), normal(rng, 300)
     forward, grad = (kernels.registry.load(name, "llvm") for name in ("layer_norm", "layer_norm_grad"))
@@ -125,3 +124,72 @@ def test_no_class_is_looked_for_outside(target: list[float]) -> None:
     provider = kernels.registry.load("cross_entropy_grad", "llvm")
     row = np.ones(2, np.float32)
     assert provider(row[0], logits, row, row, target=classes) is NotImplemented
+
+
+# -- channels ----------------------------------------------------------------------------------------------------------
+
+IMAGES = [(5, 3), (300, 40), (3, 2, 7), (4, 5, 3, 3), (2, 3, 50, 60), (9, 20, 6, 5), (3, 16, 1, 1)]
+
+
+def laid(a: Any, layout: str) -> Any:
+    """The same values, ordered differently in memory."""
+    if layout == "channels last":
+        return np.moveaxis(np.ascontiguousarray(np.moveaxis(a, 1, -1)), -1, 1)
+    return np.ascontiguousarray(a.swapaxes(0, 1)).swapaxes(0, 1) if layout == "channels first" else a
+
+
+def places(a: Any) -> Any:
+    """How an array lies in memory."""
+    return [step for step, size in zip(a.strides, a.shape, strict=True) if size > 1]
+
+
+@pytest.mark.parametrize("layout", ["plain", "channels last", "channels first"])
+@pytest.mark.parametrize("shape", IMAGES, ids=str)
+def test_batch_norm_and_its_gradients(shape: tuple[int, ...], layout: str, threads: int) -> None:
+    if layout == "channels first" and len(shape) == 2:
+        pytest.skip("rows have no such order")
+    rng = np.random.default_rng(0)
+    x, g = laid(normal(rng, *shape) * 2 + 30, layout), laid(normal(rng, *shape), layout)
+    weight, bias = normal(rng, shape[1]), normal(rng, shape[1])
+    (results, statistics), (expected, wide_statistics) = both("batch_norm", x, weight, bias, eps=1e-3)
+    assert places(results[0]) == places(x)
+    for found, wide in zip((*results, *statistics), (*expected, *wide_statistics), strict=True):
+        np.testing.assert_allclose(found, wide, rtol=3e-5, atol=3e-5)
+    grads, expected = both("batch_norm_grad", g, None, None, x, weight, *statistics, needs=(True,) * 3)
+    assert places(grads[0]) == places(x)
+    for found, wide in zip(grads, expected, strict=True):
+        np.testing.assert_allclose(found, wide, rtol=2e-4, atol=3e-4)
+
+
+def test_batch_norm_of_a_gradient_that_lies_differently() -> None:
+    rng = np.random.default_rng(0)
+    x, g = normal(rng, 3, 4, 5, 6), laid(normal(rng, 3, 4, 5, 6), "channels last")
+    statistics = normal(rng, 4), normal(rng, 4)
+    grads, expected = both("batch_norm_grad", g, None, None, x, None, *statistics, needs=(True, False, False))
+    assert grads[1:] == (None, None)
+    np.testing.assert_allclose(grads[0], expected[0], rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("layout", ["plain", "channels last"])
+def test_channels_with_what_is_no_number_are_none_for_themselves(layout: str) -> None:
+    x = np.random.default_rng(0).standard_normal((4, 3, 5, 5), np.float32)
+    x[1, 0, 2, 2], x[3, 2, 0, 0] = np.nan, np.inf
+    with np.errstate(invalid="ignore"):
+        ((out, *_), _), ((expected, *_), _) = both("batch_norm", laid(x, layout), None, None, eps=1e-5)
+    np.testing.assert_allclose(out[:, 1], expected[:, 1], rtol=1e-5, atol=1e-5)
+    assert np.isnan(out[:, 0]).all()
+    assert np.isnan(out[3, 2, 0, 0])
+
+
+@pytest.mark.parametrize("shape", [(1200, 40), (20, 24, 9, 9)], ids=str)
+def test_statistics_do_not_depend_on_the_number_of_threads(shape: tuple[int, ...]) -> None:
+    rng = np.random.default_rng(0)
+    x, g = normal(rng, *shape), normal(rng, *shape)
+    forward, grad = (kernels.registry.load(name, "llvm") for name in ("batch_norm", "batch_norm_grad"))
+    before, found = get_num_threads(), []
+    for number in (1, 2, 3):
+        set_num_threads(number)
+        results, statistics = forward(x, None, None, eps=1e-5)
+        found.append(bits((results, grad(g, None, None, x, None, *statistics, needs=(True,) * 3))))
+    set_num_threads(before)
+    assert found[0] == found[1] == found[2]

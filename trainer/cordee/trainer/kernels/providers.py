@@ -69,6 +69,8 @@ TABLE: dict[str, dict[str, str]] = {
     "log_softmax_grad": {"llvm": f"{_LLVM}.softmax:log_softmax_grad"},
     "cross_entropy": {"llvm": f"{_LLVM}.losses:cross_entropy"},
     "cross_entropy_grad": {"llvm": f"{_LLVM}.losses:cross_entropy_grad"},
+    "batch_norm": {"llvm": f"{_LLVM}.channels:batch_norm"},
+    "batch_norm_grad": {"llvm": f"{_LLVM}.channels:batch_norm_grad"},
     "layer_norm": {"llvm": f"{_LLVM}.normalization:layer_norm"},
     "layer_norm_grad": {"llvm": f"{_LLVM}.normalization:layer_norm_grad"},
     "rms_norm": {"llvm": f"{_LLVM}.normalization:rms_norm"},

@@ -15,6 +15,7 @@ from cordee.trainer.autograd.graph import apply
 from cordee.trainer.autograd.mode import no_grad
 from cordee.trainer.autograd.record import Shape, op, shape_of
 from cordee.trainer.errors import ShapeError
+from cordee.trainer.kernels import kernel
 from cordee.trainer.ops.correlation import channel_sums
 from cordee.trainer.ops.products import ones
 from cordee.trainer.tensors import Tensor
@@ -63,6 +64,7 @@ def check_channels(input: Any, weight: Any, bias: Any) -> None:
             raise ShapeError(f"{name} must hold one number per channel ({input[1]}), not shape {tuple(value)}")
 
 
+@kernel
 def _batch_norm(xp: Any, input: Any, weight: Any, bias: Any, *, eps: float) -> Any:
     ndim, count = input.ndim, math.prod(input.shape) // max(input.shape[1], 1)
     for value in (weight, bias):
@@ -83,7 +85,7 @@ def _batch_norm_vjp(
 ) -> Any:
     g_out, g_mean, g_var = g
     if F.raw:
-        return _batch_norm_grad(F.xp, g_out, g_mean, g_var, input, weight, needs, *aux)
+        return _batch_norm_grad(F.xp, g_out, g_mean, g_var, input, weight, *aux, needs=needs)
     ndim, axes = input.ndim, (0, *range(2, input.ndim))
     count = math.prod(shape_of(input)) // shape_of(input)[1]
     centred = input - F.mean(input, axis=axes, keepdims=True)
@@ -108,8 +110,9 @@ def _batch_norm_vjp(
     return input_grad, weight_grad, bias_grad
 
 
+@kernel
 def _batch_norm_grad(
-    xp: Any, g: Any, g_mean: Any, g_var: Any, input: Any, weight: Any, needs: Any, mean: Any, inverse: Any
+    xp: Any, g: Any, g_mean: Any, g_var: Any, input: Any, weight: Any, mean: Any, inverse: Any, *, needs: Any
 ) -> Any:
     """The same on arrays, in place."""
     ndim, count = input.ndim, math.prod(input.shape) // max(input.shape[1], 1)

@@ -44,7 +44,7 @@ class Loop:
     body: Callable[..., Any]
     signature: str = ""
     shared: str = ""
-    """Of a loop over arrays: the dimension that threads share."""
+    """Of a loop over arrays: the dimension that threads share; "" if one does everything."""
 
     @property
     def operands(self) -> tuple[str, str]:
@@ -188,6 +188,12 @@ class Rows(Code):
             self.count(whole, full, LANES, lambda i: body(i, None))
             done = full
         self.when(done < count, lambda: body(done, self._mask(count - done)))
+
+    def clear(self, count: Value, *places: Memory) -> None:
+        """Zeros in so many elements of each."""
+        zero = self.real(0.0)
+        for place in places:
+            self.lanes(count, lambda i, mask, place=place: place.put_lanes(i, zero, mask))  # type: ignore[misc]
 
     def _mask(self, count: Value) -> Value:
         """True in the first `count` lanes."""
@@ -371,6 +377,10 @@ def _build_entry(module: ir.Module, loop: Loop, work: ir.Function) -> None:
     entry = ir.Function(module, _LOOP, loop.name)
     args, dims, steps, _ = entry.args
     builder = ir.IRBuilder(entry.append_basic_block("entry"))
+    if loop.signature and not loop.shared:
+        builder.call(work, [args, dims, steps, ir.Constant(LONG, 0), ir.Constant(LONG, 0)])
+        builder.ret_void()
+        return
     if loop.signature:
         names = loop.dimensions
         sizes = [builder.load(builder.gep(dims, [ir.Constant(LONG, i + 1)])) for i in range(len(names))]

@@ -59,7 +59,7 @@ def _layer_norm_grad(
 
     def chunk(c: Value) -> None:
         of_weight, of_bias = sums.at(c * length * 2), sums.at(c * length * 2 + length)
-        _clear(k, length, of_weight, of_bias)
+        k.clear(length, of_weight, of_bias)
 
         def block(first: Value, size: int) -> None:
             rows = [_Row(k, r, g, x, mean, inverse, into) for r in (first + j for j in range(size))]
@@ -109,16 +109,6 @@ class _Row:
         return (value if self.centre is None else value - self.centre) * self.factor
 
 
-def _clear(k: Rows, length: Value, *places: Memory) -> None:
-    zero = k.real(0.0)
-
-    def clear(i: Value, mask: Value | None) -> None:
-        for place in places:
-            place.put_lanes(i, zero, mask)
-
-    k.lanes(length, clear)
-
-
 def _blocks(k: Rows, first: Value, last: Value, block: Any) -> None:
     """`block(row, size)` for the rows from `first` to before `last`: so many at once as there are, then one by one."""
     whole = first + (last - first) / _BLOCK * _BLOCK
@@ -151,7 +141,7 @@ def _rms_norm_grad(k: Rows, g: Memory, x: Memory, weight: Memory, inverse: Memor
 
     def chunk(c: Value) -> None:
         of_weight = sums.at(c * length)
-        _clear(k, length, of_weight)
+        k.clear(length, of_weight)
 
         def block(first: Value, size: int) -> None:
             rows = [_Row(k, r, g, x, None, inverse, into) for r in (first + j for j in range(size))]

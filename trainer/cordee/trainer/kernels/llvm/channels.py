@@ -1,0 +1,414 @@
+"""Batch normalisation, where an image's channels are the last dimension in memory ("rows" of channels), and where each
+channel is a plane of its own.
+
+Mean and variance come out of one pass over memory: of a piece that fits into the cache at once, both are computed, the
+second from what the first found; pieces are merged as Chan, Golub and LeVeque (1979) merge them. Which pieces there
+are, and in which order they are merged, depends on shapes alone, so that the bits do not depend on who shares the work.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from cordee.trainer.kernels.llvm.layouts import lies, number, ones_row, zeros_row
+from cordee.trainer.kernels.llvm.loops import Loop, Memory, Rows
+from cordee.trainer.kernels.llvm.ufuncs import family
+from cordee.trainer.kernels.llvm.values import FLOAT, Value
+
+__all__ = ["batch_norm", "batch_norm_grad"]
+
+_PIECE = 2048
+"""Elements of a plane at once."""
+_HEIGHT = 64
+"""Rows at once."""
+_STREAMS = 4
+"""Sums side by side, which need not wait for each other."""
+
+
+# -- planes: a channel's elements lie together -------------------------------------------------------------------------
+
+
+class _Moments:
+    """How many, their mean, and the sum of their squared distances from it, while pieces are merged: of one channel, or
+    of 16."""
+
+    def __init__(self, k: Rows, zero: Value) -> None:
+        self.k = k
+        self.mean, self.squares = k.variable(zero), k.variable(zero)
+
+    def merge(self, before: Value, count: Value, mean: Value, squares: Value) -> None:
+        """With `count` more; `before` is how many there were."""
+        k = self.k
+        share = count / (before + count)
+        step = mean - self.mean.get()
+        self.squares.set(self.squares.get() + squares + step * step * (before * share))
+        self.mean.set(k.fma(k.splat(step) if step.is_vector else step, share, self.mean.get()))
+
+
+def _pieces(k: Rows, length: Value, body: Callable[[Value, Value], None]) -> None:
+    """`body(start, size)` for each piece of so many elements."""
+
+    def piece(start: Value) -> None:
+        rest = length - start
+        body(start, k.where(rest < _PIECE, rest, k.index(_PIECE)))
+
+    k.count(k.index(0), length, _PIECE, piece)
+
+
+def _batch_norm_planes(
+    k: Rows, x: Memory, weight: Memory, bias: Memory, eps: Memory, out: Memory, mean: Memory, var: Memory,
+    inverse: Memory,
+) -> None:  # fmt: skip
+    samples, channels, length = (k.sizes[name] for name in "bcs")
+    count = k.convert(samples * length, FLOAT)
+    margin, zero = eps.get(k.index(0)), k.index(0)
+
+    def channel(c: Value) -> None:
+        moments = _Moments(k, k.real(0.0))
+
+        def sample(b: Value) -> None:
+            plane = x.at((b * channels + c) * length)
+
+            def piece(start: Value, size: Value) -> None:
+                source, here = plane.at(start), k.convert(size, FLOAT)
+                centre = k.sum_lanes(size, source.lanes) / here
+                squares = k.sum_lanes(size, lambda i, mask: _square(source.lanes(i, mask) - centre))
+                moments.merge(k.convert(b * length + start, FLOAT), here, centre, squares)
+
+            _pieces(k, length, piece)
+
+        k.count(zero, samples, 1, sample)
+        centre, spread = moments.mean.get(), moments.squares.get() / count
+        factor = 1.0 / k.sqrt(spread + margin)
+        for place, value in ((mean, centre), (var, spread), (inverse, factor)):
+            place.put(c, value)
+        scale, shift = factor * weight.get(c), bias.get(c)
+
+        def write(b: Value) -> None:
+            at = (b * channels + c) * length
+            source, target = x.at(at), out.at(at)
+            k.lanes(
+                length,
+                lambda i, mask: target.put_lanes(i, k.fma(source.lanes(i, mask) - centre, scale, shift), mask),
+                2,
+            )
+
+        k.count(zero, samples, 1, write)
+
+    k.share(channel)
+
+
+def _square(value: Value) -> Value:
+    return value * value
+
+
+def _batch_norm_grad_planes(
+    k: Rows, g: Memory, x: Memory, weight: Memory, mean: Memory, inverse: Memory, into: Memory, of_weight: Memory,
+    of_bias: Memory,
+) -> None:  # fmt: skip
+    samples, channels, length = (k.sizes[name] for name in "bcs")
+    count = k.convert(samples * length, FLOAT)
+    zero = k.index(0)
+
+    def channel(c: Value) -> None:
+        centre, factor = mean.get(c), inverse.get(c)
+        total, dots = k.variable(k.real(0.0)), k.variable(k.real(0.0))
+
+        def sample(b: Value) -> None:
+            at = (b * channels + c) * length
+            slope, source = g.at(at), x.at(at)
+
+            def piece(start: Value, size: Value) -> None:
+                slopes, values = slope.at(start), source.at(start)
+
+                def terms(i: Value, mask: Value | None) -> tuple[Value, Value]:
+                    value = slopes.lanes(i, mask)
+                    return value, value * (values.lanes(i, mask) - centre)
+
+                more, more_dots = k.sums_lanes(size, terms, 2)
+                total.set(total.get() + more)
+                dots.set(dots.get() + more_dots)
+
+            _pieces(k, length, piece)
+
+        k.count(zero, samples, 1, sample)
+        along = dots.get() * factor
+        of_weight.put(c, along)
+        of_bias.put(c, total.get())
+        scale = factor * weight.get(c)
+        shift, tilt = total.get() / count, along * factor / count
+
+        def write(b: Value) -> None:
+            at = (b * channels + c) * length
+            slope, source, target = g.at(at), x.at(at), into.at(at)
+
+            def lanes(i: Value, mask: Value | None) -> None:
+                value = slope.lanes(i, mask) - shift - (source.lanes(i, mask) - centre) * tilt
+                target.put_lanes(i, value * scale, mask)
+
+            k.lanes(length, lanes, 2)
+
+        k.count(zero, samples, 1, write)
+
+    k.share(channel)
+
+
+# -- rows: a channel is a column ---------------------------------------------------------------------------------------
+
+
+def _column_sums(
+    k: Rows, first: Value, last: Value, terms: Callable[[Value], tuple[Value, ...]], number: int
+) -> list[Value]:
+    """The sums over rows of 16 columns' terms, several rows side by side."""
+    zero = k.splat(k.real(0.0))
+    sums = [[k.variable(zero) for _ in range(_STREAMS)] for _ in range(number)]
+    whole = first + (last - first) / _STREAMS * _STREAMS
+
+    def add(r: Value, stream: int) -> None:
+        for total, term in zip(sums, terms(r), strict=True):
+            total[stream].set(total[stream].get() + term)
+
+    def turn(r: Value) -> None:
+        for stream in range(_STREAMS):
+            add(r + stream, stream)
+
+    k.count(first, whole, _STREAMS, turn)
+    k.count(whole, last, 1, lambda r: add(r, 0))
+    return [(a.get() + b.get()) + (c.get() + d.get()) for a, b, c, d in sums]
+
+
+def _parts(k: Rows, body: Callable[[Value, Value, Value], None]) -> None:
+    """`body(p, first, last)` for this thread's parts of all rows."""
+    num_rows, parts = k.sizes["r"], k.sizes["p"]
+    k.share(lambda p: body(p, p * num_rows / parts, (p + 1) * num_rows / parts))
+
+
+def _column_moments(k: Rows, x: Memory, moments: Memory) -> None:
+    """Mean and squared distances of each part's columns."""
+    length = k.sizes["n"]
+
+    def part(p: Value, first: Value, last: Value) -> None:
+        means, squares = moments.at(p * length * 2), moments.at(p * length * 2 + length)
+        k.clear(length, means, squares)
+
+        def piece(start: Value) -> None:
+            end = k.where(last - start < _HEIGHT, last, start + _HEIGHT)
+            here, before = k.convert(end - start, FLOAT), k.convert(start - first, FLOAT)
+
+            def columns(i: Value, mask: Value | None) -> None:
+                (total,) = _column_sums(k, start, end, lambda r: (x.lanes(r * length + i, mask),), 1)
+                centre = total / here
+                (spread,) = _column_sums(k, start, end, lambda r: (_square(x.lanes(r * length + i, mask) - centre),), 1)
+                known = _Moments(k, means.lanes(i, mask))
+                known.squares.set(squares.lanes(i, mask))
+                known.merge(before, here, centre, spread)
+                means.put_lanes(i, known.mean.get(), mask)
+                squares.put_lanes(i, known.squares.get(), mask)
+
+            k.lanes(length, columns)
+
+        k.count(first, last, _HEIGHT, piece)
+
+    _parts(k, part)
+
+
+def _merged_moments(k: Rows, moments: Memory, rows: Memory, mean: Memory, var: Memory) -> None:
+    """All parts' moments as one's; `rows` is how many rows there are."""
+    length, parts = k.sizes["n"], k.sizes["p"]
+    num_rows = rows.get(k.index(0))
+
+    def columns(i: Value, mask: Value | None) -> None:
+        known = _Moments(k, k.splat(k.real(0.0)))
+
+        def part(p: Value) -> None:
+            first, last = p * num_rows / parts, (p + 1) * num_rows / parts
+            at = p * length * 2 + i
+            known.merge(
+                k.convert(first, FLOAT), k.convert(last - first, FLOAT), moments.lanes(at, mask),
+                moments.lanes(at + length, mask),
+            )  # fmt: skip
+
+        k.count(k.index(0), parts, 1, part)
+        mean.put_lanes(i, known.mean.get(), mask)
+        var.put_lanes(i, known.squares.get() / k.convert(num_rows, FLOAT), mask)
+
+    k.lanes(length, columns)
+
+
+def _affine_rows(k: Rows, x: Memory, mean: Memory, scale: Memory, shift: Memory, out: Memory) -> None:
+    length = k.sizes["n"]
+
+    def row(r: Value) -> None:
+        source, target = x.at(r * length), out.at(r * length)
+
+        def lanes(i: Value, mask: Value | None) -> None:
+            value = source.lanes(i, mask) - mean.lanes(i, mask)
+            target.put_lanes(i, k.fma(value, scale.lanes(i, mask), shift.lanes(i, mask)), mask)
+
+        k.lanes(length, lanes)
+
+    k.share(row)
+
+
+def _column_dots(k: Rows, g: Memory, x: Memory, mean: Memory, sums: Memory) -> None:
+    """Of each part's columns, the sum of g, and that of g · (x - mean)."""
+    length = k.sizes["n"]
+
+    def part(p: Value, first: Value, last: Value) -> None:
+        def columns(i: Value, mask: Value | None) -> None:
+            centre = mean.lanes(i, mask)
+
+            def terms(r: Value) -> tuple[Value, ...]:
+                at = r * length + i
+                value = g.lanes(at, mask)
+                return value, value * (x.lanes(at, mask) - centre)
+
+            total, dots = _column_sums(k, first, last, terms, 2)
+            sums.put_lanes(p * length * 2 + i, total, mask)
+            sums.put_lanes(p * length * 2 + length + i, dots, mask)
+
+        k.lanes(length, columns)
+
+    _parts(k, part)
+
+
+def _batch_norm_grad_rows(
+    k: Rows, g: Memory, x: Memory, mean: Memory, scale: Memory, shift: Memory, tilt: Memory, into: Memory
+) -> None:
+    length = k.sizes["n"]
+
+    def row(r: Value) -> None:
+        slope, source, target = (each.at(r * length) for each in (g, x, into))
+
+        def lanes(i: Value, mask: Value | None) -> None:
+            centred = source.lanes(i, mask) - mean.lanes(i, mask)
+            value = slope.lanes(i, mask) - shift.lanes(i, mask) - centred * tilt.lanes(i, mask)
+            target.put_lanes(i, value * scale.lanes(i, mask), mask)
+
+        k.lanes(length, lanes)
+
+    k.share(row)
+
+
+@functools.cache
+def _ufuncs() -> dict[str, Any]:
+    each = "(c),(c),(c)"
+    return family(
+        "channels",
+        [
+            Loop("batch_norm_planes", "ffff->ffff", _batch_norm_planes, f"(b,c,s),(c),(c),()->(b,c,s),{each}", "c"),
+            Loop(
+                "batch_norm_grad_planes", "fffff->fff", _batch_norm_grad_planes,
+                f"(b,c,s),(b,c,s),{each}->(b,c,s),(c),(c)", "c",
+            ),
+            Loop("column_moments", "f->f", _column_moments, "(r,n)->(p,d,n)", "p"),
+            Loop("merged_moments", "fq->ff", _merged_moments, "(p,d,n),()->(n),(n)"),
+            Loop("affine_rows", "ffff->f", _affine_rows, "(r,n),(n),(n),(n)->(r,n)", "r"),
+            Loop("column_dots", "fff->f", _column_dots, "(r,n),(r,n),(n)->(p,d,n)", "p"),
+            Loop(
+                "batch_norm_grad_rows", "ffffff->f", _batch_norm_grad_rows,
+                "(r,n),(r,n),(n),(n),(n),(n)->(r,n)", "r",
+            ),
+        ],
+    )  # fmt: skip
+
+
+# -- layouts -----------------------------------------------------------------------------------------------------------
+
+
+class _Layout:
+    """How `(N, C, …)` lies in memory, as rows of channels or as planes, and the way back."""
+
+    __slots__ = ("by_rows", "order", "shape", "view")
+
+    def __init__(self, a: Any, order: tuple[int, ...], by_rows: bool) -> None:
+        self.order, self.by_rows = order, by_rows
+        ordered = a.transpose(order)
+        self.shape = ordered.shape
+        channels = a.shape[1]
+        if by_rows:
+            self.view: tuple[int, ...] = (a.size // channels, channels)
+        elif order[0] == 1:  # channels before samples
+            self.view = (1, channels, a.size // channels)
+        else:
+            self.view = (a.shape[0], channels, math.prod(a.shape[2:]))
+
+    def of(self, a: Any) -> Any:
+        """An array of the same shape as the loops take it: a view, or, if it lies differently, a copy."""
+        return np.ascontiguousarray(a.transpose(self.order)).reshape(self.view)
+
+    def back(self, a: Any) -> Any:
+        return a.reshape(self.shape).transpose(np.argsort(self.order))
+
+
+def _layout(a: Any) -> _Layout | None:
+    """The layout; None where there are gaps, or another order."""
+    if a.dtype != np.float32 or a.ndim < 2 or not a.size:
+        return None
+    plain, ndim = tuple(range(a.ndim)), a.ndim
+    last = (0, *range(2, ndim), 1)
+    if a.flags.c_contiguous and (ndim == 2 or math.prod(a.shape[2:]) == 1):
+        return _Layout(a, last, True)
+    if a.flags.c_contiguous:
+        return _Layout(a, plain, False)
+    if a.transpose(last).flags.c_contiguous:
+        return _Layout(a, last, True)
+    first = (1, 0, *range(2, ndim))
+    return _Layout(a, first, False) if ndim > 2 and a.transpose(first).flags.c_contiguous else None
+
+
+def _fit(channels: int, *values: Any) -> bool:
+    return all(value is None or lies(value, (channels,)) for value in values)
+
+
+def _num_parts(num_rows: int) -> int:
+    """Parts that threads share: enough, and each of some pieces."""
+    return min(max(num_rows // (4 * _HEIGHT), 1), 32)
+
+
+def batch_norm(input: Any, weight: Any, bias: Any, *, eps: float) -> Any:
+    layout = _layout(input)
+    if layout is None or not _fit(input.shape[1], weight, bias):
+        return NotImplemented
+    channels = input.shape[1]
+    weight = ones_row(channels) if weight is None else weight
+    bias = zeros_row(channels) if bias is None else bias
+    x, loops = layout.of(input), _ufuncs()
+    if not layout.by_rows:
+        out, mean, var, inverse = loops["batch_norm_planes"](x, weight, bias, number(eps))
+        return (layout.back(out), mean, var), (mean, inverse)
+    moments = np.empty((_num_parts(len(x)), 2, channels), np.float32)
+    loops["column_moments"](x, out=moments)
+    mean, var = loops["merged_moments"](moments, len(x))
+    inverse = np.float32(1.0) / np.sqrt(var + np.float32(eps))
+    out = loops["affine_rows"](x, mean, inverse * weight, bias)
+    return (layout.back(out), mean, var), (mean, inverse)
+
+
+def batch_norm_grad(
+    g: Any, g_mean: Any, g_var: Any, input: Any, weight: Any, mean: Any, inverse: Any, *, needs: Any
+) -> Any:
+    if g is None or g_mean is not None or g_var is not None or g.dtype != np.float32:
+        return NotImplemented
+    layout = _layout(input)
+    if layout is None or not _fit(input.shape[1], weight, mean, inverse):
+        return NotImplemented
+    channels = input.shape[1]
+    weight = ones_row(channels) if weight is None else weight
+    x, slopes, loops = layout.of(input), layout.of(g), _ufuncs()
+    if not layout.by_rows:
+        into, of_weight, of_bias = loops["batch_norm_grad_planes"](slopes, x, weight, mean, inverse)
+    else:
+        sums = np.empty((_num_parts(len(x)), 2, channels), np.float32)
+        loops["column_dots"](slopes, x, mean, out=sums)
+        of_bias, dots = sums.sum(0)
+        of_weight = dots * inverse
+        count = np.float32(len(x))
+        along = of_bias / count, of_weight * inverse / count
+        into = loops["batch_norm_grad_rows"](slopes, x, mean, inverse * weight, *along)
+    return layout.back(into) if needs[0] else None, of_weight if needs[1] else None, of_bias if needs[2] else None
