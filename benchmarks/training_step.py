@@ -12,7 +12,8 @@ do not.
 Every figure has a child process of its own, so that none disturbs another's thread pool or memory; they take turns,
 burst by burst, and a figure is the median over all steps. Memory is the growth of the child's peak resident set (VmHWM
 of /proc, after all steps) over its resident set before the model was built, when the library had been imported and had
-trained a tiny model; of PyTorch it is that of the eager child.
+trained a tiny model with layers of every kind, so that its parts (LLVM, oneDNN) were loaded; of PyTorch it is that of
+the eager child. (The first run on a machine also compiles Cordee's loops, which takes memory: look at the second.)
 
 `--profile` says instead where a step of each library goes, by operation. `--json FILE` keeps everything measured.
 """
@@ -37,7 +38,7 @@ import numpy as np
 from machine import describe_machine
 from peers import LIBRARIES, Peer, import_library, installed, serve
 from step_profile import print_profile, profile_cordee, profile_torch
-from workloads.training_models import OPTIONS, ROWS, Row, mlp
+from workloads.training_models import OPTIONS, ROWS, Row, tiny
 
 DTYPES = ("float32", "bfloat16")
 NUM_WARMUP, NUM_BURSTS = 5, 10
@@ -133,8 +134,8 @@ def child(library: str, row: Row, dtype: str, variant: str, threads: int, weight
     """Builds when asked what it lacks; then warms up, takes steps, tells its memory or its profile, by questions."""
     lib = import_library(library, threads)
     # Libraries load parts of themselves at first use: that is not the model's memory.
-    tiny = (lib.ones(2, 2), lib.tensor(np.array([0, 1])))
-    Training(lib, mlp(lib.nn, 2, 2, 2), row.optimizer, *tiny, contextlib.nullcontext).step()
+    batch = (lib.ones(64, 64), lib.tensor(np.zeros(64, int)))
+    Training(lib, tiny(lib.nn), row.optimizer, *batch, contextlib.nullcontext).step()
     with contextlib.suppress(OSError):
         Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew from here
     baseline = memory_bytes("VmRSS")
@@ -163,7 +164,8 @@ def child(library: str, row: Row, dtype: str, variant: str, threads: int, weight
             held.append(build(lib, row, dtype, variant, weights))
             return ""
         if what == "memory":
-            return memory_bytes("VmHWM") - baseline
+            peak = memory_bytes("VmHWM")
+            return [peak - baseline, peak]
         if what == "profile":
             profile = profile_cordee if library == "cordee" else functools.partial(profile_torch, lib)
             return profile(held[0].parts, int(number))
@@ -176,10 +178,11 @@ def child(library: str, row: Row, dtype: str, variant: str, threads: int, weight
 
 
 class Measured(NamedTuple):
-    """Of one child: median seconds per step, bytes, the losses of the warm-up."""
+    """Of one child: median seconds per step, bytes of growth and in all, the losses of the warm-up."""
 
     seconds: float
     memory: int
+    peak: int
     losses: list[float]
 
 
@@ -224,7 +227,7 @@ class Runner:
             for name, peer in self.children.items():
                 times[name] += peer.ask(f"burst {sizes[name]}")
         return {
-            name: Measured(statistics.median(times[name]), peer.ask("memory"), self.losses[name])
+            name: Measured(statistics.median(times[name]), *peer.ask("memory"), self.losses[name])
             for name, peer in self.children.items()
         }
 

@@ -9,7 +9,7 @@ import itertools
 from collections.abc import Callable
 from typing import Any, Literal, NamedTuple
 
-__all__ = ["OPTIONS", "ROWS", "Row", "mlp"]
+__all__ = ["OPTIONS", "ROWS", "Row", "tiny"]
 
 
 def mlp(nn: Any, *widths: int) -> Any:
@@ -18,6 +18,22 @@ def mlp(nn: Any, *widths: int) -> Any:
     for inputs, outputs in itertools.pairwise(widths):
         layers += [nn.Linear(inputs, outputs), nn.ReLU()]
     return nn.Sequential(*layers[:-1])
+
+
+def tiny(nn: Any) -> Any:
+    """Layers of every kind, for `(N, 64)`."""
+    return nn.Sequential(
+        nn.Linear(64, 64),
+        nn.LayerNorm(64),
+        nn.GELU(),
+        nn.Unflatten(1, (4, 4, 4)),
+        nn.Conv2d(4, 4, 3, padding=1),
+        nn.BatchNorm2d(4),
+        nn.ReLU(),
+        nn.MaxPool2d(2),
+        nn.Flatten(),
+        nn.Linear(16, 10),
+    )
 
 
 def conv_net(nn: Any) -> Any:
