@@ -46,12 +46,12 @@ def pytest_report_header(config: pytest.Config) -> str:
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     if config.getoption("--second-try"):
         for item in items:
-            if "slow" in item.keywords:
+            if item.get_closest_marker("slow"):
                 item.add_marker(pytest.mark.flaky(reruns=1))
     if config.getoption("--device") != "cuda":
         skip = pytest.mark.skip(reason="needs --device cuda")
         for item in items:
-            if "cuda" in item.keywords:
+            if item.get_closest_marker("cuda"):  # the keywords know folders of that name, too
                 item.add_marker(skip)
 
 

@@ -48,6 +48,8 @@ class ElementwiseKernel:
             elif isinstance(value, ndarray) and value.dtype.name != kind:
                 raise TypeError(f"{kind} is wanted, not {value.dtype.name}") if raw else None
         shapes = [v.shape for (*raw, _, _), v in given if not raw and isinstance(v, ndarray)]
+        if shapes and size is not None:
+            raise ValueError("Specified 'size' can be used only if all of the ndarray are 'raw'")
         shape = np.broadcast_shapes(*shapes) if shapes else (size or 0,)
         narrow: list[Any] = []
         held, text, heads = [], [], []

@@ -297,7 +297,7 @@ def add_rows(xp: Any, out: Any, rows: Any, a: Any) -> None:
     """Adds `a (n, …)` to rows of `out (m, …)`, in the order of `a`.
 
     With NumPy, element by element: its `add.at` is fast for vectors, and slow for anything else. On a GPU, and for
-    halves (which are added up in single precision), sorted by where they go, then summed in runs. `out` may have any
+    halves (which are added up in single precision), sorted by where they go, then added up in runs. `out` may have any
     layout: a gradient that was added up from transposed ones is transposed itself, and a reshape of it would be a copy.
     """
     rows = rows.astype(np.intp)  # a narrow integer could not hold the number of rows
@@ -308,10 +308,16 @@ def add_rows(xp: Any, out: Any, rows: Any, a: Any) -> None:
         return
     rows += (rows < 0) * out.shape[0]  # not by a mask: a device would have to wait for it
     order = stable_order(xp, rows)
-    rows = rows[order]
-    starts = xp.concatenate((xp.zeros(1, np.intp), xp.flatnonzero(rows[1:] != rows[:-1]) + 1))
-    sums = _run_sums(xp, a.reshape(rows.size, -1), order, starts)
-    out[rows[starts]] += sums.reshape(-1, *out.shape[1:])
+    rows, a = rows[order], a.reshape(rows.size, -1)
+    if xp is np:
+        starts = np.concatenate((np.zeros(1, np.intp), np.flatnonzero(rows[1:] != rows[:-1]) + 1))
+        out[rows[starts]] += _run_sums(a[order], starts).reshape(-1, *out.shape[1:])
+    elif out.flags.c_contiguous:
+        _add_runs(xp, out, rows, order, a)
+    else:
+        whole = xp.zeros(out.shape, out.dtype)
+        _add_runs(xp, whole, rows, order, a)
+        out += whole
 
 
 def _add_elements(out: Any, rows: Any, a: Any) -> None:
@@ -336,30 +342,35 @@ def _is_half(a: Any) -> bool:
     return a.dtype.itemsize == 2 and is_float(a.dtype)
 
 
-def _run_sums(xp: Any, a: Any, order: Any, starts: Any) -> Any:
+def _run_sums(a: Any, starts: Any) -> Any:
     """The sums of runs of rows; halves are added up in single precision."""
-    half = _is_half(a)
-    if xp is np:
-        sums = np.add.reduceat(a[order].astype(np.float32) if half else a[order], starts, axis=0)
-        return sums.astype(a.dtype, copy=False)  # small integers and booleans are summed as larger ones
-    ends = xp.concatenate((starts[1:], xp.full(1, order.size, np.intp)))
-    zero = xp.zeros((), np.float32 if half else a.dtype)
-    out = xp.empty((starts.size, a.shape[1]), a.dtype)
-    return _run_kernel(xp)(xp.ascontiguousarray(a), order, starts, ends, a.shape[1], zero, out)
+    sums = np.add.reduceat(a.astype(np.float32) if _is_half(a) else a, starts, axis=0)
+    return sums.astype(a.dtype, copy=False)  # small integers and booleans are summed as larger ones
+
+
+def _add_runs(xp: Any, out: Any, rows: Any, order: Any, a: Any) -> None:
+    """On a device: adds each run of equal `rows` (sorted, so the run's rows of `a` are `order`'s) from first to last.
+
+    What it launches depends on shapes alone, so that a step with it can be recorded as a graph.
+    """
+    zero = xp.zeros(1, np.float32 if _is_half(a) else a.dtype)
+    _run_kernel(xp)(xp.ascontiguousarray(a), rows, order, rows.size, a.shape[1], zero, out, size=a.size)
 
 
 @functools.cache
 def _run_kernel(xp: Any) -> Any:
-    """CUDA: one thread per run and column, which adds from first to last."""
+    """CUDA: one thread per row and column; those at the beginning of a run add it up, the others have nothing to do."""
     return xp.ElementwiseKernel(
-        "raw T a, raw int64 order, raw int64 starts, raw int64 ends, int64 width, A zero", "T out",
+        "raw T a, raw int64 rows, raw int64 order, int64 count, int64 width, raw A zero", "raw O out",
         """
-        long long run = i / width, column = i % width;
-        A total = zero;
-        for (long long k = starts[run]; k < ends[run]; ++k) total += (A)a[order[k] * width + column];
-        out = (T)total;
+        long long first = i / width, column = i % width, row = rows[first];
+        if (first == 0 || rows[first - 1] != row) {
+            A total = zero[0];
+            for (long long k = first; k < count && rows[k] == row; ++k) total += (A)a[order[k] * width + column];
+            out[row * width + column] = (O)((A)out[row * width + column] + (A)(T)total);
+        }
         """,
-        "cordee_run_sums",
+        "cordee_add_runs",
     )  # fmt: skip
 
 
