@@ -7,7 +7,7 @@ from typing import Any
 from cordee.trainer.array import array_module, is_float
 from cordee.trainer.autograd.graph import apply
 from cordee.trainer.autograd.hooks import HOOKS
-from cordee.trainer.autograd.record import REGISTRY, Op
+from cordee.trainer.autograd.record import REGISTRY
 from cordee.trainer.tensors import Leaf, Tensor, wrap
 
 __all__ = ["add_array", "add_tensor", "as_gradient", "cast", "to_leaf", "write"]
@@ -51,14 +51,13 @@ def add_tensor(leaf: Leaf, g: Tensor) -> None:
     tensor._grad = apply(REGISTRY["clone"], g) if tensor._grad is None else tensor._grad + g
 
 
-def write(op: Op, i: int, edge: Any, F: Any, g: Any, out: Any, inputs: tuple[Any, ...], params: dict[str, Any]) -> bool:
-    """Let the op compute a leaf's first gradient right where the optimiser wants it, if it can: saves a copy."""
-    rule = op.writes[i]
-    tensor = edge.ref() if rule is not None and type(edge) is Leaf else None
-    if rule is None or tensor is None or tensor._grad is not None or (HOOKS and edge in HOOKS):
+def write(leaf: Leaf, rule: Any, F: Any, g: Any, out: Any, inputs: tuple[Any, ...], params: dict[str, Any]) -> bool:
+    """Let an op compute a leaf's first gradient right where the optimiser wants it, if it can: saves a copy."""
+    tensor = leaf.ref()
+    if tensor is None or tensor._grad is not None:
         return False
     sink = tensor._sink
-    if sink is None or sink.dtype != g.dtype:
+    if sink is None or sink.dtype is not g.dtype:
         return False
     rule(F, sink, g, out, *inputs, **params)
     tensor._grad = wrap(sink)

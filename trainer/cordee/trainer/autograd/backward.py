@@ -185,5 +185,6 @@ def _seed(tensor: Tensor, gradient: Any, create_graph: bool) -> Any:
         if given.data.dtype.kind == "c" and data.dtype.kind != "c":
             raise GraphError(f"the gradient of a tensor of {data.dtype.name} is real, not {given.data.dtype.name}")
         return cast(given, data.dtype) if create_graph else given.data.astype(data.dtype, copy=False)
-    seed = array_module(data).full(data.shape, gradient, data.dtype)
+    seed = array_module(data).empty(data.shape, data.dtype)
+    seed.fill(gradient)
     return wrap(seed) if create_graph else seed

@@ -26,6 +26,7 @@ LEAST = 2048
 """Elements from which on a fused loop is asked for. (On a GPU always: there, what costs is the launch.)"""
 
 _float32, _bfloat16, _boolean = np.dtype(np.float32), np.dtype(ml_dtypes.bfloat16), np.dtype(np.bool_)
+_ndarray = np.ndarray
 
 
 def _real_of(a: Any, **_: Any) -> Term:
@@ -148,6 +149,15 @@ class Fused:
         out = loop(*operands)
         return out if wide else out.view(_bfloat16)
 
+    def float32_loop(self, which: int) -> tuple[Any, tuple[str, ...]] | None:
+        """The loop of an operation of one input and no params, where all that it reads is float32; found quickly."""
+        try:
+            return self.loops[which]
+        except KeyError:
+            kinds = dict.fromkeys((*self.record.inputs, *(("g", "out") if which >= 0 else ())), "f")
+            found = self.loops[which] = self._made(np, which, kinds, {}, (), True)
+            return found
+
     def _made(
         self, xp: Any, which: int, kinds: dict[str, str], params: dict[str, Any], fixed: tuple[str, ...], wide: bool
     ) -> tuple[Any, tuple[str, ...]] | None:
@@ -184,6 +194,9 @@ def fused_forward(record: Op, fused: Fused) -> Callable[..., Any]:
     if len(names) == 1 and not record.params:
 
         def forward(xp: Any, a: Any) -> Any:
+            if type(a) is _ndarray and a.dtype is _float32:
+                found = fused.float32_loop(-1) if a.size >= LEAST else None
+                return plain(xp, a) if found is None else found[0](a)
             if a.size >= LEAST or xp is not np:
                 out = fused(-1, {names[0]: a}, _NONE, xp)
                 if out is not NotImplemented:
@@ -206,7 +219,27 @@ def fused_rule(record: Op, index: int, fused: Fused) -> Callable[..., Any]:
     """The rule for one input's gradient, likewise."""
     plain, names = record.vjps[index], ("g", "out", *record.inputs)
     assert plain is not None
+    if len(record.inputs) == 1 and not record.params:
+        general = _general_rule(plain, names, index, fused)
 
+        def lone(F: Any, g: Any, out: Any, a: Any) -> Any:
+            if F.raw and type(g) is _ndarray and g.size >= LEAST and g.dtype is _float32:
+                found = fused.float32_loop(index)
+                if found is None:
+                    return plain(F, g, out, a)
+                operands = [g if name == "g" else out if name == "out" else a for name in found[1]]
+                shape = g.shape
+                for operand in operands:
+                    if type(operand) is not _ndarray or operand.dtype is not _float32 or operand.shape != shape:
+                        return general(F, g, out, a)
+                return found[0](*operands)
+            return general(F, g, out, a)
+
+        return lone
+    return _general_rule(plain, names, index, fused)
+
+
+def _general_rule(plain: Callable[..., Any], names: tuple[str, ...], index: int, fused: Fused) -> Callable[..., Any]:
     def rule(F: Any, g: Any, out: Any, *inputs: Any, **params: Any) -> Any:
         if F.raw and (g.size >= LEAST or F.xp is not np):
             slope = fused(index, dict(zip(names, (g, out, *inputs), strict=True)), params, F.xp)

@@ -45,7 +45,7 @@ class Binary(Protocol):
     def __call__(self, input: Operand, other: Operand, *, out: Tensor | None = None) -> Tensor: ...
 
 
-_ndarray = np.ndarray
+_ndarray, _FLOAT32 = np.ndarray, np.dtype(np.float32)
 _NO_PARAMS: dict[str, Any] = {}
 _NO_SHAPE, _NO_SHAPES = (None,), (None, None)
 _NUMBERS = frozenset((float, int, bool))
@@ -182,7 +182,8 @@ def apply(op: Op, *inputs: Any, **params: Any) -> Any:
             arrays.append(constant(value))
             edges.append(None)
         bit <<= 1
-    xp = np if type(arrays[0]) is _ndarray else array_module(*arrays)
+    first = arrays[0]
+    xp = np if type(first) is _ndarray else array_module(*arrays)
     try:
         out = op.forward(xp, *arrays, **params)
     except (ValueError, IndexError, TypeError) as error:
@@ -192,6 +193,9 @@ def apply(op: Op, *inputs: Any, **params: Any) -> Any:
         out, aux = out
     if op.many:
         out = tuple([settle(op, part, arrays) for part in out])
+    elif type(out) is _ndarray and out.dtype is _FLOAT32 and type(first) is _ndarray and first.dtype is _FLOAT32:
+        if op.broadcasts and has_bfloat16(arrays, True):
+            out = settle(op, out, arrays)
     elif type(out) is not _ndarray or out.dtype in TO_SETTLE or has_bfloat16(arrays, op.broadcasts):
         if mask and out.dtype.kind == "c" and (turned := _complexified(op, inputs)) is not None:
             return apply(op, *turned, **params)
@@ -202,8 +206,11 @@ def apply(op: Op, *inputs: Any, **params: Any) -> Any:
         params["aux"] = aux
     if op.variadic:
         return record(out, op, tuple(edges), tuple([x.shape for x in arrays]), None, params, op.broadcasts)
-    *keep, keep_out = op.keep[mask]
-    saved = tuple([x if k else None if x is None else getattr(x, "shape", None) for x, k in zip(arrays, keep)])  # noqa: B905
+    keep = op.keep[mask]
+    for i, x in enumerate(arrays):
+        if not keep[i] and x is not None:
+            arrays[i] = getattr(x, "shape", None)
+    saved, keep_out = tuple(arrays), keep[-1]
     if op.many:
         return pick(out, Node(op, tuple(edges), saved, out if keep_out else None, params))
     return record(out, op, tuple(edges), saved, out if keep_out else None, params, op.broadcasts)
@@ -274,8 +281,9 @@ def unary(op: Op) -> Unary:
         if kind and SWITCH.on:
             input = cast_input(kind, input)
         x, edge = input.data, input._node
+        xp = np if type(x) is _ndarray else array_module(x)
         try:
-            y = (small if x.size < LEAST else forward)(np if type(x) is _ndarray else array_module(x), x)
+            y = small(xp, x) if xp is np and x.size < LEAST else forward(xp, x)
         except (ValueError, TypeError) as error:
             refuse(op, [x], _NO_PARAMS, error)
         if type(y) is not _ndarray or y.dtype is not x.dtype:

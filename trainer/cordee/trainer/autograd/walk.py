@@ -35,6 +35,7 @@ _FLOAT32 = np.dtype(np.float32)
 def walk(grads: dict[Any, Any], retain: bool) -> None:
     """Add to the leaves' `.grad` what flows from these gradients of nodes (and of leaves), which are used up."""
     F = array_vocabulary(array_module(*grads.values()))
+    least = LEAST if F.xp is np else 0  # on a device fused loops always pay
     heap = [(-edge.number, edge) for edge in grads if type(edge) is not Leaf]  # of the nodes in `grads`, the newest
     heapify(heap)
     owned: set[Any] = set()  # those whose gradient so far is an array that only this walk refers to
@@ -57,7 +58,7 @@ def walk(grads: dict[Any, Any], retain: bool) -> None:
                     BOOK.check(node, saved, node.out)
                 if node.number < newest_write:
                     check_unwritten(node, saved)
-                rules = op.small_vjps if op.joint or g.size < LEAST else op.vjps
+                rules = op.small_vjps if op.joint or g.size < least else op.vjps
                 special: Any = None
                 following: Any = None
                 if op.joint or (g.dtype is not _FLOAT32 and g.dtype.kind == "c"):
@@ -82,10 +83,12 @@ def walk(grads: dict[Any, Any], retain: bool) -> None:
                         continue
                     if special is not None:
                         d = special[i]
-                    elif (op.short[i] and _written(F, node, i, edge, g, grads, owned)) or rules[i] is None:
+                    elif (op.short[i] and _written(F, node, i, edge, g, grads, owned, hooked)) or rules[i] is None:
                         continue
                     elif params:
                         d = rules[i](F, g, node.out, *saved, **params)
+                    elif len(saved) == 2:
+                        d = rules[i](F, g, node.out, saved[0], saved[1])
                     else:
                         d = rules[i](F, g, node.out, *saved)
                     if d is None:
@@ -142,13 +145,19 @@ def walk(grads: dict[Any, Any], retain: bool) -> None:
         MODE.enabled = outer
 
 
-def _written(F: Any, node: Any, i: int, edge: Any, g: Any, grads: dict[Any, Any], owned: set[Any]) -> bool:
+def _written(
+    F: Any, node: Any, i: int, edge: Any, g: Any, grads: dict[Any, Any], owned: set[Any], hooked: bool
+) -> bool:
     """Let an op add a gradient to one that is there, or write it to where an optimiser wants it, if it can."""
     op = node.op
-    if op.adds is not None and edge in owned:
+    if op.adds is not None:
+        if edge not in owned:
+            return False
         op.adds(F, grads[edge], g, node.out, *node.saved, **node.params)
         return True
-    return op.adds is None and write(op, i, edge, F, g, node.out, node.saved, node.params)
+    if type(edge) is not Leaf or (hooked and edge in HOOKS):
+        return False
+    return write(edge, op.writes[i], F, g, node.out, node.saved, node.params)
 
 
 # -- what every walk does ----------------------------------------------------------------------------------------------

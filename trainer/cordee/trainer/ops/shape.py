@@ -85,7 +85,7 @@ def _reshape_shape(a: tuple[int, ...], *, shape: tuple[int, ...]) -> Shape:
 RESHAPE = op(
     "reshape", "the same elements in row-major order, in another shape",
     forward=lambda xp, a, *, shape: a.reshape(shape),
-    vjps=(lambda F, g, out, a, *, shape: F.reshape(g, shape=a),),
+    vjps=(lambda F, g, out, a, *, shape: g.reshape(a),),  # what arrays and tensors both have
     saves=("",), reference=np.reshape, shape=_reshape_shape, dtype="first", view=True,
     samples=lambda s: [
         s.case(s.normal(2, 3), shape=(3, 2)),
