@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from tests.unit.trainer.test_kernels_llvm import bits, both, threads
 
+from cordee import trainer
 from cordee.trainer import kernels
 from cordee.trainer import ops as ops  # declares the kernels
 from cordee.trainer.array import get_num_threads, set_num_threads
@@ -193,3 +194,34 @@ def test_statistics_do_not_depend_on_the_number_of_threads(shape: tuple[int, ...
         found.append(bits((results, grad(g, None, None, x, None, *statistics, needs=(True,) * 3))))
     set_num_threads(before)
     assert found[0] == found[1] == found[2]
+
+
+# -- attention ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("first", [None, 0, 3])
+@pytest.mark.parametrize("shape", [(3, 5), (2, 3, 7, 20), (1, 1, 1), (5, 200, 200)], ids=str)
+def test_attention_weights_and_their_gradient(shape: tuple[int, ...], first: int | None, threads: int) -> None:
+    rng = np.random.default_rng(0)
+    scores, grad = normal(rng, *shape) * 5, normal(rng, *shape)
+    weights, slopes = (kernels.KERNELS[name] for name in ("attention_weights", "attention_slopes"))
+    fast = [kernels.registry.load(kernel.name, "llvm") for kernel in (weights, slopes)]
+    expected = weights.reference(np, scores.astype(np.float64), scale=0.3, first=first)
+    found = fast[0](scores, scale=0.3, first=first)
+    assert found is scores  # in place
+    np.testing.assert_allclose(found, expected, rtol=3e-6, atol=1e-7)
+    expected = slopes.reference(np, grad.astype(np.float64), expected, scale=0.3)
+    assert fast[1](grad, found, scale=0.3) is grad
+    np.testing.assert_allclose(grad, expected, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("keys", [40, 150, 200])
+def test_causal_attention_with_fewer_or_more_keys_than_queries(keys: int) -> None:
+    rng = np.random.default_rng(0)
+    given = [trainer.tensor(normal(rng, n, 8), requires_grad=True) for n in (150, keys, keys)]
+    wide = [trainer.tensor(t.detach().numpy().astype(np.float64), requires_grad=True) for t in given]
+    mask = trainer.tensor(np.tri(150, keys, dtype=bool))
+    for tensors, how in ((given, {"is_causal": True}), (wide, {"attn_mask": mask})):
+        trainer.nn.functional.scaled_dot_product_attention(*tensors, **how).square().sum().backward()
+    for tensor, other in zip(given, wide, strict=True):
+        np.testing.assert_allclose(tensor.grad.numpy(), other.grad.numpy(), rtol=1e-3, atol=1e-5)

@@ -71,6 +71,8 @@ TABLE: dict[str, dict[str, str]] = {
     "cross_entropy_grad": {"llvm": f"{_LLVM}.losses:cross_entropy_grad"},
     "batch_norm": {"llvm": f"{_LLVM}.channels:batch_norm"},
     "batch_norm_grad": {"llvm": f"{_LLVM}.channels:batch_norm_grad"},
+    "attention_weights": {"llvm": f"{_LLVM}.attention:attention_weights"},
+    "attention_slopes": {"llvm": f"{_LLVM}.attention:attention_slopes"},
     "layer_norm": {"llvm": f"{_LLVM}.normalization:layer_norm"},
     "layer_norm_grad": {"llvm": f"{_LLVM}.normalization:layer_norm_grad"},
     "rms_norm": {"llvm": f"{_LLVM}.normalization:rms_norm"},

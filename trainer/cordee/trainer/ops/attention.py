@@ -13,23 +13,24 @@ from cordee.trainer.autograd.casting import autocasts
 from cordee.trainer.autograd.graph import apply
 from cordee.trainer.autograd.record import Shape, broadcast_shape, op
 from cordee.trainer.errors import ShapeError
+from cordee.trainer.kernels import kernel
 from cordee.trainer.ops.dropping import kept_mask
-from cordee.trainer.ops.products import row_sums
+from cordee.trainer.ops.products import product, row_sums
 from cordee.trainer.tensors import Tensor
 
 __all__ = ["scaled_dot_product_attention"]
 
 
 @functools.lru_cache(maxsize=16)
-def _causal_mask(xp: Any, num_queries: int, num_keys: int, dtype: Any) -> Any:
+def _causal_mask(xp: Any, num_queries: int, num_keys: int, first: int, dtype: Any) -> Any:
     """0 where a key may be seen, -∞ where it comes later: adding is many times faster than choosing."""
-    return xp.triu(xp.full((num_queries, num_keys), -math.inf, dtype), 1)
+    return xp.triu(xp.full((num_queries, num_keys), -math.inf, dtype), first + 1)
 
 
 def _additive(xp: Any, mask: Any, scores: Any, causal: bool) -> Any:
     """The mask as numbers to add; None: there is none."""
     if causal:
-        return _causal_mask(xp, *scores.shape[-2:], scores.dtype)
+        return _causal_mask(xp, *scores.shape[-2:], 0, scores.dtype)
     if mask is not None and mask.dtype.kind == "b":
         return xp.where(mask, 0.0, -math.inf).astype(scores.dtype)
     return mask
@@ -38,25 +39,80 @@ def _additive(xp: Any, mask: Any, scores: Any, causal: bool) -> Any:
 def _attention(
     xp: Any, query: Any, key: Any, value: Any, mask: Any, *, scale: float, causal: bool, kept: Any, keep_scale: float
 ) -> Any:
+    """And the blocks of queries that it was computed in: the first, the last, how many keys they see, the weights."""
+    if key.shape[-2] != value.shape[-2]:
+        raise ValueError("each key needs a value")
+    if mask is not None or not key.shape[-2]:
+        weights = _masked_weights(xp, query, key, mask, scale, causal)
+        blocks = [(0, query.shape[-2], key.shape[-2], weights)]
+    else:
+        turned = key.swapaxes(-1, -2)
+        blocks = []
+        for first, last, keys in _blocks(query.shape[-2], key.shape[-2], causal and kept is None):
+            scores = product(xp, query[..., first:last, :], turned[..., :keys])
+            weights = _attention_weights(xp, scores, scale=scale, first=first if causal else None)
+            blocks.append((first, last, keys, weights))
+    parts = []
+    for _, _, keys, weights in blocks:
+        used = weights if kept is None else weights * kept * keep_scale
+        parts.append(product(xp, used, value[..., :keys, :]))
+    out = parts[0] if len(parts) == 1 else xp.concatenate(parts, axis=-2)
+    return out if out.dtype is value.dtype else out.astype(np.result_type(query, key, value)), blocks
+
+
+_BLOCK = 64
+
+
+def _blocks(num_queries: int, num_keys: int, causal: bool) -> list[tuple[int, int, int]]:
+    """Which queries are computed together: all; those that see the keys before them alone, so many at a time, with the
+    keys that one of them sees."""
+    size = max(_BLOCK, num_queries // 8)
+    if not causal or num_queries < 2 * size:
+        return [(0, num_queries, num_keys)]
+    firsts = range(0, num_queries, size)
+    ends = [min(first + size, num_queries) for first in firsts]
+    return [(first, last, min(last, num_keys)) for first, last in zip(firsts, ends, strict=True)]
+
+
+@kernel
+def _attention_weights(xp: Any, scores: Any, *, scale: float, first: int | None) -> Any:
+    """Softmax of `scores · scale` along the last dimension, in place. Unless `first` is None, row i (of the second-last
+    dimension) sees the columns up to number `first + i` only."""
+    scores *= scale
+    if first is not None:
+        scores += _causal_mask(xp, *scores.shape[-2:], first, scores.dtype)
+    scores -= scores.max(axis=-1, keepdims=True)
+    weights = xp.exp(scores, out=scores)
+    weights /= row_sums(xp, weights)
+    return weights
+
+
+@kernel
+def _attention_slopes(xp: Any, grad: Any, weights: Any, *, scale: float) -> Any:
+    """From the weights' gradient that of the scores, before they were multiplied by `scale`; in place."""
+    grad -= xp.einsum("...k,...k->...", grad, weights)[..., None]
+    grad *= weights
+    if scale != 1:
+        grad *= scale
+    return grad
+
+
+def _masked_weights(xp: Any, query: Any, key: Any, mask: Any, scale: float, causal: bool) -> Any:
     scores = (query * scale) @ key.swapaxes(-1, -2)
     added = _additive(xp, mask, scores, causal)
     if added is not None:
         in_place = added.ndim <= scores.ndim and np.broadcast_shapes(added.shape, scores.shape) == scores.shape
         scores = xp.add(scores, added, out=scores if in_place else None)
     if not scores.shape[-1]:  # nothing to attend to
-        return (scores @ value).astype(value.dtype, copy=False), scores
+        return scores
     top = scores.max(axis=-1, keepdims=True)
-    if mask is not None:  # a query that may see nothing gets zeros
-        xp.maximum(top, np.finfo(scores.dtype).min, out=top)
+    xp.maximum(top, np.finfo(scores.dtype).min, out=top)  # a query that may see nothing gets zeros
     scores -= top
     weights = xp.exp(scores, out=scores)
     sums = row_sums(xp, weights)
-    if mask is not None:
-        sums += sums == 0
+    sums += sums == 0
     weights /= sums
-    used = weights if kept is None else weights * kept * keep_scale
-    out = used @ value
-    return out if out.dtype is value.dtype else out.astype(np.result_type(query, key, value)), weights
+    return weights
 
 
 def _weights(F: Any, query: Any, key: Any, mask: Any, scale: float, causal: bool) -> Any:
@@ -81,7 +137,9 @@ def _attention_vjp(
     F: Any, g: Any, out: Any, query: Any, key: Any, value: Any, mask: Any,
     *, needs: Any, aux: Any, scale: float, causal: bool, kept: Any, keep_scale: float,
 ) -> Any:  # fmt: skip
-    weights = aux if F.raw else _weights(F, query, key, mask, scale, causal)
+    if F.raw:
+        return _attention_grad(F, g, query, key, value, aux, needs, scale, kept, keep_scale)
+    weights = _weights(F, query, key, mask, scale, causal)
     value_grad = query_grad = key_grad = scores_grad = None
     if needs[2]:
         used = weights if kept is None else weights * kept * keep_scale
@@ -90,18 +148,55 @@ def _attention_vjp(
         weights_grad = F.matmul(g, value.swapaxes(-1, -2))
         if kept is not None:
             weights_grad = weights_grad * kept * keep_scale
-        if F.raw:
-            along = F.xp.einsum("...k,...k->...", weights_grad, weights)[..., None]
-            scores_grad = weights_grad
-            scores_grad -= along
-            scores_grad *= weights
-        else:
-            scores_grad = (weights_grad - F.sum(weights_grad * weights, axis=-1, keepdims=True)) * weights
+        scores_grad = (weights_grad - F.sum(weights_grad * weights, axis=-1, keepdims=True)) * weights
         if needs[0]:
             query_grad = F.matmul(scores_grad, key) * scale
         if needs[1]:
             key_grad = F.matmul(scores_grad.swapaxes(-1, -2), query * scale)
     return query_grad, key_grad, value_grad, scores_grad if needs[3] else None
+
+
+def _attention_grad(
+    F: Any, g: Any, query: Any, key: Any, value: Any, blocks: Any, needs: Any, scale: float, kept: Any,
+    keep_scale: float,
+) -> Any:  # fmt: skip
+    """The same on arrays, block by block: the last one, which sees all keys that are seen, before the others."""
+    key_grad = value_grad = scores_grad = None
+    query_grads: list[Any] = []
+    turned = value.swapaxes(-1, -2)
+    for first, last, keys, weights in reversed(blocks):
+        slope = g[..., first:last, :]
+        if needs[2]:
+            used = weights if kept is None else weights * kept * keep_scale
+            value_grad = _added(F, value_grad, F.matmul(used.swapaxes(-1, -2), slope), value.shape[-2])
+        if not (needs[0] or needs[1] or needs[3]):
+            continue
+        weights_grad = F.matmul(slope, turned[..., :keys])
+        if kept is not None:
+            weights_grad = weights_grad * kept * keep_scale
+        # The mask was added behind the scale.
+        scores_grad = _attention_slopes(F.xp, weights_grad, weights, scale=1.0 if needs[3] else scale)
+        scaled = scores_grad * scale if needs[3] and (needs[0] or needs[1]) else scores_grad
+        if needs[0]:
+            query_grads.append(F.matmul(scaled, key[..., :keys, :]))
+        if needs[1]:
+            more = F.matmul(scaled.swapaxes(-1, -2), query[..., first:last, :])
+            key_grad = _added(F, key_grad, more, key.shape[-2])
+    query_grad = None
+    if query_grads:
+        query_grad = query_grads[0] if len(query_grads) == 1 else F.xp.concatenate(query_grads[::-1], axis=-2)
+    return query_grad, key_grad, value_grad, scores_grad if needs[3] else None
+
+
+def _added(F: Any, total: Any, more: Any, length: int) -> Any:
+    """With what the first rows get; before the first addition, there is nothing in any."""
+    rows = more.shape[-2]
+    if total is None and rows == length:
+        return more
+    if total is None:
+        total = F.xp.zeros((*more.shape[:-2], length, more.shape[-1]), more.dtype)
+    total[..., :rows, :] += more
+    return total
 
 
 def _attention_reference(

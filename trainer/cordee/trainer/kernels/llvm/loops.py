@@ -60,9 +60,10 @@ class Loop:
         return found
 
     @property
-    def first_dimensions(self) -> list[str]:
-        """Those of the first operand: their product is the amount of work."""
-        return self.signature[1 : self.signature.index(")")].split(",")
+    def largest(self) -> list[str]:
+        """The dimensions of the operand that has most: their product is the amount of work."""
+        operands = self.signature.replace("->", ",")[1:-1].split("),(")
+        return max((operand.split(",") for operand in operands), key=len)
 
 
 class Memory:
@@ -386,7 +387,7 @@ def _build_entry(module: ir.Module, loop: Loop, work: ir.Function) -> None:
         sizes = [builder.load(builder.gep(dims, [ir.Constant(LONG, i + 1)])) for i in range(len(names))]
         count = sizes[names.index(loop.shared)]
         total: Any = ir.Constant(LONG, 1)
-        for name in loop.first_dimensions:
+        for name in loop.largest:
             total = builder.mul(total, sizes[names.index(name)])
     else:
         count = total = builder.load(dims)

@@ -1,0 +1,83 @@
+"""From attention's scores to its weights, and from the weights' gradient to the scores': each in place, in one pass."""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+from cordee.trainer.kernels.llvm import mathematics as m
+from cordee.trainer.kernels.llvm.layouts import lies, number
+from cordee.trainer.kernels.llvm.loops import Loop, Memory, Rows
+from cordee.trainer.kernels.llvm.ufuncs import family
+from cordee.trainer.kernels.llvm.values import Value
+
+__all__ = ["attention_slopes", "attention_weights"]
+
+
+def _attention_weights(k: Rows, scale: Memory, first: Memory, queries: Memory, scores: Memory) -> None:
+    """`first`: how many columns a row sees beside the one of its own number; `queries`: after how many rows numbers
+    begin anew."""
+    zero, length = k.index(0), k.sizes["n"]
+    factor, before, period = scale.get(zero), first.get(zero), queries.get(zero)
+
+    def row(r: Value) -> None:
+        place = scores.at(r * length)
+        visible = before + (r - r / period * period) + 1
+        visible = k.where(visible < length, visible, length)
+        top = k.max_lanes(visible, lambda i, mask: place.lanes(i, mask) * factor)
+
+        def term(i: Value, mask: Value | None) -> Value:
+            e = m.exp(k, place.lanes(i, mask) * factor - top)
+            place.put_lanes(i, e, mask)
+            return e
+
+        share = 1.0 / k.sum_lanes(visible, term)
+        k.lanes(visible, lambda i, mask: place.put_lanes(i, place.lanes(i, mask) * share, mask), 2)
+        k.clear(length - visible, place.at(visible))
+
+    k.share(row)
+
+
+def _attention_slopes(k: Rows, weights: Memory, scale: Memory, grad: Memory) -> None:
+    length = k.sizes["n"]
+    factor = scale.get(k.index(0))
+
+    def row(r: Value) -> None:
+        weight, slope = weights.at(r * length), grad.at(r * length)
+        along = k.sum_lanes(length, lambda i, mask: slope.lanes(i, mask) * weight.lanes(i, mask))
+
+        def write(i: Value, mask: Value | None) -> None:
+            slope.put_lanes(i, (slope.lanes(i, mask) - along) * (weight.lanes(i, mask) * factor), mask)
+
+        k.lanes(length, write, 2)
+
+    k.share(row)
+
+
+@functools.cache
+def _ufuncs() -> dict[str, Any]:
+    """What is changed in place is a result alone: NumPy would copy an operand that lies where a result does."""
+    return family(
+        "attention",
+        [
+            Loop("attention_weights", "fqq->f", _attention_weights, "(),(),()->(r,n)", "r"),
+            Loop("attention_slopes", "ff->f", _attention_slopes, "(r,n),()->(r,n)", "r"),
+        ],
+    )
+
+
+def attention_weights(scores: Any, *, scale: float, first: int | None) -> Any:
+    if scores.ndim < 2 or not scores.size or not lies(scores, scores.shape):
+        return NotImplemented
+    queries, length = scores.shape[-2:]
+    seen = length if first is None else first
+    _ufuncs()["attention_weights"](number(scale), seen, queries, out=scores.reshape(-1, length))
+    return scores
+
+
+def attention_slopes(grad: Any, weights: Any, *, scale: float) -> Any:
+    if not grad.size or not lies(grad, grad.shape) or not lies(weights, grad.shape):
+        return NotImplemented
+    length = grad.shape[-1]
+    _ufuncs()["attention_slopes"](weights.reshape(-1, length), number(scale), out=grad.reshape(-1, length))
+    return grad
