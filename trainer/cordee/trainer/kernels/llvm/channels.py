@@ -24,10 +24,8 @@ __all__ = ["batch_norm", "batch_norm_grad"]
 
 _PIECE = 2048
 """Elements of a plane at once."""
-_HEIGHT = 64
-"""Rows at once."""
-_STREAMS = 4
-"""Sums side by side, which need not wait for each other."""
+_BLOCK = 4
+"""Rows that are added to sums at once."""
 
 
 # -- planes: a channel's elements lie together -------------------------------------------------------------------------
@@ -37,9 +35,9 @@ class _Moments:
     """How many, their mean, and the sum of their squared distances from it, while pieces are merged: of one channel, or
     of 16."""
 
-    def __init__(self, k: Rows, zero: Value) -> None:
+    def __init__(self, k: Rows, mean: Value, squares: Value) -> None:
         self.k = k
-        self.mean, self.squares = k.variable(zero), k.variable(zero)
+        self.mean, self.squares = k.variable(mean), k.variable(squares)
 
     def merge(self, before: Value, count: Value, mean: Value, squares: Value) -> None:
         """With `count` more; `before` is how many there were."""
@@ -69,7 +67,7 @@ def _batch_norm_planes(
     margin, zero = eps.get(k.index(0)), k.index(0)
 
     def channel(c: Value) -> None:
-        moments = _Moments(k, k.real(0.0))
+        moments = _Moments(k, k.real(0.0), k.real(0.0))
 
         def sample(b: Value) -> None:
             plane = x.at((b * channels + c) * length)
@@ -161,25 +159,24 @@ def _batch_norm_grad_planes(
 # -- rows: a channel is a column ---------------------------------------------------------------------------------------
 
 
-def _column_sums(
-    k: Rows, first: Value, last: Value, terms: Callable[[Value], tuple[Value, ...]], number: int
-) -> list[Value]:
-    """The sums over rows of 16 columns' terms, several rows side by side."""
-    zero = k.splat(k.real(0.0))
-    sums = [[k.variable(zero) for _ in range(_STREAMS)] for _ in range(number)]
-    whole = first + (last - first) / _STREAMS * _STREAMS
+def _add_rows(
+    k: Rows, first: Value, last: Value, terms: Callable[[Value, Value, Value | None], tuple[Value, ...]], *sums: Memory
+) -> None:
+    """Add to each of `sums` what `terms(row, i, mask)` says, for several rows at once."""
+    length = k.sizes["n"]
 
-    def add(r: Value, stream: int) -> None:
-        for total, term in zip(sums, terms(r), strict=True):
-            total[stream].set(total[stream].get() + term)
+    def block(r: Value, size: int) -> None:
+        def lanes(i: Value, mask: Value | None) -> None:
+            found = [terms(r + j, i, mask) for j in range(size)]
+            for place, values in zip(sums, zip(*found, strict=True), strict=True):
+                more = values[0] if size == 1 else (values[0] + values[1]) + (values[2] + values[3])
+                place.put_lanes(i, place.lanes(i, mask) + more, mask)
 
-    def turn(r: Value) -> None:
-        for stream in range(_STREAMS):
-            add(r + stream, stream)
+        k.lanes(length, lanes)
 
-    k.count(first, whole, _STREAMS, turn)
-    k.count(whole, last, 1, lambda r: add(r, 0))
-    return [(a.get() + b.get()) + (c.get() + d.get()) for a, b, c, d in sums]
+    whole = first + (last - first) / _BLOCK * _BLOCK
+    k.count(first, whole, _BLOCK, lambda r: block(r, _BLOCK))
+    k.count(whole, last, 1, lambda r: block(r, 1))
 
 
 def _parts(k: Rows, body: Callable[[Value, Value, Value], None]) -> None:
@@ -188,31 +185,37 @@ def _parts(k: Rows, body: Callable[[Value, Value, Value], None]) -> None:
     k.share(lambda p: body(p, p * num_rows / parts, (p + 1) * num_rows / parts))
 
 
-def _column_moments(k: Rows, x: Memory, moments: Memory) -> None:
-    """Mean and squared distances of each part's columns."""
-    length = k.sizes["n"]
+def _column_moments(k: Rows, x: Memory, height: Memory, moments: Memory) -> None:
+    """Mean and squared distances of each part's columns, `height` rows at a time; behind them, those of such a piece."""
+    length, rows = k.sizes["n"], height.get(k.index(0))
 
     def part(p: Value, first: Value, last: Value) -> None:
-        means, squares = moments.at(p * length * 2), moments.at(p * length * 2 + length)
-        k.clear(length, means, squares)
+        mean, squares, piece_mean, piece_squares = (moments.at((p * 4 + i) * length) for i in range(4))
+        k.clear(length, mean, squares)
+        end = k.variable(first)
 
-        def piece(start: Value) -> None:
-            end = k.where(last - start < _HEIGHT, last, start + _HEIGHT)
-            here, before = k.convert(end - start, FLOAT), k.convert(start - first, FLOAT)
+        def more(_: Value) -> None:
+            start = end.get()
+            end.set(k.where(last - start < rows, last, start + rows))
+            here, before = k.convert(end.get() - start, FLOAT), k.convert(start - first, FLOAT)
+            k.clear(length, piece_mean, piece_squares)
+            _add_rows(k, start, end.get(), lambda r, i, mask: (x.lanes(r * length + i, mask),), piece_mean)
+            k.lanes(length, lambda i, mask: piece_mean.put_lanes(i, piece_mean.lanes(i, mask) / here, mask))
 
-            def columns(i: Value, mask: Value | None) -> None:
-                (total,) = _column_sums(k, start, end, lambda r: (x.lanes(r * length + i, mask),), 1)
-                centre = total / here
-                (spread,) = _column_sums(k, start, end, lambda r: (_square(x.lanes(r * length + i, mask) - centre),), 1)
-                known = _Moments(k, means.lanes(i, mask))
-                known.squares.set(squares.lanes(i, mask))
-                known.merge(before, here, centre, spread)
-                means.put_lanes(i, known.mean.get(), mask)
+            def terms(r: Value, i: Value, mask: Value | None) -> tuple[Value, ...]:
+                return (_square(x.lanes(r * length + i, mask) - piece_mean.lanes(i, mask)),)
+
+            _add_rows(k, start, end.get(), terms, piece_squares)
+
+            def merge(i: Value, mask: Value | None) -> None:
+                known = _Moments(k, mean.lanes(i, mask), squares.lanes(i, mask))
+                known.merge(before, here, piece_mean.lanes(i, mask), piece_squares.lanes(i, mask))
+                mean.put_lanes(i, known.mean.get(), mask)
                 squares.put_lanes(i, known.squares.get(), mask)
 
-            k.lanes(length, columns)
+            k.lanes(length, merge)
 
-        k.count(first, last, _HEIGHT, piece)
+        k.count(k.index(0), (last - first + rows - 1) / rows, 1, more)
 
     _parts(k, part)
 
@@ -223,11 +226,11 @@ def _merged_moments(k: Rows, moments: Memory, rows: Memory, mean: Memory, var: M
     num_rows = rows.get(k.index(0))
 
     def columns(i: Value, mask: Value | None) -> None:
-        known = _Moments(k, k.splat(k.real(0.0)))
+        known = _Moments(k, k.splat(k.real(0.0)), k.splat(k.real(0.0)))
 
         def part(p: Value) -> None:
             first, last = p * num_rows / parts, (p + 1) * num_rows / parts
-            at = p * length * 2 + i
+            at = p * length * 4 + i
             known.merge(
                 k.convert(first, FLOAT), k.convert(last - first, FLOAT), moments.lanes(at, mask),
                 moments.lanes(at + length, mask),
@@ -260,19 +263,15 @@ def _column_dots(k: Rows, g: Memory, x: Memory, mean: Memory, sums: Memory) -> N
     length = k.sizes["n"]
 
     def part(p: Value, first: Value, last: Value) -> None:
-        def columns(i: Value, mask: Value | None) -> None:
-            centre = mean.lanes(i, mask)
+        total, dots = (sums.at((p * 2 + i) * length) for i in range(2))
+        k.clear(length, total, dots)
 
-            def terms(r: Value) -> tuple[Value, ...]:
-                at = r * length + i
-                value = g.lanes(at, mask)
-                return value, value * (x.lanes(at, mask) - centre)
+        def terms(r: Value, i: Value, mask: Value | None) -> tuple[Value, ...]:
+            at = r * length + i
+            value = g.lanes(at, mask)
+            return value, value * (x.lanes(at, mask) - mean.lanes(i, mask))
 
-            total, dots = _column_sums(k, first, last, terms, 2)
-            sums.put_lanes(p * length * 2 + i, total, mask)
-            sums.put_lanes(p * length * 2 + length + i, dots, mask)
-
-        k.lanes(length, columns)
+        _add_rows(k, first, last, terms, total, dots)
 
     _parts(k, part)
 
@@ -306,7 +305,7 @@ def _ufuncs() -> dict[str, Any]:
                 "batch_norm_grad_planes", "fffff->fff", _batch_norm_grad_planes,
                 f"(b,c,s),(b,c,s),{each}->(b,c,s),(c),(c)", "c",
             ),
-            Loop("column_moments", "f->f", _column_moments, "(r,n)->(p,d,n)", "p"),
+            Loop("column_moments", "fq->f", _column_moments, "(r,n),()->(p,d,n)", "p"),
             Loop("merged_moments", "fq->ff", _merged_moments, "(p,d,n),()->(n),(n)"),
             Loop("affine_rows", "ffff->f", _affine_rows, "(r,n),(n),(n),(n)->(r,n)", "r"),
             Loop("column_dots", "fff->f", _column_dots, "(r,n),(r,n),(n)->(p,d,n)", "p"),
@@ -367,8 +366,8 @@ def _fit(channels: int, *values: Any) -> bool:
 
 
 def _num_parts(num_rows: int) -> int:
-    """Parts that threads share: enough, and each of some pieces."""
-    return min(max(num_rows // (4 * _HEIGHT), 1), 32)
+    """Parts that threads share: enough, and none too small."""
+    return min(max(num_rows // 256, 1), 32)
 
 
 def batch_norm(input: Any, weight: Any, bias: Any, *, eps: float) -> Any:
@@ -382,8 +381,9 @@ def batch_norm(input: Any, weight: Any, bias: Any, *, eps: float) -> Any:
     if not layout.by_rows:
         out, mean, var, inverse = loops["batch_norm_planes"](x, weight, bias, number(eps))
         return (layout.back(out), mean, var), (mean, inverse)
-    moments = np.empty((_num_parts(len(x)), 2, channels), np.float32)
-    loops["column_moments"](x, out=moments)
+    moments = np.empty((_num_parts(len(x)), 4, channels), np.float32)
+    height = max(2 * _PIECE // channels // _BLOCK, 1) * _BLOCK
+    loops["column_moments"](x, height, out=moments)
     mean, var = loops["merged_moments"](moments, len(x))
     inverse = np.float32(1.0) / np.sqrt(var + np.float32(eps))
     out = loops["affine_rows"](x, mean, inverse * weight, bias)
