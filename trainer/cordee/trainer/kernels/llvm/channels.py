@@ -186,7 +186,7 @@ def _parts(k: Rows, body: Callable[[Value, Value, Value], None]) -> None:
 
 
 def _column_moments(k: Rows, x: Memory, height: Memory, moments: Memory) -> None:
-    """Mean and squared distances of each part's columns, `height` rows at a time; behind them, those of such a piece."""
+    """Mean and squared distances of each part's columns, `height` rows at a time; behind them, a piece's own."""
     length, rows = k.sizes["n"], height.get(k.index(0))
 
     def part(p: Value, first: Value, last: Value) -> None:
