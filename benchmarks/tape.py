@@ -14,6 +14,7 @@ everything runs; its figures are nothing.
 from __future__ import annotations
 
 import argparse
+import sys
 import time
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -201,6 +202,77 @@ def idle_bare(case: Case) -> Callable[[], Any]:
     return run
 
 
+# -- where it goes -----------------------------------------------------------------------------------------------------
+
+
+def steps_of_recording() -> dict[str, Callable[[], Any]]:
+    """What recording one operation and walking back over it is made of, each step by itself."""
+    from cordee.trainer import tensor
+    from cordee.trainer.array import array_module
+    from cordee.trainer.autograd import graph, walk
+    from cordee.trainer.autograd.mode import MODE, OFF
+    from cordee.trainer.autograd.record import REGISTRY
+    from cordee.trainer.autograd.vocabulary import array_vocabulary
+    from cordee.trainer.tensors import next_number, wrap
+
+    x, b = tensor(np.ones(64, np.float32)).requires_grad_(), tensor(np.ones(64, np.float32))
+    raw, plain, g = x.data, x.detach(), np.ones(64, np.float32)
+    op, node, frame = REGISTRY["neg"], (-x).grad_fn, sys._getframe
+    F = array_vocabulary(array_module(raw))
+    rule, edges, saved, params = op.small_vjps[0], (x._node,), (None,), {}
+    chain: Any = x
+    for _ in range(LENGTH):
+        chain = -chain
+
+    def place() -> Any:
+        found = frame(1)
+        return found.f_code.co_filename, found.f_code, found.f_lasti
+
+    def unwalked() -> None:
+        walk.walk({chain._node: g}, True)
+
+    return {
+        "the array call of -x, and freeing its result": lambda: -raw,
+        "a tensor around an array": lambda: wrap(raw, None),
+        "-x without recording": lambda: -plain,
+        "a tensor and its node": lambda: graph.record(raw, op, edges, saved, None, params, False),
+        ".. of it, the place in the program": place,
+        ".. of it, the number": next_number,
+        "-x, recorded": lambda: -x,
+        "x + b, recorded": lambda: x + b,
+        "whether this thread records": lambda: OFF.threads and not MODE.enabled,
+        "a shape": lambda: raw.shape,
+        "a dtype": lambda: raw.dtype,
+        "the gradient's rule of -x": lambda: rule(F, g, None, None),
+        "walking back over -x": unwalked,
+        "an empty call": lambda: node,
+    }
+
+
+def hundred(step: Callable[[], Any]) -> Callable[[], None]:
+    """So many calls that looking at the clock does not count."""
+
+    def run() -> None:
+        for _ in range(LENGTH):
+            step()
+
+    return run
+
+
+def print_profile() -> None:
+    """Nanoseconds of each step, the empty call taken off."""
+    fastest = dict.fromkeys(steps := steps_of_recording(), float("inf"))
+    for _ in range(NUM_BURSTS):
+        for name, step in steps.items():
+            fastest[name] = min(fastest[name], seconds_per_call(hundred(step), 0.01) / LENGTH)
+    empty = fastest.pop("an empty call")
+    fastest["walking back over -x"] = empty + (fastest["walking back over -x"] - empty) / LENGTH
+    print_rows(["step", "ns"], [[name, f"{(seconds - empty) * 1e9:.0f}"] for name, seconds in fastest.items()])
+
+
+# -- measuring ---------------------------------------------------------------------------------------------------------
+
+
 def seconds_per_call(call: Callable[[], Any], burst_seconds: float) -> float:
     """Of the fastest of ten stretches, which last so long together."""
     start = time.perf_counter()
@@ -263,6 +335,7 @@ def measure(peers: Sequence[Peer], index: int, num_bursts: int, burst_seconds: f
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", default="", help="words, separated by commas (default: all operations)")
+    parser.add_argument("--profile", action="store_true", help="where Cordee's part goes, instead")
     parser.add_argument("--quick", action="store_true", help="one short burst each")
     parser.add_argument("--child", choices=LIBRARIES, help=argparse.SUPPRESS)
     parser.add_argument("--threads", type=int, default=1, help=argparse.SUPPRESS)
@@ -275,6 +348,11 @@ def main() -> None:
     if not chosen:
         parser.error(f"no operation has {arguments.only!r} in its name")
     print_machine("numpy", "torch")
+    if arguments.profile:
+        import_library("cordee", 1)
+        print("# one thread; nanoseconds\n")
+        print_profile()
+        return
     print(f"# one thread; microseconds per operation, forward and backward, in a chain of {LENGTH}\n")
     num_bursts, burst_seconds = (1, 0.0) if arguments.quick else (NUM_BURSTS, BURST_SECONDS)
     peers = [Peer(__file__, library, 1) for library in installed()]

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import gc
+import itertools
 import threading
+import tracemalloc
 import weakref
 from typing import Any
 
@@ -130,6 +132,25 @@ def test_the_gradient_of_what_was_broadcast_has_its_shape_beside_an_operand_with
     x, w = ct.randn(2, 3, 4), ct.randn(4, 5, requires_grad=True)
     (x @ w).sum().backward()
     np.testing.assert_allclose(w.grad, np.einsum("abc,abd->cd", x, np.ones((2, 3, 5))), rtol=1e-5)
+
+
+def test_memory_falls_as_backward_goes() -> None:
+    seen: list[int] = []
+    x = ct.randn(256, 256, requires_grad=True)
+    y = x
+    tracemalloc.start()
+    try:
+        for i in range(16):
+            y = y.tanh()
+            if i % 4 == 3:
+                y.register_hook(lambda g: seen.append(tracemalloc.get_traced_memory()[0]))
+        loss = y.sum()
+        del y
+        loss.backward()
+    finally:
+        tracemalloc.stop()
+    assert len(seen) == 4
+    assert all(later < earlier - 3 * x.nbytes for earlier, later in itertools.pairwise(seen)), seen
 
 
 def test_only_what_the_gradients_read_is_kept() -> None:

@@ -283,7 +283,7 @@ def unary(op: Op) -> Unary:
         x, edge = input.data, input._node
         xp = np if type(x) is _ndarray else array_module(x)
         try:
-            y = small(xp, x) if xp is np and x.size < LEAST else forward(xp, x)
+            y = forward(xp, x) if forward is not small and (xp is not np or x.size >= LEAST) else small(xp, x)
         except (ValueError, TypeError) as error:
             refuse(op, [x], _NO_PARAMS, error)
         if type(y) is not _ndarray or y.dtype is not x.dtype:
