@@ -225,3 +225,23 @@ def test_causal_attention_with_fewer_or_more_keys_than_queries(keys: int) -> Non
         trainer.nn.functional.scaled_dot_product_attention(*tensors, **how).square().sum().backward()
     for tensor, other in zip(given, wide, strict=True):
         np.testing.assert_allclose(tensor.grad.numpy(), other.grad.numpy(), rtol=1e-3, atol=1e-5)
+
+
+# -- places ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("count", "height", "width"), [(5, 3, 4), (40, 7, 17), (1, 1, 100), (700, 300, 128)])
+def test_rows_are_added_as_numpy_adds_them(count: int, height: int, width: int, threads: int) -> None:
+    rng = np.random.default_rng(0)
+    rows, a, out = rng.integers(-height, height, count), normal(rng, count, width), normal(rng, height, width)
+    expected = out.copy()
+    np.add.at(expected, rows, a)
+    assert kernels.registry.load("add_elements", "llvm")(out, rows, a) is None
+    assert out.tobytes() == expected.tobytes()
+
+
+def test_no_row_is_looked_for_outside() -> None:
+    out = np.zeros((3, 8), np.float32)
+    for row in (3, -4):
+        given = out, np.array([row]), np.ones((1, 8), np.float32)
+        assert kernels.registry.load("add_elements", "llvm")(*given) is NotImplemented

@@ -73,6 +73,7 @@ TABLE: dict[str, dict[str, str]] = {
     "batch_norm_grad": {"llvm": f"{_LLVM}.channels:batch_norm_grad"},
     "attention_weights": {"llvm": f"{_LLVM}.attention:attention_weights"},
     "attention_slopes": {"llvm": f"{_LLVM}.attention:attention_slopes"},
+    "add_elements": {"llvm": f"{_LLVM}.places:add_elements"},
     "layer_norm": {"llvm": f"{_LLVM}.normalization:layer_norm"},
     "layer_norm_grad": {"llvm": f"{_LLVM}.normalization:layer_norm_grad"},
     "rms_norm": {"llvm": f"{_LLVM}.normalization:rms_norm"},

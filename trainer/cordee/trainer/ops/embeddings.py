@@ -28,7 +28,7 @@ __all__ = ["embedding", "embedding_bag"]
 
 def _embedding(xp: Any, weight: Any, indices: Any, *, padding_idx: int | None, by_frequency: bool) -> Any:
     check_range(indices, 0, weight.shape[0])  # a negative one would silently count from the end
-    return weight[indices]
+    return xp.take(weight, indices, axis=0)  # several times as fast as indexing
 
 
 def _embedding_shape(

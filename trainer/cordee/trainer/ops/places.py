@@ -15,6 +15,7 @@ import numpy as np
 
 from cordee.trainer.array import default_module, is_float, to_numpy
 from cordee.trainer.errors import ShapeError, TrainerIndexError
+from cordee.trainer.kernels import kernel
 from cordee.trainer.tensors import Tensor
 
 __all__ = [
@@ -304,7 +305,7 @@ def add_rows(xp: Any, out: Any, rows: Any, a: Any) -> None:
     if not rows.size or not a.size:
         return
     if xp is np and not _is_half(a) and (out.ndim == 1 or out.flags.c_contiguous):
-        _add_elements(out, rows, a)
+        _add_elements(xp, out, rows, a)
         return
     rows += (rows < 0) * out.shape[0]  # not by a mask: a device would have to wait for it
     order = stable_order(xp, rows)
@@ -320,13 +321,15 @@ def add_rows(xp: Any, out: Any, rows: Any, a: Any) -> None:
         out += whole
 
 
-def _add_elements(out: Any, rows: Any, a: Any) -> None:
+@kernel
+def _add_elements(xp: Any, out: Any, rows: Any, a: Any) -> None:
+    """In place, in the order of `a`."""
     if out.ndim == 1:
         np.add.at(out, rows, a)
         return
-    rows[rows < 0] += out.shape[0]
+    rows = xp.where(rows < 0, rows + out.shape[0], rows)
     width = a.size // rows.size
-    flat, columns, step = out.reshape(-1), np.arange(width), max(_AT_ONCE // width, 1)
+    flat, columns, step = out.reshape(-1), xp.arange(width), max(_AT_ONCE // width, 1)
     rows *= width
     for start in range(0, rows.size, step):
         places = (rows[start : start + step, None] + columns).reshape(-1)
