@@ -245,3 +245,24 @@ def test_no_row_is_looked_for_outside() -> None:
     for row in (3, -4):
         given = out, np.array([row]), np.ones((1, 8), np.float32)
         assert kernels.registry.load("add_elements", "llvm")(*given) is NotImplemented
+
+
+# -- groups ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("shape", "groups"), [((2, 6, 8), 2), ((3, 4, 5, 7), 4), ((1, 5, 3, 3), 1), ((9, 8, 30, 33), 2)]
+)
+def test_group_norm_and_its_gradients(shape: tuple[int, ...], groups: int, threads: int) -> None:
+    rng = np.random.default_rng(0)
+    x, g = normal(rng, *shape) * 2 + 3, laid(normal(rng, *shape), "channels last")
+    weight, bias = normal(rng, shape[1]), normal(rng, shape[1])
+    (out, statistics), (expected, wide) = both("group_norm", x, weight, bias, groups=groups, eps=1e-3)
+    for found, other in zip((out, *statistics), (expected, *wide), strict=True):
+        np.testing.assert_allclose(found, other, rtol=2e-5, atol=2e-5)
+    grads, expected = both("group_norm_grad", g, x, weight, *statistics, needs=(True,) * 3)
+    for found, other in zip(grads, expected, strict=True):
+        np.testing.assert_allclose(found, other, rtol=2e-4, atol=3e-4)
+    provider = kernels.registry.load("group_norm", "llvm")
+    for other in (x.astype(np.float64), x[:0], x.reshape(*shape[:2], -1)[..., :1]):
+        assert provider(other, None, None, groups=groups, eps=1e-3) is NotImplemented

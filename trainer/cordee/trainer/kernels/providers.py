@@ -74,6 +74,8 @@ TABLE: dict[str, dict[str, str]] = {
     "attention_weights": {"llvm": f"{_LLVM}.attention:attention_weights"},
     "attention_slopes": {"llvm": f"{_LLVM}.attention:attention_slopes"},
     "add_elements": {"llvm": f"{_LLVM}.places:add_elements"},
+    "group_norm": {"llvm": f"{_LLVM}.groups:group_norm"},
+    "group_norm_grad": {"llvm": f"{_LLVM}.groups:group_norm_grad"},
     "layer_norm": {"llvm": f"{_LLVM}.normalization:layer_norm"},
     "layer_norm_grad": {"llvm": f"{_LLVM}.normalization:layer_norm_grad"},
     "rms_norm": {"llvm": f"{_LLVM}.normalization:rms_norm"},

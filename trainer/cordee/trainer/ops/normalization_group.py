@@ -15,6 +15,7 @@ from cordee.trainer.autograd.graph import apply
 from cordee.trainer.autograd.mode import no_grad
 from cordee.trainer.autograd.record import Shape, op
 from cordee.trainer.errors import ShapeError
+from cordee.trainer.kernels import kernel
 from cordee.trainer.ops.normalization_batch import (
     batch_norm,
     channel_dots,
@@ -39,6 +40,7 @@ def _affine(xp: Any, a: Any, weight: Any, bias: Any) -> Any:
     return a
 
 
+@kernel
 def _group_norm(xp: Any, input: Any, weight: Any, bias: Any, *, groups: int, eps: float) -> Any:
     if 0 in input.shape[1:] or input.shape[1] % groups:
         raise ValueError("channels do not divide into groups")
@@ -62,7 +64,7 @@ def _group_norm_vjp(
     *, needs: Any, aux: Any, groups: int, eps: float,
 ) -> Any:  # fmt: skip
     if F.raw:
-        return _group_norm_grad(F.xp, g, input, weight, needs, *aux)
+        return _group_norm_grad(F.xp, g, input, weight, *aux, needs=needs)
     rows, axes = _rows(input, groups), (0, *range(2, input.ndim))
     centred = rows - F.mean(rows, axis=1, keepdims=True)
     inverse = F.rsqrt(F.mean(centred * centred, axis=1, keepdims=True) + eps)
@@ -80,7 +82,8 @@ def _group_norm_vjp(
     return input_grad, weight_grad, bias_grad
 
 
-def _group_norm_grad(xp: Any, g: Any, input: Any, weight: Any, needs: Any, mean: Any, inverse: Any) -> Any:
+@kernel
+def _group_norm_grad(xp: Any, g: Any, input: Any, weight: Any, mean: Any, inverse: Any, *, needs: Any) -> Any:
     """The same on arrays, in place."""
     rows = input.reshape(mean.shape[0], -1) if input.size else input.reshape(mean.shape[0], 0)
     normal = rows - mean
