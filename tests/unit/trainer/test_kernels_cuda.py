@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,9 @@ from cordee.trainer import ops as ops  # declares the records
 from cordee.trainer.autograd.fusing import formulas
 from cordee.trainer.autograd.record import REGISTRY
 from cordee.trainer.kernels.cuda import fused, philox
+
+sys.path.insert(0, str(Path(__file__).parent))
+from cuda_support import Nvrtc
 
 COMPILER = shutil.which("g++")
 pytestmark = pytest.mark.skipif(COMPILER is None, reason="there is no g++ here to compile CUDA's sources for the CPU")
@@ -170,3 +174,22 @@ def test_a_generator_goes_on_behind_the_words_that_the_device_drew(count: int, m
     bits = np.random.Philox(key=np.array(drawn[0], np.uint64), counter=np.array(drawn[1], np.uint64))
     np.testing.assert_array_equal(np.random.Generator(bits).integers(0, 1 << 64, count, np.uint64), words)
     np.testing.assert_array_equal(there.random(9), here.random(9))
+
+
+def test_nvidias_compiler_takes_the_sources() -> None:
+    """Those of formulas as CuPy's elementwise kernels wrap them: a function of the loop's index."""
+    nvrtc = Nvrtc()
+    assert ".entry philox_words(" in nvrtc.compile(philox.SOURCE)
+    text, count = fused.PREAMBLE, 0
+    for name in NAMES:
+        result, slopes = formulas(REGISTRY[name], REGISTRY)
+        for term in (result, *slopes[:1]):
+            if term is not None and not isinstance(term, float) and fused.can_compute(term):
+                code, count = fused.body("hfq->fh", ["g", "out", "a"], [term, term]), count + 1
+                text += (
+                    f'extern "C" __global__ void f{count}(const unsigned short* g_, const float* out_, '
+                    "const long long* a_, float* r0, unsigned short* r1) { int i = threadIdx.x; "
+                    "unsigned short g = g_[i]; float out = out_[i]; long long a = a_[i]; "
+                    f"float& out0 = r0[i]; unsigned short& out1 = r1[i];\n{code}}}\n"
+                )
+    assert nvrtc.compile(text, "-fmad=false").count(".entry ") == count > 60

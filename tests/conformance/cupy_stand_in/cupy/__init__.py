@@ -20,10 +20,11 @@ from cupy import _memory as cuda
 from cupy import fft, lib, linalg
 from cupy._array import NOTES, SURFACE, ndarray
 from cupy._calls import function, ufunc
-from cupy._kernels import ElementwiseKernel, RawKernel
+from cupy._kernels import ElementwiseKernel
+from cupy._threads import RawKernel, RawModule
 
 __version__ = SURFACE["version"]
-__all__ = ["NOTES", "ElementwiseKernel", "RawKernel", "cuda", "fft", "lib", "linalg", "ndarray", "ufunc"]
+__all__ = ["NOTES", "ElementwiseKernel", "RawKernel", "RawModule", "cuda", "fft", "lib", "linalg", "ndarray", "ufunc"]
 
 _OF_NUMPY = frozenset((
     "bool_", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64", "intp", "uintp", "float16",

@@ -14,7 +14,7 @@ import numpy as np
 
 from cupy._array import ndarray
 
-__all__ = ["ElementwiseKernel", "RawKernel"]
+__all__ = ["ElementwiseKernel"]
 
 _C = {
     "float32": "float", "float64": "double", "float16": "_Float16", "bfloat16": "float", "bool": "bool",
@@ -100,10 +100,3 @@ def _compiled(code: str) -> Any:
     if done.returncode:
         raise RuntimeError(f"the kernel does not compile: {done.stderr.decode()}\n{code}")
     return ctypes.CDLL(str(library)).run
-
-
-class RawKernel:
-    """CUDA threads are beyond the stand-in."""
-
-    def __init__(self, *_: Any, **__: Any) -> None:
-        raise NotImplementedError("the stand-in has no RawKernel")

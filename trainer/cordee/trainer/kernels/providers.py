@@ -61,7 +61,6 @@ PROVIDERS: dict[str, Provider] = {
 _LLVM, _ONEDNN = f"{_HERE}.llvm", f"{_HERE}.onednn"
 
 TABLE: dict[str, dict[str, str]] = {
-    "random_words": {"nvrtc": f"{_HERE}.cuda.philox:random_words"},
     "cast": {"llvm": f"{_LLVM}.bfloat16:cast"},
     "softmax": {"llvm": f"{_LLVM}.softmax:softmax"},
     "softmax_grad": {"llvm": f"{_LLVM}.softmax:softmax_grad"},
@@ -86,6 +85,20 @@ TABLE: dict[str, dict[str, str]] = {
     "ordered": {"onednn": f"{_ONEDNN}.convolution:ordered"},
 }
 """By kernel and provider, where the function is: `module:function`."""
+
+_ON_CUDA = {
+    "nvrtc": {
+        "philox": "random_words",
+        "rows": "softmax softmax_grad log_softmax log_softmax_grad cross_entropy cross_entropy_grad "
+        "layer_norm layer_norm_grad rms_norm rms_norm_grad",
+    },
+}
+"""By provider and module of `cuda`, the kernels that it has, in functions of the same names."""
+
+for _who, _modules in _ON_CUDA.items():
+    for _module, _kernels in _modules.items():
+        for _kernel in _kernels.split():
+            TABLE.setdefault(_kernel, {})[_who] = f"{_HERE}.cuda.{_module}:{_kernel}"
 
 GENERATORS = {"llvm": f"{_LLVM}.fused:fused", "nvrtc": f"{_HERE}.cuda.fused:fused"}
 """By provider, the function that makes a loop of a formula."""

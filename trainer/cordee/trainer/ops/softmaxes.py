@@ -22,13 +22,13 @@ METHODS = "log_softmax softmax"
 
 def _in_single(xp: Any, compute: Any, *arrays: Any, axis: int) -> Any:
     """In 16 bits only the result is rounded, not what lies between."""
-    if arrays[0].dtype.itemsize > 2:
-        return compute(xp, *arrays, axis=axis)
     return compute(xp, *[a.astype(np.float32) for a in arrays], axis=axis).astype(arrays[0].dtype)
 
 
 @kernel
 def _softmax(xp: Any, a: Any, *, axis: int) -> Any:
+    if a.dtype.itemsize == 2:
+        return _in_single(xp, _softmax, a, axis=axis)
     if not a.size:
         return a - a.sum(axis=axis, keepdims=True)
     out = a - a.max(axis=axis, keepdims=True)
@@ -44,11 +44,13 @@ def _sums(xp: Any, a: Any, axis: int) -> Any:
 
 
 def _softmax_vjp(F: Any, g: Any, out: Any, a: Any, *, axis: int) -> Any:
-    return _in_single(F.xp, _softmax_grad, g, out, axis=axis) if F.raw else _softmax_slope(F, g, out, axis)
+    return _softmax_grad(F.xp, g, out, axis=axis) if F.raw else _softmax_slope(F, g, out, axis)
 
 
 @kernel
 def _softmax_grad(xp: Any, g: Any, out: Any, *, axis: int) -> Any:
+    if out.dtype.itemsize == 2:
+        return _in_single(xp, _softmax_grad, g, out, axis=axis)
     weighted = g * out
     return weighted - out * weighted.sum(axis=axis, keepdims=True)
 
@@ -60,6 +62,8 @@ def _softmax_slope(F: Any, g: Any, out: Any, axis: int) -> Any:
 
 @kernel
 def _log_softmax(xp: Any, a: Any, *, axis: int) -> Any:
+    if a.dtype.itemsize == 2:
+        return _in_single(xp, _log_softmax, a, axis=axis)
     if not a.size or not a.ndim:
         return xp.log(_softmax.reference(xp, a, axis=axis))
     out = a - a.max(axis=axis, keepdims=True)
@@ -69,12 +73,14 @@ def _log_softmax(xp: Any, a: Any, *, axis: int) -> Any:
 
 def _log_softmax_vjp(F: Any, g: Any, out: Any, a: Any, *, axis: int) -> Any:
     if F.raw:
-        return _in_single(F.xp, _log_softmax_grad, g, out, axis=axis)
+        return _log_softmax_grad(F.xp, g, out, axis=axis)
     return g - F.exp(out) * F.sum(g, axis=axis, keepdims=True)
 
 
 @kernel
 def _log_softmax_grad(xp: Any, g: Any, out: Any, *, axis: int) -> Any:
+    if out.dtype.itemsize == 2:
+        return _in_single(xp, _log_softmax_grad, g, out, axis=axis)
     return g - xp.exp(out) * g.sum(axis=axis, keepdims=True)
 
 
@@ -102,7 +108,7 @@ def _same_shape(a: Shape, *, axis: int) -> Shape:
 SOFTMAX = op(
     "softmax", "exponentials along a dimension, made to add up to 1",
     autocast="single on cuda",
-    forward=lambda xp, a, *, axis: _in_single(xp, _softmax, a, axis=axis),
+    forward=_softmax,
     vjps=(_softmax_vjp,), saves=("out",), samples=_softmax_cases, errors=_bad_axis, shape=_same_shape, dtype="float",
     reference=lambda a, axis: np.exp(a) / np.exp(a).sum(axis, keepdims=True),
 )  # fmt: skip
@@ -110,7 +116,7 @@ SOFTMAX = op(
 LOG_SOFTMAX = op(
     "log_softmax", "the logarithm of softmax, without overflow",
     autocast="single on cuda",
-    forward=lambda xp, a, *, axis: _in_single(xp, _log_softmax, a, axis=axis),
+    forward=_log_softmax,
     vjps=(_log_softmax_vjp,),
     saves=("out",), samples=_softmax_cases, errors=_bad_axis, shape=_same_shape, dtype="float",
     reference=lambda a, axis: a - np.log(np.exp(a).sum(axis, keepdims=True)),

@@ -15,6 +15,12 @@ from cordee.trainer.kernels.terms import Term, evaluate
 __all__ = ["PREAMBLE", "body", "can_compute", "fused"]
 
 PREAMBLE = """
+#ifndef INFINITY  // NVRTC brings no headers
+#define INFINITY __uint_as_float(0x7f800000u)
+#endif
+#ifndef NAN
+#define NAN __uint_as_float(0x7fc00000u)
+#endif
 __device__ __forceinline__ float from_bits(unsigned short x) { return __uint_as_float((unsigned int)x << 16); }
 __device__ __forceinline__ unsigned short to_bits(float x) {
     unsigned int bits = __float_as_uint(x);
