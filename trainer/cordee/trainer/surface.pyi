@@ -6,10 +6,10 @@ from typing import Any, Self
 from cordee.trainer.array import DTypeLike
 from cordee.trainer.autograd.graph import Operand
 from cordee.trainer.ops.axes import ValuesAndIndices
+from cordee.trainer.ops.extremes import MinAndMax
 from cordee.trainer.ops.linalg.aliases import SVDOfTorch, TriangularSolution
 from cordee.trainer.ops.linalg.determinants import SlogdetResult
 from cordee.trainer.ops.linalg.factorisations import GeqrfResult, QRResult
-from cordee.trainer.ops.reduction import MinAndMax
 from cordee.trainer.tensors import Tensor
 
 __all__ = ["Surface"]

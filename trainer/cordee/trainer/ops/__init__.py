@@ -19,6 +19,7 @@ from cordee.trainer.ops import (
     dtypes,
     embeddings,
     exponential,
+    extremes,
     fft,
     fillers,
     folding,
@@ -43,6 +44,7 @@ from cordee.trainer.ops import (
     rectifiers,
     recurrent,
     reduction,
+    replacing,
     rounding,
     sampling,
     scan,
@@ -72,6 +74,7 @@ from cordee.trainer.ops.dropping import *
 from cordee.trainer.ops.dtypes import *
 from cordee.trainer.ops.embeddings import *
 from cordee.trainer.ops.exponential import *
+from cordee.trainer.ops.extremes import *
 from cordee.trainer.ops.folding import *
 from cordee.trainer.ops.grid import *
 from cordee.trainer.ops.indexing import *
@@ -93,6 +96,7 @@ from cordee.trainer.ops.pooling_places import *
 from cordee.trainer.ops.products import *
 from cordee.trainer.ops.rectifiers import *
 from cordee.trainer.ops.reduction import *
+from cordee.trainer.ops.replacing import *
 from cordee.trainer.ops.rounding import *
 from cordee.trainer.ops.sampling import *
 from cordee.trainer.ops.scan import *
@@ -122,6 +126,7 @@ __all__ += dtypes.__all__
 __all__ += arithmetic.__all__
 __all__ += choosing.__all__
 __all__ += exponential.__all__
+__all__ += replacing.__all__
 __all__ += rounding.__all__
 __all__ += trigonometry.__all__
 __all__ += embeddings.__all__
@@ -144,6 +149,7 @@ __all__ += pooling_mean.__all__
 __all__ += pooling_places.__all__
 __all__ += products.__all__
 __all__ += rectifiers.__all__
+__all__ += extremes.__all__
 __all__ += reduction.__all__
 __all__ += sampling.__all__
 __all__ += scan.__all__
@@ -158,8 +164,8 @@ __all__ += strided.__all__
 
 FAMILIES: list[ModuleType] = [
     arranging, company, contraction, distances, embeddings, padding, scattering, strided,
-    activation, attention, compare, complex_numbers, convolution, creation, fft, indexing, inplace,
-    linalg_aliases, loss, normalization, pooling, products, recurrent, reduction, shape, short_time,
+    activation, attention, compare, complex_numbers, convolution, creation, fft, indexing, inplace, replacing,
+    linalg_aliases, loss, normalization, pooling, products, recurrent, reduction, extremes, shape, short_time,
     arithmetic, choosing, dtypes, exponential, fillers, rectifiers, rounding, sampling, scan,
     softmaxes, sorting, special_functions, statistics, trigonometry,
 ]  # fmt: skip

@@ -15,8 +15,8 @@ from cordee.trainer.autograd.graph import apply
 from cordee.trainer.autograd.mode import no_grad
 from cordee.trainer.autograd.record import Sampler, Shape, op
 from cordee.trainer.errors import ShapeError
-from cordee.trainer.ops.indexing import index_add
 from cordee.trainer.ops.places import add_at, check_range
+from cordee.trainer.ops.replacing import index_add
 from cordee.trainer.ops.scattering import index_reduce
 from cordee.trainer.tensors import Tensor, wrap
 
