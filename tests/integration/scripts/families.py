@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from cordee import trainer
-from cordee.trainer import data, elastic, nn, optim
+from cordee.trainer import amp, data, elastic, nn, optim
 
 parser = argparse.ArgumentParser()
 parser.add_argument("--log", type=Path, required=True)
@@ -104,17 +104,21 @@ def state():
 
 
 def loops():
-    """A loop per epoch, with the schedule's step, an evaluation and a change of weights between them."""
+    """A loop per epoch, with the schedule's step, an evaluation and a change of weights between them; in float16, with a
+    scale that grows until gradients overflow."""
     model = nn.Sequential(nn.Linear(64, 32), nn.Tanh(), nn.Dropout(0.1), nn.Linear(32, 10))
     optimizer = optim.AdamW(model.parameters(), lr=0.02)
     schedule = optim.lr_scheduler.ExponentialLR(optimizer, 0.8)
     average = optim.swa_utils.AveragedModel(model)
-    run = elastic.Run(model, optimizer, loader, state={"losses": (losses := [])})
+    scaler = amp.GradScaler("cpu", init_scale=2.0**18, growth_interval=6)
+    run = elastic.Run(model, optimizer, loader, state={"losses": (losses := [])}, scaler=scaler)
     for epoch in range(12):
         for step in run.steps(epoch + 1):
             world = world_of(run)
             for x, y in shards(step):
-                step.backward(nn.functional.cross_entropy(model(x), y))
+                with trainer.autocast("cpu", dtype=trainer.float16):
+                    loss = nn.functional.cross_entropy(model(x), y)
+                step.backward(loss)
             step.commit()
             note(run, step, world)
         schedule.step()
@@ -123,7 +127,12 @@ def loops():
         with trainer.no_grad():
             model[3].weight += 0.01 * trainer.randn(*model[3].weight.shape)
     kept = {name: array.tobytes().hex() for name, array in average.arrays().items()}
-    return run, [losses, hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest(), optimizer.scalars()]
+    return run, [
+        losses,
+        hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest(),
+        optimizer.scalars(),
+        scaler.state_dict(),
+    ]
 
 
 def evaluation():
