@@ -104,8 +104,8 @@ def state():
 
 
 def loops():
-    """A loop per epoch, with the schedule's step, an evaluation and a change of weights between them; in float16, with a
-    scale that grows until gradients overflow."""
+    """A loop per epoch, with the schedule's step, an evaluation and a change of weights between them; in float16, with
+    a scale that grows until gradients overflow."""
     model = nn.Sequential(nn.Linear(64, 32), nn.Tanh(), nn.Dropout(0.1), nn.Linear(32, 10))
     optimizer = optim.AdamW(model.parameters(), lr=0.02)
     schedule = optim.lr_scheduler.ExponentialLR(optimizer, 0.8)
