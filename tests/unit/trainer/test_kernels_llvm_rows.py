@@ -13,6 +13,7 @@ from cordee.trainer import kernels
 from cordee.trainer import ops as ops  # declares the kernels
 from cordee.trainer.array import get_num_threads, set_num_threads
 from cordee.trainer.kernels.providers import PROVIDERS
+from cordee.trainer.ops.windows import Window
 
 __all__ = ["threads"]
 
@@ -266,3 +267,43 @@ def test_group_norm_and_its_gradients(shape: tuple[int, ...], groups: int, threa
     provider = kernels.registry.load("group_norm", "llvm")
     for other in (x.astype(np.float64), x[:0], x.reshape(*shape[:2], -1)[..., :1]):
         assert provider(other, None, None, groups=groups, eps=1e-3) is NotImplemented
+
+
+# -- pooling -----------------------------------------------------------------------------------------------------------
+
+WINDOWS = {
+    "halves": Window((2, 2), (2, 2), (0, 0), (1, 1)),
+    "overlapping": Window((3, 3), (2, 2), (1, 1), (1, 1)),
+    "odd": Window((3, 2), (1, 2), (1, 0), (2, 1)),
+    "over the end": Window((2, 3), (2, 2), (0, 1), (1, 1), ceil=True),
+}
+
+
+@pytest.mark.parametrize("window", WINDOWS)
+@pytest.mark.parametrize("shape", [(2, 8, 7, 8), (3, 20, 9, 6), (4, 32, 28, 28)], ids=str)
+def test_pooling_and_its_gradients(shape: tuple[int, ...], window: str, threads: int) -> None:
+    rng, sliding = np.random.default_rng(0), WINDOWS[window]
+    x = laid(np.round(normal(rng, *shape) * 2), "channels last")
+    x[0, 0, :4], x[1, 1, :4], x[1, 2, 3:5, 3:] = np.nan, -np.inf, np.inf
+    (best, winner), (expected, places_won) = both("max_pool", x, window=sliding)
+    np.testing.assert_array_equal(best, expected)
+    np.testing.assert_array_equal(winner, places_won)
+    g = laid(normal(rng, *best.shape), "channels last")
+    grad, wide = both("unpool", g, winner=winner, shape=shape, window=sliding)
+    np.testing.assert_allclose(grad, wide, rtol=1e-5, atol=1e-6)
+    x = laid(normal(rng, *shape), "channels last")
+    total, wide = both("sum_pool", x, window=sliding)
+    np.testing.assert_allclose(total, wide, rtol=1e-5, atol=1e-5)
+    grad, wide = both("spread_pool", g, shape=shape, window=sliding)
+    np.testing.assert_allclose(grad, wide, rtol=1e-5, atol=1e-5)
+    for found in (best, winner, total, grad):
+        assert found.transpose(0, 2, 3, 1).flags.c_contiguous
+
+
+def test_other_images_are_left_to_numpy() -> None:
+    provider, window = kernels.registry.load("max_pool", "llvm"), WINDOWS["halves"]
+    x = np.ones((2, 8, 6, 6), np.float32)
+    last = laid(x, "channels last")
+    for operand in (x, last.astype(np.float64), last[:, :4], last[:, :, ::2], last[:0]):
+        assert provider(operand, window=window) is NotImplemented
+    assert provider(last, window=window) is not NotImplemented

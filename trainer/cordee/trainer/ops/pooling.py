@@ -15,6 +15,7 @@ from cordee.trainer.array import array_module, is_float
 from cordee.trainer.autograd.graph import apply_one
 from cordee.trainer.autograd.record import Op, Shape, op
 from cordee.trainer.errors import ShapeError
+from cordee.trainer.kernels import kernel
 from cordee.trainer.ops.scattering import gather
 from cordee.trainer.ops.windows import Sizes, Window, bordered, inside, pooled_shape
 from cordee.trainer.ops.windows import window as make_window
@@ -84,6 +85,7 @@ def _lowest(dtype: Any) -> Any:
     return -math.inf if is_float(dtype) else np.iinfo(dtype).min
 
 
+@kernel
 def _max_pool(xp: Any, a: Any, *, window: Window) -> Any:
     size, border = checked(a, window)
     image = bordered(xp, a, border, _lowest(a.dtype), "K")
@@ -140,6 +142,7 @@ def _is_nan(xp: Any, a: Any) -> Any:
     return xp.isnan(a) if is_float(a.dtype) else False
 
 
+@kernel
 def _unpool(xp: Any, a: Any, *, winner: Any, shape: Sizes, window: Window) -> Any:
     size = a.shape[2:]
     border = window.border(shape[2:], size)

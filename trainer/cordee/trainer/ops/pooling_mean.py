@@ -11,6 +11,7 @@ import numpy as np
 from cordee.trainer.array import array_module, is_float
 from cordee.trainer.autograd.record import Op, Shape, op
 from cordee.trainer.errors import ShapeError
+from cordee.trainer.kernels import kernel
 from cordee.trainer.ops.pooling import HALVES, blank, checked, pool, sample_cases, sample_errors, window_values
 from cordee.trainer.ops.windows import Sizes, Window, bordered, inside, numbers, pooled_shape
 from cordee.trainer.ops.windows import window as make_window
@@ -19,6 +20,7 @@ from cordee.trainer.tensors import Tensor
 __all__ = ["avg_pool1d", "avg_pool2d", "avg_pool3d", "lp_pool1d", "lp_pool2d", "lp_pool3d"]
 
 
+@kernel
 def _sum_pool(xp: Any, a: Any, *, window: Window) -> Any:
     size, border = checked(a, window)
     image = bordered(xp, a, border, order="K")
@@ -32,6 +34,7 @@ def _sum_pool(xp: Any, a: Any, *, window: Window) -> Any:
     return total
 
 
+@kernel
 def _spread_pool(xp: Any, a: Any, *, shape: Sizes, window: Window) -> Any:
     size = window.size(shape[2:])
     if (*shape[:2], *size) != a.shape:

@@ -21,9 +21,9 @@ __all__ = ["GRAIN", "TYPES", "Loop", "Memory", "Rows", "build"]
 GRAIN = 1 << 15
 """Elements that a thread has to have at least: waking one costs what computing so many takes."""
 
-TYPES = {"f": FLOAT, "s": FLOAT, "h": HALF, "q": LONG, "b": BYTE}
-"""Of operands: float32, one float32 for all elements, bits of bfloat16, int64, bool."""
-_BYTES = {"f": 4, "s": 4, "h": 2, "q": 8, "b": 1}
+TYPES = {"f": FLOAT, "s": FLOAT, "h": HALF, "q": LONG, "b": BYTE, "u": BYTE}
+"""Of operands: float32, one float32 for all elements, bits of bfloat16, int64, bool, uint8 below 128."""
+_BYTES = {"f": 4, "s": 4, "h": 2, "q": 8, "b": 1, "u": 1}
 
 _POINTER = BYTE.as_pointer()
 _LONGS = LONG.as_pointer()
@@ -113,6 +113,8 @@ class Memory:
         code = self.code
         if self.kind == "h":
             return code.from_bits(code.convert(value, INT) << 16)
+        if self.kind == "u":
+            return code.convert(value, INT)
         return value.differs(0) if self.kind == "b" else value
 
     def _narrowed(self, value: Value) -> Value:
@@ -121,7 +123,7 @@ class Memory:
             bits = code.bits(value)
             rounded = (bits + 0x7FFF + ((bits >> 16) & 1)) >> 16
             return code.convert(code.where(value.differs(value), (bits >> 16) | 0x40, rounded), HALF)
-        return code.convert(value, BYTE) if self.kind == "b" else value
+        return code.convert(value, BYTE) if self.kind in "bu" else value
 
 
 def _masked(code: Code, what: str, kind: Any) -> Any:

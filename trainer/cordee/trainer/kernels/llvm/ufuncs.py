@@ -22,7 +22,7 @@ from cordee.trainer.kernels.llvm.loops import Loop
 
 __all__ = ["family", "replace_loop"]
 
-_NUMBERS = {"f": 11, "s": 11, "h": 4, "q": 7 if np.dtype(np.int64).char == "l" else 9, "b": 0}
+_NUMBERS = {"f": 11, "s": 11, "h": 4, "q": 7 if np.dtype(np.int64).char == "l" else 9, "b": 0, "u": 2}
 """NumPy's numbers of the operands' types (ndarraytypes.h); bits of bfloat16 are a uint16."""
 _REGISTER, _FROM_SIGNATURE = 2, 31  # PyUFunc_RegisterLoopForType, PyUFunc_FromFuncAndDataAndSignature in the table
 _NO_IDENTITY = -1
