@@ -25,9 +25,10 @@ from safetensors.numpy import load_file
 from cordee.trainer.array import bfloat16
 from cordee.trainer.checkpoint import CheckpointError, CheckpointWriter, StorageError, load_latest, load_weights
 from cordee.trainer.checkpoint.layout import MANIFEST, Attempt, step_folders
+from cordee.trainer.checkpoint.opening import open_storage
 from cordee.trainer.checkpoint.parts import MIN_CUT_BYTES, Shape, count_parts, cut_arrays, deal, join
 from cordee.trainer.checkpoint.reader import load_checkpoint
-from cordee.trainer.checkpoint.storage import LocalStorage, open_storage
+from cordee.trainer.checkpoint.storage import LocalStorage
 from cordee.trainer.checkpoint.writer import PATIENCE_SECONDS, AbandonedError, Snapshot, commit, tidy, write_part
 from cordee.trainer.elastic.position import Position
 from cordee.trainer.elastic.protocols import CheckpointPolicy

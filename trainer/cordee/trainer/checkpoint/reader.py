@@ -16,8 +16,9 @@ import numpy as np
 
 from cordee.trainer.checkpoint.layout import MANIFEST, step_folders, step_name
 from cordee.trainer.checkpoint.manifest import Manifest, PartRecord
+from cordee.trainer.checkpoint.opening import open_storage
 from cordee.trainer.checkpoint.parts import join
-from cordee.trainer.checkpoint.storage import Bytes, Storage, StorageError, open_storage
+from cordee.trainer.checkpoint.storage import Bytes, Storage, StorageError
 
 __all__ = [
     "CheckpointError",

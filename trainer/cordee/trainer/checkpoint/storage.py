@@ -19,13 +19,12 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, Protocol
-from urllib.parse import unquote, urlsplit
 
 import numpy as np
 
 from cordee.trainer.files import fsync_directory
 
-__all__ = ["RESERVED_BYTES", "Entry", "LocalStorage", "Storage", "StorageError", "check_name", "open_storage"]
+__all__ = ["RESERVED_BYTES", "Entry", "LocalStorage", "Storage", "StorageError", "check_name"]
 
 RESERVED_BYTES = 32 << 20
 """What a checkpoint leaves free of its disk: the coordinator's database is often on the same one, and a job can do
@@ -34,7 +33,6 @@ without a checkpoint, but not without that."""
 Bytes = np.ndarray[Any, np.dtype[np.uint8]]
 
 _PART = re.compile(r"[A-Za-z0-9_.\-]+")
-_SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.\-]*)://")
 
 
 class StorageError(OSError):
@@ -98,26 +96,6 @@ def check_name(name: str) -> str:
     if not all(_PART.fullmatch(part) and part not in (".", "..") for part in name.split("/")):
         raise ValueError(f"{name!r} is no name of an object: parts of letters, digits, '.', '_' and '-', with '/'")
     return name
-
-
-def open_storage(location: str | os.PathLike[str]) -> Storage:
-    """The storage at a folder's path or a URL (`s3://bucket/prefix`, `gs://…`, `az://…`, `file:///…`).
-
-    Nothing is reached yet. Raises `StorageError` when the package for such URLs is missing, `ValueError` when the
-    location is none.
-    """
-    text = os.fspath(location)
-    scheme = _SCHEME.match(text)
-    if scheme is None:
-        return LocalStorage(Path(text))
-    if scheme[1].lower() == "file":
-        parts = urlsplit(text)
-        if parts.netloc not in ("", "localhost") or not parts.path.startswith("/"):
-            raise ValueError(f"{text!r} names no folder of this machine; give file:///an/absolute/path")
-        return LocalStorage(Path(unquote(parts.path)))
-    from cordee.trainer.checkpoint.objects import ObjectStorage
-
-    return ObjectStorage(text)
 
 
 def _created(path: Path) -> BinaryIO:

@@ -17,6 +17,7 @@ from typing import Any
 
 from cordee.trainer.checkpoint.layout import MANIFEST, StepFolder, step_folders
 from cordee.trainer.checkpoint.manifest import Manifest
+from cordee.trainer.checkpoint.opening import open_storage
 from cordee.trainer.checkpoint.reader import (
     CheckpointError,
     load_checkpoint,
@@ -25,7 +26,7 @@ from cordee.trainer.checkpoint.reader import (
     verify_part,
     weights_of,
 )
-from cordee.trainer.checkpoint.storage import Storage, open_storage
+from cordee.trainer.checkpoint.storage import Storage
 from cordee.trainer.interop.safetensors import WeightsError, save_safetensors
 
 __all__ = ["export", "listing", "main"]

@@ -20,7 +20,8 @@ import numpy as np
 
 from cordee.trainer.checkpoint.layout import MANIFEST, Attempt, step_folders, step_name, superseded
 from cordee.trainer.checkpoint.manifest import Manifest, PartRecord
-from cordee.trainer.checkpoint.storage import Storage, open_storage
+from cordee.trainer.checkpoint.opening import open_storage
+from cordee.trainer.checkpoint.storage import Storage
 
 __all__ = [
     "AbandonedError",

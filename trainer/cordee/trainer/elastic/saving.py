@@ -19,9 +19,10 @@ import numpy as np
 
 from cordee.trainer.array import Array, to_numpy
 from cordee.trainer.checkpoint.layout import Attempt
+from cordee.trainer.checkpoint.opening import open_storage
 from cordee.trainer.checkpoint.parts import Piece, Shape, count_parts, cut_arrays, deal
 from cordee.trainer.checkpoint.reader import CheckpointError, load_latest, load_weights
-from cordee.trainer.checkpoint.storage import StorageError, open_storage
+from cordee.trainer.checkpoint.storage import StorageError
 from cordee.trainer.checkpoint.writer import AbandonedError, CheckpointWriter, PartFailedError, Snapshot
 from cordee.trainer.elastic.computes import computes_with
 from cordee.trainer.elastic.position import Position
