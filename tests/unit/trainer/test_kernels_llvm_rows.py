@@ -307,3 +307,41 @@ def test_other_images_are_left_to_numpy() -> None:
     for operand in (x, last.astype(np.float64), last[:, :4], last[:, :, ::2], last[:0]):
         assert provider(operand, window=window) is NotImplemented
     assert provider(last, window=window) is not NotImplemented
+
+
+# -- sums --------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("shape", "axis"),
+    [((70, 130), 1), ((70, 130), None), ((90000,), 0), ((9, 40, 30), 1), ((3, 9, 5, 7), (2, 3)), ((200, 1, 300), (1, 2))],
+    ids=str,
+)  # fmt: skip
+def test_sums(shape: tuple[int, ...], axis: Any, threads: int) -> None:
+    a = normal(np.random.default_rng(0), *shape)
+    for operand in (a, laid(a, "channels last")) if len(shape) > 2 else (a,):
+        for keepdims in (False, True):
+            provider = kernels.registry.load("total", "llvm")
+            found = provider(operand, axis=axis, keepdims=keepdims)
+            if found is NotImplemented:  # what is reduced does not lie together
+                assert operand is not a
+                continue
+            expected = a.astype(np.float64).sum(axis, keepdims=keepdims)
+            assert found.shape == expected.shape
+            np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-4)
+            assert found.tobytes() == provider(operand, axis=axis, keepdims=keepdims).tobytes()
+
+
+def test_other_sums_are_left_to_numpy() -> None:
+    provider = kernels.registry.load("total", "llvm")
+    a = np.ones((20, 30, 40), np.float32)
+    for operand, axis in (
+        (a, (0, 2)),
+        (a, 0),
+        (a[:, ::2], 2),
+        (a.astype(np.float64), 2),
+        (a, 3),
+        (a[..., :2], 2),
+        (a, ()),
+    ):
+        assert provider(operand, axis=axis, keepdims=False) is NotImplemented

@@ -79,6 +79,7 @@ TABLE: dict[str, dict[str, str]] = {
     "unpool": {"llvm": f"{_LLVM}.pooling:unpool"},
     "sum_pool": {"llvm": f"{_LLVM}.pooling:sum_pool"},
     "spread_pool": {"llvm": f"{_LLVM}.pooling:spread_pool"},
+    "total": {"llvm": f"{_LLVM}.reduction:total"},
     "layer_norm": {"llvm": f"{_LLVM}.normalization:layer_norm"},
     "layer_norm_grad": {"llvm": f"{_LLVM}.normalization:layer_norm_grad"},
     "rms_norm": {"llvm": f"{_LLVM}.normalization:rms_norm"},

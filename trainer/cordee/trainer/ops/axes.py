@@ -11,6 +11,7 @@ from cordee.trainer.array import array_module
 from cordee.trainer.autograd.explain import refuse
 from cordee.trainer.autograd.record import Op, Sampler, Shape
 from cordee.trainer.errors import ShapeError, TrainerIndexError
+from cordee.trainer.kernels import kernel
 from cordee.trainer.tensors import Tensor, wrap
 
 __all__ = [
@@ -121,9 +122,19 @@ def wide_sum_dtype(dtype: Any) -> Any:
     return _float32 if dtype.itemsize == 2 else dtype
 
 
+_LARGE = 4096  # elements; what has fewer is added up before another is found who would
+
+
+@kernel
+def _total(xp: Any, a: Any, *, axis: Axis, keepdims: bool) -> Any:
+    return a.sum(axis=axis, keepdims=keepdims)
+
+
 def wide_sum(a: Any, axis: Axis, keepdims: bool) -> Any:
     """The sum, in the dtype that a sum of such numbers has."""
     dtype = a.dtype
+    if dtype is _float32 and a.size >= _LARGE:
+        return _total(array_module(a), a, axis=axis, keepdims=keepdims)
     if dtype is _float32 or dtype is _float64:
         return a.sum(axis=axis, keepdims=keepdims)
     total = a.sum(axis=axis, keepdims=keepdims, dtype=wide_sum_dtype(dtype))

@@ -84,7 +84,7 @@ SUM = op(
 def _mean(xp: Any, a: Any, *, axis: Axis, keepdims: bool) -> Any:
     number = count(a.shape, axis) or math.nan
     if a.dtype.itemsize != 2:
-        return a.sum(axis=axis, keepdims=keepdims) / number
+        return wide_sum(a, axis, keepdims) / number
     return (a.sum(axis=axis, keepdims=keepdims, dtype=np.float32) / number).astype(a.dtype)
 
 

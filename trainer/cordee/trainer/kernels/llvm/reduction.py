@@ -1,0 +1,136 @@
+"""Sums over dimensions that lie together in memory: whole arrays, rows, or columns of matrices.
+
+A sum is of pieces of a fixed length, each added up in 64 streams, so that it is about as precise as NumPy's in pairs,
+and has the same bits whoever computes which piece.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from typing import Any
+
+import numpy as np
+
+from cordee.trainer.kernels.llvm.loops import Loop, Memory, Rows
+from cordee.trainer.kernels.llvm.ufuncs import family
+from cordee.trainer.kernels.llvm.values import Value
+
+__all__ = ["total"]
+
+_PIECE = 4096
+_NARROWEST = 8
+"""Matrices of fewer columns are left to NumPy."""
+_BLOCK = 4
+_float32 = np.dtype(np.float32)
+
+
+def _row_totals(k: Rows, a: Memory, out: Memory) -> None:
+    length = k.sizes["n"]
+
+    def row(r: Value) -> None:
+        source, known = a.at(r * length), k.variable(k.real(0.0))
+
+        def piece(start: Value) -> None:
+            rest, here = length - start, source.at(start)
+            known.set(known.get() + k.sum_lanes(k.where(rest < _PIECE, rest, k.index(_PIECE)), here.lanes))
+
+        k.count(k.index(0), length, _PIECE, piece)
+        out.put(r, known.get())
+
+    k.share(row)
+
+
+def _piece_totals(k: Rows, a: Memory, out: Memory) -> None:
+    length = k.sizes["n"]
+
+    def piece(p: Value) -> None:
+        start = p * _PIECE
+        rest = length - start
+        out.put(p, k.sum_lanes(k.where(rest < _PIECE, rest, k.index(_PIECE)), a.at(start).lanes))
+
+    k.share(piece)
+
+
+def _column_totals(k: Rows, a: Memory, out: Memory) -> None:
+    height, width = k.sizes["r"], k.sizes["n"]
+
+    def matrix(b: Value) -> None:
+        source, target = a.at(b * height * width), out.at(b * width)
+        k.clear(width, target)
+
+        def block(r: Value, size: int) -> None:
+            def lanes(i: Value, mask: Value | None) -> None:
+                terms = [source.lanes((r + j) * width + i, mask) for j in range(size)]
+                more = terms[0] if size == 1 else (terms[0] + terms[1]) + (terms[2] + terms[3])
+                target.put_lanes(i, target.lanes(i, mask) + more, mask)
+
+            k.lanes(width, lanes)
+
+        whole = height & -_BLOCK
+        k.count(k.index(0), whole, _BLOCK, lambda r: block(r, _BLOCK))
+        k.count(whole, height, 1, lambda r: block(r, 1))
+
+    k.share(matrix)
+
+
+@functools.cache
+def _ufuncs() -> dict[str, Any]:
+    return family(
+        "reduction",
+        [
+            Loop("row_totals", "f->f", _row_totals, "(r,n)->(r)", "r"),
+            Loop("piece_totals", "f->f", _piece_totals, "(n)->(p)", "p"),
+            Loop("column_totals", "f->f", _column_totals, "(b,r,n)->(b,n)", "b"),
+        ],
+    )
+
+
+def total(a: Any, *, axis: Any, keepdims: bool) -> Any:
+    if a.dtype is not _float32 or not a.size:
+        return NotImplemented
+    found = _lying(a, axis)
+    if found is None:
+        return NotImplemented
+    order, before, reduced, after = found
+    flat = a.transpose(order)
+    if after > 1:
+        if before == 1 or after < _NARROWEST:
+            return NotImplemented
+        sums = _ufuncs()["column_totals"](flat.reshape(before, reduced, after))
+    elif before > 1:
+        if reduced < _NARROWEST:
+            return NotImplemented
+        sums = _ufuncs()["row_totals"](flat.reshape(before, reduced))
+    else:
+        pieces = np.empty(-(-reduced // _PIECE), np.float32)
+        sums = _ufuncs()["piece_totals"](flat.reshape(reduced), out=pieces).sum(keepdims=True)
+    axes = _axes(axis, a.ndim)
+    kept = [1 if i in axes else a.shape[i] for i in order]
+    result = sums.reshape(kept).transpose(np.argsort(order)) if a.ndim else sums.reshape(())
+    return result if keepdims else result.reshape([n for i, n in enumerate(a.shape) if i not in axes])
+
+
+def _axes(axis: Any, ndim: int) -> set[int]:
+    if axis is None:
+        return set(range(ndim))
+    return {i % ndim for i in (axis if isinstance(axis, tuple) else (axis,))}
+
+
+def _lying(a: Any, axis: Any) -> tuple[tuple[int, ...], int, int, int] | None:
+    """The dimensions as they lie in memory, and how many elements lie before what is reduced, in it, and behind it;
+    None where it is in several places, or there are gaps."""
+    ndim = a.ndim
+    if axis is not None and any(not -ndim <= i < ndim for i in (axis if isinstance(axis, tuple) else (axis,))):
+        return None  # NumPy refuses it
+    axes = _axes(axis, ndim)
+    order = tuple(range(ndim)) if a.flags.c_contiguous else tuple(sorted(range(ndim), key=lambda i: -a.strides[i]))
+    if not a.flags.c_contiguous and not a.transpose(order).flags.c_contiguous:
+        return None
+    long = [i for i in order if a.shape[i] > 1]
+    places = [place for place, i in enumerate(long) if i in axes]
+    if not places or places[-1] - places[0] + 1 != len(places):
+        return None
+    parts = long[: places[0]], long[places[0] : places[-1] + 1], long[places[-1] + 1 :]
+    before, reduced, after = (math.prod(a.shape[i] for i in part) for part in parts)
+    return order, before, reduced, after
