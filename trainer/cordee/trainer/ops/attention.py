@@ -11,7 +11,7 @@ import numpy as np
 from cordee.trainer.array import array_module
 from cordee.trainer.autograd.casting import autocasts
 from cordee.trainer.autograd.graph import apply
-from cordee.trainer.autograd.record import Shape, broadcast_shape, op
+from cordee.trainer.autograd.record import Shape, broadcast_shape, op, shape_of
 from cordee.trainer.errors import ShapeError
 from cordee.trainer.kernels import kernel
 from cordee.trainer.ops.dropping import kept_mask
@@ -163,15 +163,14 @@ def _attention_grad(
     """The same on arrays, block by block: the last one, which sees all keys that are seen, before the others."""
     key_grad = value_grad = scores_grad = None
     query_grads: list[Any] = []
-    turned = value.swapaxes(-1, -2)
     for first, last, keys, weights in reversed(blocks):
         slope = g[..., first:last, :]
         if needs[2]:
             used = weights if kept is None else weights * kept * keep_scale
-            value_grad = _added(F, value_grad, F.matmul(used.swapaxes(-1, -2), slope), value.shape[-2])
+            value_grad = _added(F, value_grad, F.matmul(used.swapaxes(-1, -2), slope), shape_of(value)[-2])
         if not (needs[0] or needs[1] or needs[3]):
             continue
-        weights_grad = F.matmul(slope, turned[..., :keys])
+        weights_grad = F.matmul(slope, value.swapaxes(-1, -2)[..., :keys])
         if kept is not None:
             weights_grad = weights_grad * kept * keep_scale
         # The mask was added behind the scale.
@@ -181,7 +180,7 @@ def _attention_grad(
             query_grads.append(F.matmul(scaled, key[..., :keys, :]))
         if needs[1]:
             more = F.matmul(scaled.swapaxes(-1, -2), query[..., first:last, :])
-            key_grad = _added(F, key_grad, more, key.shape[-2])
+            key_grad = _added(F, key_grad, more, shape_of(key)[-2])
     query_grad = None
     if query_grads:
         query_grad = query_grads[0] if len(query_grads) == 1 else F.xp.concatenate(query_grads[::-1], axis=-2)

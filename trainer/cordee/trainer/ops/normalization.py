@@ -52,8 +52,11 @@ def _layer_norm(xp: Any, input: Any, weight: Any, bias: Any, *, eps: float) -> A
 def _layer_norm_vjp(
     F: Any, g: Any, out: Any, input: Any, weight: Any, bias: Any, *, needs: Any, aux: Any, eps: float
 ) -> Any:
+    if not needs[0] and not needs[1]:  # then the input is not kept
+        return None, None, F.sum(g, axis=0, keepdims=False)
     if F.raw:
-        return _layer_norm_grad(F.xp, g, input, weight, *aux, needs=needs)
+        scale = weight if needs[0] else None  # nor is the weight, where nothing reads it
+        return _layer_norm_grad(F.xp, g, input, scale, *aux, needs=needs)
     normal, inverse = _normalized(F, input, eps)
     input_grad = weight_grad = bias_grad = None
     if needs[1]:
@@ -174,7 +177,7 @@ def _rms_norm(xp: Any, input: Any, weight: Any, *, eps: float) -> Any:
 
 def _rms_norm_vjp(F: Any, g: Any, out: Any, input: Any, weight: Any, *, needs: Any, aux: Any, eps: float) -> Any:
     if F.raw:
-        return _rms_norm_grad(F.xp, g, input, weight, aux, needs=needs)
+        return _rms_norm_grad(F.xp, g, input, weight if needs[0] else None, aux, needs=needs)
     inverse = F.rsqrt(F.mean(input * input, axis=1, keepdims=True) + eps)
     input_grad = weight_grad = None
     if needs[1]:

@@ -84,8 +84,15 @@ def _batch_norm_vjp(
     F: Any, g: Any, out: Any, input: Any, weight: Any, bias: Any, *, needs: Any, aux: Any, eps: float
 ) -> Any:
     g_out, g_mean, g_var = g
+    if not needs[0] and not needs[1]:  # then the input is not kept
+        return (
+            None,
+            None,
+            None if g_out is None else F.sum(g_out, axis=(0, *range(2, len(g_out.shape))), keepdims=False),
+        )
     if F.raw:
-        return _batch_norm_grad(F.xp, g_out, g_mean, g_var, input, weight, *aux, needs=needs)
+        scale = weight if needs[0] else None  # which is not kept where nothing reads it
+        return _batch_norm_grad(F.xp, g_out, g_mean, g_var, input, scale, *aux, needs=needs)
     ndim, axes = input.ndim, (0, *range(2, input.ndim))
     count = math.prod(shape_of(input)) // shape_of(input)[1]
     centred = input - F.mean(input, axis=axes, keepdims=True)

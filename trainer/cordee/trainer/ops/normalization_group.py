@@ -63,8 +63,10 @@ def _group_norm_vjp(
     F: Any, g: Any, out: Any, input: Any, weight: Any, bias: Any,
     *, needs: Any, aux: Any, groups: int, eps: float,
 ) -> Any:  # fmt: skip
+    if not needs[0] and not needs[1]:  # then the input is not kept
+        return None, None, F.sum(g, axis=(0, *range(2, len(g.shape))), keepdims=False)
     if F.raw:
-        return _group_norm_grad(F.xp, g, input, weight, *aux, needs=needs)
+        return _group_norm_grad(F.xp, g, input, weight if needs[0] else None, *aux, needs=needs)
     rows, axes = _rows(input, groups), (0, *range(2, input.ndim))
     centred = rows - F.mean(rows, axis=1, keepdims=True)
     inverse = F.rsqrt(F.mean(centred * centred, axis=1, keepdims=True) + eps)
