@@ -21,7 +21,7 @@ CASES: dict[str, tuple[Callable[..., Any], list[tuple[int, ...]]]] = {
     "group_norm": (lambda x, w, b: F.group_norm(x, 4, w, b), [(8, 16, 6, 6), (16,), (16,)]),
     "linear": (F.linear, [(300, 64), (128, 64), (128,)]),
     "conv2d": (lambda x, w, b: F.conv2d(x, w, b, padding=1), [(4, 8, 10, 10), (16, 8, 3, 3), (16,)]),
-    "conv_transpose2d": (lambda x, w, b: F.conv_transpose2d(x, w, b), [(4, 8, 10, 10), (8, 16, 3, 3), (16,)]),
+    "conv_transpose2d": (F.conv_transpose2d, [(4, 8, 10, 10), (8, 16, 3, 3), (16,)]),
     "attention": (lambda *qkv: F.scaled_dot_product_attention(*qkv, is_causal=True), [(2, 3, 70, 16)] * 3),
     "embedding": (lambda w: F.embedding(ct.tensor(LABELS), w), [(9, 5)]),
     "max_pool2d": (lambda x: F.max_pool2d(x, 2), [(4, 8, 10, 10)]),
