@@ -11,7 +11,7 @@ from tests.unit.trainer.test_kernels_llvm import bits, both, threads
 from cordee import trainer
 from cordee.trainer import kernels
 from cordee.trainer import ops as ops  # declares the kernels
-from cordee.trainer.array import get_num_threads, set_num_threads
+from cordee.trainer.array import bfloat16, get_num_threads, set_num_threads
 from cordee.trainer.kernels.providers import PROVIDERS
 from cordee.trainer.ops.windows import Window
 
@@ -344,3 +344,25 @@ def test_other_sums_are_left_to_numpy() -> None:
         (a, ()),
     ):
         assert provider(operand, axis=axis, keepdims=False) is NotImplemented
+
+
+# -- bfloat16 ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["layer_norm", "rms_norm"])
+def test_rows_in_bfloat16_are_rounded_once(name: str, threads: int) -> None:
+    rng = np.random.default_rng(0)
+    rows, g = (normal(rng, 90, 77).astype(bfloat16) for _ in range(2))
+    parameters = [normal(rng, 77) for _ in range(2 if name == "layer_norm" else 1)]
+    forward, grad = (kernels.KERNELS[each] for each in (name, f"{name}_grad"))
+    fast, fast_grad = (kernels.registry.load(each.name, "llvm") for each in (forward, grad))
+    out, statistics = fast(rows, *parameters, eps=1e-3)
+    expected, _ = forward.reference(np, rows, *parameters, eps=1e-3)
+    assert out.dtype == bfloat16
+    np.testing.assert_allclose(out.astype(np.float32), expected.astype(np.float32), rtol=1e-2, atol=1e-3)
+    statistics = statistics if isinstance(statistics, tuple) else (statistics,)
+    needs = (True,) * (1 + len(parameters))
+    given = g, rows, parameters[0], *statistics
+    for found, wide in zip(fast_grad(*given, needs=needs), grad.reference(np, *given, needs=needs), strict=True):
+        assert found.dtype == wide.dtype
+        np.testing.assert_allclose(found.astype(np.float32), wide.astype(np.float32), rtol=1e-2, atol=1e-3)

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from cordee.trainer.array import promote
 from cordee.trainer.autograd.casting import autocasts
 from cordee.trainer.autograd.graph import apply
 from cordee.trainer.autograd.record import Shape, op
@@ -31,9 +32,30 @@ def _normalized(F: Any, a: Any, eps: float) -> tuple[Any, Any]:
     return centred * inverse, inverse
 
 
+def _wide(a: Any) -> Any:
+    """In single precision, if it is an array in half."""
+    return a if a is None or a.dtype.itemsize != 2 else a.astype(np.float32)
+
+
+def _single(F: Any, *tensors: Any) -> list[Any]:
+    """The same in the rules' vocabulary."""
+    return [
+        t if t is None or t.dtype.itemsize != 2 else F.cast(t, dtype=np.dtype(np.float32), source=t.dtype)
+        for t in tensors
+    ]
+
+
+def _as_input(F: Any, grad: Any, input: Any) -> Any:
+    """A gradient in the dtype of what it is the gradient of."""
+    return grad if grad is None or grad.dtype == input.dtype else F.cast(grad, dtype=input.dtype, source=grad.dtype)
+
+
 @kernel
 def _layer_norm(xp: Any, input: Any, weight: Any, bias: Any, *, eps: float) -> Any:
-    """And the rows' means and inverse deviations, `(N, 1)`."""
+    """And the rows' means and inverse deviations, `(N, 1)`. In 16 bits only the result is rounded."""
+    if input.dtype.itemsize == 2:
+        out, statistics = _layer_norm(xp, *map(_wide, (input, weight, bias)), eps=eps)
+        return out.astype(input.dtype), statistics
     length = input.shape[1]
     mean = row_sums(xp, input) / length
     normal = input - mean
@@ -57,6 +79,8 @@ def _layer_norm_vjp(
     if F.raw:
         scale = weight if needs[0] else None  # nor is the weight, where nothing reads it
         return _layer_norm_grad(F.xp, g, input, scale, *aux, needs=needs)
+    given = input
+    g, input = _single(F, g, input)
     normal, inverse = _normalized(F, input, eps)
     input_grad = weight_grad = bias_grad = None
     if needs[1]:
@@ -68,12 +92,15 @@ def _layer_norm_vjp(
             g = g * weight
         along = F.mean(g * normal, axis=1, keepdims=True)
         input_grad = (g - F.mean(g, axis=1, keepdims=True) - normal * along) * inverse
-    return input_grad, weight_grad, bias_grad
+    return _as_input(F, input_grad, given), weight_grad, bias_grad
 
 
 @kernel
 def _layer_norm_grad(xp: Any, g: Any, input: Any, weight: Any, mean: Any, inverse: Any, *, needs: Any) -> Any:
     """The same on arrays, in place, with sums by products."""
+    if g.dtype.itemsize == 2:
+        input_grad, *others = _layer_norm_grad(xp, _wide(g), _wide(input), weight, mean, inverse, needs=needs)
+        return None if input_grad is None else input_grad.astype(g.dtype), *others
     (num_rows, length), input_grad, weight_grad, bias_grad = g.shape, None, None, None
     column = ones(xp, num_rows, g.dtype)
     normal = input - mean
@@ -106,11 +133,16 @@ def _rows_shape(input: Any, weight: Any, bias: Any = None, *, eps: float) -> Sha
     return tuple(input)
 
 
+def _rows_dtype(input: Any, *parameters: Any, eps: float) -> Any:
+    """A half stays what it is, beside parameters in single precision, too."""
+    return input if input.itemsize == 2 else promote(input, *parameters)
+
+
 LAYER_NORM = op(
     "layer_norm", "rows brought to mean 0 and variance 1, times a weight, plus a bias",
     autocast="single on cuda",
     forward=_layer_norm, vjp=_layer_norm_vjp, saves=("input weight", "input", ""), aux=True,
-    reference=_layer_norm_reference, shape=_rows_shape,
+    reference=_layer_norm_reference, shape=_rows_shape, dtype=_rows_dtype,
     samples=lambda s: [
         s.case(s.normal(3, 4), s.normal(4), s.normal(4), eps=1e-5),
         s.case(s.normal(2, 5), None, None, eps=1e-3),
@@ -155,8 +187,8 @@ def layer_norm(
     Raises:
         ShapeError: input does not end in `normalized_shape`, or the parameters have another shape.
     """
-    if input.data.dtype.itemsize < 4:  # sums of squares would overflow
-        return layer_norm(input.float(), normalized_shape, widened(weight), widened(bias), eps).to(input.dtype)
+    if input.data.dtype.itemsize < 4:
+        weight, bias = widened(weight), widened(bias)
     rows, weight, bias = _as_rows("layer_norm", input, normalized_shape, weight=weight, bias=bias)
     out: Tensor = apply(LAYER_NORM, rows, weight, bias, eps=eps)
     return out if rows is input else out.reshape(input.shape)
@@ -167,6 +199,10 @@ def layer_norm(
 
 @kernel
 def _rms_norm(xp: Any, input: Any, weight: Any, *, eps: float) -> Any:
+    """And the rows' inverse roots, `(N, 1)`. In 16 bits only the result is rounded."""
+    if input.dtype.itemsize == 2:
+        out, inverse = _rms_norm(xp, _wide(input), _wide(weight), eps=eps)
+        return out.astype(input.dtype), inverse
     inverse = xp.einsum("ij,ij->i", input, input).reshape(-1, 1)
     inverse /= input.shape[1]
     inverse += eps
@@ -178,6 +214,8 @@ def _rms_norm(xp: Any, input: Any, weight: Any, *, eps: float) -> Any:
 def _rms_norm_vjp(F: Any, g: Any, out: Any, input: Any, weight: Any, *, needs: Any, aux: Any, eps: float) -> Any:
     if F.raw:
         return _rms_norm_grad(F.xp, g, input, weight if needs[0] else None, aux, needs=needs)
+    given = input
+    g, input = _single(F, g, input)
     inverse = F.rsqrt(F.mean(input * input, axis=1, keepdims=True) + eps)
     input_grad = weight_grad = None
     if needs[1]:
@@ -186,12 +224,15 @@ def _rms_norm_vjp(F: Any, g: Any, out: Any, input: Any, weight: Any, *, needs: A
         scaled = g if weight is None else g * weight
         along = F.mean(scaled * input, axis=1, keepdims=True)
         input_grad = (scaled - input * (along * (inverse * inverse))) * inverse
-    return input_grad, weight_grad
+    return _as_input(F, input_grad, given), weight_grad
 
 
 @kernel
 def _rms_norm_grad(xp: Any, g: Any, input: Any, weight: Any, inverse: Any, *, needs: Any) -> Any:
     """The same on arrays."""
+    if g.dtype.itemsize == 2:
+        input_grad, weight_grad = _rms_norm_grad(xp, _wide(g), _wide(input), weight, inverse, needs=needs)
+        return None if input_grad is None else input_grad.astype(g.dtype), weight_grad
     input_grad = weight_grad = None
     if needs[1]:
         weight_grad = ones(xp, len(g), g.dtype).dot(g * (input * inverse))
@@ -210,7 +251,7 @@ RMS_NORM = op(
     "rms_norm", "rows divided by the root of their mean square, times a weight",
     autocast="single on cuda",
     forward=_rms_norm, vjp=_rms_norm_vjp, saves=("input weight", "input"), aux=True,
-    reference=_rms_reference, shape=_rows_shape,
+    reference=_rms_reference, shape=_rows_shape, dtype=_rows_dtype,
     samples=lambda s: [
         s.case(s.normal(3, 4), s.normal(4), eps=1e-5),
         s.case(s.normal(2, 5), None, eps=1e-3),
@@ -231,8 +272,8 @@ def rms_norm(
     """
     if eps is None:
         eps = float(np.finfo(np.float32 if input.dtype.itemsize == 2 else input.dtype).eps)
-    if input.data.dtype.itemsize < 4:  # sums of squares would overflow
-        return rms_norm(input.float(), normalized_shape, widened(weight), eps).to(input.dtype)
+    if input.data.dtype.itemsize < 4:
+        weight = widened(weight)
     rows, weight = _as_rows("rms_norm", input, normalized_shape, weight=weight)
     out: Tensor = apply(RMS_NORM, rows, weight, eps=eps)
     return out if rows is input else out.reshape(input.shape)

@@ -5,16 +5,25 @@ from __future__ import annotations
 import functools
 from typing import Any
 
+import ml_dtypes
 import numpy as np
 
-__all__ = ["lies", "number", "ones_row", "zeros_row"]
+__all__ = ["KINDS", "as_bits", "lies", "number", "ones_row", "zeros_row"]
 
-_float32 = np.dtype(np.float32)
+_float32, _bfloat16 = np.dtype(np.float32), np.dtype(ml_dtypes.bfloat16)
+
+KINDS = {_float32: "", _bfloat16: "_half"}
+"""What a loop's name ends in that takes arrays of a type."""
 
 
-def lies(a: Any, shape: tuple[int, ...]) -> bool:
-    """Whether it is float32 of this shape, in row-major order without gaps."""
-    return a.dtype is _float32 and a.shape == shape and bool(a.flags.c_contiguous)
+def lies(a: Any, shape: tuple[int, ...], dtype: Any = _float32) -> bool:
+    """Whether it is of this type (float32) and shape, in row-major order without gaps."""
+    return a.dtype is dtype and a.shape == shape and bool(a.flags.c_contiguous)
+
+
+def as_bits(a: Any) -> Any:
+    """What is of bfloat16 as the bits that loops take; float32 as it is."""
+    return a.view(np.uint16) if a.dtype is _bfloat16 else a
 
 
 @functools.lru_cache(maxsize=64)

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from cordee.trainer.kernels.llvm.layouts import lies, number, ones_row, zeros_row
+from cordee.trainer.kernels.llvm.layouts import KINDS, as_bits, lies, number, ones_row, zeros_row
 from cordee.trainer.kernels.llvm.loops import Loop, Memory, Rows
 from cordee.trainer.kernels.llvm.ufuncs import family
 from cordee.trainer.kernels.llvm.values import FLOAT, Value
@@ -170,15 +170,25 @@ def _rms_norm_grad(k: Rows, g: Memory, x: Memory, weight: Memory, inverse: Memor
 
 @functools.cache
 def _ufuncs() -> dict[str, Any]:
-    return family(
-        "normalization",
-        [
-            Loop("layer_norm", "ffff->fff", _layer_norm, "(r,n),(n),(n),()->(r,n),(r),(r)", "r"),
-            Loop("layer_norm_grad", "fffff->ff", _layer_norm_grad, "(r,n),(r,n),(n),(r),(r)->(r,n),(c,d,n)", "c"),
-            Loop("rms_norm", "fff->ff", _rms_norm, "(r,n),(n),()->(r,n),(r)", "r"),
-            Loop("rms_norm_grad", "ffff->ff", _rms_norm_grad, "(r,n),(r,n),(n),(r)->(r,n),(c,n)", "c"),
-        ],
-    )
+    """Those that end in `_half` take rows of bfloat16; all the rest is float32 there, too."""
+    loops = []
+    for x, ending in (("f", ""), ("h", "_half")):
+        loops += [
+            Loop(f"layer_norm{ending}", f"{x}fff->{x}ff", _layer_norm, "(r,n),(n),(n),()->(r,n),(r),(r)", "r"),
+            Loop(
+                f"layer_norm_grad{ending}", f"{x}{x}fff->{x}f", _layer_norm_grad,
+                "(r,n),(r,n),(n),(r),(r)->(r,n),(c,d,n)", "c",
+            ),
+            Loop(f"rms_norm{ending}", f"{x}ff->{x}f", _rms_norm, "(r,n),(n),()->(r,n),(r)", "r"),
+            Loop(
+                f"rms_norm_grad{ending}", f"{x}{x}ff->{x}f", _rms_norm_grad, "(r,n),(r,n),(n),(r)->(r,n),(c,n)", "c"
+            ),
+        ]  # fmt: skip
+    return family("normalization", loops)
+
+
+def _loop(name: str, rows: Any) -> Any:
+    return _ufuncs()[name + KINDS[rows.dtype]]
 
 
 def _chunks(num_rows: int) -> int:
@@ -187,48 +197,56 @@ def _chunks(num_rows: int) -> int:
 
 
 def _fit(rows: Any, *parameters: Any) -> bool:
-    return bool(rows.size) and lies(rows, rows.shape) and all(p is None or lies(p, rows.shape[1:]) for p in parameters)
+    if not rows.size or rows.ndim != 2 or rows.dtype not in KINDS or not rows.flags.c_contiguous:
+        return False
+    return all(p is None or lies(p, rows.shape[1:]) for p in parameters)
+
+
+def _alike(input: Any, g: Any, statistics: Any) -> bool:
+    return lies(input, g.shape, g.dtype) and statistics.dtype == np.float32
 
 
 def layer_norm(input: Any, weight: Any, bias: Any, *, eps: float) -> Any:
     if not _fit(input, weight, bias):
         return NotImplemented
     length = input.shape[1]
-    out, mean, inverse = _ufuncs()["layer_norm"](
-        input,
+    out, mean, inverse = _loop("layer_norm", input)(
+        as_bits(input),
         ones_row(length) if weight is None else weight,
         zeros_row(length) if bias is None else bias,
         number(eps),
     )
-    return out, (mean.reshape(-1, 1), inverse.reshape(-1, 1))
+    return out.view(input.dtype), (mean.reshape(-1, 1), inverse.reshape(-1, 1))
 
 
 def layer_norm_grad(g: Any, input: Any, weight: Any, mean: Any, inverse: Any, *, needs: Sequence[bool]) -> Any:
-    if not _fit(g, weight) or not lies(input, g.shape) or mean.dtype != np.float32:
+    if not _fit(g, weight) or not _alike(input, g, mean):
         return NotImplemented
     num_rows, length = g.shape
     sums = np.empty((_chunks(num_rows), 2, length), np.float32)
-    into, _ = _ufuncs()["layer_norm_grad"](
-        g, input, ones_row(length) if weight is None else weight, mean.reshape(-1), inverse.reshape(-1),
-        out=(None, sums),
+    into, _ = _loop("layer_norm_grad", g)(
+        as_bits(g), as_bits(input), ones_row(length) if weight is None else weight, mean.reshape(-1),
+        inverse.reshape(-1), out=(None, sums),
     )  # fmt: skip
     of_weight, of_bias = sums.sum(0)
-    return into if needs[0] else None, of_weight if needs[1] else None, of_bias if needs[2] else None
+    return into.view(g.dtype) if needs[0] else None, of_weight if needs[1] else None, of_bias if needs[2] else None
 
 
 def rms_norm(input: Any, weight: Any, *, eps: float) -> Any:
     if not _fit(input, weight):
         return NotImplemented
-    out, inverse = _ufuncs()["rms_norm"](input, ones_row(input.shape[1]) if weight is None else weight, number(eps))
-    return out, inverse.reshape(-1, 1)
+    scale = ones_row(input.shape[1]) if weight is None else weight
+    out, inverse = _loop("rms_norm", input)(as_bits(input), scale, number(eps))
+    return out.view(input.dtype), inverse.reshape(-1, 1)
 
 
 def rms_norm_grad(g: Any, input: Any, weight: Any, inverse: Any, *, needs: Sequence[bool]) -> Any:
-    if not _fit(g, weight) or not lies(input, g.shape) or inverse.dtype != np.float32:
+    if not _fit(g, weight) or not _alike(input, g, inverse):
         return NotImplemented
     num_rows, length = g.shape
     sums = np.empty((_chunks(num_rows), length), np.float32)
-    into, _ = _ufuncs()["rms_norm_grad"](
-        g, input, ones_row(length) if weight is None else weight, inverse.reshape(-1), out=(None, sums)
-    )
-    return into if needs[0] else None, sums.sum(0) if needs[1] else None
+    into, _ = _loop("rms_norm_grad", g)(
+        as_bits(g), as_bits(input), ones_row(length) if weight is None else weight, inverse.reshape(-1),
+        out=(None, sums),
+    )  # fmt: skip
+    return into.view(g.dtype) if needs[0] else None, sums.sum(0) if needs[1] else None
