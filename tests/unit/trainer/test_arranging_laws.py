@@ -247,13 +247,17 @@ class _Kernel:
     def __init__(self, *_: Any) -> None:
         pass
 
-    def __call__(self, a: Any, order: Any, starts: Any, ends: Any, width: int, zero: Any, out: Any) -> Any:
-        for run, (start, end) in enumerate(zip(starts, ends, strict=True)):
-            for column in range(width):
-                total = zero.copy()
-                for k in range(start, end):
-                    total = total + a.reshape(-1)[order[k] * width + column]
-                out[run, column] = total
+    def __call__(self, a: Any, rows: Any, order: Any, count: int, width: int, zero: Any, out: Any, *, size: int) -> Any:
+        for i in range(size):
+            first, column = divmod(i, width)
+            if first and rows[first - 1] == rows[first]:
+                continue
+            total = zero[0]
+            for k in range(first, count):
+                if rows[k] != rows[first]:
+                    break
+                total = total + a.reshape(-1)[order[k] * width + column]
+            out.reshape(-1)[rows[first] * width + column] += total
         return out
 
 

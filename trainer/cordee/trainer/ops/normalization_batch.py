@@ -85,11 +85,8 @@ def _batch_norm_vjp(
 ) -> Any:
     g_out, g_mean, g_var = g
     if not needs[0] and not needs[1]:  # then the input is not kept
-        return (
-            None,
-            None,
-            None if g_out is None else F.sum(g_out, axis=(0, *range(2, len(g_out.shape))), keepdims=False),
-        )
+        axes = (0, *range(2, len(shape_of(input))))
+        return None, None, None if g_out is None else F.sum(g_out, axis=axes, keepdims=False)
     if F.raw:
         scale = weight if needs[0] else None  # which is not kept where nothing reads it
         return _batch_norm_grad(F.xp, g_out, g_mean, g_var, input, scale, *aux, needs=needs)
