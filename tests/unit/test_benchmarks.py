@@ -108,3 +108,10 @@ def test_an_operation_is_measured_forward_and_with_backward() -> None:
     assert float(softmax[3]) > 0
     assert "–" not in softmax
     assert "–" in adamw  # nothing to walk back
+
+
+def test_the_tape_is_measured_beside_bare_calls_of_the_same_gradients() -> None:
+    out = run("tape.py", "--quick", "--only", "add,linear,softmax")
+    assert [line.split()[0] for line in out.splitlines() if line and line[0] != "#"] == [
+        "operation", "add", "linear", "softmax",
+    ]  # fmt: skip

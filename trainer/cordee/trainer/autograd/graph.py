@@ -212,7 +212,8 @@ def apply(op: Op, *inputs: Any, **params: Any) -> Any:
             arrays[i] = getattr(x, "shape", None)
     saved, keep_out = tuple(arrays), keep[-1]
     if op.many:
-        return pick(out, Node(op, tuple(edges), saved, out if keep_out else None, params))
+        outputs: Any = out
+        return pick(outputs, Node(op, tuple(edges), saved, out if keep_out else None, params))
     return record(out, op, tuple(edges), saved, out if keep_out else None, params, op.broadcasts)
 
 

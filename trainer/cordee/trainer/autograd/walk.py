@@ -41,6 +41,9 @@ def walk(grads: dict[Any, Any], retain: bool) -> None:
     owned: set[Any] = set()  # those whose gradient so far is an array that only this walk refers to
     hooked, watched, newest_write = bool(HOOKS), bool(BOOK), Leaf.newest
     node: Any = None
+    edge: Any
+    following: Any
+    coming: Any = None
     outer, MODE.enabled = MODE.enabled, False
     try:
         while heap:
@@ -60,7 +63,7 @@ def walk(grads: dict[Any, Any], retain: bool) -> None:
                     check_unwritten(node, saved)
                 rules = op.small_vjps if op.joint or g.size < least else op.vjps
                 special: Any = None
-                following: Any = None
+                following = None
                 if op.joint or (g.dtype is not _FLOAT32 and g.dtype.kind == "c"):
                     if op is PICK:
                         if collect(grads, edges[0], params["index"], g):
@@ -75,7 +78,7 @@ def walk(grads: dict[Any, Any], retain: bool) -> None:
                     if not grads and d is not None and type(edge) is not Leaf:
                         node, g = edge, d
                         continue
-                    special, saved = (d,), None
+                    special = (d,)
                 i = -1
                 for edge in edges:
                     i += 1
@@ -97,7 +100,8 @@ def walk(grads: dict[Any, Any], retain: bool) -> None:
                         shape = shape_of(saved[i])
                         if d.shape != shape:
                             d = F.sum_to(d, shape=shape)
-                    if type(edge) is Leaf:
+                    is_leaf = type(edge) is Leaf
+                    if is_leaf:
                         if not hooked or edge not in HOOKS:
                             add_array(edge, d)
                             continue
@@ -109,7 +113,7 @@ def walk(grads: dict[Any, Any], retain: bool) -> None:
                         heappush(heap, (-edge.number, edge))
                     known = grads.get(edge)
                     if known is None:
-                        if type(edge) is not Leaf:
+                        if not is_leaf:
                             heappush(heap, (-edge.number, edge))
                         if op.adds is not None:
                             owned.add(edge)
