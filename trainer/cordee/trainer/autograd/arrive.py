@@ -35,7 +35,7 @@ def add_array(leaf: Leaf, g: Any) -> None:
         return
     sink = tensor._sink
     if sink is None:
-        tensor._grad = wrap(array_module(g).array(g, dtype=tensor.data.dtype, order="C"))
+        tensor._grad = wrap(array_module(g).array(g, dtype=tensor.data.dtype))
     else:
         sink[...] = g
         tensor._grad = wrap(sink)

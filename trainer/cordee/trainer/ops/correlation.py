@@ -122,7 +122,10 @@ def channel_sums(xp: Any, g: Any) -> Any:
 
 @kernel
 def correlate(xp: Any, input: Any, weight: Any, bias: Any, window: Window, groups: int) -> Any:
-    """(N, C, …) with (O, C / groups, …), plus a bias: (N, O, …), and the columns if they were made in one piece."""
+    """(N, C, …) with (O, C / groups, …), plus a bias: (N, O, …), and what `weigh` can use of it.
+
+    That is an array, the columns, if they were made in one piece; what others than NumPy keep is a tuple.
+    """
     if _is_half(input):
         return _in_single(correlate.reference, xp, input, weight, bias, window, groups)[0], None
     out, columns = _correlate(xp, input, weight, window, groups)
@@ -207,15 +210,14 @@ def _with_border(sizes: Sizes, border: list[tuple[int, int]]) -> Sizes:
 
 
 @kernel
-def weigh(
-    xp: Any, g: Any, input: Any, window: Window, groups: int, columns: Any = None, with_bias: bool = False
-) -> Any:
+def weigh(xp: Any, g: Any, input: Any, window: Window, groups: int, kept: Any = None, with_bias: bool = False) -> Any:
     """(N, O, …) with (N, C, …): the gradients of `correlate` by its weight and by its bias (None: not asked for).
 
-    `columns`: as it left them.
+    `kept`: as it left it.
     """
     if _is_half(g):
-        return _in_single(weigh.reference, xp, g, input, window, groups, columns, with_bias)
+        return _in_single(weigh.reference, xp, g, input, window, groups, None, with_bias)
+    columns = None if isinstance(kept, tuple) else kept
     return _weigh(xp, g, input, window, groups, columns), channel_sums(xp, g) if with_bias else None
 
 

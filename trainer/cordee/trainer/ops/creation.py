@@ -155,7 +155,8 @@ def full(
 
 
 def _like(make: str, input: Tensor, dtype: DTypeLike, *value: Any) -> Any:
-    return getattr(array_module(input.data), make)(input.shape, *value, dtype or input.dtype)
+    """In memory ordered as the other."""
+    return getattr(array_module(input.data), f"{make}_like")(input.data, *value, dtype or input.dtype)
 
 
 def zeros_like(

@@ -137,11 +137,15 @@ def _fast(description: Description) -> Description:
     return description
 
 
-def _make_correlate(*geometry: Any, bias: bool) -> Primitive:
-    own = _Geometry(*geometry)
+def _make_correlate(
+    image: Sizes, weight: Sizes, window: Any, groups: int, dtype: int, bias: bool
+) -> tuple[Primitive, Sizes]:
+    """What computes it, and the shape of the result, channels last."""
+    size = window.size(image[2:])
+    own = _Geometry(image[2:], size, image[0], weight, window, groups, dtype)
     biases = [Operand(_BIAS, own.bias)] if bias else []
     operands = [Operand(_SRC, own.image), Operand(_WEIGHTS, own.weight), Operand(_DST, own.result, True), *biases]
-    return Primitive(own.forward(own.bias if bias else None), operands)
+    return Primitive(own.forward(own.bias if bias else None), operands), (image[0], *size, weight[0])
 
 
 def _make_spread(*geometry: Any) -> Primitive:
@@ -170,7 +174,7 @@ def _make_weigh(*geometry: Any, bias: bool) -> Primitive:
 
 
 def correlate(input: Any, weight: Any, bias: Any, window: Any, groups: int) -> Any:
-    """The convolution; no columns are kept, there are none."""
+    """The convolution; the image is kept for `weigh` where it had to be copied."""
     dtype = _types().get(input.dtype)
     if dtype is None or weight.dtype != input.dtype or not input.size or not weight.size:
         return NotImplemented
@@ -178,20 +182,20 @@ def correlate(input: Any, weight: Any, bias: Any, window: Any, groups: int) -> A
         return NotImplemented
     threads = team.size()
     use_threads(threads)
-    num_samples, sizes, size = input.shape[0], input.shape[2:], window.size(input.shape[2:])
     with_bias = bias is not None
-    key = ("correlate", sizes, num_samples, weight.shape, window, groups, with_bias, dtype, threads)
-    run = cached(key, _make_correlate, sizes, size, num_samples, weight.shape, window, groups, dtype, bias=with_bias)
-    if run is None:
+    key = ("correlate", input.shape, weight.shape, window, groups, with_bias, dtype, threads)
+    made = cached(key, _make_correlate, input.shape, weight.shape, window, groups, dtype, with_bias)
+    if made is None:
         return NotImplemented
+    run, shape = made
     image, weight = _last(input, dtype), np.ascontiguousarray(weight)
-    out = np.empty((num_samples, *size, weight.shape[0]), input.dtype)
+    out = np.empty(shape, input.dtype)
     if with_bias:
         bias = np.ascontiguousarray(bias)
         run(address(image), address(weight), address(out), address(bias))
     else:
         run(address(image), address(weight), address(out))
-    return out.transpose(_from_last(out.ndim)), None
+    return out.transpose(_from_last(out.ndim)), (image,) if image.base is None else None
 
 
 def spread(g: Any, weight: Any, sizes: Sizes, window: Any, groups: int) -> Any:
@@ -212,10 +216,10 @@ def spread(g: Any, weight: Any, sizes: Sizes, window: Any, groups: int) -> Any:
     return out.transpose(_from_last(out.ndim))
 
 
-def weigh(g: Any, input: Any, window: Any, groups: int, columns: Any = None, with_bias: bool = False) -> Any:
+def weigh(g: Any, input: Any, window: Any, groups: int, kept: Any = None, with_bias: bool = False) -> Any:
     """The gradients by the weight and by the bias."""
     dtype = _types().get(g.dtype)
-    if dtype is None or input.dtype != g.dtype or columns is not None or not g.size or not input.size:
+    if dtype is None or input.dtype != g.dtype or isinstance(kept, np.ndarray) or not g.size or not input.size:
         return NotImplemented
     if input.shape[0] != g.shape[0] or input.shape[1] % groups:
         return NotImplemented
@@ -227,7 +231,7 @@ def weigh(g: Any, input: Any, window: Any, groups: int, columns: Any = None, wit
     run = cached(key, _make_weigh, sizes, size, num_samples, shape, window, groups, dtype, bias=with_bias)
     if run is None:
         return NotImplemented
-    result, image = _last(g, dtype), _last(input, dtype)
+    result, image = _last(g, dtype), _last(input, dtype) if kept is None else kept[0]
     out = np.empty(shape, g.dtype)
     if not with_bias:
         run(address(result), address(image), address(out))
