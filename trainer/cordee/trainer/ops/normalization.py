@@ -16,7 +16,7 @@ from cordee.trainer.autograd.graph import apply
 from cordee.trainer.autograd.record import Shape, op
 from cordee.trainer.errors import ShapeError
 from cordee.trainer.kernels import kernel
-from cordee.trainer.ops.normalization_batch import widened
+from cordee.trainer.ops.normalization_batch import as_input, single, wide, widened
 from cordee.trainer.ops.padding import pad
 from cordee.trainer.ops.pooling_mean import avg_pool2d
 from cordee.trainer.ops.products import ones, row_sums
@@ -32,29 +32,11 @@ def _normalized(F: Any, a: Any, eps: float) -> tuple[Any, Any]:
     return centred * inverse, inverse
 
 
-def _wide(a: Any) -> Any:
-    """In single precision, if it is an array in half."""
-    return a if a is None or a.dtype.itemsize != 2 else a.astype(np.float32)
-
-
-def _single(F: Any, *tensors: Any) -> list[Any]:
-    """The same in the rules' vocabulary."""
-    return [
-        t if t is None or t.dtype.itemsize != 2 else F.cast(t, dtype=np.dtype(np.float32), source=t.dtype)
-        for t in tensors
-    ]
-
-
-def _as_input(F: Any, grad: Any, input: Any) -> Any:
-    """A gradient in the dtype of what it is the gradient of."""
-    return grad if grad is None or grad.dtype == input.dtype else F.cast(grad, dtype=input.dtype, source=grad.dtype)
-
-
 @kernel
 def _layer_norm(xp: Any, input: Any, weight: Any, bias: Any, *, eps: float) -> Any:
     """And the rows' means and inverse deviations, `(N, 1)`. In 16 bits only the result is rounded."""
     if input.dtype.itemsize == 2:
-        out, statistics = _layer_norm(xp, *map(_wide, (input, weight, bias)), eps=eps)
+        out, statistics = _layer_norm(xp, *map(wide, (input, weight, bias)), eps=eps)
         return out.astype(input.dtype), statistics
     length = input.shape[1]
     mean = row_sums(xp, input) / length
@@ -75,12 +57,12 @@ def _layer_norm_vjp(
     F: Any, g: Any, out: Any, input: Any, weight: Any, bias: Any, *, needs: Any, aux: Any, eps: float
 ) -> Any:
     if not needs[0] and not needs[1]:  # then the input is not kept
-        return None, None, F.sum(g, axis=0, keepdims=False)
+        return None, None, F.sum(single(F, g)[0], axis=0, keepdims=False)
     if F.raw:
         scale = weight if needs[0] else None  # nor is the weight, where nothing reads it
         return _layer_norm_grad(F.xp, g, input, scale, *aux, needs=needs)
     given = input
-    g, input = _single(F, g, input)
+    g, input = single(F, g, input)
     normal, inverse = _normalized(F, input, eps)
     input_grad = weight_grad = bias_grad = None
     if needs[1]:
@@ -92,14 +74,14 @@ def _layer_norm_vjp(
             g = g * weight
         along = F.mean(g * normal, axis=1, keepdims=True)
         input_grad = (g - F.mean(g, axis=1, keepdims=True) - normal * along) * inverse
-    return _as_input(F, input_grad, given), weight_grad, bias_grad
+    return as_input(F, input_grad, given), weight_grad, bias_grad
 
 
 @kernel
 def _layer_norm_grad(xp: Any, g: Any, input: Any, weight: Any, mean: Any, inverse: Any, *, needs: Any) -> Any:
     """The same on arrays, in place, with sums by products."""
     if g.dtype.itemsize == 2:
-        input_grad, *others = _layer_norm_grad(xp, _wide(g), _wide(input), weight, mean, inverse, needs=needs)
+        input_grad, *others = _layer_norm_grad(xp, wide(g), wide(input), weight, mean, inverse, needs=needs)
         return None if input_grad is None else input_grad.astype(g.dtype), *others
     (num_rows, length), input_grad, weight_grad, bias_grad = g.shape, None, None, None
     column = ones(xp, num_rows, g.dtype)
@@ -201,7 +183,7 @@ def layer_norm(
 def _rms_norm(xp: Any, input: Any, weight: Any, *, eps: float) -> Any:
     """And the rows' inverse roots, `(N, 1)`. In 16 bits only the result is rounded."""
     if input.dtype.itemsize == 2:
-        out, inverse = _rms_norm(xp, _wide(input), _wide(weight), eps=eps)
+        out, inverse = _rms_norm(xp, wide(input), wide(weight), eps=eps)
         return out.astype(input.dtype), inverse
     inverse = xp.einsum("ij,ij->i", input, input).reshape(-1, 1)
     inverse /= input.shape[1]
@@ -215,7 +197,7 @@ def _rms_norm_vjp(F: Any, g: Any, out: Any, input: Any, weight: Any, *, needs: A
     if F.raw:
         return _rms_norm_grad(F.xp, g, input, weight if needs[0] else None, aux, needs=needs)
     given = input
-    g, input = _single(F, g, input)
+    g, input = single(F, g, input)
     inverse = F.rsqrt(F.mean(input * input, axis=1, keepdims=True) + eps)
     input_grad = weight_grad = None
     if needs[1]:
@@ -224,14 +206,14 @@ def _rms_norm_vjp(F: Any, g: Any, out: Any, input: Any, weight: Any, *, needs: A
         scaled = g if weight is None else g * weight
         along = F.mean(scaled * input, axis=1, keepdims=True)
         input_grad = (scaled - input * (along * (inverse * inverse))) * inverse
-    return _as_input(F, input_grad, given), weight_grad
+    return as_input(F, input_grad, given), weight_grad
 
 
 @kernel
 def _rms_norm_grad(xp: Any, g: Any, input: Any, weight: Any, inverse: Any, *, needs: Any) -> Any:
     """The same on arrays."""
     if g.dtype.itemsize == 2:
-        input_grad, weight_grad = _rms_norm_grad(xp, _wide(g), _wide(input), weight, inverse, needs=needs)
+        input_grad, weight_grad = _rms_norm_grad(xp, wide(g), wide(input), weight, inverse, needs=needs)
         return None if input_grad is None else input_grad.astype(g.dtype), weight_grad
     input_grad = weight_grad = None
     if needs[1]:

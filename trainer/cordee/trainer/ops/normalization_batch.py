@@ -33,6 +33,24 @@ def widened(parameter: Tensor | None) -> Tensor | None:
     return None if parameter is None else parameter.float()
 
 
+def wide(a: Any) -> Any:
+    """In single precision, if it is an array in half."""
+    return a if a is None or a.dtype.itemsize != 2 else a.astype(np.float32)
+
+
+def single(F: Any, *tensors: Any) -> list[Any]:
+    """The same in the rules' vocabulary."""
+    return [
+        t if t is None or t.dtype.itemsize != 2 else F.cast(t, dtype=np.dtype(np.float32), source=t.dtype)
+        for t in tensors
+    ]
+
+
+def as_input(F: Any, grad: Any, input: Any) -> Any:
+    """A gradient in the dtype of what it is the gradient of."""
+    return grad if grad is None or grad.dtype == input.dtype else F.cast(grad, dtype=input.dtype, source=grad.dtype)
+
+
 def sums(xp: Any, a: Any) -> Any:
     """The sum of each channel."""
     if a.ndim == 2:
@@ -70,6 +88,9 @@ def _batch_norm(xp: Any, input: Any, weight: Any, bias: Any, *, eps: float) -> A
     for value in (weight, bias):
         if value is not None and value.shape != (input.shape[1],):
             raise ValueError("one number per channel is needed")
+    if input.dtype.itemsize == 2:  # only the result is rounded
+        (out, mean, var), statistics = _batch_norm(xp, *map(wide, (input, weight, bias)), eps=eps)
+        return (out.astype(input.dtype), mean, var), statistics
     mean = sums(xp, input) / count
     out = input - per_channel(mean, ndim)
     var = channel_dots(xp, out, out) / count
@@ -85,11 +106,15 @@ def _batch_norm_vjp(
 ) -> Any:
     g_out, g_mean, g_var = g
     if not needs[0] and not needs[1]:  # then the input is not kept
+        if g_out is None:
+            return None, None, None
         axes = (0, *range(2, len(shape_of(input))))
-        return None, None, None if g_out is None else F.sum(g_out, axis=axes, keepdims=False)
+        return None, None, F.sum(single(F, g_out)[0], axis=axes, keepdims=False)
     if F.raw:
         scale = weight if needs[0] else None  # which is not kept where nothing reads it
         return _batch_norm_grad(F.xp, g_out, g_mean, g_var, input, scale, *aux, needs=needs)
+    given = input
+    g_out, input = single(F, g_out, input)
     ndim, axes = input.ndim, (0, *range(2, input.ndim))
     count = math.prod(shape_of(input)) // shape_of(input)[1]
     centred = input - F.mean(input, axis=axes, keepdims=True)
@@ -111,7 +136,7 @@ def _batch_norm_vjp(
         weight_grad = F.sum(g_out * normal, axis=axes, keepdims=False)
     if needs[2] and g_out is not None:
         bias_grad = F.sum(g_out, axis=axes, keepdims=False)
-    return input_grad, weight_grad, bias_grad
+    return as_input(F, input_grad, given), weight_grad, bias_grad
 
 
 @kernel
@@ -119,6 +144,10 @@ def _batch_norm_grad(
     xp: Any, g: Any, g_mean: Any, g_var: Any, input: Any, weight: Any, mean: Any, inverse: Any, *, needs: Any
 ) -> Any:
     """The same on arrays, in place."""
+    if input.dtype.itemsize == 2:
+        slope, scale = wide(g), wide(weight)
+        grads = _batch_norm_grad(xp, slope, g_mean, g_var, wide(input), scale, mean, inverse, needs=needs)
+        return None if grads[0] is None else grads[0].astype(input.dtype), *grads[1:]
     ndim, count = input.ndim, math.prod(input.shape) // max(input.shape[1], 1)
     centred = input - per_channel(mean, ndim)
     weight_grad = bias_grad = None
@@ -147,6 +176,13 @@ def _batch_norm_shape(input: Any, weight: Any, bias: Any, *, eps: float) -> tupl
     return tuple(input), (input[1],), (input[1],)
 
 
+def _batch_norm_dtypes(input: Any, *parameters: Any, eps: float) -> tuple[Any, ...]:
+    """A half stays what it is, beside parameters in single precision, too; its statistics are in single precision."""
+    if input.itemsize == 2:
+        return input, np.dtype(np.float32), np.dtype(np.float32)
+    return np.result_type(input, *[dtype for dtype in parameters if dtype is not None]), input, input
+
+
 def _batch_norm_reference(input: Any, weight: Any, bias: Any, eps: float) -> Any:
     axes = (0, *range(2, input.ndim))
     mean, var = input.mean(axes, keepdims=True), input.var(axes, keepdims=True)
@@ -162,7 +198,7 @@ BATCH_NORM = op(
     "batch_norm", "each channel brought to mean 0 and variance 1, times a weight, plus a bias; and those statistics",
     forward=_batch_norm, vjp=_batch_norm_vjp, saves=("input weight", "input", ""), aux=True,
     outputs=("out", "mean", "var"), shape=_batch_norm_shape, reference=_batch_norm_reference,
-    dtype=lambda *dtypes, eps: (np.result_type(*[d for d in dtypes if d is not None]), dtypes[0], dtypes[0]),
+    dtype=_batch_norm_dtypes,
     samples=lambda s: [
         s.case(s.normal(4, 2), s.normal(2), s.normal(2), eps=1e-5),
         s.case(s.normal(2, 3, 2), None, None, eps=1e-3),
@@ -216,10 +252,7 @@ def batch_norm(
             "batch of an epoch is small)"
         )
     if input.data.dtype.itemsize < 4:
-        parameters = widened(weight), widened(bias)
-        return batch_norm(input.float(), running_mean, running_var, *parameters, training, momentum, eps).to(
-            input.dtype
-        )
+        weight, bias = widened(weight), widened(bias)
     out: Tensor
     out, mean, var = apply(BATCH_NORM, input, weight, bias, eps=eps)
     with no_grad():

@@ -9,13 +9,12 @@ are, and in which order they are merged, depends on shapes alone, so that the bi
 from __future__ import annotations
 
 import functools
-import math
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
-from cordee.trainer.kernels.llvm.layouts import lies, number, ones_row, zeros_row
+from cordee.trainer.kernels.llvm.layouts import KINDS, image_layout, lies, number, ones_row, zeros_row
 from cordee.trainer.kernels.llvm.loops import Loop, Memory, Rows
 from cordee.trainer.kernels.llvm.ufuncs import family
 from cordee.trainer.kernels.llvm.values import FLOAT, Value
@@ -174,9 +173,7 @@ def _add_rows(
 
         k.lanes(length, lanes)
 
-    whole = first + (last - first) / _BLOCK * _BLOCK
-    k.count(first, whole, _BLOCK, lambda r: block(r, _BLOCK))
-    k.count(whole, last, 1, lambda r: block(r, 1))
+    k.blocks(first, last, _BLOCK, block)
 
 
 def _parts(k: Rows, body: Callable[[Value, Value, Value], None]) -> None:
@@ -296,69 +293,32 @@ def _batch_norm_grad_rows(
 
 @functools.cache
 def _ufuncs() -> dict[str, Any]:
+    """Those that end in `_half` take images of bfloat16; all the rest is float32 there, too."""
     each = "(c),(c),(c)"
-    return family(
-        "channels",
-        [
-            Loop("batch_norm_planes", "ffff->ffff", _batch_norm_planes, f"(b,c,s),(c),(c),()->(b,c,s),{each}", "c"),
+    loops = [Loop("merged_moments", "fq->ff", _merged_moments, "(p,d,n),()->(n),(n)")]
+    for x, ending in (("f", ""), ("h", "_half")):
+        loops += [
             Loop(
-                "batch_norm_grad_planes", "fffff->fff", _batch_norm_grad_planes,
+                f"batch_norm_planes{ending}", f"{x}fff->{x}fff", _batch_norm_planes,
+                f"(b,c,s),(c),(c),()->(b,c,s),{each}", "c",
+            ),
+            Loop(
+                f"batch_norm_grad_planes{ending}", f"{x}{x}fff->{x}ff", _batch_norm_grad_planes,
                 f"(b,c,s),(b,c,s),{each}->(b,c,s),(c),(c)", "c",
             ),
-            Loop("column_moments", "fq->f", _column_moments, "(r,n),()->(p,d,n)", "p"),
-            Loop("merged_moments", "fq->ff", _merged_moments, "(p,d,n),()->(n),(n)"),
-            Loop("affine_rows", "ffff->f", _affine_rows, "(r,n),(n),(n),(n)->(r,n)", "r"),
-            Loop("column_dots", "fff->f", _column_dots, "(r,n),(r,n),(n)->(p,d,n)", "p"),
+            Loop(f"column_moments{ending}", f"{x}q->f", _column_moments, "(r,n),()->(p,d,n)", "p"),
+            Loop(f"affine_rows{ending}", f"{x}fff->{x}", _affine_rows, "(r,n),(n),(n),(n)->(r,n)", "r"),
+            Loop(f"column_dots{ending}", f"{x}{x}f->f", _column_dots, "(r,n),(r,n),(n)->(p,d,n)", "p"),
             Loop(
-                "batch_norm_grad_rows", "ffffff->f", _batch_norm_grad_rows,
+                f"batch_norm_grad_rows{ending}", f"{x}{x}ffff->{x}", _batch_norm_grad_rows,
                 "(r,n),(r,n),(n),(n),(n),(n)->(r,n)", "r",
             ),
-        ],
-    )  # fmt: skip
+        ]  # fmt: skip
+    return family("channels", loops)
 
 
-# -- layouts -----------------------------------------------------------------------------------------------------------
-
-
-class _Layout:
-    """How `(N, C, …)` lies in memory, as rows of channels or as planes, and the way back."""
-
-    __slots__ = ("by_rows", "order", "shape", "view")
-
-    def __init__(self, a: Any, order: tuple[int, ...], by_rows: bool) -> None:
-        self.order, self.by_rows = order, by_rows
-        ordered = a.transpose(order)
-        self.shape = ordered.shape
-        channels = a.shape[1]
-        if by_rows:
-            self.view: tuple[int, ...] = (a.size // channels, channels)
-        elif order[0] == 1:  # channels before samples
-            self.view = (1, channels, a.size // channels)
-        else:
-            self.view = (a.shape[0], channels, math.prod(a.shape[2:]))
-
-    def of(self, a: Any) -> Any:
-        """An array of the same shape as the loops take it: a view, or, if it lies differently, a copy."""
-        return np.ascontiguousarray(a.transpose(self.order)).reshape(self.view)
-
-    def back(self, a: Any) -> Any:
-        return a.reshape(self.shape).transpose(np.argsort(self.order))
-
-
-def _layout(a: Any) -> _Layout | None:
-    """The layout; None where there are gaps, or another order."""
-    if a.dtype != np.float32 or a.ndim < 2 or not a.size:
-        return None
-    plain, ndim = tuple(range(a.ndim)), a.ndim
-    last = (0, *range(2, ndim), 1)
-    if a.flags.c_contiguous and (ndim == 2 or math.prod(a.shape[2:]) == 1):
-        return _Layout(a, last, True)
-    if a.flags.c_contiguous:
-        return _Layout(a, plain, False)
-    if a.transpose(last).flags.c_contiguous:
-        return _Layout(a, last, True)
-    first = (1, 0, *range(2, ndim))
-    return _Layout(a, first, False) if ndim > 2 and a.transpose(first).flags.c_contiguous else None
+def _loop(name: str, image: Any) -> Any:
+    return _ufuncs()[name + KINDS[image.dtype]]
 
 
 def _fit(channels: int, *values: Any) -> bool:
@@ -371,44 +331,45 @@ def _num_parts(num_rows: int) -> int:
 
 
 def batch_norm(input: Any, weight: Any, bias: Any, *, eps: float) -> Any:
-    layout = _layout(input)
+    layout = image_layout(input)
     if layout is None or not _fit(input.shape[1], weight, bias):
         return NotImplemented
-    channels = input.shape[1]
+    channels, dtype = input.shape[1], input.dtype
     weight = ones_row(channels) if weight is None else weight
     bias = zeros_row(channels) if bias is None else bias
-    x, loops = layout.of(input), _ufuncs()
+    x = layout.of(input)
     if not layout.by_rows:
-        out, mean, var, inverse = loops["batch_norm_planes"](x, weight, bias, number(eps))
-        return (layout.back(out), mean, var), (mean, inverse)
+        out, mean, var, inverse = _loop("batch_norm_planes", input)(x, weight, bias, number(eps))
+        return (layout.back(out, dtype), mean, var), (mean, inverse)
     moments = np.empty((_num_parts(len(x)), 4, channels), np.float32)
     height = max(2 * _PIECE // channels // _BLOCK, 1) * _BLOCK
-    loops["column_moments"](x, height, out=moments)
-    mean, var = loops["merged_moments"](moments, len(x))
+    _loop("column_moments", input)(x, height, out=moments)
+    mean, var = _ufuncs()["merged_moments"](moments, len(x))
     inverse = np.float32(1.0) / np.sqrt(var + np.float32(eps))
-    out = loops["affine_rows"](x, mean, inverse * weight, bias)
-    return (layout.back(out), mean, var), (mean, inverse)
+    out = _loop("affine_rows", input)(x, mean, inverse * weight, bias)
+    return (layout.back(out, dtype), mean, var), (mean, inverse)
 
 
 def batch_norm_grad(
     g: Any, g_mean: Any, g_var: Any, input: Any, weight: Any, mean: Any, inverse: Any, *, needs: Any
 ) -> Any:
-    if g is None or g_mean is not None or g_var is not None or g.dtype != np.float32:
+    if g is None or g_mean is not None or g_var is not None or g.dtype is not input.dtype:
         return NotImplemented
-    layout = _layout(input)
+    layout = image_layout(input)
     if layout is None or not _fit(input.shape[1], weight, mean, inverse):
         return NotImplemented
     channels = input.shape[1]
     weight = ones_row(channels) if weight is None else weight
-    x, slopes, loops = layout.of(input), layout.of(g), _ufuncs()
+    x, slopes = layout.of(input), layout.of(g)
     if not layout.by_rows:
-        into, of_weight, of_bias = loops["batch_norm_grad_planes"](slopes, x, weight, mean, inverse)
+        into, of_weight, of_bias = _loop("batch_norm_grad_planes", g)(slopes, x, weight, mean, inverse)
     else:
         sums = np.empty((_num_parts(len(x)), 2, channels), np.float32)
-        loops["column_dots"](slopes, x, mean, out=sums)
+        _loop("column_dots", g)(slopes, x, mean, out=sums)
         of_bias, dots = sums.sum(0)
         of_weight = dots * inverse
         count = np.float32(len(x))
         along = of_bias / count, of_weight * inverse / count
-        into = loops["batch_norm_grad_rows"](slopes, x, mean, inverse * weight, *along)
-    return layout.back(into) if needs[0] else None, of_weight if needs[1] else None, of_bias if needs[2] else None
+        into = _loop("batch_norm_grad_rows", g)(slopes, x, mean, inverse * weight, *along)
+    input_grad = layout.back(into, g.dtype) if needs[0] else None
+    return input_grad, of_weight if needs[1] else None, of_bias if needs[2] else None

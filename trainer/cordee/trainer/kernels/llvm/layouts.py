@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import functools
+import math
 from typing import Any
 
 import ml_dtypes
 import numpy as np
 
-__all__ = ["KINDS", "as_bits", "lies", "number", "ones_row", "zeros_row"]
+__all__ = ["KINDS", "ImageLayout", "as_bits", "image_layout", "lies", "number", "ones_row", "zeros_row"]
 
 _float32, _bfloat16 = np.dtype(np.float32), np.dtype(ml_dtypes.bfloat16)
 
@@ -47,3 +48,44 @@ def number(value: float) -> Any:
 def _frozen(a: Any) -> Any:
     a.flags.writeable = False
     return a
+
+
+class ImageLayout:
+    """How `(N, C, …)` lies in memory, as rows of channels or as planes, and the way back."""
+
+    __slots__ = ("by_rows", "order", "shape", "view")
+
+    def __init__(self, a: Any, order: tuple[int, ...], by_rows: bool) -> None:
+        self.order, self.by_rows = order, by_rows
+        ordered = a.transpose(order)
+        self.shape = ordered.shape
+        channels = a.shape[1]
+        if by_rows:
+            self.view: tuple[int, ...] = (a.size // channels, channels)
+        elif order[0] == 1:  # channels before samples
+            self.view = (1, channels, a.size // channels)
+        else:
+            self.view = (a.shape[0], channels, math.prod(a.shape[2:]))
+
+    def of(self, a: Any) -> Any:
+        """An array of the same shape as the loops take it: a view, or, if it lies differently, a copy."""
+        return as_bits(np.ascontiguousarray(a.transpose(self.order))).reshape(self.view)
+
+    def back(self, a: Any, dtype: Any) -> Any:
+        return a.view(dtype).reshape(self.shape).transpose(np.argsort(self.order))
+
+
+def image_layout(a: Any) -> ImageLayout | None:
+    """The layout of an image; None where there are gaps, or another order."""
+    if a.dtype not in KINDS or a.ndim < 2 or not a.size:
+        return None
+    plain, ndim = tuple(range(a.ndim)), a.ndim
+    last = (0, *range(2, ndim), 1)
+    if a.flags.c_contiguous and (ndim == 2 or math.prod(a.shape[2:]) == 1):
+        return ImageLayout(a, last, True)
+    if a.flags.c_contiguous:
+        return ImageLayout(a, plain, False)
+    if a.transpose(last).flags.c_contiguous:
+        return ImageLayout(a, last, True)
+    first = (1, 0, *range(2, ndim))
+    return ImageLayout(a, first, False) if ndim > 2 and a.transpose(first).flags.c_contiguous else None

@@ -165,6 +165,12 @@ class Rows(Code):
         builder.branch(head)
         builder.position_at_end(after)
 
+    def blocks(self, first: Value, last: Value, size: int, body: Callable[[Value, int], None]) -> None:
+        """`body(index, size)` for so many at once, as long as there are; `body(index, 1)` for the rest."""
+        whole = first + (last - first) / size * size
+        self.count(first, whole, size, lambda index: body(index, size))
+        self.count(whole, last, 1, lambda index: body(index, 1))
+
     def when(self, condition: Value, body: Callable[[], None]) -> None:
         with self.ir.if_then(condition.ref):
             body()

@@ -88,7 +88,7 @@ def _layer_norm_grad(
 
             k.lanes(length, write)
 
-        _blocks(k, c * num_rows / chunks, (c + 1) * num_rows / chunks, block)
+        k.blocks(c * num_rows / chunks, (c + 1) * num_rows / chunks, _BLOCK, block)
 
     k.share(chunk)
 
@@ -107,13 +107,6 @@ class _Row:
     def normal(self, i: Value, mask: Value | None) -> Value:
         value = self.source.lanes(i, mask)
         return (value if self.centre is None else value - self.centre) * self.factor
-
-
-def _blocks(k: Rows, first: Value, last: Value, block: Any) -> None:
-    """`block(row, size)` for the rows from `first` to before `last`: so many at once as there are, then one by one."""
-    whole = first + (last - first) / _BLOCK * _BLOCK
-    k.count(first, whole, _BLOCK, lambda r: block(r, _BLOCK))
-    k.count(whole, last, 1, lambda r: block(r, 1))
 
 
 def _rms_norm(k: Rows, x: Memory, weight: Memory, eps: Memory, out: Memory, inverse: Memory) -> None:
@@ -163,7 +156,7 @@ def _rms_norm_grad(k: Rows, g: Memory, x: Memory, weight: Memory, inverse: Memor
 
             k.lanes(length, write)
 
-        _blocks(k, c * num_rows / chunks, (c + 1) * num_rows / chunks, block)
+        k.blocks(c * num_rows / chunks, (c + 1) * num_rows / chunks, _BLOCK, block)
 
     k.share(chunk)
 

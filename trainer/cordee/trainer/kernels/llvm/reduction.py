@@ -67,9 +67,7 @@ def _column_totals(k: Rows, a: Memory, out: Memory) -> None:
 
             k.lanes(width, lanes)
 
-        whole = height & -_BLOCK
-        k.count(k.index(0), whole, _BLOCK, lambda r: block(r, _BLOCK))
-        k.count(whole, height, 1, lambda r: block(r, 1))
+        k.blocks(k.index(0), height, _BLOCK, block)
 
     k.share(matrix)
 
