@@ -145,8 +145,8 @@ def _batch_norm_grad(
 ) -> Any:
     """The same on arrays, in place."""
     if input.dtype.itemsize == 2:
-        slope, scale = wide(g), wide(weight)
-        grads = _batch_norm_grad(xp, slope, g_mean, g_var, wide(input), scale, mean, inverse, needs=needs)
+        given = wide(g), g_mean, g_var, wide(input), wide(weight)
+        grads = _batch_norm_grad(xp, *given, mean, inverse, needs=needs)
         return None if grads[0] is None else grads[0].astype(input.dtype), *grads[1:]
     ndim, count = input.ndim, math.prod(input.shape) // max(input.shape[1], 1)
     centred = input - per_channel(mean, ndim)
