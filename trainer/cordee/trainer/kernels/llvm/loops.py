@@ -380,7 +380,7 @@ def _results(given: Any) -> Sequence[Value]:
 
 def _build_entry(module: ir.Module, loop: Loop, work: ir.Function) -> None:
     """The function that NumPy calls: alone, or by the team."""
-    team_global = module.globals.get("team") or ir.GlobalVariable(module, TEAM.as_pointer(), "team")
+    team_global: Any = module.globals.get("team") or ir.GlobalVariable(module, TEAM.as_pointer(), "team")
     team_global.initializer = ir.Constant(TEAM.as_pointer(), None)
     task = _build_task(module, loop, work, team_global)
     entry = ir.Function(module, _LOOP, loop.name)
