@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-__all__ = ["Stream", "alloc_pinned_memory", "get_current_stream", "runtime"]
+import numpy as np
+
+__all__ = ["Stream", "alloc", "alloc_pinned_memory", "get_current_stream", "runtime"]
 
 
 class Stream:
@@ -33,6 +35,18 @@ Stream.null = Stream()
 
 def get_current_stream() -> Stream:
     return Stream.null  # type: ignore[no-any-return]
+
+
+class MemoryPointer:
+    """An address, and what keeps it."""
+
+    def __init__(self, size: int) -> None:
+        self._held = np.empty(size + 256, np.uint8)
+        self.ptr = -(-self._held.__array_interface__["data"][0] // 256) * 256
+
+
+def alloc(size: int) -> MemoryPointer:
+    return MemoryPointer(size)
 
 
 def alloc_pinned_memory(size: int) -> bytearray:
