@@ -10,7 +10,7 @@ from __future__ import annotations
 import select
 import socket
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from types import TracebackType
 from typing import Any, Final, NoReturn
 
@@ -20,9 +20,11 @@ from cordee.trainer.elastic.protocols import Buffer, PeerLostError
 from cordee.trainer.elastic.tree import Span
 from cordee.worker.abort import Abort
 from cordee.worker.activity import COMPUTING, EXCHANGING, MEETING, Activity
+from cordee.worker.gpus import Gpus, GpusApartError
 from cordee.worker.link import Link, drive
 from cordee.worker.listener import Listener
 from cordee.worker.mesh import Peer, join
+from cordee.worker.nccl import Call
 from cordee.worker.plan import make_plan
 from cordee.worker.reduction import Reduction
 from cordee.worker.shared import HEAD_BYTES, Outbox, Window, share
@@ -33,6 +35,7 @@ __all__ = ["TcpCommunicator", "connect"]
 
 SEGMENT_BYTES: Final = 64 << 20
 """Larger vectors are reduced in segments of this size, in turn: it bounds the memory for what is under way."""
+_LAST_WORDS_SECONDS: Final = 0.5
 _GONE: Final = select.POLLHUP | select.POLLERR | select.POLLRDHUP
 
 
@@ -110,6 +113,9 @@ class TcpCommunicator:
         self._scratch = np.empty(0, np.uint8)
         self._outbox: Outbox | None = None
         self._windows: dict[int, Window] = {}
+        self._gpus: Gpus | None = None
+        self._unseen_since = 0.0
+        """Since when a call is under way that waits for peers elsewhere than at our links; 0: none is."""
 
     def share_memory(self, deadline: float, *, offer: bool = True) -> None:
         """Agrees with the peers of this host to exchange gradients through shared memory, if this worker offers it.
@@ -212,6 +218,8 @@ class TcpCommunicator:
         for window in self._windows.values():
             window.close()
         self._windows.clear()
+        if self._gpus is not None:
+            self._gpus.close()
         if self._outbox is not None:
             self._outbox.close()
         self._abort.close()
@@ -228,9 +236,11 @@ class TcpCommunicator:
 
     def _awaited(self) -> list[tuple[int, float]]:
         """Which peers are waited for at the moment, and when a byte last moved on their links. From any thread."""
-        reducing = self._reducing
+        reducing, unseen_since = self._reducing, self._unseen_since
         if reducing is not None:
             return reducing.awaited()
+        if unseen_since:
+            return [(rank, unseen_since) for rank in self._links]
         return [(link.rank, link.moved_at) for link in self._links.values() if link.receiving or link.sending]
 
     def _reduce(self, partials: Mapping[Span, Array], out: Array, num_shards: int, header: bytes) -> list[bytes]:
@@ -304,12 +314,65 @@ class TcpCommunicator:
     def _all_reduce_on_device(
         self, partials: Mapping[Span, Buffer], out: Buffer, num_shards: int, header: bytes
     ) -> list[bytes]:
-        """Through pinned host memory, since TCP reads no device's. Written with care, not yet run on a device."""
+        """By what joins the GPUs, or else through pinned host memory, since TCP reads no device's. Written with care,
+        not yet run on a device."""
+        if self._gpus is None:
+            self._gpus = Gpus(self._rank, self._size)
+        if not self._gpus.apart:
+            _check_buffers(partials, out, make_plan(num_shards, self._size, out.size, out.itemsize).covers[self._rank])
+            self.activity.enter(EXCHANGING, waits=self._awaited)
+            try:
+                return self._gpus.all_reduce(
+                    partials, out, num_shards, header, lambda told: self._tell(told, num_shards), self._watch
+                )
+            except GpusApartError as apart:
+                headers = apart.headers
+            except BaseException as error:
+                self._break(error)
+            finally:
+                self.activity.enter(COMPUTING)
+            self._through_host(partials, out, num_shards, b"")
+            return headers
+        return self._through_host(partials, out, num_shards, header)
+
+    def _through_host(
+        self, partials: Mapping[Span, Buffer], out: Buffer, num_shards: int, header: bytes
+    ) -> list[bytes]:
         staged = {span: _on_host(buffer) for span, buffer in partials.items()}
         result = next(iter(staged.values())) if staged else np.empty(out.shape, out.dtype)
         headers = self.all_reduce(staged, result, num_shards=num_shards, header=header)
         out.set(result)
         return headers
+
+    def _tell(self, told: bytes, num_shards: int) -> list[bytes]:
+        """What every worker tells, by rank: an exchange of headers alone."""
+        plan = make_plan(num_shards, self._size, 1, 4)
+        nothing = {span: np.zeros(1, np.float32) for span in plan.covers[self._rank]}
+        return self._reduce(nothing, np.zeros(1, np.float32), num_shards, told)
+
+    def _watch(self, call: Call, break_off: Callable[[], None]) -> Any:
+        """What a call returns that waits for peers unseen: if one is lost in the meantime, it is broken off."""
+        poll, lost = select.poll(), list[int]()
+        poll.register(call.fileno(), select.POLLIN)
+        poll.register(self._abort.fileno(), select.POLLIN)
+        for link in self._links.values():
+            poll.register(link.fd, select.POLLRDHUP)
+        self._unseen_since = time.monotonic()
+        try:
+            while True:
+                # A peer that has all it wants may go while the last of it is still under way to us.
+                ready = {fd for fd, _ in poll.poll(1000 * _LAST_WORDS_SECONDS if lost else None)}
+                if call.fileno() in ready:
+                    return call.result()
+                if lost or self._abort.is_set():
+                    break_off()
+                    reason = self._abort.reason or f"lost {' and '.join(self._links[rank].name for rank in lost)}"
+                    raise PeerLostError(reason, self._abort.ranks or lost)
+                lost = self._broken()
+                for rank in lost:
+                    poll.unregister(self._links[rank].fd)
+        finally:
+            self._unseen_since = 0.0
 
 
 def _check_buffers(partials: Mapping[Span, Buffer], out: np.ndarray[Any, Any], cover: tuple[Span, ...]) -> None:

@@ -12,17 +12,19 @@ It says nothing of speed, of rounding, or of what CuPy's own kernels compute. `p
 
 from __future__ import annotations
 
+import sys
 from typing import Any
 
 import numpy as np
 
 from cupy import _memory as cuda
-from cupy import fft, lib, linalg
+from cupy import _nccl, fft, lib, linalg
 from cupy._array import NOTES, SURFACE, ndarray
 from cupy._calls import function, ufunc
 from cupy._kernels import ElementwiseKernel
 from cupy._threads import RawKernel, RawModule
 
+cuda.nccl = sys.modules["cupy.cuda.nccl"] = _nccl  # type: ignore[attr-defined]
 __version__ = SURFACE["version"]
 __all__ = ["NOTES", "ElementwiseKernel", "RawKernel", "RawModule", "cuda", "fft", "lib", "linalg", "ndarray", "ufunc"]
 

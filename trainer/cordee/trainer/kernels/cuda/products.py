@@ -151,7 +151,7 @@ class _Plan:
         self.bias_address = self.bias.ctypes.data
         self.scales = (self.one.ctypes.data, self.zero.ctypes.data)
         self.description = library.matmul_desc_create(compute, _TYPES[scale])
-        self.layouts = []
+        self.layouts: list[int] = []
         self.found = False
         try:
             self._describe(library, a, b, out, count, epilogue, bias_kind)
@@ -187,7 +187,7 @@ class _Plan:
         """The first of cuBLASLt's heuristics: never by timing, which would choose differently from run to run."""
         preference = library.matmul_preference_create()
         try:
-            wishes = [
+            wishes: list[tuple[int, Any]] = [
                 (_MAX_WORKSPACE_BYTES, np.array([WORKSPACE_BYTES], np.uint64)),
                 (_REDUCTION_SCHEME_MASK, np.array([_REDUCTION_IN_COMPUTE_TYPE], np.uint32)),
             ]
