@@ -43,7 +43,8 @@ def agree(offers: Sequence[bytes]) -> bytes | None:
     versions, devices = {version for version, _, _ in told}, {device for _, device, _ in told}
     if len(versions) != 1 or 0 in versions or len(devices) != len(told):
         return None
-    return told[0][2]
+    place: bytes = told[0][2]
+    return place
 
 
 class Call:
