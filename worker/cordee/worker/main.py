@@ -64,9 +64,10 @@ def main() -> int:
 
 
 def prepare_environment(environment: MutableMapping[str, str]) -> None:
-    """Sets what libraries read as they are imported: how many threads they use, and which GPU."""
+    """Sets what libraries read as they are loaded: how many threads they use, how those wait, and which GPU."""
     for variable in THREAD_VARIABLES:
         environment[variable] = environment.get("CORDEE_THREADS") or "1"
+    environment.setdefault("OMP_WAIT_POLICY", "passive")  # what waits by spinning takes the cores from its neighbours
     device = environment.get("CORDEE_DEVICE", "auto")
     gpu = visible_devices(environment.get("CORDEE_WORKER", ""), device, environment, count_gpus())
     if gpu is not None:

@@ -98,6 +98,9 @@ def warm_up() -> None:
     for module in LATE_MODULES:
         with contextlib.suppress(ImportError):
             importlib.import_module(module)
+    from cordee.trainer.kernels import registry
+
+    registry.preload()  # LLVM and the like, which a worker asks for when it joins
     gc.collect()
     gc.freeze()  # or a child's first collection would copy every page
 

@@ -11,6 +11,7 @@ import typer
 from cordee.coordinator.cli.chaos import chaos
 from cordee.coordinator.cli.checkpoints import checkpoints
 from cordee.coordinator.cli.completion import completion
+from cordee.coordinator.cli.doctor import doctor
 from cordee.coordinator.cli.errors import ExitCode, debug, report, set_debug
 from cordee.coordinator.cli.fetch import fetch
 from cordee.coordinator.cli.jobs import cancel, delete, jobs, scale, status, wait
@@ -81,6 +82,7 @@ _OTHERS = (
     checkpoints,
     ledger,
     coordinator,
+    doctor,
     schema,
     completion,
     chaos,

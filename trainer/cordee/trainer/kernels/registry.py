@@ -17,7 +17,7 @@ import numpy as np
 from cordee.trainer.errors import KernelError
 from cordee.trainer.kernels.providers import GENERATORS, PROVIDERS, TABLE
 
-__all__ = ["KERNELS", "Kernel", "choose", "generator", "identity", "in_use", "kernel", "load", "on_choice"]
+__all__ = ["KERNELS", "Kernel", "choose", "generator", "identity", "in_use", "kernel", "load", "on_choice", "preload"]
 
 KERNELS: dict[str, Kernel] = {}
 """All that have been declared, by name."""
@@ -115,6 +115,18 @@ def choose(names: str) -> tuple[str, ...]:
     return chosen
 
 
+def preload() -> None:
+    """Import what kernels on the CPU need, and choose nobody: for a process whose forks will. No thread starts."""
+    wanted = _wanted().split(",")
+    for name, provider in PROVIDERS.items():
+        if provider.device == "cpu" and ("auto" in wanted or name in map(str.strip, wanted)):
+            provider.lack()
+
+
+def _wanted() -> str:
+    return os.environ.get("CORDEE_KERNELS") or "auto"
+
+
 def on_choice(watcher: Callable[[], None]) -> None:
     """Calls `watcher()` whenever another choice is made, from now on."""
     _State.watchers += (watcher,)
@@ -140,7 +152,7 @@ def device_of(xp: Any) -> str:
 def in_use(device: str = "") -> tuple[str, ...]:
     """The providers in use (for a device's arrays), the preferred one first."""
     if _State.chosen is None:
-        choose(os.environ.get("CORDEE_KERNELS", "auto"))
+        choose(_wanted())
     assert _State.chosen is not None
     return tuple([name for name in _State.chosen if device in ("", PROVIDERS[name].device)])
 

@@ -18,7 +18,7 @@ from pathlib import Path
 
 from cordee.trainer.array import get_num_threads
 
-__all__ = ["available_cores", "library", "size", "start_address"]
+__all__ = ["available_cores", "library", "quota", "size", "start_address"]
 
 
 class _State:
@@ -28,11 +28,11 @@ class _State:
 def available_cores(cgroup: Path = Path("/sys/fs/cgroup")) -> int:
     """How many threads can run at once: by affinity, and by the container's quota (cgroup v2, then v1)."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    quota = _quota(cgroup)
-    return cores if quota is None else max(1, min(cores, math.ceil(quota)))
+    limit = quota(cgroup)
+    return cores if limit is None else max(1, min(cores, math.ceil(limit)))
 
 
-def _quota(cgroup: Path) -> float | None:
+def quota(cgroup: Path = Path("/sys/fs/cgroup")) -> float | None:
     """The container's CPU quota in cores; None: it has none."""
     try:
         text, period = (cgroup / "cpu.max").read_text().split()
@@ -40,8 +40,8 @@ def _quota(cgroup: Path) -> float | None:
     except (OSError, ValueError):
         pass
     try:
-        quota = int((cgroup / "cpu" / "cpu.cfs_quota_us").read_text())
-        return None if quota <= 0 else quota / int((cgroup / "cpu" / "cpu.cfs_period_us").read_text())
+        limit = int((cgroup / "cpu" / "cpu.cfs_quota_us").read_text())
+        return None if limit <= 0 else limit / int((cgroup / "cpu" / "cpu.cfs_period_us").read_text())
     except (OSError, ValueError):
         return None
 

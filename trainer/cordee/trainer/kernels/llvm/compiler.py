@@ -1,8 +1,7 @@
 """From loops to machine code: compiled once per machine, kept on disk, loaded by LLVM's just-in-time compiler.
 
-What is kept are object files, in the user's cache folder, by a hash of everything that they depend on: the generator's
-own sources, LLVM's version, the CPU. They are native code, so they are only taken from a folder that nobody else can
-write to; where there is none, each process compiles for itself.
+What is kept are object files (see `cache`), by a hash of everything that they depend on: the generator's own sources,
+LLVM's version, the CPU. Where they cannot be kept, each process compiles for itself.
 """
 
 from __future__ import annotations
@@ -10,20 +9,17 @@ from __future__ import annotations
 import ctypes
 import functools
 import hashlib
-import os
-import stat
 import sys
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import platformdirs
 from llvmlite import binding, ir  # type: ignore[import-untyped]
 
+from cordee.trainer.kernels.llvm import cache
 from cordee.trainer.kernels.llvm.loops import Loop, build
 
-__all__ = ["Library", "cache_folder", "cpu", "load", "version"]
+__all__ = ["Library", "cpu", "load", "version"]
 
 
 @functools.cache
@@ -47,21 +43,6 @@ def cpu() -> str:
 def version() -> str:
     """LLVM's version."""
     return ".".join(map(str, binding.llvm_version_info))
-
-
-def cache_folder() -> Path | None:
-    """Where object files are kept; None where there is no folder that is the user's alone."""
-    folder = Path(os.environ.get("CORDEE_KERNEL_CACHE") or platformdirs.user_cache_path("cordee") / "kernels")
-    try:
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        status = folder.stat()
-    except OSError:
-        return None
-    return folder if _is_private(status) else None
-
-
-def _is_private(status: os.stat_result) -> bool:
-    return status.st_uid == os.geteuid() and not status.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
 
 
 @functools.cache
@@ -97,13 +78,11 @@ def load(family: str, loops: Sequence[Loop], team: int, formula: str = "") -> Li
     features = binding.get_host_cpu_features().flatten()
     depends = (_generator(), family, formula, version(), sys.platform, cpu(), features)
     key = hashlib.sha256("\0".join(depends).encode()).hexdigest()[:32]
-    folder = cache_folder()
-    path = None if folder is None else folder / f"{family}-{key}.o"
-    if path is not None and (known := _read(path)) is not None:
-        return Library(known, team)
-    code = _compile(family, loops)
-    if path is not None:
-        _write(path, code)
+    name = f"{family}-{key}.o"
+    code = cache.read(name)
+    if code is None:
+        code = _compile(family, loops)
+        cache.write(name, code)
     return Library(code, team)
 
 
@@ -121,21 +100,3 @@ def _compile(family: str, loops: Sequence[Loop]) -> bytes:
     passes = binding.create_pass_builder(target, options)
     passes.getModulePassManager().run(parsed, passes)
     return bytes(target.emit_object(parsed))
-
-
-def _read(path: Path) -> bytes | None:
-    try:
-        with path.open("rb") as file:
-            return file.read() if _is_private(os.fstat(file.fileno())) else None
-    except OSError:
-        return None
-
-
-def _write(path: Path, code: bytes) -> None:
-    """Whole or not at all: other processes read it, too."""
-    try:
-        with tempfile.NamedTemporaryFile(dir=path.parent, prefix=path.stem, delete=False) as file:
-            file.write(code)
-        Path(file.name).replace(path)
-    except OSError:
-        pass

@@ -1,0 +1,79 @@
+"""Compiled code is kept for the next process, and only taken from where nobody else can write."""
+
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+
+import platformdirs
+import pytest
+
+from cordee.trainer.kernels.llvm import cache
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("CORDEE_KERNEL_CACHE", str(tmp_path / "deep" / "kernels"))
+    return tmp_path / "deep" / "kernels"
+
+
+def test_what_is_written_is_read(folder: Path) -> None:
+    assert cache.read("a.o") is None
+    assert not folder.exists()  # who only reads leaves nothing behind
+    cache.write("a.o", b"code")
+    assert cache.read("a.o") == b"code"
+    assert folder.stat().st_mode & 0o777 == 0o700
+    assert [file.name for file in folder.iterdir()] == ["a.o"]
+
+
+@pytest.mark.parametrize("mode", [0o770, 0o707, 0o777, 0o1777])
+def test_a_folder_that_others_may_write_to_is_not_used(folder: Path, mode: int) -> None:
+    cache.write("a.o", b"code")
+    folder.chmod(mode)
+    assert "may write to" in cache.trouble()
+    assert cache.read("a.o") is None
+    cache.write("b.o", b"code")
+    assert not (folder / "b.o").exists()
+
+
+def test_a_file_that_others_may_write_to_is_not_taken(folder: Path) -> None:
+    cache.write("a.o", b"code")
+    (folder / "a.o").chmod(0o664)
+    assert cache.read("a.o") is None
+
+
+@pytest.mark.parametrize("size", [0, 5, 32, 35])
+def test_a_torn_file_is_none(folder: Path, size: int) -> None:
+    cache.write("a.o", b"code")
+    (folder / "a.o").write_bytes((folder / "a.o").read_bytes()[:size])
+    assert cache.read("a.o") is None
+    cache.write("a.o", b"code")
+    assert cache.read("a.o") == b"code"
+
+
+def test_a_folder_that_cannot_be_made_is_told(folder: Path) -> None:
+    folder.parent.write_text("a file, where a folder should be")
+    assert cache.trouble() == f"{folder}: Not a directory"
+    cache.write("a.o", b"code")
+    assert cache.read("a.o") is None
+
+
+def test_a_user_without_a_name_and_a_home_keeps_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("CORDEE_KERNEL_CACHE", raising=False)
+    monkeypatch.setattr(platformdirs, "user_cache_path", lambda *_: Path("~/.cache/cordee"))  # what cannot be expanded
+    monkeypatch.chdir(tmp_path)
+    assert cache.trouble() == "~/.cache/cordee/kernels is not an absolute path"
+    cache.write("a.o", b"code")
+    assert cache.read("a.o") is None
+    assert not list(tmp_path.iterdir())
+
+
+def test_writers_at_once_leave_one_whole_file(folder: Path) -> None:
+    code = bytes(range(256)) * 1000
+    writers = [threading.Thread(target=cache.write, args=("a.o", code)) for _ in range(8)]
+    for writer in writers:
+        writer.start()
+    for writer in writers:
+        writer.join()
+    assert cache.read("a.o") == code
+    assert [file.name for file in folder.iterdir()] == ["a.o"]

@@ -1,0 +1,73 @@
+"""Compiled code on disk, for the next process: a file for each key, in a folder that is the user's alone.
+
+It is native code, and it is run: so it is only taken from a folder, and from files, that nobody else can write to, and
+only whole. Processes that compile the same at the same time each write it, one after the other: the files are equal.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import stat
+import tempfile
+from pathlib import Path
+
+import platformdirs
+
+__all__ = ["folder", "read", "trouble", "write"]
+
+_DIGEST = hashlib.sha256().digest_size
+
+
+def folder() -> Path:
+    """Where compiled code is kept: CORDEE_KERNEL_CACHE, or in the user's cache folder."""
+    return Path(os.environ.get("CORDEE_KERNEL_CACHE") or platformdirs.user_cache_path("cordee") / "kernels")
+
+
+def trouble() -> str:
+    """What keeps this process from using the folder, which is made if it is not there; "" if nothing does."""
+    place = folder()
+    if not place.is_absolute():  # a user without a name and without HOME
+        return f"{place} is not an absolute path"
+    try:
+        place.mkdir(mode=0o700, parents=True, exist_ok=True)
+        status = place.stat()
+    except OSError as error:
+        return f"{place}: {error.strerror}"
+    if not _is_private(status):
+        return f"others than this process's user ({os.geteuid()}) may write to {place}"
+    return "" if os.access(place, os.W_OK | os.X_OK) else f"{place} cannot be written to"
+
+
+def read(name: str) -> bytes | None:
+    """What was kept under this name; None: nothing, or nothing to be trusted."""
+    try:
+        place = folder()
+        if not place.is_absolute() or not _is_private(place.stat()):
+            return None
+        with (place / name).open("rb") as file:
+            if not _is_private(os.fstat(file.fileno())):
+                return None
+            digest, code = file.read(_DIGEST), file.read()
+    except OSError:
+        return None
+    return code if hashlib.sha256(code).digest() == digest else None
+
+
+def write(name: str, code: bytes) -> None:
+    """Keep it under this name, whole or not at all, if there is a folder to keep it in."""
+    if trouble():
+        return
+    place = folder()
+    with contextlib.suppress(OSError), tempfile.NamedTemporaryFile(dir=place, prefix=name, delete=False) as file:
+        try:
+            file.write(hashlib.sha256(code).digest() + code)
+            file.flush()
+            Path(file.name).replace(place / name)
+        except OSError:
+            Path(file.name).unlink(missing_ok=True)
+
+
+def _is_private(status: os.stat_result) -> bool:
+    return status.st_uid == os.geteuid() and not status.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
