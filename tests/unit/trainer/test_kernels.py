@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import platform
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -64,6 +65,12 @@ def test_a_package_that_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(KernelError, match=r"llvmlite is not installed: pip install 'cordee\[fast\]'"):
         kernels.choose("llvm")
     assert kernels.choose("auto") == ()
+
+
+def test_a_package_that_is_not_made_for_this_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(type(PROVIDERS["onednn"]), "installed", lambda _: False)
+    monkeypatch.setattr(platform, "machine", lambda: "riscv64")
+    assert PROVIDERS["onednn"].lack() == "onednn-cpu-gomp is not made for riscv64"
 
 
 def test_the_quota_of_a_container(tmp_path: Path) -> None:

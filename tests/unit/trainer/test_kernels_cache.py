@@ -59,8 +59,11 @@ def test_a_folder_that_cannot_be_made_is_told(folder: Path) -> None:
 
 
 def test_a_user_without_a_name_and_a_home_keeps_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuses(_: str) -> Path:
+        raise RuntimeError("could not determine the home directory")
+
     monkeypatch.delenv("CORDEE_KERNEL_CACHE", raising=False)
-    monkeypatch.setattr(platformdirs, "user_cache_path", lambda *_: Path("~/.cache/cordee"))  # what cannot be expanded
+    monkeypatch.setattr(platformdirs, "user_cache_path", refuses)
     monkeypatch.chdir(tmp_path)
     assert cache.trouble() == "~/.cache/cordee/kernels is not an absolute path"
     cache.write("a.o", b"code")

@@ -7,6 +7,7 @@ in JSON.
 import json
 import subprocess
 import sys
+import textwrap
 from collections.abc import Iterator, Mapping
 from typing import Annotated, Any, Final
 
@@ -20,8 +21,9 @@ from cordee.coordinator.errors import CoordinatorError
 __all__ = ["doctor"]
 
 _TOOL: Final = ("-P", "-m", "cordee.trainer.doctor")
-_WAYS: Final = {"numpy": "NUMPY", "in_use": "NOW", "installed": "ALL"}
-_FACTORS: Final = {"gain": "NOW", "possible": "ALL"}
+_TIMES: Final = {"numpy": "NUMPY", "in_use": "NOW", "installed": "WITH ALL"}
+_FACTORS: Final = {"gain": "GAIN", "possible": "GAIN OF ALL"}
+_WIDTH: Final = 100
 
 
 @guarded
@@ -63,8 +65,13 @@ def _told(found: dict[str, Any], *, wide: bool) -> str:
         parts.append(columns([["KERNEL", "COMPUTED BY"], *sorted(found["kernels"]["by"].items())]))
     if found["gains"] is not None:
         parts.append(columns(list(_gains(found["gains"]))))
-    parts += [f"- {clean(sentence)}" for sentence in found["advice"]]
+    if found["advice"]:
+        parts.append("\n".join(_item(clean(sentence)) for sentence in found["advice"]))
     return "\n\n".join(parts)
+
+
+def _item(text: str) -> str:
+    return textwrap.fill(text, _WIDTH, initial_indent="- ", subsequent_indent="  ", break_on_hyphens=False)
 
 
 def _machine(found: dict[str, Any]) -> dict[str, str]:
@@ -72,13 +79,14 @@ def _machine(found: dict[str, Any]) -> dict[str, str]:
     quota = "no quota" if machine["quota"] is None else f"a quota of {machine['quota']:g}"
     has = " ".join(name for name, there in machine["instructions"].items() if there)
     lacks = " ".join(name for name, there in machine["instructions"].items() if not there)
-    team = f"a team of GCC's OpenMP, of {threads['team_size']} now" if threads["team"] else "no OpenMP: one thread"
+    team = f"{threads['team_size']} now, by GCC's OpenMP; 1 in a fork of a process that has computed on more"
     kept = f"{count(cache['files'], 'file')}, {size(cache['bytes'])}"
     return {
         "machine": f"{machine['name']} ({machine['machine']})",
         "cores": f"{machine['cores']}; {machine['allowed']} for this process, {quota}",
         "has": (has or "nothing that kernels ask for") + (f"; not {lacks}" if lacks else ""),
-        "threads": f"{threads['num']} ({threads['chosen_by'] or 'the default'}); kernels: {team}",
+        "threads": f"{threads['num']}, {'by ' + threads['chosen_by'] if threads['chosen_by'] else 'the default'}",
+        "team": team if threads["team"] else "none: GCC's OpenMP is not there, so kernels run on 1 thread",
         "versions": f"cordee {versions['cordee']}, Python {versions['python']}, NumPy {versions['numpy']}",
         "numpy": " ".join(found["numpy"]["instructions"]) or "its basic loops",
         "blas": "; ".join(_blas(blas) for blas in found["numpy"]["blas"]) or "unknown",
@@ -99,11 +107,12 @@ def _choice(kernels: Mapping[str, Any]) -> str:
 
 def _gpu(gpu: Mapping[str, Any]) -> str:
     if not gpu["devices"]:
-        return "; ".join([*gpu["known"], gpu["lack"] or "none"])
+        cupy = f"CuPy {gpu['cupy']}" if gpu["cupy"] else "no CuPy"
+        return f"{', '.join(gpu['known']) or 'none that a driver knows'}; {cupy}"
     names = ", ".join(f"{device['name']} ({size(device['memory_bytes'])})" for device in gpu["devices"])
     nccl = f"NCCL {gpu['nccl']}" if gpu["nccl"] else "no NCCL"
     use = "in use" if gpu["in_use"] else "not in use"
-    return f"{names}: {use}; CuPy {gpu['cupy']}, driver for CUDA {gpu['driver']}, {nccl}"
+    return f"{names}: {use}; CuPy {gpu['cupy']}, a driver for CUDA {gpu['driver']}, {nccl}"
 
 
 def _providers(found: dict[str, Any]) -> Iterator[list[str]]:
@@ -114,17 +123,12 @@ def _providers(found: dict[str, Any]) -> Iterator[list[str]]:
 
 
 def _gains(gains: dict[str, Any]) -> Iterator[list[str]]:
-    """Times in milliseconds, and how many times as fast as NumPy alone."""
+    """How long each takes, and how many times as fast as NumPy alone that is."""
     ways = list(gains["ways"])
     factors = [name for name in _FACTORS if gains[name] is not None]
-    yield ["MILLISECONDS", "SIZE", *(_WAYS[way] for way in ways), *(f"{_FACTORS[name]} IS" for name in factors)]
+    yield ["OPERATION", "SIZE", *(_TIMES[way] for way in ways), *(_FACTORS[name] for name in factors)]
     for row in gains["rows"]:
-        times = [f"{row['seconds'][way] * 1000.0:.3f}" for way in ways]
-        yield [row["name"], row["size"], *times, *(_factor(row[name]) for name in factors)]
+        times = [f"{row['seconds'][way] * 1000.0:.3f} ms" for way in ways]
+        yield [row["name"], row["size"], *times, *(f"{row[name]:.2f}×" for name in factors)]
     if factors:
-        yield ["geometric mean", "", *("" for _ in ways), *(_factor(gains[name]) for name in factors)]
-
-
-def _factor(value: float) -> str:
-    """`2.4 times as fast`, in short."""
-    return f"{value:.2f} × as fast"
+        yield ["geometric mean", "", *("" for _ in ways), *(f"{gains[name]:.2f}×" for name in factors)]

@@ -111,8 +111,8 @@ def _advice(found: dict[str, Any]) -> Iterator[str]:
     for provider in found["kernels"]["providers"]:
         if provider["device"] == "cuda" and not gpu["known"]:
             continue
-        others = [name for name in provider["kernels"] if found["kernels"]["by"].get(name) == "numpy"]
-        what = ", ".join([*(["fused elementwise operations"] if provider["formulas"] else []), *others])
+        others = {name.removesuffix("_grad") for name in provider["kernels"] if found["kernels"]["by"][name] == "numpy"}
+        what = ", ".join([*(["fused elementwise operations"] if provider["formulas"] else []), *sorted(others)])
         if provider["state"] == "lacking":
             yield f"{provider['lack']}. Until then NumPy computes: {what}"
         elif provider["state"] == "not chosen":

@@ -26,7 +26,7 @@ __all__ = ["measure"]
 NUM_BURSTS, BURST_SECONDS = 7, 0.01
 
 
-def measure(num_bursts: int = NUM_BURSTS) -> dict[str, Any]:
+def measure(num_bursts: int = NUM_BURSTS, num_cases: int | None = None) -> dict[str, Any]:
     """Seconds of each case by NumPy alone, by the kernels in use, and by all that are installed, where those are more.
 
     `gain` is how many times as fast as NumPy alone those in use are, `possible` those that are installed; None: there
@@ -47,7 +47,7 @@ def measure(num_bursts: int = NUM_BURSTS) -> dict[str, Any]:
     rows = []
     with ExitStack() as stack:
         children = {way: stack.enter_context(_Child(names)) for way, names in ways.items()}
-        for number, case in enumerate(CASES):
+        for number, case in enumerate(CASES[:num_cases]):
             for child in children.values():
                 child.ask(number)  # compiled, and warm
             times: dict[str, list[float]] = {way: [] for way in ways}

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.metadata
+import platform
 from dataclasses import dataclass
 
 __all__ = ["GENERATORS", "PROVIDERS", "TABLE", "Provider"]
@@ -27,11 +28,17 @@ class Provider:
     module: str
     device: str = "cpu"
     """Whose arrays it computes on: `cpu` (NumPy's) or `cuda` (CuPy's)."""
+    extra: str = "fast"
+    """Of Cordee, what brings the package."""
+    machines: tuple[str, ...] = ("x86_64", "aarch64")
+    """For which there are wheels of it."""
 
     def lack(self) -> str:
         """What keeps it from working here; "" if nothing does."""
         if not self.installed():
-            return f"{self.package} is not installed: pip install 'cordee[fast]'"
+            if platform.machine() not in self.machines:
+                return f"{self.package} is not made for {platform.machine()}"
+            return f"{self.package} is not installed: pip install 'cordee[{self.extra}]'"
         return importlib.import_module(self.module).lack()  # type: ignore[no-any-return]
 
     def installed(self) -> bool:
@@ -51,9 +58,9 @@ _HERE = "cordee.trainer.kernels"
 PROVIDERS: dict[str, Provider] = {
     provider.name: provider
     for provider in (
-        Provider("nvrtc", "kernels that CuPy compiles", "cupy-cuda12x", f"{_HERE}.cuda", "cuda"),
+        Provider("nvrtc", "kernels that CuPy compiles", "cupy-cuda12x", f"{_HERE}.cuda", "cuda", "cuda"),
         Provider("llvm", "generated loops, compiled by LLVM", "llvmlite", f"{_HERE}.llvm"),
-        Provider("onednn", "convolutions and products", "onednn-cpu-gomp", f"{_HERE}.onednn"),
+        Provider("onednn", "convolutions and products", "onednn-cpu-gomp", f"{_HERE}.onednn", machines=("x86_64",)),
     )
 }
 """In order of preference."""

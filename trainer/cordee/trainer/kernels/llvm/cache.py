@@ -22,13 +22,18 @@ _DIGEST = hashlib.sha256().digest_size
 
 def folder() -> Path:
     """Where compiled code is kept: CORDEE_KERNEL_CACHE, or in the user's cache folder."""
-    return Path(os.environ.get("CORDEE_KERNEL_CACHE") or platformdirs.user_cache_path("cordee") / "kernels")
+    if told := os.environ.get("CORDEE_KERNEL_CACHE"):
+        return Path(told)
+    try:
+        return platformdirs.user_cache_path("cordee") / "kernels"
+    except RuntimeError:  # a user without a name, as containers have them, and without HOME
+        return Path("~", ".cache", "cordee", "kernels")
 
 
 def trouble() -> str:
     """What keeps this process from using the folder, which is made if it is not there; "" if nothing does."""
     place = folder()
-    if not place.is_absolute():  # a user without a name and without HOME
+    if not place.is_absolute():
         return f"{place} is not an absolute path"
     try:
         place.mkdir(mode=0o700, parents=True, exist_ok=True)
