@@ -210,7 +210,7 @@ def test_the_changelog_has_an_entry_for_the_version() -> None:
 
 def test_the_readme_has_the_two_install_lines() -> None:
     lines = [line for _, body in blocks((ROOT / "README.md").read_text(encoding="utf-8")) for line in body.splitlines()]
-    assert "python -m pip install -e . && cordee run examples/digits.py --workers 1:3" in lines
+    assert "python -m pip install -e '.[fast]' && cordee run examples/digits.py --workers 1:3" in lines
     assert "python -m pip install -e '.[test]' && pytest" in lines
 
 

@@ -24,7 +24,7 @@ _INSTRUCTIONS = {
 
 def cpu(information: Path = Path("/proc/cpuinfo")) -> dict[str, Any]:
     """The CPU's name, its cores and what of them may be used, and the instructions that matter to kernels."""
-    told = _first_processor(information)
+    told = _told(information)
     flags = set((told.get("flags") or told.get("Features") or "").split())
     quota = team.quota()
     return {
@@ -38,9 +38,10 @@ def cpu(information: Path = Path("/proc/cpuinfo")) -> dict[str, Any]:
     }
 
 
-def _first_processor(information: Path) -> dict[str, str]:
+def _told(file: Path) -> dict[str, str]:
+    """The kernel's `name: value` lines, up to an empty one."""
     try:
-        text = information.read_text(encoding="utf-8", errors="replace")
+        text = file.read_text(encoding="utf-8", errors="replace")
     except OSError:
         return {}
     pairs = (line.partition(":") for line in text.split("\n\n", 1)[0].splitlines())
@@ -94,11 +95,8 @@ def _dotted(number: int, major: int, minor: int) -> str:
 
 
 def _model(file: Path) -> str:
-    try:
-        told = dict(line.partition(":")[::2] for line in file.read_text(encoding="utf-8").splitlines())
-    except OSError:
-        return file.parent.name
-    return told.get("Model", file.parent.name).strip()
+    """A GPU's name, as its driver tells it; else its place on the bus."""
+    return _told(file).get("Model") or file.parent.name
 
 
 def _version(module: str) -> str:
