@@ -29,14 +29,15 @@ COPY pyproject.toml constraints*.txt ./
 # Left out is what nothing here opens. Of Kubernetes' client: its asynchronous twin (64 MB), and a class for everything
 # that a cluster knows (54 MB); a version that would miss them fails this build. Of CUDA: cuSOLVER for several GPUs in
 # one process (193 MB), NVRTC's second build (114 MB), cuFFT and cuBLAS by other libraries' interfaces, and
-# static archives. NVIDIA's headers stay: CuPy compiles kernels with them while it runs.
+# static archives. NVIDIA's headers stay: CuPy compiles kernels with them while it runs. Of oneDNN: its file under two
+# more names (109 MB).
 RUN --mount=type=secret,id=pip,target=/etc/pip.conf \
     python3 -m venv /opt/pip && python3 -m venv --without-pip /opt/cordee \
  && python3 -c "import sys, tomllib; \
       project = tomllib.load(open('pyproject.toml', 'rb'))['project']; \
       wanted = [project['optional-dependencies'][extra] for extra in sys.argv[1].split(',') if extra]; \
       print(*sum(wanted, project['dependencies']), sep='\n')" \
-      "kubernetes,postgres,storage,${EXTRAS}" > requirements.txt \
+      "kubernetes,postgres,storage,fast,${EXTRAS}" > requirements.txt \
  && /opt/pip/bin/python -m pip --python /opt/cordee/bin/python install --no-compile \
       ${CONSTRAINTS:+--constraint "${CONSTRAINTS}"} --requirement requirements.txt \
  && cd /opt/cordee/lib/python3*/site-packages \
@@ -46,8 +47,17 @@ RUN --mount=type=secret,id=pip,target=/etc/pip.conf \
  && find . -regextype posix-extended -regex \
       './nvidia/.*/((libcusolverMg|libnvrtc.*\.alt|libcufftw|libnvblas)\.so[.0-9]*|lib.*\.a)' -delete \
  && find . -mindepth 2 -name tests -type d -prune -exec rm -rf {} + \
+ && rm -f /opt/cordee/lib/libdnnl.so /opt/cordee/lib/libdnnl.so.3.* \
  && /opt/cordee/bin/python -m compileall -q --invalidation-mode unchecked-hash /opt/cordee/lib \
  && find /opt/cordee -exec touch --no-dereference --date=@0 {} +
+
+# GCC's OpenMP, which kernels share their threads by, is no wheel, and slim bases lack it. It is taken from the base, or
+# from Debian; where neither has it, kernels run on one thread, and oneDNN's not at all: `cordee doctor` says so.
+RUN { [ -e "$(echo /usr/lib/*/libgomp.so.1)" ] \
+      || { apt-get update -qq && apt-get install -qq --yes --no-install-recommends libgomp1; }; } \
+ && cp --dereference /usr/lib/*/libgomp.so.1 /opt/cordee/lib/ \
+ && touch --date=@0 /opt/cordee/lib/libgomp.so.1 /opt/cordee/lib \
+ || echo "there is no libgomp.so.1"
 
 FROM dependencies AS build
 COPY . .

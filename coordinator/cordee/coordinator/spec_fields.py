@@ -11,6 +11,7 @@ from cordee.coordinator.spec_problems import brief
 
 __all__ = [
     "ENV_NAME",
+    "KERNEL_VARIABLES",
     "PLACE_FORMS",
     "STORAGE_SCHEMES",
     "SpecModel",
@@ -27,6 +28,8 @@ PLACE_FORMS: Final = "a path, s3://bucket/prefix, gs://bucket/prefix or az://con
 
 
 ENV_NAME: Final = r"[A-Za-z_][A-Za-z0-9_]*"
+KERNEL_VARIABLES: Final = ("CORDEE_KERNELS", "CORDEE_KERNEL_CACHE")
+"""Of the variables that are Cordee's own, those that a job may set, and that agents on this machine inherit."""
 
 
 def wrong(message: str) -> PydanticCustomError:
@@ -66,7 +69,7 @@ def check_env(env: dict[str, str]) -> dict[str, str]:
     for name, value in env.items():
         if not re.fullmatch(ENV_NAME, name):
             raise wrong(f"has a variable named {brief(name)}; names are letters, digits and '_'")
-        if name.startswith("CORDEE_"):
+        if name.startswith("CORDEE_") and name not in KERNEL_VARIABLES:
             raise wrong(f"sets {name}, but names that begin with CORDEE_ are Cordee's own; choose another name")
         if "\0" in value:
             raise wrong(f"gives {name} a value with a NUL character, which no environment can carry")

@@ -8,7 +8,7 @@ see still gets `Accepted: False` from the controller. `scripts/make_crd.py` writ
 from typing import Any, Final
 
 from cordee.coordinator.spec import API_VERSION, KIND, MAX_NAME_LENGTH, JobSpec
-from cordee.coordinator.spec_fields import ENV_NAME, PLACE_FORMS
+from cordee.coordinator.spec_fields import ENV_NAME, KERNEL_VARIABLES, PLACE_FORMS
 from cordee.coordinator.spec_source import BUNDLE_PATTERN, OBJECT_NAME_PATTERN
 from cordee.k8s.status import MAX_MEMBERS, STATES
 from cordee.k8s.structural import Schema, structural
@@ -59,6 +59,10 @@ _ENV_NAMES: Final = [
         "message": "names that begin with CORDEE_ are Cordee's own; choose another name",
     },
 ]
+_JOB_ENV_NAMES: Final = [
+    _ENV_NAMES[0],
+    {**_ENV_NAMES[1], "rule": f"self.all(name, !name.startsWith('CORDEE_') || name in {list(KERNEL_VARIABLES)})"},
+]
 
 _RULES: Final[dict[tuple[str, ...], list[Schema]]] = {
     ("script",): [
@@ -67,7 +71,7 @@ _RULES: Final[dict[tuple[str, ...], list[Schema]]] = {
             "message": "must be a path inside the source, such as train.py: relative, without '..'",
         }
     ],
-    ("env",): _ENV_NAMES,
+    ("env",): _JOB_ENV_NAMES,
     ("pod", "secretEnv"): _ENV_NAMES,
     ("workers",): [{"rule": "self.min <= self.max", "message": "min must be at most max"}],
     ("checkpoint", "storage"): [_PLACE],

@@ -25,7 +25,10 @@ AGENT = """
 import os, signal, subprocess, sys, time
 mode = os.environ.get("MODE", "obey")
 if mode == "exit":
-    sys.stderr.write(os.environ.get("SAID", ""))
+    said = os.environ.get("SAID", "")
+    for name in ("CORDEE_KERNELS", "CORDEE_JOB"):
+        said = said.replace("{" + name + "}", str(os.environ.get(name)))
+    sys.stderr.write(said)
     sys.exit(int(os.environ["CODE"]))
 if mode == "deaf":
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
@@ -112,6 +115,19 @@ async def test_an_agents_last_words_are_its_own(tmp_path: Path) -> None:
         for said, expected in (("\n  gives up: ünïcode \n\n", "gives up: ünïcode"), ("", "")):
             await launcher.start(spec(tmp_path, MODE="exit", CODE="74", SAID=said))
             assert await next_exit(launcher) == AgentExit("job-w0", "job", 74, expected)
+
+
+async def test_an_agent_inherits_which_kernels_and_nothing_that_its_parent_was_told_as_a_worker(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CORDEE_KERNELS", "numpy")
+    monkeypatch.setenv("CORDEE_JOB", "the parent's")
+    async with launching(tmp_path) as launcher:
+        for environment, expected in (({}, "numpy None"), ({"CORDEE_KERNELS": "llvm"}, "llvm None")):
+            await launcher.start(
+                spec(tmp_path, MODE="exit", CODE="74", SAID="{CORDEE_KERNELS} {CORDEE_JOB}", **environment)
+            )
+            assert (await next_exit(launcher)).message == expected
 
 
 async def test_a_killed_agent_is_reported_with_its_signal(tmp_path: Path) -> None:

@@ -161,6 +161,11 @@ def test_plain_words_are_read_by_the_rules_of_yaml_1_2() -> None:
     assert spec.args == ("yes", "off", "1:30")
 
 
+def test_a_job_may_say_which_kernels_compute() -> None:
+    spec = load_job(HEAD + "spec: {script: a.py, env: {CORDEE_KERNELS: numpy, CORDEE_KERNEL_CACHE: /cache}}").spec
+    assert spec.env == {"CORDEE_KERNELS": "numpy", "CORDEE_KERNEL_CACHE": "/cache"}
+
+
 MISTAKES = [
     ("spec: {script: a.py, threds: 2}", "spec.threds is not a field of a job file; did you mean spec.threads?"),
     ("spec: {script: a.py}\nworkers: 3", "workers is not a field of a job file; did you mean spec.workers?"),

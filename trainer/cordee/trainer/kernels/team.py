@@ -14,11 +14,15 @@ import ctypes.util
 import functools
 import math
 import os
+import sys
 from pathlib import Path
 
 from cordee.trainer.array import get_num_threads
 
 __all__ = ["available_cores", "library", "quota", "size", "start_address"]
+
+
+_LIBRARY = "libgomp.so.1"
 
 
 class _State:
@@ -48,14 +52,17 @@ def quota(cgroup: Path = Path("/sys/fs/cgroup")) -> float | None:
 
 @functools.cache
 def library() -> ctypes.CDLL | None:
-    """GCC's OpenMP library; None where it is not there."""
+    """GCC's OpenMP library, the system's or one in the virtual environment's `lib`; None where neither is there."""
     # It reads this when it is loaded. Threads that wait by spinning take the cores from BLAS' own and from neighbours.
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
-    try:
-        found = ctypes.CDLL("libgomp.so.1")
-    except OSError:
-        return None
-    return found if hasattr(found, "GOMP_parallel") else None
+    for name in (_LIBRARY, str(Path(sys.prefix, "lib", _LIBRARY))):
+        try:
+            found = ctypes.CDLL(name)
+        except OSError:
+            continue
+        if hasattr(found, "GOMP_parallel"):
+            return found
+    return None
 
 
 def start_address() -> int:

@@ -23,6 +23,7 @@ from cordee.coordinator.places import checkpoint_root
 from cordee.coordinator.service.launchers import processes
 from cordee.coordinator.service.launchers.base import AgentExit, AgentSpec, AgentStatus, Home, LauncherError
 from cordee.coordinator.spec import JobSpec
+from cordee.coordinator.spec_fields import KERNEL_VARIABLES
 from cordee.coordinator.spec_pod import PodSpec
 
 __all__ = ["AGENT_COMMAND", "ProcessLauncher", "default_slots", "living_agents"]
@@ -177,7 +178,11 @@ class ProcessLauncher:
         path = _said_path(spec.folder, spec.worker)
         path.parent.mkdir(parents=True, exist_ok=True)
         # What this process was told as a worker, if it is one itself, is not for its agents.
-        inherited = {name: value for name, value in os.environ.items() if not name.startswith("CORDEE_")}
+        inherited = {
+            name: value
+            for name, value in os.environ.items()
+            if not name.startswith("CORDEE_") or name in KERNEL_VARIABLES
+        }
         with path.open("ab") as output:
             said_from = output.tell()
             child = subprocess.Popen(
