@@ -89,6 +89,19 @@ def test_statistics_do_not_depend_on_the_number_of_threads(shape: tuple[int, ...
     assert found[0] == found[1] == found[2]
 
 
+@pytest.mark.parametrize("layout", ["plain", "channels last", "channels first"])
+@pytest.mark.parametrize("shape", [(3, 2, 7), (9, 20, 60, 5)], ids=str)
+def test_channels_times_numbers_plus_numbers(shape: tuple[int, ...], layout: str, threads: int) -> None:
+    rng = np.random.default_rng(0)
+    x, scale, shift = laid(normal(rng, *shape), layout), normal(rng, shape[1]), normal(rng, shape[1])
+    found, expected = both("channel_affine", x, scale, shift)
+    assert places(found) == places(x)
+    np.testing.assert_allclose(found, expected, rtol=1e-6, atol=1e-6)
+    found = kernels.registry.load("channel_affine", "llvm")(x.astype(bfloat16), scale, shift)
+    assert found.dtype == bfloat16
+    np.testing.assert_allclose(found.astype(np.float32), expected, rtol=1e-2, atol=3e-2)
+
+
 @pytest.mark.parametrize("layout", ["plain", "channels last"])
 def test_images_in_bfloat16_are_rounded_once(layout: str) -> None:
     rng = np.random.default_rng(0)

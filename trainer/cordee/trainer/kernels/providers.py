@@ -76,6 +76,7 @@ TABLE: dict[str, dict[str, str]] = {
     "cross_entropy": {"llvm": f"{_LLVM}.losses:cross_entropy"},
     "cross_entropy_grad": {"llvm": f"{_LLVM}.losses:cross_entropy_grad"},
     "batch_norm": {"llvm": f"{_LLVM}.channels:batch_norm"},
+    "channel_affine": {"llvm": f"{_LLVM}.channels:channel_affine"},
     "batch_norm_grad": {"llvm": f"{_LLVM}.channels:batch_norm_grad"},
     "attention_weights": {"llvm": f"{_LLVM}.attention:attention_weights"},
     "attention_slopes": {"llvm": f"{_LLVM}.attention:attention_slopes"},

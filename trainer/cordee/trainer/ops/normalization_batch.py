@@ -277,6 +277,53 @@ def _by_running(
     shift = -mean * scale
     if bias is not None:
         shift = shift + bias
-    ndim = input.ndim
-    out: Tensor = input * per_channel(scale, ndim) + per_channel(shift, ndim)
+    out: Tensor = apply(CHANNEL_AFFINE, input, scale, shift)
     return out if out.dtype == input.dtype else out.to(input.dtype)
+
+
+@kernel
+def _channel_affine(xp: Any, input: Any, scale: Any, shift: Any) -> Any:
+    """In 16 bits only the result is rounded."""
+    for value in (scale, shift):
+        if value.shape != (input.shape[1],):
+            raise ValueError("one number per channel is needed")
+    out = wide(input) * per_channel(wide(scale), input.ndim)
+    out += per_channel(wide(shift), input.ndim)
+    return out.astype(input.dtype) if input.dtype.itemsize == 2 else out
+
+
+def _channel_affine_vjp(F: Any, g: Any, out: Any, input: Any, scale: Any, shift: Any, *, needs: Any) -> Any:
+    input_grad = scale_grad = shift_grad = None
+    axes = (0, *range(2, len(shape_of(input))))
+    (slope,) = single(F, g)
+    if needs[0]:
+        input_grad = slope * per_channel(scale, len(shape_of(input)))
+        if g.dtype.itemsize == 2:
+            input_grad = F.cast(input_grad, dtype=g.dtype, source=input_grad.dtype)
+    if needs[1]:
+        scale_grad = F.sum(slope * single(F, input)[0], axis=axes, keepdims=False)
+    if needs[2]:
+        shift_grad = F.sum(slope, axis=axes, keepdims=False)
+    return input_grad, scale_grad, shift_grad
+
+
+def _channel_affine_shape(input: Any, scale: Any, shift: Any) -> Shape:
+    check_channels(input, scale, shift)
+    return tuple(input)
+
+
+CHANNEL_AFFINE = op(
+    "channel_affine", "each channel times a number, plus a number",
+    forward=_channel_affine, vjp=_channel_affine_vjp, saves=("scale", "input", ""),
+    shape=_channel_affine_shape, dtype=lambda *dtypes: _batch_norm_dtypes(*dtypes, eps=0.0)[0],
+    reference=lambda input, scale, shift: input * per_channel(scale, input.ndim) + per_channel(shift, input.ndim),
+    samples=lambda s: [
+        s.case(s.normal(4, 2), s.normal(2), s.normal(2)),
+        s.case(s.normal(2, 3, 2), s.normal(3), s.normal(3)),
+        s.case(s.normal(0, 2, 2, 3), s.normal(2), s.normal(2)),
+    ],
+    errors=lambda s: [
+        s.case(s.normal(4, 2), s.normal(3), s.normal(2)),
+        s.case(s.normal(4, 2, 3), s.normal(2), s.normal(3)),
+    ],
+)  # fmt: skip

@@ -19,7 +19,7 @@ from cordee.trainer.kernels.llvm.loops import Loop, Memory, Rows
 from cordee.trainer.kernels.llvm.ufuncs import family
 from cordee.trainer.kernels.llvm.values import FLOAT, Value
 
-__all__ = ["batch_norm", "batch_norm_grad"]
+__all__ = ["batch_norm", "batch_norm_grad", "channel_affine"]
 
 _PIECE = 2048
 """Elements of a plane at once."""
@@ -153,6 +153,21 @@ def _batch_norm_grad_planes(
         k.count(zero, samples, 1, write)
 
     k.share(channel)
+
+
+def _affine_planes(k: Rows, x: Memory, mean: Memory, scale: Memory, shift: Memory, out: Memory) -> None:
+    channels, length = k.sizes["c"], k.sizes["s"]
+
+    def plane(b: Value, c: Value) -> None:
+        at = (b * channels + c) * length
+        centre, factor, addend, source, target = mean.get(c), scale.get(c), shift.get(c), x.at(at), out.at(at)
+        k.lanes(
+            length,
+            lambda i, mask: target.put_lanes(i, k.fma(source.lanes(i, mask) - centre, factor, addend), mask),
+            2,
+        )
+
+    k.share(lambda b: k.count(k.index(0), channels, 1, lambda c: plane(b, c)))
 
 
 # -- rows: a channel is a column ---------------------------------------------------------------------------------------
@@ -307,6 +322,7 @@ def _ufuncs() -> dict[str, Any]:
                 f"(b,c,s),(b,c,s),{each}->(b,c,s),(c),(c)", "c",
             ),
             Loop(f"column_moments{ending}", f"{x}q->f", _column_moments, "(r,n),()->(p,d,n)", "p"),
+            Loop(f"affine_planes{ending}", f"{x}fff->{x}", _affine_planes, f"(b,c,s),{each}->(b,c,s)", "b"),
             Loop(f"affine_rows{ending}", f"{x}fff->{x}", _affine_rows, "(r,n),(n),(n),(n)->(r,n)", "r"),
             Loop(f"column_dots{ending}", f"{x}{x}f->f", _column_dots, "(r,n),(r,n),(n)->(p,d,n)", "p"),
             Loop(
@@ -373,3 +389,12 @@ def batch_norm_grad(
         into = _loop("batch_norm_grad_rows", g)(slopes, x, mean, inverse * weight, *along)
     input_grad = layout.back(into, g.dtype) if needs[0] else None
     return input_grad, of_weight if needs[1] else None, of_bias if needs[2] else None
+
+
+def channel_affine(input: Any, scale: Any, shift: Any) -> Any:
+    layout = image_layout(input)
+    if layout is None or not _fit(input.shape[1], scale, shift):
+        return NotImplemented
+    x, nowhere = layout.of(input), zeros_row(input.shape[1])
+    name = "affine_rows" if layout.by_rows else "affine_planes"
+    return layout.back(_loop(name, input)(x, nowhere, scale, shift), input.dtype)
