@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import threading
 from pathlib import Path
 
@@ -80,3 +81,38 @@ def test_writers_at_once_leave_one_whole_file(folder: Path) -> None:
         writer.join()
     assert cache.read("a.o") == code
     assert [file.name for file in folder.iterdir()] == ["a.o"]
+
+
+def test_of_those_who_need_the_same_at_once_one_makes_it(folder: Path) -> None:
+    made, found, begun = [], [], threading.Event()
+
+    def make() -> bytes:
+        made.append(True)
+        begun.set()
+        others[-1].start()
+        return b"code"
+
+    def first() -> None:
+        found.append(cache.kept("a.o", make))
+
+    def later() -> None:
+        begun.wait(20)
+        found.append(cache.kept("a.o", make))
+
+    others = [threading.Thread(target=later) for _ in range(3)]
+    for other in others[:-1]:
+        other.start()
+    first()
+    for other in others:
+        other.join()
+    assert (found, made) == ([b"code"] * 4, [True])
+    assert [file.name for file in folder.iterdir()] == ["a.o"]  # no lock is left behind
+
+
+def test_nobody_waits_for_long_for_one_who_was_stopped(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder.mkdir(parents=True, mode=0o700)
+    monkeypatch.setattr(cache, "PATIENCE_SECONDS", 0.05)
+    with (folder / "a.o.lock").open("w") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        assert cache.kept("a.o", lambda: b"code") == b"code"
+    assert cache.read("a.o") == b"code"

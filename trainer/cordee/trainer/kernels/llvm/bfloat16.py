@@ -47,7 +47,7 @@ _FORMULAS: dict[str, tuple[str, Any]] = {
 def install() -> None:
     """Let NumPy take these loops, from now on in this process."""
     loops = [loop(name, kinds, ("a", "b")[: kinds.index("-")], [term]) for name, (kinds, term) in _FORMULAS.items()]
-    for name, ufunc in family("bfloat16", loops).items():
+    for name, ufunc in family("bfloat16", loops, together=True).items():
         replace_loop(getattr(np, name), _bfloat16.num, ufunc)
 
 

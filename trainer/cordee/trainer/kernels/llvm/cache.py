@@ -1,22 +1,28 @@
 """Compiled code on disk, for the next process: a file for each key, in a folder that is the user's alone.
 
 It is native code, and it is run: so it is only taken from a folder, and from files, that nobody else can write to, and
-only whole. Processes that compile the same at the same time each write it, one after the other: the files are equal.
+only whole. Of processes that need the same at the same time one compiles, and the others wait for it, but not for long:
+it may have been stopped.
 """
 
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import hashlib
 import os
 import stat
 import tempfile
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import platformdirs
 
-__all__ = ["folder", "read", "trouble", "write"]
+__all__ = ["folder", "kept", "read", "trouble", "write"]
 
+PATIENCE_SECONDS = 5.0
+"""Longer than a family takes to be compiled."""
 _DIGEST = hashlib.sha256().digest_size
 
 
@@ -43,6 +49,50 @@ def trouble() -> str:
     if not _is_private(status):
         return f"others than this process's user ({os.geteuid()}) may write to {place}"
     return "" if os.access(place, os.W_OK | os.X_OK) else f"{place} cannot be written to"
+
+
+def kept(name: str, make: Callable[[], bytes]) -> bytes:
+    """What is kept under this name; if there is nothing, what `make` makes, and it is kept from then on."""
+    code = read(name)
+    if code is not None:
+        return code
+    with _alone(name) as waited:
+        code = read(name) if waited else None
+        if code is None:
+            code = make()
+            write(name, code)
+    return code
+
+
+@contextlib.contextmanager
+def _alone(name: str) -> Iterator[bool]:
+    """What one process at a time does for a name, if the others have the patience; whether this one has waited."""
+    with contextlib.ExitStack() as stack:
+        yield not trouble() and _wait(folder() / f"{name}.lock", stack)
+
+
+def _wait(lock: Path, stack: contextlib.ExitStack) -> bool:
+    waited = False
+    try:
+        file = stack.enter_context(lock.open("w"))
+        until = time.monotonic() + PATIENCE_SECONDS
+        while not _locked(file.fileno()):
+            waited = True
+            if time.monotonic() >= until:
+                return True
+            time.sleep(0.005)
+        stack.callback(lock.unlink, missing_ok=True)
+    except OSError:  # a file system without locks
+        pass
+    return waited
+
+
+def _locked(descriptor: int) -> bool:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 def read(name: str) -> bytes | None:

@@ -78,12 +78,7 @@ def load(family: str, loops: Sequence[Loop], team: int, formula: str = "") -> Li
     features = binding.get_host_cpu_features().flatten()
     depends = (_generator(), family, formula, version(), sys.platform, cpu(), features)
     key = hashlib.sha256("\0".join(depends).encode()).hexdigest()[:32]
-    name = f"{family}-{key}.o"
-    code = cache.read(name)
-    if code is None:
-        code = _compile(family, loops)
-        cache.write(name, code)
-    return Library(code, team)
+    return Library(cache.kept(f"{family}-{key}.o", lambda: _compile(family, loops)), team)
 
 
 def _compile(family: str, loops: Sequence[Loop]) -> bytes:

@@ -17,4 +17,5 @@ def fused(name: str, kinds: str, symbols: Sequence[str], terms: Sequence[Any]) -
     if not all(map(can_compute, terms)):
         return None
     letters = kinds.replace("->", "_")
-    return family(f"{name}-{letters}", [loop(name, kinds, symbols, terms)], f"{symbols} {listing(*terms)}")[name]
+    loops, formula = [loop(name, kinds, symbols, terms)], f"{symbols} {listing(*terms)}"
+    return family(f"{name}-{letters}", loops, formula, together=True)[name]

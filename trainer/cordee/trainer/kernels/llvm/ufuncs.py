@@ -64,12 +64,30 @@ _use_threads(team.size())
 os.register_at_fork(after_in_child=lambda: _use_threads(team.size()))
 
 
-def family(name: str, loops: Sequence[Loop], formula: str = "") -> dict[str, Any]:
+def family(name: str, loops: Sequence[Loop], formula: str = "", *, together: bool = False) -> dict[str, Any]:
     """The loops as ufuncs, by name: `ufunc(*inputs, out=…)`, with broadcasting where there is no signature.
 
     Args:
         formula: what they depend on beside this package's sources, for the cache.
+        together: they are all needed; else each is compiled when it is first asked for.
     """
+    return _made(name, loops, formula) if together else _Family(name, loops, formula)
+
+
+class _Family(dict[str, Any]):
+    """Ufuncs by name, compiled one by one: a model needs a few of each family, and a loop may take 0.1 s."""
+
+    def __init__(self, name: str, loops: Sequence[Loop], formula: str) -> None:
+        self._name = name
+        self._loops = {loop.name: loop for loop in loops}
+        self._formula = formula
+
+    def __missing__(self, key: str) -> Any:
+        self.update(_made(f"{self._name}-{key}", [self._loops[key]], self._formula))
+        return self[key]
+
+
+def _made(name: str, loops: Sequence[Loop], formula: str) -> dict[str, Any]:
     library = compiler.load(name, loops, ctypes.addressof(_TEAM), formula)
     made = {loop.name: _ufunc(library, loop) for loop in loops}
     for loop in loops:
