@@ -158,6 +158,20 @@ def test_causal_attention_with_fewer_or_more_keys_than_queries(keys: int) -> Non
         np.testing.assert_allclose(tensor.grad.numpy(), other.grad.numpy(), rtol=1e-3, atol=1e-5)
 
 
+@pytest.mark.parametrize("causal", [False, True])
+def test_attention_in_parts_of_the_samples_is_attention(causal: bool) -> None:
+    """Of so many queries the scores of three samples do not fit into the cache."""
+    rng = np.random.default_rng(0)
+    given = [trainer.tensor(normal(rng, 3, 2, 280, 4), requires_grad=True) for _ in range(3)]
+    wide = [trainer.tensor(t.detach().numpy().astype(np.float64), requires_grad=True) for t in given]
+    mask = trainer.tensor(np.tri(280, dtype=bool) | (not causal))
+    for tensors, how in ((given, {"is_causal": causal}), (wide, {"attn_mask": mask})):
+        out = trainer.nn.functional.scaled_dot_product_attention(*tensors, **how)
+        (out * out).sum().backward()
+    for tensor, other in zip(given, wide, strict=True):
+        np.testing.assert_allclose(tensor.grad.numpy(), other.grad.numpy(), rtol=1e-3, atol=1e-5)
+
+
 # -- places ------------------------------------------------------------------------------------------------------------
 
 

@@ -39,9 +39,38 @@ def _additive(xp: Any, mask: Any, scores: Any, causal: bool) -> Any:
 def _attention(
     xp: Any, query: Any, key: Any, value: Any, mask: Any, *, scale: float, causal: bool, kept: Any, keep_scale: float
 ) -> Any:
-    """And the blocks of queries that it was computed in: the first, the last, how many keys they see, the weights."""
+    """And what it was computed in: parts of the samples, and of each part the blocks of queries."""
     if key.shape[-2] != value.shape[-2]:
         raise ValueError("each key needs a value")
+    how: dict[str, Any] = {"mask": mask, "scale": scale, "causal": causal, "kept": kept, "keep_scale": keep_scale}
+    outs, blocks = [], []
+    parts = _parts(xp, query, key, value, mask is None and kept is None)
+    for part in parts:
+        out, found = _attention_part(xp, query[part], key[part], value[part], **how)
+        outs.append(out)
+        blocks.append(found)
+    out = outs[0] if len(outs) == 1 else xp.concatenate(outs)
+    out = out if out.dtype is value.dtype else out.astype(np.result_type(query, key, value))
+    return out, list(zip(parts, blocks, strict=True))
+
+
+_CACHED_BYTES = 1 << 20
+
+
+def _parts(xp: Any, query: Any, key: Any, value: Any, plain: bool) -> list[Any]:
+    """Indices of samples that are computed together: so many that their scores stay in the cache; or `...`, all."""
+    batch = query.shape[:-2]
+    if xp is not np or not plain or not batch or batch != key.shape[:-2] or batch != value.shape[:-2]:
+        return [...]
+    each = math.prod(batch[1:]) * query.shape[-2] * key.shape[-2] * query.dtype.itemsize
+    count = max(_CACHED_BYTES // max(each, 1), 1)
+    return [slice(i, i + count) for i in range(0, batch[0], count)] if count < batch[0] else [...]
+
+
+def _attention_part(
+    xp: Any, query: Any, key: Any, value: Any, mask: Any, scale: float, causal: bool, kept: Any, keep_scale: float
+) -> Any:
+    """And the blocks of queries: the first, the last, how many keys they see, the weights."""
     if mask is not None or not key.shape[-2]:
         weights = _masked_weights(xp, query, key, mask, scale, causal)
         blocks = [(0, query.shape[-2], key.shape[-2], weights)]
@@ -56,8 +85,7 @@ def _attention(
     for _, _, keys, weights in blocks:
         used = weights if kept is None else weights * kept * keep_scale
         parts.append(product(xp, used, value[..., :keys, :]))
-    out = parts[0] if len(parts) == 1 else xp.concatenate(parts, axis=-2)
-    return out if out.dtype is value.dtype else out.astype(np.result_type(query, key, value)), blocks
+    return parts[0] if len(parts) == 1 else xp.concatenate(parts, axis=-2), blocks
 
 
 _BLOCK = 64
@@ -138,7 +166,7 @@ def _attention_vjp(
     *, needs: Any, aux: Any, scale: float, causal: bool, kept: Any, keep_scale: float,
 ) -> Any:  # fmt: skip
     if F.raw:
-        return _attention_grad(F, g, query, key, value, aux, needs, scale, kept, keep_scale)
+        return _attention_grad(F, g, (query, key, value), aux, needs, scale, kept, keep_scale)
     weights = _weights(F, query, key, mask, scale, causal)
     value_grad = query_grad = key_grad = scores_grad = None
     if needs[2]:
@@ -157,10 +185,23 @@ def _attention_vjp(
 
 
 def _attention_grad(
+    F: Any, g: Any, operands: tuple[Any, ...], aux: Any, needs: Any, scale: float, kept: Any, keep_scale: float
+) -> Any:
+    """The same on arrays, part by part."""
+    found = []
+    for part, blocks in aux:
+        own = [a if isinstance(a, tuple) else a[part] for a in operands]  # of what is not kept there is the shape
+        found.append(_part_grad(F, g[part], *own, blocks, needs, scale, kept, keep_scale))
+    if len(found) == 1:
+        return found[0]
+    return tuple(None if grads[0] is None else F.xp.concatenate(grads) for grads in zip(*found, strict=True))
+
+
+def _part_grad(
     F: Any, g: Any, query: Any, key: Any, value: Any, blocks: Any, needs: Any, scale: float, kept: Any,
     keep_scale: float,
 ) -> Any:  # fmt: skip
-    """The same on arrays, block by block: the last one, which sees all keys that are seen, before the others."""
+    """Block by block: the last one, which sees all keys that are seen, before the others."""
     key_grad = value_grad = scores_grad = None
     query_grads: list[Any] = []
     for first, last, keys, weights in reversed(blocks):
