@@ -190,8 +190,8 @@ def _attention_grad(
     """The same on arrays, part by part."""
     found = []
     for part, blocks in aux:
-        own = [a if isinstance(a, tuple) else a[part] for a in operands]  # of what is not kept there is the shape
-        found.append(_part_grad(F, g[part], *own, blocks, needs, scale, kept, keep_scale))
+        query, key, value = (a if isinstance(a, tuple) else a[part] for a in operands)  # not kept: its shape
+        found.append(_part_grad(F, g[part], query, key, value, blocks, needs, scale, kept, keep_scale))
     if len(found) == 1:
         return found[0]
     return tuple(None if grads[0] is None else F.xp.concatenate(grads) for grads in zip(*found, strict=True))
