@@ -91,7 +91,7 @@ def _machine(found: dict[str, Any]) -> dict[str, str]:
         "numpy": " ".join(found["numpy"]["instructions"]) or "its basic loops",
         "blas": "; ".join(_blas(blas) for blas in found["numpy"]["blas"]) or "unknown",
         "kernels": f"{' '.join(found['kernels']['in_use']) or 'NumPy alone'} ({_choice(found['kernels'])})",
-        "cache": cache["folder"] + (f": not used: {cache['trouble']}" if cache["trouble"] else f" ({kept})"),
+        "cache": f"not used: {cache['trouble']}" if cache["trouble"] else f"{cache['folder']} ({kept})",
         "gpu": _gpu(found["gpu"]),
     }
 
