@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner, Result
@@ -31,7 +32,8 @@ def invoke(*words: str) -> Result:
 
 
 @pytest.mark.slow  # a process each
-def test_it_says_the_same_to_programs_and_to_people() -> None:
+def test_it_says_the_same_to_programs_and_to_people(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CORDEE_KERNEL_CACHE", str(tmp_path))  # others fill the usual one meanwhile
     answer = invoke("--no-measure", "-o", "json")
     assert answer.exit_code == 0, answer.output
     found = json.loads(answer.stdout)

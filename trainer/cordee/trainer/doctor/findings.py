@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.metadata
 import os
 import sys
@@ -96,13 +97,11 @@ def _who(name: str, chosen: tuple[str, ...]) -> str:
 
 def _cache() -> dict[str, Any]:
     """Where compiled loops are kept."""
-    trouble, files, size = cache.trouble(), 0, 0
-    if not trouble:
-        with os.scandir(cache.folder()) as entries:
-            for entry in entries:
-                files += 1
-                size += entry.stat(follow_symlinks=False).st_size
-    return {"folder": str(cache.folder()), "trouble": trouble, "files": files, "bytes": size}
+    folder, trouble, sizes = cache.folder(), cache.trouble(), []
+    for file in () if trouble else folder.glob("*.o"):
+        with contextlib.suppress(OSError):  # others may remove them
+            sizes.append(file.stat().st_size)
+    return {"folder": str(folder), "trouble": trouble, "files": len(sizes), "bytes": sum(sizes)}
 
 
 def _advice(found: dict[str, Any]) -> Iterator[str]:
