@@ -121,6 +121,20 @@ def test_images_in_bfloat16_are_rounded_once(layout: str) -> None:
         np.testing.assert_allclose(found.astype(np.float32), wide.astype(np.float32), rtol=1e-2, atol=1e-3)
 
 
+def test_groups_in_bfloat16_are_rounded_once() -> None:
+    rng = np.random.default_rng(0)
+    x, g = (normal(rng, 3, 6, 6, 5).astype(bfloat16) for _ in range(2))
+    weight, bias = normal(rng, 6), normal(rng, 6)
+    forward, grad = (kernels.KERNELS[name] for name in ("group_norm", "group_norm_grad"))
+    out, statistics = kernels.registry.load("group_norm", "llvm")(x, weight, bias, groups=2, eps=1e-3)
+    found = out, *kernels.registry.load("group_norm_grad", "llvm")(g, x, weight, *statistics, needs=(True,) * 3)
+    expected, _ = forward.reference(np, x, weight, bias, groups=2, eps=1e-3)
+    all_expected = expected, *grad.reference(np, g, x, weight, *statistics, needs=(True,) * 3)
+    for one, wide in zip(found, all_expected, strict=True):
+        assert one.dtype == wide.dtype
+        np.testing.assert_allclose(one.astype(np.float32), wide.astype(np.float32), rtol=1e-2, atol=1e-3)
+
+
 # -- groups ------------------------------------------------------------------------------------------------------------
 
 

@@ -249,3 +249,18 @@ def test_rows_in_bfloat16_are_rounded_once(name: str, threads: int) -> None:
     for found, wide in zip(fast_grad(*given, needs=needs), grad.reference(np, *given, needs=needs), strict=True):
         assert found.dtype == wide.dtype
         np.testing.assert_allclose(found.astype(np.float32), wide.astype(np.float32), rtol=1e-2, atol=1e-3)
+
+
+@pytest.mark.parametrize("shape", [(5,), (40, 33), (2, 3, 100)], ids=str)
+@pytest.mark.parametrize("name", ["softmax", "log_softmax"])
+def test_softmax_in_bfloat16_is_rounded_once(name: str, shape: tuple[int, ...]) -> None:
+    rng = np.random.default_rng(0)
+    a, g = ((normal(rng, *shape) * 5).astype(bfloat16) for _ in range(2))
+    forward, grad = (kernels.registry.load(each, "llvm") for each in (name, f"{name}_grad"))
+    out = forward(a, axis=-1)
+    slope = grad(g, out, axis=len(shape) - 1)
+    wide = forward(a.astype(np.float32), axis=-1).astype(bfloat16)
+    assert out.dtype == bfloat16
+    np.testing.assert_array_equal(out, wide)
+    wide = grad(g.astype(np.float32), out.astype(np.float32), axis=-1).astype(bfloat16)
+    np.testing.assert_array_equal(slope, wide)

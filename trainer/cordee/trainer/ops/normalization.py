@@ -10,13 +10,12 @@ from typing import Any
 
 import numpy as np
 
-from cordee.trainer.array import promote
 from cordee.trainer.autograd.casting import autocasts
 from cordee.trainer.autograd.graph import apply
 from cordee.trainer.autograd.record import Shape, op
 from cordee.trainer.errors import ShapeError
 from cordee.trainer.kernels import kernel
-from cordee.trainer.ops.normalization_batch import as_input, single, wide, widened
+from cordee.trainer.ops.normalization_batch import as_input, half_or_promoted, single, wide, widened
 from cordee.trainer.ops.padding import pad
 from cordee.trainer.ops.pooling_mean import avg_pool2d
 from cordee.trainer.ops.products import ones, row_sums
@@ -115,16 +114,11 @@ def _rows_shape(input: Any, weight: Any, bias: Any = None, *, eps: float) -> Sha
     return tuple(input)
 
 
-def _rows_dtype(input: Any, *parameters: Any, eps: float) -> Any:
-    """A half stays what it is, beside parameters in single precision, too."""
-    return input if input.itemsize == 2 else promote(input, *parameters)
-
-
 LAYER_NORM = op(
     "layer_norm", "rows brought to mean 0 and variance 1, times a weight, plus a bias",
     autocast="single on cuda",
     forward=_layer_norm, vjp=_layer_norm_vjp, saves=("input weight", "input", ""), aux=True,
-    reference=_layer_norm_reference, shape=_rows_shape, dtype=_rows_dtype,
+    reference=_layer_norm_reference, shape=_rows_shape, dtype=half_or_promoted,
     samples=lambda s: [
         s.case(s.normal(3, 4), s.normal(4), s.normal(4), eps=1e-5),
         s.case(s.normal(2, 5), None, None, eps=1e-3),
@@ -233,7 +227,7 @@ RMS_NORM = op(
     "rms_norm", "rows divided by the root of their mean square, times a weight",
     autocast="single on cuda",
     forward=_rms_norm, vjp=_rms_norm_vjp, saves=("input weight", "input"), aux=True,
-    reference=_rms_reference, shape=_rows_shape, dtype=_rows_dtype,
+    reference=_rms_reference, shape=_rows_shape, dtype=half_or_promoted,
     samples=lambda s: [
         s.case(s.normal(3, 4), s.normal(4), eps=1e-5),
         s.case(s.normal(2, 5), None, eps=1e-3),

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from cordee.trainer.array import promote
 from cordee.trainer.autograd.graph import apply
 from cordee.trainer.autograd.mode import no_grad
 from cordee.trainer.autograd.record import Shape, op, shape_of
@@ -36,6 +37,11 @@ def widened(parameter: Tensor | None) -> Tensor | None:
 def wide(a: Any) -> Any:
     """In single precision, if it is an array in half."""
     return a if a is None or a.dtype.itemsize != 2 else a.astype(np.float32)
+
+
+def half_or_promoted(input: Any, *parameters: Any, **_: Any) -> Any:
+    """The dtype of a result: a half stays what it is, beside parameters in single precision, too."""
+    return input if input.itemsize == 2 else promote(input, *parameters)
 
 
 def single(F: Any, *tensors: Any) -> list[Any]:
@@ -177,10 +183,9 @@ def _batch_norm_shape(input: Any, weight: Any, bias: Any, *, eps: float) -> tupl
 
 
 def _batch_norm_dtypes(input: Any, *parameters: Any, eps: float) -> tuple[Any, ...]:
-    """A half stays what it is, beside parameters in single precision, too; its statistics are in single precision."""
-    if input.itemsize == 2:
-        return input, np.dtype(np.float32), np.dtype(np.float32)
-    return np.result_type(input, *[dtype for dtype in parameters if dtype is not None]), input, input
+    """Of a half, statistics are in single precision."""
+    statistics = np.dtype(np.float32) if input.itemsize == 2 else input
+    return half_or_promoted(input, *parameters), statistics, statistics
 
 
 def _batch_norm_reference(input: Any, weight: Any, bias: Any, eps: float) -> Any:
@@ -315,7 +320,7 @@ def _channel_affine_shape(input: Any, scale: Any, shift: Any) -> Shape:
 CHANNEL_AFFINE = op(
     "channel_affine", "each channel times a number, plus a number",
     forward=_channel_affine, vjp=_channel_affine_vjp, saves=("scale", "input", ""),
-    shape=_channel_affine_shape, dtype=lambda *dtypes: _batch_norm_dtypes(*dtypes, eps=0.0)[0],
+    shape=_channel_affine_shape, dtype=half_or_promoted,
     reference=lambda input, scale, shift: input * per_channel(scale, input.ndim) + per_channel(shift, input.ndim),
     samples=lambda s: [
         s.case(s.normal(4, 2), s.normal(2), s.normal(2)),

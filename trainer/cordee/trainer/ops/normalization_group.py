@@ -17,12 +17,16 @@ from cordee.trainer.autograd.record import Shape, op
 from cordee.trainer.errors import ShapeError
 from cordee.trainer.kernels import kernel
 from cordee.trainer.ops.normalization_batch import (
+    as_input,
     batch_norm,
     channel_dots,
     check_channels,
+    half_or_promoted,
     move_towards,
     per_channel,
+    single,
     sums,
+    wide,
     widened,
 )
 from cordee.trainer.ops.products import row_sums
@@ -44,6 +48,9 @@ def _affine(xp: Any, a: Any, weight: Any, bias: Any) -> Any:
 def _group_norm(xp: Any, input: Any, weight: Any, bias: Any, *, groups: int, eps: float) -> Any:
     if 0 in input.shape[1:] or input.shape[1] % groups:
         raise ValueError("channels do not divide into groups")
+    if input.dtype.itemsize == 2:  # only the result is rounded
+        out, statistics = _group_norm(xp, *map(wide, (input, weight, bias)), groups=groups, eps=eps)
+        return out.astype(input.dtype), statistics
     rows = _rows(input, groups)
     mean = row_sums(xp, rows) / rows.shape[1]
     normal = rows - mean
@@ -64,9 +71,11 @@ def _group_norm_vjp(
     *, needs: Any, aux: Any, groups: int, eps: float,
 ) -> Any:  # fmt: skip
     if not needs[0] and not needs[1]:  # then the input is not kept
-        return None, None, F.sum(g, axis=(0, *range(2, len(g.shape))), keepdims=False)
+        return None, None, F.sum(single(F, g)[0], axis=(0, *range(2, len(g.shape))), keepdims=False)
     if F.raw:
         return _group_norm_grad(F.xp, g, input, weight if needs[0] else None, *aux, needs=needs)
+    given = input
+    g, input = single(F, g, input)
     rows, axes = _rows(input, groups), (0, *range(2, input.ndim))
     centred = rows - F.mean(rows, axis=1, keepdims=True)
     inverse = F.rsqrt(F.mean(centred * centred, axis=1, keepdims=True) + eps)
@@ -80,13 +89,16 @@ def _group_norm_vjp(
         scaled = _rows(g if weight is None else g * per_channel(weight, input.ndim), groups)
         along = F.mean(scaled * normal, axis=1, keepdims=True)
         input_grad = (scaled - F.mean(scaled, axis=1, keepdims=True) - normal * along) * inverse
-        input_grad = input_grad.reshape(input.shape)
+        input_grad = as_input(F, input_grad.reshape(input.shape), given)
     return input_grad, weight_grad, bias_grad
 
 
 @kernel
 def _group_norm_grad(xp: Any, g: Any, input: Any, weight: Any, mean: Any, inverse: Any, *, needs: Any) -> Any:
     """The same on arrays, in place."""
+    if g.dtype.itemsize == 2:
+        grads = _group_norm_grad(xp, wide(g), wide(input), wide(weight), mean, inverse, needs=needs)
+        return None if grads[0] is None else grads[0].astype(g.dtype), *grads[1:]
     rows = input.reshape(mean.shape[0], -1) if input.size else input.reshape(mean.shape[0], 0)
     normal = rows - mean
     normal *= inverse
@@ -130,6 +142,7 @@ GROUP_NORM = op(
     autocast="single on cuda",
     forward=_group_norm, vjp=_group_norm_vjp, saves=("input weight", "input", ""), aux=True,
     shape=_group_norm_shape, reference=_group_norm_reference,
+    dtype=half_or_promoted,
     samples=lambda s: [
         s.case(s.normal(2, 4, 3), s.normal(4), s.normal(4), groups=2, eps=1e-5),
         s.case(s.normal(2, 2, 2, 2), None, None, groups=2, eps=1e-3),
@@ -153,7 +166,7 @@ def group_norm(
     if num_groups < 1:
         raise ValueError(f"group_norm: num_groups must be at least 1, not {num_groups}")
     if input.data.dtype.itemsize < 4:
-        return group_norm(input.float(), num_groups, widened(weight), widened(bias), eps).to(input.dtype)
+        weight, bias = widened(weight), widened(bias)
     return apply(GROUP_NORM, input, weight, bias, groups=num_groups, eps=eps)  # type: ignore[no-any-return]
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from cordee.trainer.kernels.llvm.layouts import lies, number, ones_row, zeros_row
+from cordee.trainer.kernels.llvm.layouts import KINDS, as_bits, lies, number, ones_row, zeros_row
 from cordee.trainer.kernels.llvm.loops import Loop, Memory, Rows
 from cordee.trainer.kernels.llvm.ufuncs import family
 from cordee.trainer.kernels.llvm.values import FLOAT, Value
@@ -106,55 +106,55 @@ def _group_norm_grad(
 
 @functools.cache
 def _ufuncs() -> dict[str, Any]:
-    image = "(r,m,s)"
-    return family(
-        "groups",
-        [
-            Loop("group_norm", "ffff->fff", _group_norm, f"{image},(c),(c),()->{image},(r),(r)", "r"),
+    """Those that end in `_half` take images of bfloat16; all the rest is float32 there, too."""
+    image, loops = "(r,m,s)", []
+    for x, ending in (("f", ""), ("h", "_half")):
+        loops += [
+            Loop(f"group_norm{ending}", f"{x}fff->{x}ff", _group_norm, f"{image},(c),(c),()->{image},(r),(r)", "r"),
             Loop(
-                "group_norm_grad", "fffff->fff", _group_norm_grad,
+                f"group_norm_grad{ending}", f"{x}{x}fff->{x}ff", _group_norm_grad,
                 f"{image},{image},(c),(r),(r)->{image},(r,m),(r,m)", "r",
             ),
-        ],
-    )  # fmt: skip
+        ]  # fmt: skip
+    return family("groups", loops)
 
 
 def _fit(a: Any, *values: Any) -> bool:
     """Of whatever layout: what is no row-major order is made so."""
-    if a.dtype != np.float32 or a.ndim < 3 or not a.size or math.prod(a.shape[2:]) < _SHORTEST:
+    if a.dtype not in KINDS or a.ndim < 3 or not a.size or math.prod(a.shape[2:]) < _SHORTEST:
         return False
     return all(value is None or lies(value, a.shape[1:2]) for value in values)
 
 
 def _planes(a: Any, groups: int) -> Any:
     """(samples · groups, channels of a group, elements of a plane)."""
-    return np.ascontiguousarray(a).reshape(a.shape[0] * groups, a.shape[1] // groups, -1)
+    return as_bits(np.ascontiguousarray(a)).reshape(a.shape[0] * groups, a.shape[1] // groups, -1)
 
 
 def group_norm(input: Any, weight: Any, bias: Any, *, groups: int, eps: float) -> Any:
     if not _fit(input, weight, bias) or input.shape[1] % groups:
         return NotImplemented
     channels = input.shape[1]
-    out, mean, inverse = _ufuncs()["group_norm"](
+    out, mean, inverse = _ufuncs()["group_norm" + KINDS[input.dtype]](
         _planes(input, groups),
         ones_row(channels) if weight is None else weight,
         zeros_row(channels) if bias is None else bias,
         number(eps),
     )
-    return out.reshape(input.shape), (mean.reshape(-1, 1), inverse.reshape(-1, 1))
+    return out.reshape(input.shape).view(input.dtype), (mean.reshape(-1, 1), inverse.reshape(-1, 1))
 
 
 def group_norm_grad(g: Any, input: Any, weight: Any, mean: Any, inverse: Any, *, needs: Sequence[bool]) -> Any:
-    if not _fit(g, weight) or input.dtype != np.float32 or mean.dtype != np.float32:
+    if not _fit(g, weight) or input.dtype is not g.dtype or mean.dtype != np.float32:
         return NotImplemented
     samples, channels = g.shape[:2]
     groups = len(mean) // samples
-    into, of_weight, of_bias = _ufuncs()["group_norm_grad"](
+    into, of_weight, of_bias = _ufuncs()["group_norm_grad" + KINDS[g.dtype]](
         _planes(g, groups), _planes(input, groups), ones_row(channels) if weight is None else weight,
         mean.reshape(-1), inverse.reshape(-1),
     )  # fmt: skip
     return (
-        into.reshape(g.shape) if needs[0] else None,
+        into.reshape(g.shape).view(g.dtype) if needs[0] else None,
         of_weight.reshape(samples, channels).sum(0) if needs[1] else None,
         of_bias.reshape(samples, channels).sum(0) if needs[2] else None,
     )

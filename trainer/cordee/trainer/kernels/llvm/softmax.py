@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from cordee.trainer.kernels.llvm import mathematics as m
+from cordee.trainer.kernels.llvm.layouts import KINDS, as_bits, lies
 from cordee.trainer.kernels.llvm.loops import Loop, Memory, Rows
 from cordee.trainer.kernels.llvm.ufuncs import family
 from cordee.trainer.kernels.llvm.values import Value
@@ -31,6 +32,23 @@ def _softmax(k: Rows, a: Memory, out: Memory) -> None:
 
         factor = 1.0 / k.sum_lanes(length, term)
         k.lanes(length, lambda i, mask: target.put_lanes(i, target.lanes(i, mask) * factor, mask))
+
+    k.share(row)
+
+
+def _softmax_half(k: Rows, a: Memory, out: Memory) -> None:
+    """The exponentials twice: kept between, they would be rounded."""
+    length = k.sizes["n"]
+
+    def row(r: Value) -> None:
+        source, target = a.at(r * length), out.at(r * length)
+        top = k.max_lanes(length, source.lanes)
+
+        def term(i: Value, mask: Value | None) -> Value:
+            return m.exp(k, source.lanes(i, mask) - top)
+
+        factor = 1.0 / k.sum_lanes(length, term)
+        k.lanes(length, lambda i, mask: target.put_lanes(i, term(i, mask) * factor, mask))
 
     k.share(row)
 
@@ -79,28 +97,28 @@ def _log_softmax_grad(k: Rows, g: Memory, out: Memory, into: Memory) -> None:
 @functools.cache
 def _ufuncs() -> dict[str, Any]:
     one, two = "(r,n)->(r,n)", "(r,n),(r,n)->(r,n)"
-    return family(
-        "softmax",
-        [
-            Loop("softmax", "f->f", _softmax, one, "r"),
-            Loop("softmax_grad", "ff->f", _softmax_grad, two, "r"),
-            Loop("log_softmax", "f->f", _log_softmax, one, "r"),
-            Loop("log_softmax_grad", "ff->f", _log_softmax_grad, two, "r"),
-        ],
-    )
+    loops = [Loop("softmax", "f->f", _softmax, one, "r"), Loop("softmax_half", "h->h", _softmax_half, one, "r")]
+    for x, ending in (("f", ""), ("h", "_half")):
+        loops += [
+            Loop(f"softmax_grad{ending}", f"{x}{x}->{x}", _softmax_grad, two, "r"),
+            Loop(f"log_softmax{ending}", f"{x}->{x}", _log_softmax, one, "r"),
+            Loop(f"log_softmax_grad{ending}", f"{x}{x}->{x}", _log_softmax_grad, two, "r"),
+        ]
+    return family("softmax", loops)
 
 
 def _over_rows(name: str, *arrays: Any, axis: int) -> Any:
-    """A ufunc over the last dimension of contiguous float32 arrays."""
-    shape = arrays[0].shape
-    if not shape or axis not in (-1, len(shape) - 1):
+    """A ufunc over the last dimension of contiguous arrays, float32 or bfloat16."""
+    shape, dtype = arrays[0].shape, arrays[0].dtype
+    if not shape or axis not in (-1, len(shape) - 1) or dtype not in KINDS:
         return NotImplemented
     for a in arrays:
-        if a.dtype is not _float32 or not a.flags.c_contiguous or a.shape != shape or not a.size:
+        if not a.size or not lies(a, shape, dtype):
             return NotImplemented
-    if len(shape) == 2:
-        return _ufuncs()[name](*arrays)
-    return _ufuncs()[name](*[a.reshape(-1, shape[-1]) for a in arrays]).reshape(shape)
+    loop = _ufuncs()[name + KINDS[dtype]]
+    if dtype is _float32 and len(shape) == 2:
+        return loop(*arrays)
+    return loop(*[as_bits(a).reshape(-1, shape[-1]) for a in arrays]).reshape(shape).view(dtype)
 
 
 def softmax(a: Any, *, axis: int) -> Any:
