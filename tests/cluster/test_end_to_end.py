@@ -43,7 +43,8 @@ def test_whatever_happens_the_job_ends_with_the_weights_of_one_machine(
     platform = make_platform()
     rendered = platform.apply()
     platform.connect()
-    job = platform.submit(DIGITS, "--workers", "1:3", arguments=["--epochs", epochs, "--pause", "0.05"])
+    words = ["--epochs", epochs, "--pause", "0.05", "--until-workers", "4"]
+    job = platform.submit(DIGITS, "--workers", "1:3", arguments=words)
     platform.wait_for_workers(job, 3)
     pods = platform.pods(job)
     assert {pod["spec"]["automountServiceAccountToken"] for pod in pods.values()} == {False}
@@ -89,6 +90,8 @@ def test_whatever_happens_the_job_ends_with_the_weights_of_one_machine(
         )
     platform.wait_for_workers(job, 3)
 
+    # A fourth one comes, for whom nobody has to be slow any more.
+    platform.kubectl("scale", f"trainingjob/{job}", "--replicas=4")
     platform.cordee("wait", job, "--timeout", "50", check=False)
     wait_until(lambda: platform.thing(job)["status"]["state"] == "succeeded", "the end", 120)
     ended = platform.status(job)

@@ -58,7 +58,8 @@ def test_a_rolling_upgrade_and_the_leaders_death_do_not_touch_the_training(
         return names[0].partition("/")[2] if len(names) == 1 else ""
 
     wait_until(lambda: leader() != "", "a leader")
-    job = platform.submit(DIGITS, "--workers", "2", arguments=["--epochs", epochs, "--pause", "0.05"])
+    words = ["--epochs", epochs, "--pause", "0.05", "--until-workers", "3"]
+    job = platform.submit(DIGITS, "--workers", "2", arguments=words)
     platform.wait_for_workers(job, 2)
     pods = {name: pod["metadata"]["uid"] for name, pod in platform.pods(job).items()}
     refused = dict(platform.environment)
@@ -78,8 +79,14 @@ def test_a_rolling_upgrade_and_the_leaders_death_do_not_touch_the_training(
     platform.kubectl("rollout", "restart", f"deployment/{platform.name}")
     platform.kubectl("rollout", "status", f"deployment/{platform.name}", "--timeout=120s")
     wait_until(lambda: leader() not in ("", first, second), "a leader of the new pods")
+    step = int(platform.thing(job)["status"]["step"])
+    platform.wait_for_step(job, step + 20)
+    seen = platform.status(job)
+    assert (seen["generations"], seen["recoveries"]) == (1, 0)  # the training saw nothing of it
+    assert {name: pod["metadata"]["uid"] for name, pod in platform.pods(job).items()} == pods
+
+    # A third one comes, for whom nobody has to be slow any more.
+    platform.kubectl("scale", f"trainingjob/{job}", "--replicas=3")
     wait_until(lambda: platform.thing(job)["status"]["state"] == "succeeded", "the end", 120)
     ended = platform.status(job)
-    assert ended["weights_sha256"] == wanted
-    assert (ended["generations"], ended["recoveries"]) == (1, 0)  # the training saw nothing of it
-    assert pods
+    assert (ended["weights_sha256"], ended["recoveries"]) == (wanted, 0)

@@ -1,6 +1,6 @@
 """What people train with keeps the promise in real processes, too: kills and joiners; the end is the same.
 
-The matrix of all of it, in memory, is tests/unit/trainer/test_elastic_matrix.py.
+The matrix of all of it, in memory, is tests/unit/trainer/test_elastic_matrix.py; so half of it here is `long`.
 """
 
 from __future__ import annotations
@@ -29,7 +29,13 @@ def alone(family: str, log: Path) -> str:
 
 
 @pytest.mark.parametrize(
-    ("family", "kills"), [("turns", (4, 40)), ("state", (30,)), ("loops", (35,)), ("evaluation", (5,))]
+    ("family", "kills"),
+    [
+        pytest.param("turns", (4, 40), marks=pytest.mark.long),
+        pytest.param("state", (30,), marks=pytest.mark.long),
+        ("loops", (35,)),
+        ("evaluation", (5,)),
+    ],
 )
 def test_kills_change_nothing_of_its_end(
     family: str, kills: tuple[int, ...], make_job: Callable[..., Any], tmp_path: Path

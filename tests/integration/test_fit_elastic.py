@@ -15,6 +15,7 @@ import pytest
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(240)]
 
+LATER = pytest.mark.long
 SCRIPT = Path(__file__).resolve().parent / "scripts" / "fitted.py"
 
 
@@ -38,7 +39,7 @@ def test_an_early_stop_ends_with_the_best_epochs_weights(alone: Path) -> None:
     assert (alone / "history.csv").read_text().count("\n") == 5
 
 
-@pytest.mark.parametrize("kill_at", [3, 40, 60])
+@pytest.mark.parametrize("kill_at", [pytest.param(3, marks=LATER), 40, pytest.param(60, marks=LATER)])
 def test_a_kill_changes_neither_weights_nor_history(kill_at: int, make_job: Callable[..., Any], alone: Path) -> None:
     """Step 40 is in the second epoch, whose figures the joiner has seen only a part of; step 60 in the third."""
     job = make_job("fitted.py")

@@ -384,7 +384,7 @@ kills = st.builds(
 )
 
 
-@settings(max_examples=150)
+@settings(max_examples=60)
 @given(
     history=st.lists(kills, max_size=5, unique_by=lambda kill: kill.step),
     num_workers=st.integers(1, 5),

@@ -29,6 +29,9 @@ def bind(host: str, wanted: int, earlier: int, *, what: str = "REST", option: st
         listener = socket.socket(family, socket.SOCK_STREAM)
         # After a restart only: it lets nobody share the port with one who listens.
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        # Connections inherit it. asyncio sets it itself, but not on a socket that was made without naming the protocol;
+        # an answer is written in two parts, and the second would wait 40 ms for the client to confirm the first.
+        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         try:
             listener.bind((host, port))
             listener.listen(_BACKLOG)
