@@ -16,6 +16,7 @@ from cordee.trainer.autograd.graph import apply, binary
 from cordee.trainer.autograd.out import into
 from cordee.trainer.autograd.record import NO_ERRORS, Shape, broadcast_shape, op, shape_of
 from cordee.trainer.errors import ShapeError
+from cordee.trainer.kernels import kernel
 from cordee.trainer.ops.axes import wide_sum
 from cordee.trainer.ops.shape import reshape, unsqueeze
 from cordee.trainer.tensors import Tensor
@@ -38,7 +39,13 @@ def product(xp: Any, a: Any, b: Any) -> Any:
     """`a @ b`; NumPy multiplies halves one by one, and adds them up as halves."""
     if xp is np and a.dtype.itemsize == 2 and is_float(a.dtype):
         return (a.astype(np.float32) @ b.astype(np.float32)).astype(np.result_type(a, b))
-    return a @ b
+    return _multiply(xp, a, b)
+
+
+@kernel
+def _multiply(xp: Any, a: Any, b: Any, *, out: Any = None) -> Any:
+    """The product; into `out` where that is given."""
+    return a @ b if out is None else xp.matmul(a, b, out=out)
 
 
 # -- matmul ------------------------------------------------------------------------------------------------------------
@@ -321,7 +328,7 @@ def _write_weight_grad(F: Any, dest: Any, g: Any, out: Any, input: Any, weight: 
     if dest.dtype.itemsize == 2:
         dest[...] = product(F.xp, _rows(g).T, _rows(input))
     else:
-        F.xp.matmul(_rows(g).T, _rows(input), out=dest)
+        _multiply(F.xp, _rows(g).T, _rows(input), out=dest)
 
 
 def _linear_shape(input: tuple[int, ...], weight: tuple[int, ...], bias: tuple[int, ...] | None) -> Shape:
