@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from cordee.trainer.array import get_tf32, set_tf32, to_numpy
-from cordee.trainer.kernels.cuda import products
+from cordee.trainer.kernels.cuda import memory, products
 
 sys.path.insert(0, str(Path(__file__).parent))
 sys.path.insert(0, str(Path(__file__).parents[2] / "conformance"))
@@ -31,14 +31,11 @@ def xp(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Itera
     device = request.config.getoption("--device")
     if device != "cuda":
         monkeypatch.setattr(products, "_library", lambda: cublaslt_stand_in)
-        for name in ("_plans", "_workspaces"):
-            monkeypatch.setattr(products, name, type(getattr(products, name))())
-        products._handle.cache_clear()
+        monkeypatch.setattr(products, "_plans", type(products._plans)())
+        monkeypatch.setattr(memory, "_workspaces", {})
     cublaslt_stand_in.products.clear()
-    with cupy_of_tests(device) as module:
+    with cupy_of_tests(device, products._handle, memory._of_libraries) as module:
         yield module
-    if device != "cuda":
-        products._handle.cache_clear()
 
 
 def numbers(*shape: int, seed: int = 0, kind: Any = np.float32) -> Any:

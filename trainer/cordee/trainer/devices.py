@@ -11,6 +11,7 @@ from typing import Any
 
 from cordee.trainer.array import default_module, device_name
 from cordee.trainer.errors import DeviceError
+from cordee.trainer.kernels.cuda import memory as private
 from cordee.trainer.random import manual_seed
 
 __all__ = [
@@ -95,18 +96,21 @@ def empty_cache() -> None:
     """Gives memory that is kept for later back to the GPU; nothing on the CPU."""
     if is_available():
         default_module().get_default_memory_pool().free_all_blocks()
+        private.free_all_blocks()
 
 
 def memory_allocated(device: object = None) -> int:
-    """Bytes of the GPU's memory that tensors take; 0 on the CPU."""
+    """Bytes of the GPU's memory that tensors, recorded steps and libraries' workspaces take; 0 on the CPU."""
     del device
-    return int(default_module().get_default_memory_pool().used_bytes()) if is_available() else 0
+    return int(default_module().get_default_memory_pool().used_bytes()) + private.used_bytes() if is_available() else 0
 
 
 def max_memory_allocated(device: object = None) -> int:
-    """Bytes that the pool of the GPU's memory has grown to; 0 on the CPU."""
+    """Bytes that the pools of the GPU's memory have grown to; 0 on the CPU."""
     del device
-    return int(default_module().get_default_memory_pool().total_bytes()) if is_available() else 0
+    if not is_available():
+        return 0
+    return int(default_module().get_default_memory_pool().total_bytes()) + private.total_bytes()
 
 
 def _cupy(name: str) -> Any:

@@ -11,6 +11,7 @@ import ml_dtypes
 import numpy as np
 
 from cupy._array import SURFACE, host, ndarray, note, signature, wrapped
+from cupy._memory import allocated
 
 __all__ = ["function", "ufunc"]
 
@@ -65,6 +66,8 @@ def function(path: str) -> Any:
             out = compute(*map(host, args), **{k: host(v) for k, v in keywords.items()})
         if given is not None:
             return given
+        if name in ("empty", "full", "ones", "zeros"):
+            allocated(out.nbytes)
         return wrapped(out, next((a if a.base is None else a.base for a in args if _shared(out, a)), None))
 
     call.__name__ = name

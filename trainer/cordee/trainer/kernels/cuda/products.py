@@ -24,8 +24,9 @@ import ml_dtypes
 import numpy as np
 
 from cordee.trainer.array import device_lack, get_tf32
+from cordee.trainer.kernels.cuda.memory import workspace
 
-__all__ = ["WORKSPACE_BYTES", "identity", "lack", "multiply", "reserve"]
+__all__ = ["WORKSPACE_BYTES", "identity", "lack", "multiply"]
 
 WORKSPACE_BYTES = 32 << 20
 """As NVIDIA recommends for Hopper."""
@@ -211,7 +212,7 @@ class _Plan:
     def run(self, a: int, b: int, out: int, bias: int) -> None:
         """Of these addresses, on the current stream."""
         library = _library()
-        stream = importlib.import_module("cupy").cuda.get_current_stream().ptr
+        stream = importlib.import_module("cupy").cuda.get_current_stream()
         if bias:
             self.bias[0] = bias
             library.matmul_desc_set_attribute(self.description, _BIAS_POINTER, self.bias_address, 8)
@@ -219,7 +220,7 @@ class _Plan:
         library.matmul(
             _handle(), self.description, self.scales[0], a, of_a, b, of_b, self.scales[1], out, of_out, out, of_out,
             self.chosen.ptr,  # the algorithm is what it begins with
-            _workspace(stream).ptr, WORKSPACE_BYTES, stream,
+            workspace(WORKSPACE_BYTES, stream), WORKSPACE_BYTES, stream.ptr,
         )  # fmt: skip
 
     def destroy(self) -> None:
@@ -242,20 +243,6 @@ def _plan(*key: Any) -> _Plan:
     else:
         _plans.move_to_end(key)
     return plan
-
-
-_workspaces: dict[int, Any] = {}
-
-
-def _workspace(stream: int) -> Any:
-    if stream not in _workspaces:
-        _workspaces[stream] = importlib.import_module("cupy").cuda.alloc(WORKSPACE_BYTES)
-    return _workspaces[stream]
-
-
-def reserve(stream: Any) -> None:
-    """Make this stream's workspace now: before what runs on it is recorded."""
-    _workspace(stream.ptr)
 
 
 # -- products ----------------------------------------------------------------------------------------------------------
