@@ -190,3 +190,41 @@ def test_attention_that_is_not_taken(xp: Any) -> None:
         [half[:0]] * 3,
     ):
         assert cudnn.flash_attention(*operands, scale=1.0, causal=False) is NotImplemented
+
+
+def test_attention_in_halves_goes_there_with_its_gradient(xp: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The op beside that of single precision, and what is not taken computed in it."""
+    import cordee.trainer as ct
+
+    if "cupy_stand_in" not in str(xp.__file__) or ct.device_name() != "cpu":
+        pytest.skip("on a device it goes there anyhow; the stand-in under --device has other providers")
+    told: list[str] = []
+
+    def there(a: Any) -> Any:
+        return xp.asarray(a)
+
+    def attention(query: Any, key: Any, value: Any, **params: Any) -> Any:
+        told.append("forward")
+        found = cudnn.flash_attention(*map(there, (query, key, value)), **params)
+        return found if found is NotImplemented else (to_numpy(found[0]), found[1])
+
+    def attention_grad(g: Any, query: Any, key: Any, value: Any, kept: Any, **params: Any) -> Any:
+        told.append("backward")
+        return tuple(map(to_numpy, cudnn.flash_attention_grad(*map(there, (g, query, key, value)), kept, **params)))
+
+    monkeypatch.setitem(ops.attention._flash_attention._providers, np, (attention,))
+    monkeypatch.setitem(ops.attention._flash_attention_grad._providers, np, (attention_grad,))
+    for size, names in ((8, ["forward", "backward"]), (7, ["forward"])):  # the latter is not taken
+        told.clear()
+        results = []
+        for dtype in (ct.bfloat16, ct.float32):
+            q, k, v = (
+                ct.tensor(numbers(2, 3, 5, size, seed=seed, kind=ml_dtypes.bfloat16)).to(dtype) for seed in range(3)
+            )
+            tensors = [each.requires_grad_() for each in (q, k, v)]
+            out = ct.nn.functional.scaled_dot_product_attention(*tensors, is_causal=True)
+            (out.float() ** 2).sum().backward()
+            results.append([to_numpy(each.data) for each in (out, *(each.grad for each in tensors))])
+        assert told == names
+        for one, other in zip(*results, strict=True):
+            close(one, other.astype(np.float64), ml_dtypes.bfloat16)

@@ -59,8 +59,8 @@ PROVIDERS: dict[str, Provider] = {
     provider.name: provider
     for provider in (
         Provider("nvrtc", "kernels that CuPy compiles", "cupy-cuda12x", f"{_HERE}.cuda", "cuda", "cuda"),
-        Provider("cublaslt", "products with epilogues", "nvmath-python", f"{_HERE}.cuda.products", "cuda"),
-        Provider("cudnn", "convolutions and attention", "nvidia-cudnn-frontend", f"{_HERE}.cuda.cudnn", "cuda"),
+        Provider("cublaslt", "products with epilogues", "nvmath-python", f"{_HERE}.cuda.products", "cuda", "cuda"),
+        Provider("cudnn", "convolutions and attention", "nvidia-cudnn-frontend", f"{_HERE}.cuda.cudnn", "cuda", "cuda"),
         Provider("llvm", "generated loops, compiled by LLVM", "llvmlite", f"{_HERE}.llvm"),
         Provider("onednn", "convolutions and products", "onednn-cpu-gomp", f"{_HERE}.onednn", machines=("x86_64",)),
     )
@@ -108,6 +108,7 @@ _ON_CUDA = {
         "rows": "softmax softmax_grad log_softmax log_softmax_grad cross_entropy cross_entropy_grad "
         "layer_norm layer_norm_grad rms_norm rms_norm_grad",
     },
+    "cudnn": {"cudnn": "correlate spread weigh ordered flash_attention flash_attention_grad"},
 }
 """By provider and module of `cuda`, the kernels that it has, in functions of the same names."""
 

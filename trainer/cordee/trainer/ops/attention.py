@@ -42,6 +42,14 @@ def _attention(
     """And what it was computed in: parts of the samples, and of each part the blocks of queries."""
     if key.shape[-2] != value.shape[-2]:
         raise ValueError("each key needs a value")
+    if query.dtype.itemsize == 2:
+        found = _flash_attention(xp, query, key, value, scale=scale, causal=causal) if mask is kept is None else None
+        if found is not None:
+            return found
+        wide = [a.astype(np.float32) for a in (query, key, value)]
+        options: dict[str, Any] = {"scale": scale, "causal": causal, "kept": kept, "keep_scale": keep_scale}
+        out, blocks = _attention(xp, *wide, mask, **options)
+        return out.astype(query.dtype), blocks
     how: dict[str, Any] = {"mask": mask, "scale": scale, "causal": causal, "kept": kept, "keep_scale": keep_scale}
     outs, blocks = [], []
     parts = _parts(xp, query, key, value, mask is None and kept is None)
@@ -143,6 +151,21 @@ def _masked_weights(xp: Any, query: Any, key: Any, mask: Any, scale: float, caus
     return weights
 
 
+@kernel
+def _flash_attention(xp: Any, query: Any, key: Any, value: Any, *, scale: float, causal: bool) -> Any:
+    """The result, and as a tuple what its gradient needs, without the weights ever being in memory; None: nobody here
+    computes it so."""
+    return None
+
+
+@kernel
+def _flash_attention_grad(
+    xp: Any, g: Any, query: Any, key: Any, value: Any, kept: Any, *, scale: float, causal: bool
+) -> Any:
+    """By query, key and value, from what `_flash_attention` has kept."""
+    raise AssertionError("who computes attention so computes its gradient, too")
+
+
 def _weights(F: Any, query: Any, key: Any, mask: Any, scale: float, causal: bool) -> Any:
     """The attention weights in the rules' vocabulary."""
     scores = F.matmul(query * scale, key.swapaxes(-1, -2))
@@ -165,6 +188,12 @@ def _attention_vjp(
     F: Any, g: Any, out: Any, query: Any, key: Any, value: Any, mask: Any,
     *, needs: Any, aux: Any, scale: float, causal: bool, kept: Any, keep_scale: float,
 ) -> Any:  # fmt: skip
+    if F.raw and isinstance(aux, tuple):
+        return *_flash_attention_grad(F.xp, g, query, key, value, aux, scale=scale, causal=causal), None
+    if F.raw and g.dtype.itemsize == 2:
+        wide = [a.astype(np.float32) for a in (g, query, key, value)]
+        grads = _attention_grad(F, wide[0], tuple(wide[1:]), aux, needs, scale, kept, keep_scale)
+        return tuple([None if grad is None else grad.astype(g.dtype) for grad in grads])
     if F.raw:
         return _attention_grad(F, g, (query, key, value), aux, needs, scale, kept, keep_scale)
     weights = _weights(F, query, key, mask, scale, causal)
@@ -277,7 +306,7 @@ ATTENTION = op(
     autocast="low",
     forward=_attention, vjp=_attention_vjp, aux=True, broadcasts=True, reference=_attention_reference,
     shape=_attention_shape, dtype=lambda query, key, value, mask, **_: np.result_type(query, key, value),
-    saves=("query key value mask", "query key value mask", "query key mask", "query key value mask"),
+    saves=("query key value mask",) * 4,
     samples=lambda s: [
         s.case(s.normal(2, 3, 2), s.normal(2, 4, 2), s.normal(2, 4, 3), None, **_PLAIN),
         s.case(s.normal(2, 3, 2), s.normal(2, 3, 2), s.normal(2, 3, 2), None, **_PLAIN | {"causal": True}),
@@ -325,7 +354,9 @@ def scaled_dot_product_attention(
         raise ValueError("scaled_dot_product_attention: give attn_mask or is_causal, not both")
     if not 0.0 <= dropout_p <= 1.0:
         raise ValueError(f"scaled_dot_product_attention: dropout_p must be between 0 and 1, not {dropout_p}")
-    if query.data.dtype.itemsize < 4:  # scores would overflow
+    plain = attn_mask is None and not dropout_p
+    if query.data.dtype.itemsize < 4 and not (plain and _flash_attention.providers(array_module(query.data))):
+        # Scores would overflow.
         mask = attn_mask if attn_mask is None or attn_mask.dtype.kind == "b" else attn_mask.float()
         wide = (query.float(), key.float(), value.float(), mask)
         return scaled_dot_product_attention(*wide, dropout_p, is_causal, scale, enable_gqa).to(query.dtype)

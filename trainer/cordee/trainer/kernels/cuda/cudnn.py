@@ -101,7 +101,7 @@ class _Graph:
             self.graph.deselect_numeric_notes(refused)
             self.graph.check_support()
             self.graph.build_plans()
-        except library.cudnnGraphNotSupportedError:
+        except (library.cudnnGraphNotSupportedError, NotImplementedError):
             return False
         self._workspace_bytes = int(self.graph.get_workspace_size())
         return True
