@@ -54,13 +54,15 @@ class Provider:
         return importlib.import_module(self.module).identity()  # type: ignore[no-any-return]
 
 
-_HERE = "cordee.trainer.kernels"
+_HERE, _LIBRARIES = "cordee.trainer.kernels", "cuda-libraries"
 PROVIDERS: dict[str, Provider] = {
     provider.name: provider
     for provider in (
         Provider("nvrtc", "kernels that CuPy compiles", "cupy-cuda12x", f"{_HERE}.cuda", "cuda", "cuda"),
         Provider("cublaslt", "products with epilogues", "nvmath-python", f"{_HERE}.cuda.products", "cuda", "cuda"),
-        Provider("cudnn", "convolutions and attention", "nvidia-cudnn-frontend", f"{_HERE}.cuda.cudnn", "cuda", "cuda"),
+        Provider(
+            "cudnn", "convolutions and attention", "nvidia-cudnn-frontend", f"{_HERE}.cuda.cudnn", "cuda", _LIBRARIES
+        ),
         Provider("llvm", "generated loops, compiled by LLVM", "llvmlite", f"{_HERE}.llvm"),
         Provider("onednn", "convolutions and products", "onednn-cpu-gomp", f"{_HERE}.onednn", machines=("x86_64",)),
     )

@@ -46,9 +46,8 @@ def _attention(
         found = _flash_attention(xp, query, key, value, scale=scale, causal=causal) if mask is kept is None else None
         if found is not None:
             return found
-        wide = [a.astype(np.float32) for a in (query, key, value)]
-        options: dict[str, Any] = {"scale": scale, "causal": causal, "kept": kept, "keep_scale": keep_scale}
-        out, blocks = _attention(xp, *wide, mask, **options)
+        wide: list[Any] = [*(a.astype(np.float32) for a in (query, key, value)), mask]
+        out, blocks = _attention(xp, *wide, scale=scale, causal=causal, kept=kept, keep_scale=keep_scale)
         return out.astype(query.dtype), blocks
     how: dict[str, Any] = {"mask": mask, "scale": scale, "causal": causal, "kept": kept, "keep_scale": keep_scale}
     outs, blocks = [], []
