@@ -97,6 +97,8 @@ TABLE: dict[str, dict[str, str]] = {
     "layer_norm_grad": {"llvm": f"{_LLVM}.normalization:layer_norm_grad"},
     "rms_norm": {"llvm": f"{_LLVM}.normalization:rms_norm"},
     "rms_norm_grad": {"llvm": f"{_LLVM}.normalization:rms_norm_grad"},
+    "lstm_layer": {"llvm": f"{_LLVM}.recurrent:lstm_layer"},
+    "lstm_layer_grad": {"llvm": f"{_LLVM}.recurrent:lstm_layer_grad"},
     "correlate": {"onednn": f"{_ONEDNN}.convolution:correlate"},
     "spread": {"onednn": f"{_ONEDNN}.convolution:spread"},
     "weigh": {"onednn": f"{_ONEDNN}.convolution:weigh"},

@@ -1,0 +1,64 @@
+"""Recurrent layers by generated loops, beside their NumPy versions."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from tests.unit.trainer.test_kernels_llvm import both, threads
+
+from cordee.trainer import kernels
+from cordee.trainer import ops as ops  # declares the kernels
+from cordee.trainer.kernels.providers import PROVIDERS
+
+__all__ = ["threads"]
+
+pytestmark = pytest.mark.skipif(bool(PROVIDERS["llvm"].lack()), reason=PROVIDERS["llvm"].lack() or "-")
+
+
+def normal(rng: Any, *shape: int) -> Any:
+    return rng.standard_normal(shape, np.float32)
+
+
+def _layer(seed: int, sizes: tuple[int, ...], units: int, width: int = 0) -> tuple[Any, ...]:
+    """Operands of an LSTM layer; `width`: of the projection, 0 for none."""
+    rng = np.random.default_rng(seed)
+    hidden = width or units
+    gates, states = (
+        normal(rng, sum(sizes), 4 * units),
+        (normal(rng, max(sizes), hidden), normal(rng, max(sizes), units)),
+    )
+    return gates, *states, normal(rng, 4 * units, hidden), normal(rng, width, units) if width else None
+
+
+@pytest.mark.parametrize("reverse", [False, True])
+@pytest.mark.parametrize("told", ["all", "outputs", "states"])
+@pytest.mark.parametrize(
+    ("sizes", "units", "width"), [((3, 2, 1), 5, 0), ((2, 2), 16, 3), ((300,), 70, 0), ((1,), 1, 0)], ids=str
+)
+def test_an_lstm_layer_and_its_gradients(
+    sizes: tuple[int, ...], units: int, width: int, told: str, reverse: bool, threads: int
+) -> None:
+    operands = _layer(0, sizes, units, width)
+    ((out, h, c), aux), (expected, wide) = both("lstm_layer", *operands, sizes=sizes, reverse=reverse)
+    for found, each in zip((out, h, c, *aux), (*expected, *wide), strict=True):
+        np.testing.assert_allclose(found, each, rtol=2e-5, atol=2e-5)
+    rng = np.random.default_rng(1)
+    g_out = None if told == "states" else normal(rng, *out.shape)
+    g_h, g_c = (None, None) if told == "outputs" else (normal(rng, *h.shape), normal(rng, *c.shape))
+    options = {"sizes": sizes, "reverse": reverse, "needs": (True, width > 0)}
+    grads, expected = both("lstm_layer_grad", g_out, g_h, g_c, *aux, *operands[3:], **options)
+    for found, each in zip(grads, expected, strict=True):
+        assert (found is None) == (each is None)
+        if found is not None:
+            np.testing.assert_allclose(found, each, rtol=1e-4, atol=1e-4 * np.abs(each).max())
+
+
+def test_other_lstm_layers_are_left_to_numpy() -> None:
+    provider = kernels.registry.load("lstm_layer", "llvm")
+    gates, h, c, weight, _ = operands = _layer(0, (2, 2), 3)
+    options = {"sizes": (2, 2), "reverse": False}
+    for others in ((gates[:, ::-1], *operands[1:]), (gates, h.astype(np.float64), c, weight, None)):
+        assert provider(*others, **options) is NotImplemented
+    assert provider(gates[:0], *operands[1:], **options) is NotImplemented
