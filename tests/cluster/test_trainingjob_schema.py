@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -50,6 +51,18 @@ def create(plane: ControlPlane, thing: dict[str, Any]) -> str:
     return "created" if status == 201 else str(answer["message"])
 
 
+def explained(plane: ControlPlane, field: str, *, seconds: float = 20.0) -> str:
+    """What kubectl says of a field, once the API server has published the schema, a moment after the resource."""
+    until = time.monotonic() + seconds
+    while True:
+        try:
+            return plane.kubectl("explain", field)
+        except RuntimeError:
+            if time.monotonic() >= until:
+                raise
+            time.sleep(0.1)
+
+
 def patch(plane: ControlPlane, spec: dict[str, Any], name: str = "digits") -> str:
     status, answer = plane.request("PATCH", f"{JOBS}/{name}", {"spec": spec})
     return "patched" if status == 200 else str(answer["message"])
@@ -71,9 +84,13 @@ def test_kubectl_knows_it_by_its_short_name_and_explains_it(plane: ControlPlane)
     known = plane.kubectl("api-resources", "--api-group", GROUP, "-o", "wide")
     assert " tj " in known
     assert "all,cordee" in known
-    assert "how long the job may be below workers.min" in plane.kubectl(
-        "explain", "trainingjob.spec.failurePolicy.minimumTimeoutSeconds"
+    assert "how long the job may be below workers.min" in explained(
+        plane, "trainingjob.spec.failurePolicy.minimumTimeoutSeconds"
     )
+
+
+def test_a_job_may_say_which_kernels_compute(plane: ControlPlane) -> None:
+    assert create(plane, job(env={"CORDEE_KERNELS": "numpy", "CORDEE_KERNEL_CACHE": "/cache"})) == "created"
 
 
 def test_defaults_are_those_of_the_job_file(plane: ControlPlane) -> None:
@@ -93,6 +110,7 @@ def test_defaults_are_those_of_the_job_file(plane: ControlPlane) -> None:
         ({"workers": {"min": 0, "max": 1}}, "spec.workers.min in body should be greater than or equal to 1"),
         ({"workers": 3}, 'spec.workers in body must be of type object: "integer"'),
         ({"env": {"CORDEE_JOB": "x"}}, "names that begin with CORDEE_ are Cordee's own; choose another name"),
+        ({"env": {"CORDEE_KERNELS": "numpy", "CORDEE_X": "x"}}, "names that begin with CORDEE_ are Cordee's own"),
         ({"env": {"a b": "x"}}, "names of environment variables are letters, digits and '_'"),
         ({"script": "/train.py"}, 'spec.script: Invalid value: "/train.py": must be a path inside the source'),
         ({"script": "a/../../b.py"}, "must be a path inside the source, such as train.py: relative, without '..'"),
