@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from cordee.trainer import ops as ops  # declares the kernels
-from cordee.trainer.array import get_num_threads, set_num_threads
+from cordee.trainer.array import bfloat16, get_num_threads, set_num_threads
 from cordee.trainer.kernels import registry
 from cordee.trainer.kernels.providers import PROVIDERS
 
@@ -25,32 +25,62 @@ def threads(request: Any) -> Iterator[int]:
     set_num_threads(before)
 
 
-def ways(rng: Any, rows: int, columns: int) -> dict[str, Any]:
+def ways(rng: Any, rows: int, columns: int, dtype: Any) -> dict[str, Any]:
     """A matrix that lies by rows, by columns, with gaps, reversed, and with gaps both ways."""
+
+    def draw(*shape: int) -> Any:
+        return rng.standard_normal(shape).astype(dtype)
+
     return {
-        "rows": rng.standard_normal((rows, columns), np.float32),
-        "columns": rng.standard_normal((columns, rows), np.float32).T,
-        "a part": rng.standard_normal((rows + 3, columns + 5), np.float32)[1 : rows + 1, 2 : columns + 2],
-        "reversed": rng.standard_normal((rows, columns), np.float32)[::-1],
-        "every other": rng.standard_normal((rows, 2 * columns), np.float32)[:, ::2],
+        "rows": draw(rows, columns),
+        "columns": draw(columns, rows).T,
+        "a part": draw(rows + 3, columns + 5)[1 : rows + 1, 2 : columns + 2],
+        "reversed": draw(rows, columns)[::-1],
+        "every other": draw(rows, 2 * columns)[:, ::2],
     }
 
 
-@pytest.mark.parametrize(("m", "k", "n"), [(130, 97, 101), (300, 300, 300)])
-def test_as_numpys(m: int, k: int, n: int, threads: int) -> None:
-    multiply = registry.load("multiply", "onednn")
-    rng = np.random.default_rng(0)
-    for (how, a), (other, b) in itertools.product(ways(rng, m, k).items(), ways(rng, k, n).items()):
+@pytest.mark.parametrize("dtype", [np.float32, bfloat16], ids=["float32", "bfloat16"])
+def test_as_numpys(dtype: Any, threads: int) -> None:
+    multiply, (m, k, n) = registry.load("multiply", "onednn"), (130, 97, 101)
+    rng, tolerance = np.random.default_rng(0), 1e-4 if dtype == np.float32 else 0.2
+    for (how, a), (other, b) in itertools.product(ways(rng, m, k, dtype).items(), ways(rng, k, n, dtype).items()):
         out = multiply(a, b)
         if how in ("reversed", "every other") or other in ("reversed", "every other"):
             assert out is NotImplemented
             continue
-        np.testing.assert_allclose(out, a.astype(np.float64) @ b, rtol=1e-4, atol=1e-4)
+        expected = a.astype(np.float64) @ b.astype(np.float64)
+        np.testing.assert_allclose(out.astype(np.float64), expected, rtol=2**-8, atol=tolerance)
         assert out.tobytes() == multiply(a, b).tobytes()
         place = np.zeros((m, n + 4), np.float32)
         assert multiply(a, b, out=place[:, :n]) is not NotImplemented
-        np.testing.assert_array_equal(place[:, :n], out)
+        np.testing.assert_allclose(place[:, :n], expected, rtol=1e-4, atol=1e-4)
         assert not place[:, n:].any()
+
+
+@pytest.mark.parametrize("dtype", [np.float32, bfloat16], ids=["float32", "bfloat16"])
+def test_a_bias_and_a_batch(dtype: Any, threads: int) -> None:
+    multiply, rng = registry.load("multiply", "onednn"), np.random.default_rng(0)
+    a, b, bias = (rng.standard_normal(shape).astype(dtype) for shape in ((128, 90), (90, 120), (120,)))
+    wide = [each.astype(np.float64) for each in (a, b, bias)]
+    out = multiply(a, b, bias=bias)
+    np.testing.assert_allclose(out.astype(np.float64), wide[0] @ wide[1] + wide[2], rtol=2**-8, atol=0.2)
+    heads = rng.standard_normal((4, 50, 3, 6, 32)).astype(dtype).transpose(2, 0, 3, 1, 4)
+    query, key = heads[0], heads[1].swapaxes(-1, -2)
+    scores = multiply(query, key)
+    expected = query.astype(np.float64) @ key.astype(np.float64)
+    np.testing.assert_allclose(scores.astype(np.float64), expected, rtol=2**-8, atol=0.2)
+    assert multiply(query, key[:1]) is NotImplemented  # a batch is not broadcast
+
+
+@pytest.mark.parametrize("shape", [(300, 1, 4000), (300, 300, 2), (2, 90000, 2), (20, 3, 5)], ids=str)
+def test_thin_ones(shape: tuple[int, int, int]) -> None:
+    kernel, rng, (m, k, n) = registry.KERNELS["multiply"], np.random.default_rng(0), shape
+    for a, b in itertools.product(
+        (rng.standard_normal((m, k), np.float32), rng.standard_normal((k, m), np.float32).T),
+        (rng.standard_normal((k, n), np.float32), rng.standard_normal((n, k), np.float32).T),
+    ):
+        np.testing.assert_allclose(kernel(np, a, b), a.astype(np.float64) @ b, rtol=1e-4, atol=2e-3)
 
 
 def test_what_is_left_to_numpy() -> None:
@@ -64,4 +94,5 @@ def test_what_is_left_to_numpy() -> None:
         (np.ones((1, 9999), np.float32), np.ones((9999, 200), np.float32)),
     ):
         assert multiply(x, y) is NotImplemented
-    assert multiply(a, a, out=np.ones((200, 200), np.float32).T) is NotImplemented
+    assert multiply(a, a, bias=np.ones(3, np.float32)) is NotImplemented
+    assert multiply(a, a, out=np.ones((200, 100), np.float32)) is NotImplemented

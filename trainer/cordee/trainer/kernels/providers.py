@@ -72,7 +72,7 @@ PROVIDERS: dict[str, Provider] = {
 _LLVM, _ONEDNN = f"{_HERE}.llvm", f"{_HERE}.onednn"
 
 TABLE: dict[str, dict[str, str]] = {
-    "multiply": {"onednn": f"{_ONEDNN}.products:multiply"},
+    "multiply": {"onednn": f"{_ONEDNN}.products:multiply", "cublaslt": f"{_HERE}.cuda.products:multiply"},
     "cast": {"llvm": f"{_LLVM}.bfloat16:cast"},
     "softmax": {"llvm": f"{_LLVM}.softmax:softmax"},
     "softmax_grad": {"llvm": f"{_LLVM}.softmax:softmax_grad"},

@@ -15,7 +15,7 @@ from cordee.trainer.autograd.record import Shape, broadcast_shape, op, shape_of
 from cordee.trainer.errors import ShapeError
 from cordee.trainer.kernels import kernel
 from cordee.trainer.ops.dropping import kept_mask
-from cordee.trainer.ops.products import product, row_sums
+from cordee.trainer.ops.products import multiply, row_sums
 from cordee.trainer.tensors import Tensor
 
 __all__ = ["scaled_dot_product_attention"]
@@ -85,13 +85,13 @@ def _attention_part(
         turned = key.swapaxes(-1, -2)
         blocks = []
         for first, last, keys in _blocks(query.shape[-2], key.shape[-2], causal and kept is None):
-            scores = product(xp, query[..., first:last, :], turned[..., :keys])
+            scores = multiply(xp, query[..., first:last, :], turned[..., :keys])
             weights = _attention_weights(xp, scores, scale=scale, first=first if causal else None)
             blocks.append((first, last, keys, weights))
     parts = []
     for _, _, keys, weights in blocks:
         used = weights if kept is None else weights * kept * keep_scale
-        parts.append(product(xp, used, value[..., :keys, :]))
+        parts.append(multiply(xp, used, value[..., :keys, :]))
     return parts[0] if len(parts) == 1 else xp.concatenate(parts, axis=-2), blocks
 
 

@@ -35,17 +35,22 @@ def _rows(a: Any) -> Any:
     return a if a.ndim == 2 else a.reshape((-1, a.shape[-1]) if a.shape[-1] else (int(np.prod(a.shape[:-1])), 0))
 
 
-def product(xp: Any, a: Any, b: Any) -> Any:
-    """`a @ b`; NumPy multiplies halves one by one, and adds them up as halves."""
-    if xp is np and a.dtype.itemsize == 2 and is_float(a.dtype):
-        return (a.astype(np.float32) @ b.astype(np.float32)).astype(np.result_type(a, b))
-    return _multiply(xp, a, b)
-
-
 @kernel
-def _multiply(xp: Any, a: Any, b: Any, *, out: Any = None) -> Any:
-    """The product; into `out` where that is given."""
-    return a @ b if out is None else xp.matmul(a, b, out=out)
+def multiply(xp: Any, a: Any, b: Any, *, out: Any = None, bias: Any = None) -> Any:
+    """`a @ b`, plus a bias where there is one; into `out` where that is given, which may be wider than the operands."""
+    if xp is np and a.dtype.itemsize == 2 and is_float(a.dtype):
+        # NumPy multiplies halves one by one, and adds them up as halves.
+        wide = multiply(xp, a.astype(np.float32), b.astype(np.float32))
+        if bias is not None:
+            wide += bias
+        if out is None:
+            return wide.astype(np.result_type(a, b))
+        out[...] = wide
+        return out
+    out = a @ b if out is None else xp.matmul(a, b, out=out)
+    if bias is not None:
+        out += bias
+    return out
 
 
 # -- matmul ------------------------------------------------------------------------------------------------------------
@@ -53,8 +58,8 @@ def _multiply(xp: Any, a: Any, b: Any, *, out: Any = None) -> Any:
 
 def _matmul(xp: Any, a: Any, b: Any) -> Any:
     if b.ndim == 2 and a.ndim > 2:  # one large product instead of one per batch entry
-        return product(xp, _rows(a), b).reshape(*a.shape[:-1], b.shape[-1])
-    return product(xp, a, b)
+        return multiply(xp, _rows(a), b).reshape(*a.shape[:-1], b.shape[-1])
+    return multiply(xp, a, b)
 
 
 def _left_vjp(F: Any, g: Any, out: Any, a: Any, b: Any) -> Any:
@@ -306,9 +311,7 @@ COLUMN_SUMS = op(
 
 
 def _linear(xp: Any, input: Any, weight: Any, bias: Any) -> Any:
-    out = product(xp, _rows(input), weight.T)
-    if bias is not None:
-        out += bias
+    out = multiply(xp, _rows(input), weight.T, bias=bias)
     return out if input.ndim == 2 else out.reshape(*input.shape[:-1], weight.shape[0])
 
 
@@ -325,10 +328,7 @@ def _linear_bias_vjp(F: Any, g: Any, out: Any, input: Any, weight: Any, bias: An
 
 
 def _write_weight_grad(F: Any, dest: Any, g: Any, out: Any, input: Any, weight: Any, bias: Any) -> None:
-    if dest.dtype.itemsize == 2:
-        dest[...] = product(F.xp, _rows(g).T, _rows(input))
-    else:
-        _multiply(F.xp, _rows(g).T, _rows(input), out=dest)
+    multiply(F.xp, _rows(g).T, _rows(input), out=dest)
 
 
 def _linear_shape(input: tuple[int, ...], weight: tuple[int, ...], bias: tuple[int, ...] | None) -> Shape:

@@ -1,63 +1,113 @@
-"""Products of float32 matrices by oneDNN, right where the result is wanted.
+"""Products of matrices, and of batches of them, by oneDNN: with a bias added on the way, right where they are wanted.
 
-Which products it takes is decided by their sizes alone. Small ones are left to NumPy, whose call costs less.
+float32; and bfloat16, added up in float32 and rounded once, or not at all where float32 is wanted of it. Which
+products it takes is decided by their sizes alone. Small ones are left to NumPy, whose call costs less.
 """
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
 
+from cordee.trainer.array import bfloat16
+from cordee.trainer.errors import KernelError
 from cordee.trainer.kernels import team
-from cordee.trainer.kernels.onednn.library import calls, check, use_threads
-from cordee.trainer.kernels.onednn.primitives import address
+from cordee.trainer.kernels.onednn.library import BFLOAT16, FLOAT32, calls, has_bfloat16, use_threads
+from cordee.trainer.kernels.onednn.primitives import (
+    Description,
+    Layout,
+    Operand,
+    Primitive,
+    address,
+    attributes,
+    cached,
+)
 
 __all__ = ["multiply"]
 
-LEAST = 1 << 20
-"""Multiplications from which on a product is oneDNN's."""
+LEAST = {np.dtype(np.float32): 1 << 20, np.dtype(bfloat16): 1 << 13}
+"""Multiplications from which on a product is oneDNN's, by dtype: NumPy has to widen bfloat16 first."""
 SHARED = 1 << 22
 """Multiplications from which on threads share it: waking one takes what so many take."""
 
+_SRC, _WEIGHTS, _BIAS, _DST = 1, 33, 41, 17  # DNNL_ARG_…
+_TYPES = {np.dtype(np.float32): FLOAT32, np.dtype(bfloat16): BFLOAT16}
 _float32 = np.dtype(np.float32)
-_sgemm: Any = None
 
 
-def _lies(a: Any) -> tuple[bytes, int] | None:
-    """Whether a matrix is read by rows (`N`) or by columns (`T`), and the distance between these; None: neither."""
-    (rows, columns), (down, along) = a.shape, a.strides
-    if along == 4 and down >= 4 * columns:
-        return b"N", down >> 2
-    if down == 4 and along >= 4 * rows:
-        return b"T", along >> 2
-    return None
+def _steps(a: Any) -> tuple[int, ...] | None:
+    """The strides in elements; None where oneDNN's loops do not go: backwards, over gaps both ways, in place."""
+    size = a.itemsize
+    steps = []
+    for length, stride in zip(a.shape, a.strides, strict=True):
+        if length > 1 and (stride <= 0 or stride % size):
+            return None
+        steps.append(stride // size)
+    (rows, columns), (down, along) = a.shape[-2:], steps[-2:]
+    # A dimension of one element has whatever stride NumPy left it: here that of an array without gaps.
+    if along == 1 or columns == 1:
+        steps[-1], steps[-2] = 1, down if rows > 1 and down >= columns else columns
+    elif down == 1 or rows == 1:
+        steps[-2], steps[-1] = 1, along if along >= rows else rows
+    else:
+        return None
+    return tuple(steps)
 
 
-def multiply(a: Any, b: Any, *, out: Any = None) -> Any:
-    global _sgemm
-    if a.dtype is not _float32 or b.dtype is not _float32 or a.ndim != 2 or b.ndim != 2:
+def _made(*described: Any) -> Primitive | None:
+    operands = [None if each is None else Layout(*each) for each in described]
+    a, b, bias, out = operands
+    handle = None if bias is None else bias.handle
+    found = Description("dnnl_matmul_primitive_desc_create", calls().engine, a, b, handle, out, attributes())
+    if found.implementation.startswith("ref"):
+        raise KernelError("oneDNN has only its reference for this product")
+    given = [Operand(number, each) for number, each in zip((_SRC, _WEIGHTS, _BIAS), operands, strict=False) if each]
+    assert out is not None
+    return Primitive(found, [*given, Operand(_DST, out, True)])
+
+
+def multiply(a: Any, b: Any, *, out: Any = None, bias: Any = None) -> Any:
+    dtype, ndim = a.dtype, a.ndim
+    least = LEAST.get(dtype)
+    if least is None or b.dtype is not dtype or ndim < 2 or b.ndim != ndim or a.shape[:-2] != b.shape[:-2]:
         return NotImplemented
-    (m, k), n = a.shape, b.shape[1]
-    work = m * n * k
-    if work < LEAST or b.shape[0] != k or m == 1 or n == 1:  # a vector's product is bound by memory
-        return NotImplemented
-    left, right = _lies(a), _lies(b)
-    if left is None or right is None:
+    m, (k, n) = a.shape[-2], b.shape[-2:]
+    work = math.prod(a.shape) * n
+    # A vector's product is bound by memory.
+    if work < least or a.shape[-1] != k or m == 1 or n == 1 or (dtype is not _float32 and not has_bfloat16()):
         return NotImplemented
     if out is None:
-        out = np.empty((m, n), np.float32)
-        apart = n
+        out = np.empty((*a.shape[:-1], n), dtype)
+    kind = out.dtype
+    if out.shape != (*a.shape[:-1], n) or (kind is not dtype and kind is not _float32):
+        return NotImplemented
+    if bias is not None and (bias.shape != (n,) or bias.dtype is not dtype or bias.strides[0] != bias.itemsize):
+        return NotImplemented
+    threads = 1 if work < SHARED else team.size()
+    key = ("multiply", a.shape, a.strides, b.strides, n, dtype, out.strides, kind, bias is not None, threads)
+    use_threads(threads)
+    run = cached(key, _describe, a, b, out, bias)
+    if run is None:
+        return NotImplemented
+    if bias is None:
+        run(address(a), address(b), address(out))
     else:
-        if out.shape != (m, n) or out.dtype is not _float32 or out.strides[1] != 4 or out.strides[0] < 4 * n:
-            return NotImplemented
-        apart = out.strides[0] >> 2
-    if _sgemm is None:
-        _sgemm = calls().sgemm
-    use_threads(1 if work < SHARED else team.size())
-    status = _sgemm(
-        left[0], right[0], m, n, k, 1.0, address(a), left[1], address(b), right[1], 0.0, address(out), apart
-    )
-    if status:
-        check(status)
+        run(address(a), address(b), address(bias), address(out))
     return out
+
+
+def _describe(a: Any, b: Any, out: Any, bias: Any) -> Primitive | None:
+    described: list[Any] = []
+    for each in (a, b, out):
+        steps = _steps(each)
+        if steps is None:
+            return None
+        described.append((each.shape, _TYPES[each.dtype], steps))
+    added = None
+    if bias is not None:
+        ones = (1,) * (a.ndim - 1)
+        added = ((*ones, bias.size), _TYPES[bias.dtype], (*(bias.size,) * len(ones), 1))
+    left, right, result = described
+    return _made(left, right, added, result)
