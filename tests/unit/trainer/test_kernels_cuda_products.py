@@ -121,6 +121,19 @@ def test_a_weights_gradient_in_place_with_its_bias_gradient(xp: Any, kind: Any) 
     assert not to_numpy(storage[[0, 1, 14, 18, 19]]).any()
 
 
+def test_a_library_that_cannot_be_loaded_is_no_provider(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(products, "device_lack", lambda: "")
+    assert products.lack() == ""
+
+    def missing() -> Any:
+        raise RuntimeError("no libcuda.so.1")
+
+    monkeypatch.setattr(products, "_library", missing)
+    assert "no libcuda.so.1" in products.lack()
+    monkeypatch.setattr(products, "device_lack", lambda: "no GPU")
+    assert products.lack() == "no GPU"
+
+
 def test_halves_into_single_precision(xp: Any) -> None:
     a, b = (numbers(3, 3, seed=seed, kind=ml_dtypes.bfloat16) for seed in (0, 1))
     out = products.multiply(xp.asarray(a), xp.asarray(b), out=xp.zeros((3, 3), np.float32))

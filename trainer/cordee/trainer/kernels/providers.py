@@ -72,7 +72,7 @@ PROVIDERS: dict[str, Provider] = {
 _LLVM, _ONEDNN = f"{_HERE}.llvm", f"{_HERE}.onednn"
 
 TABLE: dict[str, dict[str, str]] = {
-    "multiply": {"onednn": f"{_ONEDNN}.products:multiply", "cublaslt": f"{_HERE}.cuda.products:multiply"},
+    "multiply": {"onednn": f"{_ONEDNN}.products:multiply"},
     "cast": {"llvm": f"{_LLVM}.bfloat16:cast"},
     "softmax": {"llvm": f"{_LLVM}.softmax:softmax"},
     "softmax_grad": {"llvm": f"{_LLVM}.softmax:softmax_grad"},
@@ -112,6 +112,7 @@ _ON_CUDA = {
         "rows": "softmax softmax_grad log_softmax log_softmax_grad cross_entropy cross_entropy_grad "
         "layer_norm layer_norm_grad rms_norm rms_norm_grad",
     },
+    "cublaslt": {"products": "multiply"},
     "cudnn": {"cudnn": "correlate spread weigh ordered flash_attention flash_attention_grad"},
 }
 """By provider and module of `cuda`, the kernels that it has, in functions of the same names."""

@@ -46,7 +46,8 @@ class Kernel:
         self._providers: dict[Any, tuple[Callable[..., Any], ...]] = {}
 
     def __call__(self, xp: Any, *operands: Any, **params: Any) -> Any:
-        for provider in self._providers.get(xp) or self.providers(xp):
+        known = self._providers.get(xp)
+        for provider in self.providers(xp) if known is None else known:
             out = provider(*operands, **params)
             if out is not NotImplemented:
                 return out

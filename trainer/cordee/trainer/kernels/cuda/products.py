@@ -48,7 +48,13 @@ _float32, _float64 = np.dtype(np.float32), np.dtype(np.float64)
 
 def lack() -> str:
     """What keeps these kernels from working here; "" if nothing does."""
-    return device_lack()
+    if missing := device_lack():
+        return missing
+    try:
+        _library().get_version()
+    except Exception as error:  # the bindings are there, the library itself or a driver is not
+        return f"cuBLASLt cannot be loaded ({error}): pip install 'cordee[cuda-libraries]'"
+    return ""
 
 
 def identity() -> str:
