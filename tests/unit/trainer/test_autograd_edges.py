@@ -16,8 +16,11 @@ import pytest
 
 import cordee.trainer as ct
 from cordee.trainer import autograd, func, nn
+from cordee.trainer.array import default_module
 from cordee.trainer.autograd import Function, graph
+from cordee.trainer.autograd.arrive import add_array
 from cordee.trainer.autograd.record import REGISTRY, Sampler
+from cordee.trainer.tensors import Leaf
 
 
 def _leaf(*values: float, dtype: str = "float32") -> ct.Tensor:
@@ -645,3 +648,18 @@ def test_a_gradient_that_somebody_holds_is_not_overwritten_by_the_next(forget: s
     assert layer.weight.grad is not None
     assert layer.weight.grad.tolist() == [[5, 5]]
     assert np.shares_memory(layer.weight.grad.data, layer.weight._sink)
+
+
+@pytest.mark.parametrize("held", [False, True])
+def test_a_gradient_is_copied_where_somebody_else_refers_to_it(held: bool) -> None:
+    if default_module() is not np:
+        pytest.skip("on a device all are copied")
+    x = ct.zeros(3, requires_grad=True)
+    gradient = np.ones(3, np.float32)
+    place = gradient.ctypes.data
+    others = [gradient] if held else []
+    assert isinstance(x._node, Leaf)
+    add_array(x._node, gradient, 0)
+    assert x.grad is not None
+    assert (x.grad.data.ctypes.data != place) == held
+    assert len(others) == held

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from sys import getrefcount
 from typing import Any
+
+import numpy as np
 
 from cordee.trainer.array import array_module, is_float
 from cordee.trainer.autograd.graph import apply
@@ -21,8 +24,26 @@ def to_leaf(leaf: Leaf, g: Any, recorded: bool) -> None:
         HOOKS.accumulated(leaf)
 
 
-def add_array(leaf: Leaf, g: Any) -> None:
-    """Add an array to a leaf's gradient; the first one is written to where the optimiser wants it."""
+def _references(g: Any) -> int:
+    return getrefcount(g)
+
+
+def _references_of_a_local() -> int:
+    local = np.empty(1)
+    return _references(local)
+
+
+_ALONE = _references_of_a_local()
+"""How often Python says that an array is referred to, in a function that was given what only its caller refers to."""
+
+
+def add_array(leaf: Leaf, g: Any, others: int = -_ALONE) -> None:
+    """Add an array to a leaf's gradient; the first one is written to where the optimiser wants it, or else copied.
+
+    Args:
+        others: how often the caller refers to it beside by one local variable, if it will not use it any more: what
+            nobody else refers to is not copied, but becomes the gradient.
+    """
     tensor = leaf.ref()
     if tensor is None:
         return
@@ -35,7 +56,11 @@ def add_array(leaf: Leaf, g: Any) -> None:
         return
     sink = tensor._sink
     if sink is None:
-        tensor._grad = wrap(array_module(g).array(g, dtype=tensor.data.dtype))
+        alone = getrefcount(g) <= _ALONE + others and type(g) is np.ndarray and g.flags.owndata and g.flags.writeable
+        if alone and g.dtype is tensor.data.dtype:
+            tensor._grad = wrap(g)
+        else:
+            tensor._grad = wrap(array_module(g).array(g, dtype=tensor.data.dtype))
     else:
         sink[...] = g
         tensor._grad = wrap(sink)

@@ -103,7 +103,7 @@ def walk(grads: dict[Any, Any], retain: bool) -> None:
                     is_leaf = type(edge) is Leaf
                     if is_leaf:
                         if not hooked or edge not in HOOKS:
-                            add_array(edge, d)
+                            add_array(edge, d, 0 if special is None else 1)
                             continue
                     elif following is None and edge not in grads:
                         following, coming = edge, d
