@@ -17,8 +17,8 @@ from pathlib import Path
 __all__ = ["describe_machine", "median", "print_machine", "print_rows"]
 
 
-def describe_machine(*packages: str) -> list[str]:
-    """Processor, cores and load; Python and the versions of `packages`."""
+def describe_machine(*packages: str, device: str = "cpu") -> list[str]:
+    """Processor, cores and load, and the GPU if that computes; Python and the versions of `packages`."""
     model = platform.processor() or platform.machine()
     cpuinfo = Path("/proc/cpuinfo")
     if cpuinfo.exists():
@@ -30,7 +30,16 @@ def describe_machine(*packages: str) -> list[str]:
     versions = [f"Python {platform.python_version()}"]
     versions += [f"{package} {_version(package)}" for package in ("cordee", *packages)]
     load = os.getloadavg()[0]
-    return [f"{model}, {cores} cores, {platform.system()} {platform.release()}; load {load:.1f}", ", ".join(versions)]
+    lines = [f"{model}, {cores} cores, {platform.system()} {platform.release()}; load {load:.1f}"]
+    return [*lines, *([_gpu()] if device == "cuda" else []), ", ".join(versions)]
+
+
+def _gpu() -> str:
+    ask = ["nvidia-smi", "--query-gpu=name,driver_version,power.limit", "--format=csv,noheader", "--id=0"]
+    try:
+        return subprocess.run(ask, check=True, capture_output=True, text=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return "a GPU that nvidia-smi does not know"
 
 
 def _version(package: str) -> str:
@@ -44,9 +53,9 @@ def _version(package: str) -> str:
         return "not installed"
 
 
-def print_machine(*packages: str) -> None:
+def print_machine(*packages: str, device: str = "cpu") -> None:
     """Prints `describe_machine`."""
-    for line in describe_machine(*packages):
+    for line in describe_machine(*packages, device=device):
         print(f"# {line}")
     sys.stdout.flush()
 

@@ -1,6 +1,6 @@
 """Single operations, Cordee's beside PyTorch's: microseconds forward, and forward with backward.
 
-    python benchmarks/ops.py [--threads 1 2] [--only conv,softmax] [--compile] [--sort] [--quick]
+    python benchmarks/ops.py [--threads 1 2] [--only conv,softmax] [--compile] [--sort] [--quick] [--device cuda]
 
 The ratio is Cordee's time by PyTorch's: below 1, Cordee needs less. Forward is without recording; backward starts from
 a gradient of ones and ends in every floating operand. The two libraries are in processes of their own and take turns,
@@ -29,7 +29,7 @@ from machine import print_machine, print_rows
 from op_cases import CASES as COMMON_CASES
 from op_cases import Case
 from op_cases_aimed import AIMED_CASES
-from peers import LIBRARIES, Peer, import_library, installed, serve
+from peers import DEVICES, LIBRARIES, Peer, import_library, installed, on_host, serve, waiting
 
 NUM_BURSTS, BURST_SECONDS, STRETCHES = 9, 0.02, 10
 CASES = [*COMMON_CASES, *AIMED_CASES]
@@ -103,29 +103,32 @@ def variants_of(library: str, case: Case, compiled: bool) -> list[str]:
 def size(lib: Any, tensor: Any) -> float:
     """The sum of what it holds, without signs: enough to see whether two libraries compute the same."""
     tensor = tensor.detach()
-    values = (tensor.to(lib.float32) if tensor.dtype == lib.bfloat16 else tensor).numpy()
+    values = on_host(tensor.to(lib.float32) if tensor.dtype == lib.bfloat16 else tensor)
     return float(np.abs(values.astype(np.complex128)).sum())
 
 
-def seconds_per_call(call: Callable[[], Any], num_calls: int) -> float:
+def seconds_per_call(call: Callable[[], Any], wait: Callable[[], None], num_calls: int) -> float:
+    wait()
     start = time.perf_counter()
     for _ in range(num_calls):
         call()
+    wait()
     return (time.perf_counter() - start) / num_calls
 
 
-def burst(call: Callable[[], Any], seconds: float) -> float:
+def burst(call: Callable[[], Any], wait: Callable[[], None], seconds: float) -> float:
     """Seconds per call of the fastest of a number of stretches, which last so long together. (There are fewer where a
     call takes longer than a stretch, but never one alone, unless `seconds` is 0.)"""
-    once = seconds_per_call(call, 1)
+    once = seconds_per_call(call, wait, 1)
     num_calls = max(int(seconds / STRETCHES / once), 1)
     num_stretches = min(max(int(seconds / (num_calls * once)), 2 if seconds else 1), STRETCHES)
-    return min(seconds_per_call(call, num_calls) for _ in range(num_stretches))
+    return min(seconds_per_call(call, wait, num_calls) for _ in range(num_stretches))
 
 
-def child(library: str, threads: int, compiled: bool) -> None:
+def child(library: str, threads: int, compiled: bool, device: str) -> None:
     """Answers "prepare CASE" with what came out, by variant, and "burst SECONDS" with seconds per call, by variant."""
-    lib = import_library(library, threads)
+    lib = import_library(library, threads, device)
+    wait = waiting(lib, device)
     timed: dict[str, list[Callable[[], Any]]] = {}
 
     def prepared(case: Case, variant: str) -> list[float]:
@@ -141,7 +144,7 @@ def child(library: str, threads: int, compiled: bool) -> None:
     def answer(question: str) -> Any:
         what, number = question.split()
         if what == "burst":
-            return {variant: [burst(call, float(number)) for call in calls] for variant, calls in timed.items()}
+            return {variant: [burst(call, wait, float(number)) for call in calls] for variant, calls in timed.items()}
         timed.clear()
         case = CASES[int(number)]
         sizes = {}
@@ -278,10 +281,11 @@ def main() -> None:
     parser.add_argument("--compile", action="store_true", help="torch.compile, too")
     parser.add_argument("--sort", action="store_true", help="the worst ratios first")
     parser.add_argument("--quick", action="store_true", help="one short burst each")
+    parser.add_argument("--device", choices=DEVICES, default="cpu", help="where both compute (default: cpu)")
     parser.add_argument("--child", choices=LIBRARIES, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.child:
-        child(arguments.child, arguments.threads[0], arguments.compile)
+        child(arguments.child, arguments.threads[0], arguments.compile, arguments.device)
         return
     words = arguments.only.split(",")
 
@@ -291,12 +295,12 @@ def main() -> None:
     chosen = [index for index, case in enumerate(CASES) if is_chosen(case)]
     if not chosen:
         parser.error(f"no operation has {arguments.only!r} in its family or name")
-    print_machine("numpy", "torch")
+    print_machine("numpy", "torch", *(["cupy-cuda12x"] if arguments.device == "cuda" else []), device=arguments.device)
     for threads in arguments.threads:
         print(f"\n# threads {threads}; microseconds\n")
         num_bursts, burst_seconds = (1, 0.0) if arguments.quick else (NUM_BURSTS, BURST_SECONDS)
         options = ["--compile"] if arguments.compile else []
-        peers = [Peer(__file__, library, threads, *options) for library in installed()]
+        peers = [Peer(__file__, library, threads, *options, device=arguments.device) for library in installed()]
         results = [measure(peers, index, num_bursts, burst_seconds) for index in chosen]
         for peer in peers:
             peer.close()

@@ -16,9 +16,10 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
-__all__ = ["LIBRARIES", "Peer", "import_library", "installed", "serve"]
+__all__ = ["DEVICES", "LIBRARIES", "Peer", "import_library", "installed", "on_host", "serve", "waiting"]
 
 LIBRARIES = {"cordee": "cordee.trainer", "torch": "torch"}
+DEVICES = ("cpu", "cuda")
 
 
 def _interpreter(library: str) -> str:
@@ -31,11 +32,24 @@ def installed() -> list[str]:
     return [name for name in LIBRARIES if _interpreter(name) != sys.executable or importlib.util.find_spec(name)]
 
 
-def import_library(name: str, threads: int) -> Any:
-    """The library, told how many threads to use. What a script here needs is called the same in both."""
+def import_library(name: str, threads: int, device: str = "cpu") -> Any:
+    """The library, told how many threads to use and where. What a script here needs is called the same in both."""
     library = importlib.import_module(LIBRARIES[name])
     library.set_num_threads(threads)
+    if name == "torch" and device == "cuda":  # Cordee is told by CORDEE_DEVICE
+        library.set_default_device(device)
+        library.backends.cudnn.allow_tf32 = False  # products are not rounded to it either, in both
     return library
+
+
+def waiting(library: Any, device: str) -> Callable[[], None]:
+    """What waits until the device has done what it was told: on the CPU nothing does."""
+    return library.cuda.synchronize if device == "cuda" else lambda: None
+
+
+def on_host(tensor: Any) -> Any:
+    """Its values, as NumPy's array. PyTorch's have to be moved there first."""
+    return (tensor.cpu() if type(tensor).__module__.startswith("torch") else tensor).numpy()
 
 
 def serve(answer: Callable[[str], Any]) -> None:
@@ -45,12 +59,13 @@ def serve(answer: Callable[[str], Any]) -> None:
 
 
 class Peer:
-    """A child process of `script` that uses one library, on the CPU, with so many threads."""
+    """A child process of `script` that uses one library, with so many threads."""
 
-    def __init__(self, script: str, library: str, threads: int, *arguments: str) -> None:
+    def __init__(self, script: str, library: str, threads: int, *arguments: str, device: str = "cpu") -> None:
         variables = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "CORDEE_THREADS")
-        environment = dict(os.environ, CORDEE_DEVICE="cpu", **dict.fromkeys(variables, str(threads)))
+        environment = dict(os.environ, CORDEE_DEVICE=device, **dict.fromkeys(variables, str(threads)))
         command = [_interpreter(library), script, "--child", library, "--threads", str(threads), *arguments]
+        command += ["--device", device] if device != "cpu" else []
         self.library = library
         self.process = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment

@@ -1,6 +1,7 @@
 """One training step, Cordee's beside PyTorch's: time and peak memory, as ratios (below 1: Cordee needs less).
 
     python benchmarks/training_step.py [--threads 1 2] [--dtypes float32 bfloat16] [--rows mlp-tiny,conv] [--compile]
+        [--device cuda]
 
 A step is `zero_grad`, forward, loss, backward and optimiser update, on a fixed batch. PyTorch runs eagerly with its
 fused optimisers, images in whichever layout is faster (`cl` behind its time: channels last), and with `--compile` also
@@ -13,7 +14,9 @@ Every figure has a child process of its own, so that none disturbs another's thr
 burst by burst, and a figure is the median over all steps. Memory is the growth of the child's peak resident set (VmHWM
 of /proc, after all steps) over its resident set before the model was built, when the library had been imported and had
 trained a tiny model with layers of every kind, so that its parts (LLVM, oneDNN) were loaded; of PyTorch it is that of
-the eager child. (The first run on a machine also compiles Cordee's loops, which takes memory: look at the second.)
+the eager child. On a GPU it is what the library's pool has grown to, and a figure is the median over bursts, each of
+which ends when the GPU has done all of it. (The first run on a machine also compiles Cordee's loops, which takes
+memory: look at the second.)
 
 `--profile` says instead where a step of each library goes, by operation. `--json FILE` keeps everything measured.
 """
@@ -36,7 +39,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from machine import describe_machine
-from peers import LIBRARIES, Peer, import_library, installed, serve
+from peers import DEVICES, LIBRARIES, Peer, import_library, installed, on_host, serve, waiting
 from step_profile import print_profile, profile_cordee, profile_torch
 from workloads.training_models import OPTIONS, ROWS, Row, tiny
 
@@ -95,13 +98,13 @@ def batch_of(row: Row) -> tuple[Any, Any]:
 def share_weights(lib: Any, model: Any, path: Path) -> None:
     """The first to come writes its initial weights; the others take them."""
     if not path.exists():
-        np.savez(path, **{name: value.detach().numpy() for name, value in model.state_dict().items()})
+        np.savez(path, **{name: on_host(value.detach()) for name, value in model.state_dict().items()})
     else:
         with np.load(path) as arrays:
             model.load_state_dict({name: lib.tensor(arrays[name]) for name in arrays.files})
 
 
-def build(lib: Any, row: Row, dtype: str, variant: str, weights: Path) -> Training:
+def build(lib: Any, row: Row, dtype: str, variant: str, weights: Path, device: str) -> Training:
     """The row's training. `variant` names PyTorch's layout and whether it is compiled: "", "cl", "compile", …"""
     inputs, targets = map(lib.tensor, batch_of(row))
     lib.manual_seed(0)
@@ -111,7 +114,7 @@ def build(lib: Any, row: Row, dtype: str, variant: str, weights: Path) -> Traini
         model, inputs = (each.to(memory_format=lib.channels_last) for each in (model, inputs))
     context: Callable[[], Any] = contextlib.nullcontext
     if dtype != "float32":
-        context = functools.partial(lib.autocast, "cpu", dtype=getattr(lib, dtype))
+        context = functools.partial(lib.autocast, device, dtype=getattr(lib, dtype))
     training = Training(lib, model, row.optimizer, inputs, targets, context)
     if "compile" in variant:
         training.loss_of = lib.compile(training.loss_of)
@@ -130,15 +133,21 @@ def memory_bytes(field: str) -> int:
     return peak if sys.platform == "darwin" else peak * 1024
 
 
-def child(library: str, row: Row, dtype: str, variant: str, threads: int, weights: Path) -> None:
+def device_bytes(lib: Any) -> int:
+    """What a library's pool has grown to (PyTorch calls that reserved, and allocated what is in use of it)."""
+    return int(getattr(lib.cuda, "max_memory_reserved", lib.cuda.max_memory_allocated)())
+
+
+def child(library: str, row: Row, dtype: str, variant: str, threads: int, weights: Path, device: str) -> None:
     """Builds when asked what it lacks; then warms up, takes steps, tells its memory or its profile, by questions."""
-    lib = import_library(library, threads)
+    lib = import_library(library, threads, device)
+    wait = waiting(lib, device)
     # Libraries load parts of themselves at first use: that is not the model's memory.
     batch = (lib.ones(64, 64), lib.tensor(np.zeros(64, int)))
     Training(lib, tiny(lib.nn), row.optimizer, *batch, contextlib.nullcontext).step()
     with contextlib.suppress(OSError):
         Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew from here
-    baseline = memory_bytes("VmRSS")
+    baseline = device_bytes(lib) if device == "cuda" else memory_bytes("VmRSS")
     held: list[Training] = []
 
     def losses(num_steps: int) -> list[float]:
@@ -150,6 +159,13 @@ def child(library: str, row: Row, dtype: str, variant: str, threads: int, weight
 
     def burst(num_steps: int) -> list[float]:
         times, step = [], held[0].step
+        if device == "cuda":  # to wait for every step would be to time how it waits
+            wait()
+            start = time.perf_counter()
+            for _ in range(num_steps):
+                step()
+            wait()
+            return [(time.perf_counter() - start) / num_steps]
         for _ in range(num_steps):
             start = time.perf_counter()
             step()
@@ -161,10 +177,10 @@ def child(library: str, row: Row, dtype: str, variant: str, threads: int, weight
         if what == "build":
             if dtype != "float32" and not hasattr(lib, "autocast"):
                 return f"{library} has no autocast"
-            held.append(build(lib, row, dtype, variant, weights))
+            held.append(build(lib, row, dtype, variant, weights, device))
             return ""
         if what == "memory":
-            peak = memory_bytes("VmHWM")
+            peak = device_bytes(lib) if device == "cuda" else memory_bytes("VmHWM")
             return [peak - baseline, peak]
         if what == "profile":
             profile = profile_cordee if library == "cordee" else functools.partial(profile_torch, lib)
@@ -189,7 +205,8 @@ class Measured(NamedTuple):
 class Runner:
     """One row at one dtype and number of threads."""
 
-    def __init__(self, row_name: str, dtype: str, threads: int, folder: Path) -> None:
+    def __init__(self, row_name: str, dtype: str, threads: int, folder: Path, device: str = "cpu") -> None:
+        self.device = device
         self.row = ROWS[row_name]
         self.arguments = ("--rows", row_name, "--dtypes", dtype, "--weights", str(folder / f"{row_name}.npz"))
         self.threads = threads
@@ -200,7 +217,7 @@ class Runner:
     def start(self, library: str, variant: str = "") -> None:
         """Starts a child, which builds and warms up; or notes what it lacks."""
         name = f"{library} {variant}".rstrip()
-        peer = Peer(__file__, library, self.threads, *self.arguments, "--variant", variant)
+        peer = Peer(__file__, library, self.threads, *self.arguments, "--variant", variant, device=self.device)
         if lack := peer.ask("build"):
             self.lacking[name] = lack
             peer.close()
@@ -335,6 +352,7 @@ def main() -> None:
     parser.add_argument("--compile", action="store_true", help="torch.compile, too")
     parser.add_argument("--profile", action="store_true", help="where a step goes, by operation")
     parser.add_argument("--json", type=Path, help="write what was measured to this file")
+    parser.add_argument("--device", choices=DEVICES, default="cpu", help="where both compute (default: cpu)")
     parser.add_argument("--child", choices=LIBRARIES, help=argparse.SUPPRESS)
     parser.add_argument("--variant", default="", help=argparse.SUPPRESS)
     parser.add_argument("--weights", type=Path, help=argparse.SUPPRESS)
@@ -344,12 +362,12 @@ def main() -> None:
         parser.error(f"no row {', '.join(sorted(unknown))}; there are {', '.join(ROWS)}")
     if arguments.child:
         row, dtype, threads = ROWS[rows[0]], arguments.dtypes[0], arguments.threads[0]
-        child(arguments.child, row, dtype, arguments.variant, threads, arguments.weights)
+        child(arguments.child, row, dtype, arguments.variant, threads, arguments.weights, arguments.device)
         return
     libraries = installed()
     from cordee.trainer import kernels  # not above: PyTorch's children are to be without it
 
-    head = [*describe_machine("numpy", "torch"), f"Cordee's kernels: {kernels.identity()}"]
+    head = [*describe_machine("numpy", "torch", device=arguments.device), f"Cordee's kernels: {kernels.identity()}"]
     print("\n".join(f"# {line}" for line in head), flush=True)
     kept: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory() as folder:
@@ -367,14 +385,14 @@ def measure_rows(
     kept: list[dict[str, Any]],
 ) -> None:  # fmt: skip
     """Prints one table, and keeps its lines."""
-    print(f"\n{dtype}, threads {threads}")
+    print(f"\n{dtype}, threads {threads}{', on the GPU' if arguments.device == 'cuda' else ''}")
     if not arguments.profile:
         print(_aligned("", ["ms", "", "", "", "", "", "peak MB", "", ""]))
         columns = ["cordee", "torch", "", "ratio", "compiled", "ratio", "cordee", "torch", "ratio"]
         print(_aligned("training step", columns), flush=True)
     lines: list[Line] = []
     for row_name in rows:
-        runner = Runner(row_name, dtype, threads, folder)
+        runner = Runner(row_name, dtype, threads, folder, arguments.device)
         try:
             if arguments.profile:
                 print(ROWS[row_name].title)

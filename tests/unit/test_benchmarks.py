@@ -110,6 +110,20 @@ def test_an_operation_is_measured_forward_and_with_backward() -> None:
     assert "–" in adamw  # nothing to walk back
 
 
+def test_operations_and_steps_are_measured_on_a_device(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On CuPy's stand-in: what is timed waits for the device, and no array is taken for one on the host."""
+    stand_in = ROOT / "tests" / "conformance" / "cupy_stand_in"
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(filter(None, (str(stand_in), os.environ.get("PYTHONPATH")))))
+    out = run("ops.py", "--quick", "--only", "softmax 768×64", "--device", "cuda")
+    (row,) = [line.split() for line in out.splitlines() if line.startswith("normalisation")]
+    assert float(row[3]) > 0
+    kept = tmp_path / "out.json"
+    out = run("training_step.py", "--seconds", "0", "--rows", "mlp-tiny", "--device", "cuda", "--json", str(kept))
+    assert "on the GPU" in out
+    ours = json.loads(kept.read_text())["steps"][0]["measured"]["cordee"]
+    assert ours["losses"][-1] < ours["losses"][0]
+
+
 def test_the_tape_is_measured_beside_bare_calls_of_the_same_gradients() -> None:
     out = run("tape.py", "--quick", "--only", "add,linear,softmax")
     assert [line.split()[0] for line in out.splitlines() if line and line[0] != "#"] == [
