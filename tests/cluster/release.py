@@ -14,11 +14,13 @@ import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from cluster.chart import CHART
 from cluster.control_plane import ControlPlane
 from cluster.kubelet.images import CORDEE
 from cluster.processes import wait_until
+from cordee.k8s.crd import GROUP, PLURAL, VERSION
 
 __all__ = ["Platform", "PortForward", "undisturbed"]
 
@@ -177,7 +179,7 @@ class Platform:
 
     def thing(self, job: str) -> Any:
         """The job's object."""
-        return self.get(f"trainingjob/{job}")
+        return self._ask(f"/apis/{GROUP}/{VERSION}/namespaces/{self.namespace}/{PLURAL}/{job}")
 
     def wait_for_step(self, job: str, step: int, timeout_seconds: float = 90) -> None:
         def reached() -> bool:
@@ -195,15 +197,26 @@ class Platform:
 
     def pods(self, job: str) -> Mapping[str, Any]:
         """The job's pods, by name."""
-        found = json.loads(self.kubectl("get", "pods", "--selector", f"cordee.dev/job={job}", "--output", "json"))
-        return {pod["metadata"]["name"]: pod for pod in found["items"]}
+        return {pod["metadata"]["name"]: pod for pod in self.selected_pods(f"cordee.dev/job={job}")}
 
     def coordinator(self) -> str:
         """The coordinator's pod; empty between the end of one and the next."""
         selector = f"app.kubernetes.io/instance={self.release},app.kubernetes.io/component=coordinator"
-        found = json.loads(self.kubectl("get", "pods", "--selector", selector, "--output", "json"))
-        living = [pod for pod in found["items"] if "deletionTimestamp" not in pod["metadata"]]
+        living = [pod for pod in self.selected_pods(selector) if "deletionTimestamp" not in pod["metadata"]]
         return str(living[0]["metadata"]["name"]) if living else ""
+
+    def selected_pods(self, selector: str) -> list[Any]:
+        """The pods with these labels."""
+        found = self._ask(f"/api/v1/namespaces/{self.namespace}/pods?labelSelector={quote(selector, safe='')}")
+        pods: list[Any] = found["items"]
+        return pods
+
+    def _ask(self, path: str) -> Any:
+        """What is asked again and again is asked without a `kubectl`, whose start costs the training half a core."""
+        status, answer = self.plane.request("GET", path)
+        if status != 200:
+            raise RuntimeError(f"GET {path}: {status}: {answer}")
+        return answer
 
     def said(self) -> str:
         """What the coordinator and the cluster say, for a test's report."""

@@ -54,8 +54,8 @@ def test_a_rolling_upgrade_and_the_leaders_death_do_not_touch_the_training(
     def leader() -> str:
         """The pod that the Service leads to."""
         selector = f"app.kubernetes.io/instance={platform.release},cordee.dev/leader=true"
-        names = platform.kubectl("get", "pods", "--selector", selector, "--output", "name").split()
-        return names[0].partition("/")[2] if len(names) == 1 else ""
+        names = [pod["metadata"]["name"] for pod in platform.selected_pods(selector)]
+        return names[0] if len(names) == 1 else ""
 
     wait_until(lambda: leader() != "", "a leader")
     words = ["--epochs", epochs, "--pause", "0.05", "--until-workers", "3"]

@@ -67,6 +67,8 @@ def test_every_listed_argument_list_can_be_read() -> None:
 def test_a_sample_of_the_tests_passes_on_the_stand_in() -> None:
     here = Path(__file__).parent
     common = [sys.executable, "-m", "pytest", "--device", "stand-in", "-q", "-p", "no:cacheprovider", "-m", "not slow"]
-    for rest in ([str(here / "test_ops_records.py"), "-k", SAMPLE], [str(here / file) for file in FILES]):
+    # The poem takes more steps than what it stands for, and another model is trained here.
+    files = [*(str(here / file) for file in FILES), "-k", "not poem"]
+    for rest in ([str(here / "test_ops_records.py"), "-k", SAMPLE], files):
         done = subprocess.run([*common, *rest], cwd=ROOT, capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stdout[-4000:]

@@ -26,7 +26,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 def test_scikit_learns_own_checks_pass(kind: Any) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the checks provoke some of scikit-learn's
-        results = check_estimator(kind(epochs=30, hidden=(32,)), on_fail=None)
+        results = check_estimator(kind(epochs=12, hidden=(32,)), on_fail=None)
     failed = [(result["check_name"], result["exception"]) for result in results if result["status"] == "failed"]
     assert not failed
     assert sum(result["status"] == "passed" for result in results) >= 50
