@@ -1,5 +1,5 @@
-"""The model of `benchmarks/steady.py`, for Cordee: an MLP of about so many parameters; prints nothing, writes the time
-of every committed step."""
+"""The model of `benchmarks/steady.py` and `overlap.py`, for Cordee: an MLP of about so many parameters; prints nothing,
+writes the time of every committed step, and how long its commit took."""
 
 import argparse
 import json
@@ -18,6 +18,8 @@ parser.add_argument("--steps", type=int, required=True)
 parser.add_argument("--width", type=int, required=True)
 parser.add_argument("--batch", type=int, default=256)
 parser.add_argument("--shards", type=int, required=True)
+parser.add_argument("--alternate", type=int, default=0, help="steps after which gradients travel the other way")
+parser.add_argument("--link", type=float, default=0.0, help="MB/s of a simulated network; 0: as it is")
 arguments = parser.parse_args()
 
 trainer.manual_seed(0)
@@ -34,12 +36,23 @@ criterion = nn.CrossEntropyLoss()
 loader = data.DataLoader(
     data.TensorDataset(x, y), batch_size=arguments.batch, shuffle=True, shards=arguments.shards, seed=0
 )
+if arguments.alternate:
+    import slow_link
+
+    slow_link.slow_down(arguments.link * 1e6)
 run = elastic.Run(model, optimizer, loader)
-times = []
+early = run._early
+times: list[float] = []
+commits: list[float] = []
 for step in run.steps(epochs=-(-arguments.steps // len(loader))):
     for batch in step.shards:
         step.backward(criterion(model(batch.x), batch.y))
+    computed = time.perf_counter()
     step.commit()
     times.append(time.perf_counter())
+    commits.append(times[-1] - computed)
+    if arguments.alternate:  # by the number of the step that follows: all workers alike
+        run._early = early if step.number // arguments.alternate % 2 else None
 if run.rank == 0:
     (arguments.records / f"cordee.{os.getpid()}.json").write_text(json.dumps(times))
+    (arguments.records / f"cordee.{os.getpid()}.commits").write_text(json.dumps(commits))

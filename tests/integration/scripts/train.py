@@ -11,6 +11,9 @@ from pathlib import Path
 from cordee import trainer
 from cordee.trainer import data, elastic, nn, optim
 from cordee.trainer.checkpoint import writer
+from cordee.trainer.elastic import early
+
+early.BUCKET_BYTES = 1 << 10  # these small models' gradients travel beside backward, too
 
 parser = argparse.ArgumentParser()
 parser.add_argument("--log", type=Path, required=True)

@@ -65,6 +65,8 @@ class Outcome:
     """Those that were done again included."""
     notes: list[str]
     """What the job's events would say, by kind."""
+    num_early: int = 0
+    """Exchanges that were begun beside backward."""
 
 
 def history(seed: int, workers: int, exchanges: int) -> History:
@@ -113,6 +115,7 @@ class _Job:
         self.turn = threading.Condition()
         self.num_exchanges = 0
         self.num_lost = 0
+        self.num_early = 0
         self.sizes: list[int] = []
         self.generation = 0
         self.live: set[int] = set()
@@ -169,7 +172,7 @@ class _Job:
             assert not thread.is_alive(), "a worker waits for ever"
         if self.failures:
             raise self.failures[0]
-        return Outcome(self.results, self.sizes, self.num_lost, self.num_exchanges, self.notes)
+        return Outcome(self.results, self.sizes, self.num_lost, self.num_exchanges, self.notes, self.num_early)
 
     def wait(self, condition: Callable[[], Any]) -> None:
         if not self.turn.wait_for(lambda: condition() or self.failures, timeout=60) or self.failures:
@@ -257,10 +260,30 @@ class _Communicator:
     rank: int
     size: int
     closed: bool = False
+    beside: bool = True
+    begun: list[tuple[Mapping[Span, Any], Any, int]] = field(default_factory=list)
 
     def all_reduce(
-        self, partials: Mapping[Span, Any], out: Any, *, num_shards: int, header: bytes = b""
+        self, partials: Mapping[Span, Any], out: Any, *, num_shards: int, header: bytes = b"", keep: bool = False
     ) -> list[bytes]:
+        self.finish()
+        before = {span: to_numpy(buffer).copy() for span, buffer in partials.items()}
+        headers = self.reduce(partials, out, num_shards, header)
+        if keep:
+            assert all(before[span].tobytes() == to_numpy(partials[span]).tobytes() for span in before)
+        return headers
+
+    def begin(self, partials: Mapping[Span, Any], out: Any, *, num_shards: int) -> None:
+        # What is sent is what is there now; it goes on its way when this worker has to wait anyway.
+        copies = {span: to_numpy(buffer).copy() for span, buffer in partials.items()}
+        self.begun.append((copies, out, num_shards))
+        self.job.num_early += 1
+
+    def finish(self) -> None:
+        while self.begun:
+            self.reduce(*self.begun.pop(0))
+
+    def reduce(self, partials: Mapping[Span, Any], out: Any, num_shards: int, header: bytes = b"") -> list[bytes]:
         exchange = self.exchange
         assert not self.closed
         if exchange.broken:

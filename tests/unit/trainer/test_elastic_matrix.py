@@ -14,6 +14,8 @@ from typing import Any
 
 import pytest
 
+from cordee.trainer.elastic import early
+
 sys.path.insert(0, str(Path(__file__).parent))
 try:
     topics: Any = importlib.import_module("elastic_topics")
@@ -23,6 +25,12 @@ finally:
 
 TOPICS = topics.TOPICS
 WORLDS = (1, 2, 3, 5, 8)
+
+
+@pytest.fixture(autouse=True)
+def small_buckets(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Gradients travel in several pieces while backward still runs, though these models are small."""
+    monkeypatch.setattr(early, "BUCKET_BYTES", 256)
 
 
 @functools.cache

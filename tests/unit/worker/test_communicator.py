@@ -94,6 +94,55 @@ def test_the_bits_depend_on_the_shards_alone(size: int) -> None:
                     assert result.tobytes() == expected
 
 
+@pytest.mark.parametrize("sharing", [(), (0, 1, 2)])
+@pytest.mark.parametrize("num_shards", [3, 5, 8])
+def test_what_is_begun_goes_on_beside_and_keeps_its_partial_sums(num_shards: int, sharing: tuple[int, ...]) -> None:
+    """A worker that begins its exchanges, one that makes them at once, and one that does both, are in one world."""
+    pieces = [gradients_of(num_shards, elements, seed=elements) for elements in (7, SHARED_BYTES // 4, LARGE + 3)]
+    with connected(3, sharing=sharing) as world:
+
+        def work(rank: int) -> list[bytes]:
+            handed = [partials_of(gradients, rank, 3) for gradients in pieces]
+            before = [{span: partial.tobytes() for span, partial in partials.items()} for partials in handed]
+            outs = [np.full_like(gradients[0], 99) for gradients in pieces]
+            for number, (partials, out) in enumerate(zip(handed, outs, strict=True)):
+                if number < rank:
+                    world[rank].begin(partials, out, num_shards=num_shards)
+                else:
+                    world[rank].all_reduce(partials, out, num_shards=num_shards, keep=True)
+            world[rank].finish()
+            after = [{span: partial.tobytes() for span, partial in partials.items()} for partials in handed]
+            assert before == after
+            return [out.tobytes() for out in outs]
+
+        for results in successes(in_threads(3, work)):
+            assert results == [tree_sum(gradients).tobytes() for gradients in pieces]
+
+
+def test_what_goes_wrong_beside_is_raised_by_whoever_waits_for_it() -> None:
+    gradients = gradients_of(2, LARGE)
+    with connected(2) as world:
+        out = np.empty_like(gradients[0])
+        world[0].begin(partials_of(gradients, 0, 2), out, num_shards=2)
+        world[1].close()
+        with pytest.raises(PeerLostError):
+            world[0].finish()
+        world[0].begin(partials_of(gradients, 0, 2), out, num_shards=2)  # training goes on to the next exchange
+        with pytest.raises(PeerLostError):
+            world[0].all_reduce(partials_of(gradients, 0, 2), out, num_shards=2)
+
+
+def test_a_communicator_is_closed_in_the_middle_of_what_was_begun() -> None:
+    gradients = gradients_of(2, LARGE)
+    with connected(2) as world:
+        for _ in range(3):
+            world[0].begin(partials_of(gradients, 0, 2), np.empty_like(gradients[0]), num_shards=2)
+        world[0].close()
+        assert not [thread for thread in threading.enumerate() if thread.name == "cordee-exchange"]
+        with pytest.raises(PeerLostError):
+            world[1].all_reduce(partials_of(gradients, 1, 2), np.empty_like(gradients[0]), num_shards=2)
+
+
 def test_another_order_would_give_other_bits() -> None:
     """Otherwise the test above would prove nothing."""
     gradients = gradients_of(8, 1000)

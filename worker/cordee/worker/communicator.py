@@ -20,6 +20,7 @@ from cordee.trainer.elastic.protocols import Buffer, PeerLostError
 from cordee.trainer.elastic.tree import Span
 from cordee.worker.abort import Abort
 from cordee.worker.activity import COMPUTING, EXCHANGING, MEETING, Activity
+from cordee.worker.beside import Beside
 from cordee.worker.gpus import Gpus, GpusApartError
 from cordee.worker.link import Link, drive
 from cordee.worker.listener import Listener
@@ -116,6 +117,7 @@ class TcpCommunicator:
         self._gpus: Gpus | None = None
         self._unseen_since = 0.0
         """Since when a call is under way that waits for peers elsewhere than at our links; 0: none is."""
+        self._beside = Beside()
 
     def share_memory(self, deadline: float, *, offer: bool = True) -> None:
         """Agrees with the peers of this host to exchange gradients through shared memory, if this worker offers it.
@@ -152,25 +154,42 @@ class TcpCommunicator:
         return self._size
 
     def all_reduce(
-        self, partials: Mapping[Span, Buffer], out: Buffer, *, num_shards: int, header: bytes = b""
+        self,
+        partials: Mapping[Span, Buffer],
+        out: Buffer,
+        *,
+        num_shards: int,
+        header: bytes = b"",
+        keep: bool = False,
     ) -> list[bytes]:
         """See `protocols.Communicator.all_reduce`."""
-        self._check_alive()
-        if not isinstance(out, np.ndarray):
-            return self._all_reduce_on_device(partials, out, num_shards, header)
-        plan = make_plan(num_shards, self._size, out.size, out.itemsize)
-        _check_buffers(partials, out, plan.covers[self._rank])
-        headers: list[bytes] = []
-        step = SEGMENT_BYTES // out.itemsize
         self.activity.enter(EXCHANGING, waits=self._awaited)
         try:
-            for start in range(0, max(out.size, 1), step):
-                segment = {span: buffer[start : start + step] for span, buffer in partials.items()}
-                heard = self._reduce(segment, out[start : start + step], num_shards, b"" if headers else header)
-                headers = headers or heard
+            self._beside.wait()
+            self._check_alive()
+            if not isinstance(out, np.ndarray):
+                return self._all_reduce_on_device(partials, out, num_shards, header)
+            return self._all_reduce(partials, out, num_shards, header, keep)
         finally:
             self.activity.enter(COMPUTING)
-        return headers
+
+    @property
+    def beside(self) -> bool:
+        """See `protocols.Communicator.beside`. Copying to and from shared memory takes a processor all the time."""
+        return len(self._windows) < len(self._links)
+
+    def begin(self, partials: Mapping[Span, Buffer], out: Buffer, *, num_shards: int) -> None:
+        """See `protocols.Communicator.begin`."""
+        _check_buffers(partials, out, make_plan(num_shards, self._size, out.size, out.itemsize).covers[self._rank])
+        self._beside.put(lambda: self._all_reduce(partials, out, num_shards, b"", True))
+
+    def finish(self) -> None:
+        """See `protocols.Communicator.finish`."""
+        self.activity.enter(EXCHANGING, waits=self._awaited)
+        try:
+            self._beside.wait()
+        finally:
+            self.activity.enter(COMPUTING)
 
     def send_states(self, ranks: Sequence[int], meta: bytes, buffers: Sequence[Buffer]) -> None:
         """See `protocols.Communicator.send_states`."""
@@ -211,6 +230,9 @@ class TcpCommunicator:
 
     def close(self) -> None:
         """Closes the connections. What has been sent still arrives."""
+        if not self._beside.idle:
+            self._abort.set("this communicator is closed")
+        self._beside.close()
         self._failure = self._failure or ("this communicator is closed", ())
         self._closed = True
         for link in self._links.values():
@@ -234,6 +256,21 @@ class TcpCommunicator:
 
     # Private
 
+    def _all_reduce(
+        self, partials: Mapping[Span, Array], out: Array, num_shards: int, header: bytes, keep: bool
+    ) -> list[bytes]:
+        """By the one thread whose turn it is."""
+        self._check_alive()
+        plan = make_plan(num_shards, self._size, out.size, out.itemsize)
+        _check_buffers(partials, out, plan.covers[self._rank])
+        headers: list[bytes] = []
+        step = SEGMENT_BYTES // out.itemsize
+        for start in range(0, max(out.size, 1), step):
+            segment = {span: buffer[start : start + step] for span, buffer in partials.items()}
+            heard = self._reduce(segment, out[start : start + step], num_shards, b"" if headers else header, keep)
+            headers = headers or heard
+        return headers
+
     def _awaited(self) -> list[tuple[int, float]]:
         """Which peers are waited for at the moment, and when a byte last moved on their links. From any thread."""
         reducing, unseen_since = self._reducing, self._unseen_since
@@ -243,11 +280,13 @@ class TcpCommunicator:
             return [(rank, unseen_since) for rank in self._links]
         return [(link.rank, link.moved_at) for link in self._links.values() if link.receiving or link.sending]
 
-    def _reduce(self, partials: Mapping[Span, Array], out: Array, num_shards: int, header: bytes) -> list[bytes]:
+    def _reduce(
+        self, partials: Mapping[Span, Array], out: Array, num_shards: int, header: bytes, keep: bool
+    ) -> list[bytes]:
         self._operation += 1
         plan = make_plan(num_shards, self._size, out.size, out.itemsize)
         try:
-            self._reducing = self._reduction(Task(plan, self._rank, partials, out))
+            self._reducing = self._reduction(Task(plan, self._rank, partials, out, keep))
             return self._reducing.run(self._operation, num_shards, header, self._abort)
         except BaseException as error:
             self._break(error)
@@ -338,9 +377,10 @@ class TcpCommunicator:
     def _through_host(
         self, partials: Mapping[Span, Buffer], out: Buffer, num_shards: int, header: bytes
     ) -> list[bytes]:
+        self.activity.enter(EXCHANGING, waits=self._awaited)
         staged = {span: _on_host(buffer) for span, buffer in partials.items()}
         result = next(iter(staged.values())) if staged else np.empty(out.shape, out.dtype)
-        headers = self.all_reduce(staged, result, num_shards=num_shards, header=header)
+        headers = self._all_reduce(staged, result, num_shards, header, keep=False)
         out.set(result)
         return headers
 
@@ -348,7 +388,7 @@ class TcpCommunicator:
         """What every worker tells, by rank: an exchange of headers alone."""
         plan = make_plan(num_shards, self._size, 1, 4)
         nothing = {span: np.zeros(1, np.float32) for span in plan.covers[self._rank]}
-        return self._reduce(nothing, np.zeros(1, np.float32), num_shards, told)
+        return self._reduce(nothing, np.zeros(1, np.float32), num_shards, told, keep=False)
 
     def _watch(self, call: Call, break_off: Callable[[], None]) -> Any:
         """What a call returns that waits for peers unseen: if one is lost in the meantime, it is broken off."""

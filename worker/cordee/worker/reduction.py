@@ -144,7 +144,10 @@ class Reduction:
         if plan.additions:
             *before, (left, right) = plan.additions
             for term, other in before:
-                np.add(terms[term], terms[other], out=terms[term])
+                if self._task.keep and term in self._task.partials:
+                    terms[term] = np.add(terms[term], terms[other])
+                else:
+                    np.add(terms[term], terms[other], out=terms[term])
             np.add(terms[left], terms[right], out=places[0])
         elif self._result is not None or not self._in_place:
             np.copyto(places[0], terms[plan.root])

@@ -34,6 +34,8 @@ class Task:
     rank: int
     partials: Mapping[Span, Array]
     out: Array
+    keep: bool = False
+    """Whether the partial sums are to stay as they are."""
 
     def slice_bytes(self, rank: int) -> memoryview:
         """The memory of `out` that `rank` finishes."""

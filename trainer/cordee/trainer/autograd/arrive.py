@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from sys import getrefcount
 from typing import Any
 
@@ -13,7 +14,10 @@ from cordee.trainer.autograd.hooks import HOOKS
 from cordee.trainer.autograd.record import REGISTRY
 from cordee.trainer.tensors import Leaf, Tensor, wrap
 
-__all__ = ["add_array", "add_tensor", "as_gradient", "cast", "to_leaf", "write"]
+__all__ = ["WATCHED", "add_array", "add_tensor", "as_gradient", "cast", "to_leaf", "write"]
+
+WATCHED: dict[Leaf, Callable[[Tensor], object]] = {}
+"""Leaves of which somebody is told whenever an array has been added to their gradient, and their hooks have run."""
 
 
 def to_leaf(leaf: Leaf, g: Any, recorded: bool) -> None:
@@ -22,6 +26,8 @@ def to_leaf(leaf: Leaf, g: Any, recorded: bool) -> None:
     (add_tensor if recorded else add_array)(leaf, HOOKS.run(leaf, g) if hooked else g)
     if hooked:
         HOOKS.accumulated(leaf)
+        if leaf in WATCHED and (tensor := leaf.ref()) is not None:
+            WATCHED[leaf](tensor)
 
 
 def _references(g: Any) -> int:
@@ -53,6 +59,8 @@ def add_array(leaf: Leaf, g: Any, others: int = -_ALONE) -> None:
             known.data += g
         else:
             tensor._grad = wrap(array_module(known.data).asarray(known.data + g))
+        if WATCHED and leaf in WATCHED and leaf not in HOOKS:
+            WATCHED[leaf](tensor)
         return
     sink = tensor._sink
     if sink is None:
@@ -64,6 +72,8 @@ def add_array(leaf: Leaf, g: Any, others: int = -_ALONE) -> None:
     else:
         sink[...] = g
         tensor._grad = wrap(sink)
+        if WATCHED and leaf in WATCHED and leaf not in HOOKS:
+            WATCHED[leaf](tensor)
 
 
 def add_tensor(leaf: Leaf, g: Tensor) -> None:
@@ -86,6 +96,8 @@ def write(leaf: Leaf, rule: Any, F: Any, g: Any, out: Any, inputs: tuple[Any, ..
         return False
     rule(F, sink, g, out, *inputs, **params)
     tensor._grad = wrap(sink)
+    if WATCHED and leaf in WATCHED:
+        WATCHED[leaf](tensor)
     return True
 
 

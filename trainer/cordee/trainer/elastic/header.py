@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 __all__ = ["Agreement", "StepHeader", "exact_sum", "mean", "unpack_all"]
 
-_FIXED = struct.Struct("<QBHddIIHII")
+_FIXED = struct.Struct("<QBHHddIIHII")
 _CHANGE, _LEAVING, _CHECKPOINT = 1, 2, 4
 _NAME = struct.Struct("<H")
 
@@ -48,6 +48,8 @@ class StepHeader:
     """How long it waited for data in this step."""
     phase: int = 0
     """How many exchanges the step has had before this one (`Step.update` makes one in its middle)."""
+    redo: int = 0
+    """How many of the buckets that travelled early are to travel again (see `elastic.early`)."""
 
     def pack(self) -> bytes:
         return b"".join(
@@ -56,6 +58,7 @@ class StepHeader:
                     self.step,
                     _CHANGE * self.change_pending | _LEAVING * self.leaving | _CHECKPOINT * self.checkpoint,
                     self.phase,
+                    self.redo,
                     self.shard_seconds,
                     self.data_seconds,
                     len(self.losses),
@@ -84,7 +87,7 @@ class StepHeader:
     def unpack(data: bytes) -> StepHeader:
         """Raises `ValueError` when `data` is not a header."""
         try:
-            step, flags, phase, shard_seconds, data_seconds, *counts = _FIXED.unpack_from(data)
+            step, flags, phase, redo, shard_seconds, data_seconds, *counts = _FIXED.unpack_from(data)
             num_losses, num_touched, num_measures, num_buffers, num_ledger = counts
             doubles = struct.Struct(f"<{num_losses}d")
             losses = doubles.unpack_from(data, _FIXED.size)
@@ -116,6 +119,7 @@ class StepHeader:
             shard_seconds=shard_seconds,
             data_seconds=data_seconds,
             phase=phase,
+            redo=redo,
         )
 
 

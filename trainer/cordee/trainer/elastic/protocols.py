@@ -46,7 +46,8 @@ class Communicator(Protocol):
     """One world's exchange. Every method blocks, is called by one thread, and raises `PeerLostError` when a peer is
     gone.
 
-    Only `abort` may be called from another thread: it makes a blocked call raise `PeerLostError` at once.
+    Only `abort` may be called from another thread: it makes a blocked call raise `PeerLostError` at once. All workers
+    make the same exchanges in the same order, each begun or carried out at once as it suits them.
     """
 
     @property
@@ -56,16 +57,40 @@ class Communicator(Protocol):
     def size(self) -> int: ...
 
     def all_reduce(
-        self, partials: Mapping[Span, Buffer], out: Buffer, *, num_shards: int, header: bytes = b""
+        self,
+        partials: Mapping[Span, Buffer],
+        out: Buffer,
+        *,
+        num_shards: int,
+        header: bytes = b"",
+        keep: bool = False,
     ) -> list[bytes]:
         """Sums the shards' gradients of all workers in the fixed tree over shard indices, into `out`, on every worker.
 
         `partials` holds this worker's partial sums: exactly the spans of
         `tree.cover(*tree.deal(num_shards, size)[rank], num_shards)`, each a buffer shaped like `out` (which may be one
-        of them; the partials' contents are undefined afterwards). The bits of `out` depend on the shards' gradients
-        alone, never on the world. Returns every worker's `header`, by rank. When it returns, the whole sum is in `out`;
-        when it raises, `out` is undefined.
+        of them; the partials' contents are undefined afterwards, unless `keep` says that they are to stay: then it is
+        none of them). The bits of `out` depend on the shards' gradients alone, never on the world. Returns every
+        worker's `header`, by rank. When it returns, the whole sum is in `out`; when it raises, `out` is undefined. What
+        has been begun comes first.
         """
+        ...
+
+    @property
+    def beside(self) -> bool:
+        """Whether what is begun leaves the processor to the caller while it is under way, as a network does."""
+        ...
+
+    def begin(self, partials: Mapping[Span, Buffer], out: Buffer, *, num_shards: int) -> None:
+        """Begins an `all_reduce` that keeps its partials, without a header, and returns at once.
+
+        It goes on beside what the caller does, which leaves `out` alone until `finish` or an `all_reduce` has returned;
+        those raise what went wrong.
+        """
+        ...
+
+    def finish(self) -> None:
+        """Waits until all that has been begun is done."""
         ...
 
     def send_states(self, ranks: Sequence[int], meta: bytes, buffers: Sequence[Buffer]) -> None:

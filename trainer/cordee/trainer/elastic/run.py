@@ -21,6 +21,7 @@ from cordee.trainer import random
 from cordee.trainer.array import to_numpy
 from cordee.trainer.elastic import runtime
 from cordee.trainer.elastic.buffers import ShardBuffers, buffer_places
+from cordee.trainer.elastic.early import EarlyExchange
 from cordee.trainer.elastic.header import Agreement
 from cordee.trainer.elastic.heal import heal_words, synchronise
 from cordee.trainer.elastic.ledger import Ledger
@@ -69,6 +70,7 @@ class Run:
             here. `cordee ledger` proves by it that every sample came once.
         scaler: scales losses and gradients, and leaves out updates by what is not finite; its methods are not called
             then. It travels with the run.
+        overlap: have the gradients of a worker's last shard travel while backward still runs; the bits are the same.
 
     Raises:
         ValueError: `optimizer` trains parameters that `model` does not have, or cannot train in steps; `ledger` is a
@@ -84,6 +86,7 @@ class Run:
         state: Mapping[str, Any] | None = None,
         ledger: str | os.PathLike[str] | None = None,
         scaler: GradScaler | None = None,
+        overlap: bool = True,
     ) -> None:
         self.model = model
         self.optimizer = optimizer
@@ -92,6 +95,8 @@ class Run:
         self._state = TrainingState(model, optimizer, loader)
         check_for_steps(self._state.optimizers)
         self._sums = [GradientSums(name, each, loader.num_shards) for name, each in self._state.optimizers.items()]
+        early = EarlyExchange(self._sums[0]) if overlap and len(self._sums) == 1 else None
+        self._early = early if early is not None and early.worthwhile else None
         self._scaling = Scaling(scaler, self._state.registered)
         for name, thing in (state or {}).items():
             self.register(name, thing)
@@ -234,6 +239,7 @@ class Run:
                 self._world,
                 loader=self.loader,
                 sums=self._sums,
+                early=self._early,
                 buffers=buffers,
                 state=self._state,
                 membership=self._membership,
@@ -256,6 +262,8 @@ class Run:
             except GeneratorExit:
                 self._loops.has_left = True
                 if not step.lost:  # a lost one would have come again: the others wait for it, and are to find out
+                    if step.abandon():
+                        self._leave_world("lost", ())
                     self._membership.outside()
                 raise
             finally:

@@ -24,14 +24,27 @@ class SoloCommunicator:
 
     rank = 0
     size = 1
+    beside = False
 
     def all_reduce(
-        self, partials: Mapping[Span, Buffer], out: Buffer, *, num_shards: int, header: bytes = b""
+        self,
+        partials: Mapping[Span, Buffer],
+        out: Buffer,
+        *,
+        num_shards: int,
+        header: bytes = b"",
+        keep: bool = False,  # noqa: ARG002
     ) -> list[bytes]:
         total = partials[root(num_shards)]
         if total is not out:
             out[...] = total
         return [header]
+
+    def begin(self, partials: Mapping[Span, Buffer], out: Buffer, *, num_shards: int) -> None:
+        self.all_reduce(partials, out, num_shards=num_shards)
+
+    def finish(self) -> None:
+        """Nothing is ever under way here."""
 
     def send_states(self, ranks: Sequence[int], meta: bytes, buffers: Sequence[Buffer]) -> None:  # noqa: ARG002
         raise PeerLostError(f"a world of one has no ranks {list(ranks)}", ranks)

@@ -21,6 +21,7 @@ from cordee.trainer.elastic.tree import deal
 
 if TYPE_CHECKING:
     from cordee.trainer.data import Batch, DataLoader
+    from cordee.trainer.elastic.early import EarlyExchange
     from cordee.trainer.elastic.ledger import Ledger
     from cordee.trainer.elastic.protocols import Membership, World
     from cordee.trainer.elastic.scaling import Scaling
@@ -71,6 +72,7 @@ class Step:
         membership: Membership,
         scaling: Scaling,
         ledger: Ledger | None = None,
+        early: EarlyExchange | None = None,
         keep_batches: bool = False,
         checkpoint_due: Callable[[], bool],
         on_committed: Callable[[Step, Agreement], None],
@@ -105,6 +107,8 @@ class Step:
         self._on_committed = on_committed
         self._on_lost = on_lost
         self._communicator = world.communicator
+        self._early = early if world.size > 1 else None
+        """Has the only optimiser's gradients travel as soon as they are complete; None: all travel at the end."""
         self._range = deal(loader.num_shards, world.size)[world.rank]
         self._next_shard = self._range[0]
         self.num_passes = 0
@@ -149,12 +153,22 @@ class Step:
             self._shard_loss = math.nan
             self._shard_measures = {}
             self._weighted = False
+            if shard == self._range[1] - 1 and self._early is not None and not self._applied:
+                self._early.watch(self._communicator, shard, self._loader.num_shards)
             if batch is not None:
                 self._samples_in_shard = len(batch)
                 with random.scope(step=self.number, shard=shard, phase=self._phase):
                     yield batch
             self._fold(shard)
         self._state.unchanged_by_shards(self.number)
+
+    def abandon(self) -> bool:
+        """The script leaves the step as it is. Returns whether gradients of it travel: nobody is to wait for the
+        rest."""
+        if self._early is None:
+            return False
+        self._early.unwatch()
+        return self._early.num_sent > 0 and not self.committed
 
     def backward(self, loss: Tensor, **options: Any) -> None:
         """Adds the gradient of `loss`, the *mean* loss over the shard at hand, weighted by the shard's share of the
@@ -280,6 +294,8 @@ class Step:
     def _begin(self) -> None:
         for sums in self._sums:
             sums.begin()
+        if self._early is not None:
+            self._early.begin()
         self._buffers.begin()
         forget_casts()  # a joiner has none of weights that a script has written to since
         self._state.before_shards()
@@ -294,6 +310,8 @@ class Step:
             self._loader.expect(self.epoch - 1, self.index, self._range)
 
     def _fold(self, shard: int) -> None:
+        if shard == self._range[1] - 1 and self._early is not None and not self._applied:
+            self._early.fold()
         for sums in self._sums:
             if sums.fold(shard, last=shard == self._range[1] - 1) and not self._weighted:
                 raise RuntimeError(
@@ -322,6 +340,7 @@ class Step:
 
     def _exchange(self, chosen: Sequence[GradientSums], header: StepHeader) -> list[StepHeader] | None:
         """Sums the gradients of some optimisers; all workers' headers, by rank. None: a worker was lost."""
+        early = self._early if chosen else None
         touched = [np.empty(0, np.bool_), *(sums.touched for sums in chosen)]
         ours = StepHeader(
             header.step,
@@ -336,13 +355,20 @@ class Step:
             shard_seconds=header.shard_seconds,
             data_seconds=header.data_seconds,
             phase=self._phase,
+            redo=0 if early is None else early.redo,
         )
+        num_shards = self._loader.num_shards
         try:
-            packed = all_reduce(self._communicator, chosen, num_shards=self._loader.num_shards, header=ours.pack())
+            if early is None:
+                packed = all_reduce(self._communicator, chosen, num_shards=num_shards, header=ours.pack())
+                return unpack_all(packed, ours)
+            headers = unpack_all(early.exchange(self._communicator, num_shards, ours.pack()), ours)
+            early.again(self._communicator, num_shards, max(header.redo for header in headers))
+            early.land()
         except PeerLostError as error:
             self._give_up(error)
             return None
-        return unpack_all(packed, ours)
+        return headers
 
     def _give_up(self, error: PeerLostError) -> None:
         self.lost = True

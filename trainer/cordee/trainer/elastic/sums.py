@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from cordee.trainer.elastic.partials import PartialSums
+from cordee.trainer.elastic.partials import LastFold, PartialSums
 from cordee.trainer.elastic.tree import cover, deal
 from cordee.trainer.optim.snapshot import Snapshot
 
@@ -31,6 +31,8 @@ class GradientSums:
         self._partials = [PartialSums(num_shards) for _ in self._groups]
         self.touched: npt.NDArray[np.bool_] = np.zeros(sum(len(group.parameters) for group in self._groups), np.bool_)
         """Which parameters have a gradient from any shard so far."""
+        self._in_pieces = False
+        """Whether the last shard is folded by somebody else."""
         self._snapshot: Snapshot | None = None
 
     def begin(self) -> None:
@@ -46,8 +48,9 @@ class GradientSums:
                 "(requires_grad_(False))"
             )
         for group, partials in zip(self._groups, self._partials, strict=True):
-            partials.clear(group.grad)
+            partials.clear(group.grad, *([group.landing] if group.has_landing else ()))
         self.touched[:] = False
+        self._in_pieces = False
 
     def fold(self, shard: int, *, last: bool) -> bool:
         """Adds what backward has left for a shard. Returns whether there was any gradient."""
@@ -59,8 +62,14 @@ class GradientSums:
             any_touched = any_touched or bool(touched.any())
             offset += count
             group.fill_untouched()
-            partials.fold(shard, group.grad, last=last)
+            if not (last and self._in_pieces):
+                partials.fold(shard, group.grad, last=last)
         return any_touched
+
+    def last_folds(self, shard: int | None) -> list[LastFold]:
+        """By group, the last shard, to be folded piece by piece; None: this worker has no shard."""
+        self._in_pieces = True
+        return [p.last(shard, group.grad) for group, p in zip(self._groups, self._partials, strict=True)]
 
     def all_reduce(self, communicator: Communicator, header: bytes) -> list[bytes]:
         """Sums over all workers; the sums end in the groups' own gradients. Returns all workers' headers."""

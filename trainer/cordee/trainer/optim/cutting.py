@@ -33,7 +33,8 @@ class Cutter:
         self._fused = FusedUpdate(name, num_scratch)
         self._num_scratch = num_scratch
         self._scratch: dict[Any, list[Any]] = {}
-        self._whole: dict[int, tuple[tuple[str, ...], Block]] = {}
+        self._whole: dict[tuple[int, int], tuple[tuple[str, ...], Block]] = {}
+        """By group and its gradients' buffer, of which there may be two in turn."""
 
     def forget(self) -> None:
         """The arrays may have become others."""
@@ -44,7 +45,7 @@ class Cutter:
         where, count, numbers, _ = segment
         options, data, size = group.options, group.data, group.size
         is_whole = where.stop - where.start == size
-        known = self._whole.get(id(group)) if is_whole else None
+        known = self._whole.get((id(group), id(group.grad))) if is_whole else None
         if known is not None and known[0] == names:
             whole = known[1]
             whole.count, whole.numbers = count, numbers
@@ -74,7 +75,7 @@ class Cutter:
         if is_whole and size <= block:  # nothing to cut, this time and the next
             scratch = [each[:size] for each in scratch]
             whole = Block(xp, options, buffers[0], buffers[1], buffers[2:], scratch, count, numbers)
-            self._whole[id(group)] = names, whole
+            self._whole[id(group), id(group.grad)] = names, whole
             update(whole)
             return
         for start in range(where.start, where.stop, block):

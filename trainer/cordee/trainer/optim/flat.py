@@ -53,7 +53,8 @@ class FlatGroup:
     """Parameters of one dtype and one set of options, in one buffer. See the module's docstring.
 
     `data`, `grad` and the arrays in `state` are one-dimensional, contiguous and equally long, and are never replaced:
-    whoever loads or heals state writes into them. State of another shape than its parameter's is in `parts`, and state
+    whoever loads or heals state writes into them. (Only `land` replaces `grad`, by the buffer that is used in turn with
+    it.) State of another shape than its parameter's is in `parts`, and state
     that is one number per parameter in `numbers`.
     """
 
@@ -86,6 +87,7 @@ class FlatGroup:
         """How many updates each parameter has had: those in which it had a gradient."""
         self._views = tuple(self.view(self.data, index) for index in range(len(self.parameters)))
         self._sinks = tuple(self.view(self.grad, index) for index in range(len(self.parameters)))
+        self._other: tuple[Any, tuple[Any, ...]] | None = None
         self.adopt()
         _GROUPS.add(self)
 
@@ -108,6 +110,34 @@ class FlatGroup:
         raw = np.zeros(self._size * dtype.itemsize + _ALIGNMENT_BYTES, dtype=np.uint8)
         offset = -raw.__array_interface__["data"][0] % _ALIGNMENT_BYTES
         return raw[offset : offset + self._size * dtype.itemsize].view(dtype)
+
+    def sink(self, index: int) -> Any:
+        """The part of `grad` that belongs to a parameter, in its shape: the very array that backward writes to."""
+        return self._sinks[index]
+
+    @property
+    def has_landing(self) -> bool:
+        """Whether there is a second buffer for gradients."""
+        return self._other is not None
+
+    @property
+    def landing(self) -> Any:
+        """A second buffer for gradients, for sums to land in while `grad` is still needed."""
+        if self._other is None:
+            buffer = self.new_twin()
+            self._other = buffer, tuple(self.view(buffer, index) for index in range(len(self.parameters)))
+        return self._other[0]
+
+    def land(self) -> None:
+        """What is in `landing` are the gradients from now on. Which parameters have one stays as it is."""
+        assert self._other is not None
+        before = self._sinks
+        (self.grad, self._sinks), self._other = self._other, (self.grad, before)
+        for parameter, old, new in zip(self.parameters, before, self._sinks, strict=True):
+            if parameter._sink is old:
+                parameter._sink = new
+                if parameter._grad is not None:
+                    parameter._grad = wrap(new)
 
     def view(self, buffer: Any, index: int) -> Any:
         """The part of a twin that belongs to a parameter, in the parameter's shape."""
