@@ -6,7 +6,9 @@ work in `tests/unit/worker/test_communicator`.
 
 from __future__ import annotations
 
+import copy
 import importlib
+import pickle
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -75,7 +77,11 @@ def left_out_at_times(step: Any, net: Net, batch: Any) -> None:
 def looked_at(step: Any, net: Net, batch: Any) -> None:
     step.backward(loss(net, batch))
     for layer in net.layers:
-        assert np.isfinite(layer.weight.grad.numpy()).all()
+        gradient = layer.weight.grad
+        assert np.isfinite(gradient.numpy()).all()
+        for copied in (copy.copy(gradient), copy.deepcopy(gradient), pickle.loads(pickle.dumps(gradient))):
+            assert type(copied) is Tensor
+            assert copied.tolist() == gradient.tolist()
 
 
 def scaled_by_hand(step: Any, net: Net, batch: Any) -> None:
@@ -213,3 +219,28 @@ def test_buckets_cover_everything_once_from_the_end_on(least_bytes: int) -> None
         assert [place for b in of_group for place in range(b.where.start, b.where.stop)] == list(range(group.size))
         for bucket in of_group[1:]:
             assert (bucket.where.stop - bucket.where.start) * 4 >= least_bytes
+
+
+def test_a_step_that_is_left_in_the_middle_holds_nobody_up() -> None:
+    def leaves() -> Any:
+        trainer.manual_seed(3)
+        net = Net()
+        dataset = data.TensorDataset(*np.random.default_rng(1).standard_normal((2, 20, 5)).astype(np.float32))
+        optimizer = optim.SGD(net.parameters(), lr=0.1)
+        run = elastic.Run(net, optimizer, data.DataLoader(dataset, batch_size=20, shards=SHARDS))
+        for step in run.steps(NUM_STEPS):
+            for batch in step.shards:
+                step.backward(loss(net, batch))
+            if step.number == 4:
+                break
+            step.commit()
+        for step in run.steps(NUM_STEPS):
+            for batch in step.shards:
+                step.backward(loss(net, batch))
+            step.commit()
+        return run.weights_sha256()
+
+    (expected,) = world.play(leaves, world.History(1, ())).results
+    outcome = world.play(leaves, world.History(3, ()))
+    assert outcome.results == [expected] * 3
+    assert not WATCHED

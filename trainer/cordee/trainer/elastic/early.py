@@ -19,6 +19,7 @@ does it a third time goes on without sending early.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -83,6 +84,17 @@ class _Sent(Tensor):
     def data(self, array: Any) -> None:
         if array is not self._array:
             self._array[...] = array
+
+    # A copy is an ordinary tensor.
+
+    def __copy__(self) -> Tensor:
+        return copy.copy(wrap(self.data))
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Tensor:
+        return copy.deepcopy(wrap(self.data), memo)
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        return wrap(self.data).__reduce_ex__(protocol)
 
     def changed(self) -> bool:
         """Whether its numbers are others by now."""
