@@ -1,4 +1,4 @@
-"""Recurrent layers by generated loops, beside their NumPy versions."""
+"""Recurrent layers by generated loops, and the products that they repeat, beside their NumPy versions."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ from cordee.trainer.kernels.providers import PROVIDERS
 
 __all__ = ["threads"]
 
-pytestmark = pytest.mark.skipif(bool(PROVIDERS["llvm"].lack()), reason=PROVIDERS["llvm"].lack() or "-")
+needs_llvm = pytest.mark.skipif(bool(PROVIDERS["llvm"].lack()), reason=PROVIDERS["llvm"].lack() or "-")
+needs_onednn = pytest.mark.skipif(bool(PROVIDERS["onednn"].lack()), reason=PROVIDERS["onednn"].lack() or "-")
 
 
 def normal(rng: Any, *shape: int) -> Any:
@@ -32,6 +33,7 @@ def _layer(seed: int, sizes: tuple[int, ...], units: int, width: int = 0) -> tup
     return gates, *states, normal(rng, 4 * units, hidden), normal(rng, width, units) if width else None
 
 
+@needs_llvm
 @pytest.mark.parametrize("reverse", [False, True])
 @pytest.mark.parametrize("told", ["all", "outputs", "states"])
 @pytest.mark.parametrize(
@@ -55,6 +57,7 @@ def test_an_lstm_layer_and_its_gradients(
             np.testing.assert_allclose(found, each, rtol=1e-4, atol=1e-4 * np.abs(each).max())
 
 
+@needs_llvm
 def test_other_lstm_layers_are_left_to_numpy() -> None:
     provider = kernels.registry.load("lstm_layer", "llvm")
     gates, h, c, weight, _ = operands = _layer(0, (2, 2), 3)
@@ -62,3 +65,30 @@ def test_other_lstm_layers_are_left_to_numpy() -> None:
     for others in ((gates[:, ::-1], *operands[1:]), (gates, h.astype(np.float64), c, weight, None)):
         assert provider(*others, **options) is NotImplemented
     assert provider(gates[:0], *operands[1:], **options) is NotImplemented
+
+
+@needs_onednn
+@pytest.mark.parametrize("transposed", [False, True])
+@pytest.mark.parametrize(("k", "n"), [(70, 300), (256, 1024), (33, 5)], ids=str)
+def test_a_packed_matrix_multiplies_any_number_of_rows(k: int, n: int, transposed: bool, threads: int) -> None:
+    rng = np.random.default_rng(0)
+    b = normal(rng, n, k).T if transposed else normal(rng, k, n)
+    for times in (kernels.registry.load("multiplier", "onednn")(b), kernels.KERNELS["multiplier"].reference(np, b)):
+        for rows in (1, 64, 3, 64, 500):
+            a, out, again = (
+                normal(rng, rows, k),
+                np.full((rows, n), np.nan, np.float32),
+                np.empty((rows, n), np.float32),
+            )
+            times(a, out)
+            times(a, again)
+            np.testing.assert_allclose(out, a.astype(np.float64) @ b, rtol=1e-4, atol=1e-4)
+            assert out.tobytes() == again.tobytes()
+
+
+@needs_onednn
+def test_other_matrices_are_left_to_numpy() -> None:
+    provider = kernels.registry.load("multiplier", "onednn")
+    b = np.ones((6, 4), np.float32)
+    for other in (b.astype(np.float64), b[::2, ::2], b[:0], b[0]):
+        assert provider(other) is NotImplemented

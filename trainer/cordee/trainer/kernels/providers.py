@@ -73,6 +73,7 @@ _LLVM, _ONEDNN = f"{_HERE}.llvm", f"{_HERE}.onednn"
 
 TABLE: dict[str, dict[str, str]] = {
     "multiply": {"onednn": f"{_ONEDNN}.products:multiply"},
+    "multiplier": {"onednn": f"{_ONEDNN}.packed:multiplier"},
     "cast": {"llvm": f"{_LLVM}.bfloat16:cast"},
     "softmax": {"llvm": f"{_LLVM}.softmax:softmax"},
     "softmax_grad": {"llvm": f"{_LLVM}.softmax:softmax_grad"},

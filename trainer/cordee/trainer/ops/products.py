@@ -53,6 +53,19 @@ def multiply(xp: Any, a: Any, b: Any, *, out: Any = None, bias: Any = None) -> A
     return out
 
 
+@kernel
+def multiplier(xp: Any, b: Any) -> Any:
+    """`times(a, out)`, which writes a @ b to out: for many a, as steps have them, `b` is prepared once.
+
+    `a` and `out` are matrices of b's dtype, without gaps.
+    """
+
+    def times(a: Any, out: Any) -> None:
+        xp.matmul(a, b, out=out)
+
+    return times
+
+
 # -- matmul ------------------------------------------------------------------------------------------------------------
 
 

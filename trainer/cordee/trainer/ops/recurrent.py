@@ -15,6 +15,7 @@ from cordee.trainer.autograd.record import op
 from cordee.trainer.errors import ShapeError
 from cordee.trainer.ops.activation import relu, sigmoid, tanh
 from cordee.trainer.ops.composed import composed_vjp
+from cordee.trainer.ops.products import multiplier, multiply
 from cordee.trainer.ops.recurrent_lstm import LSTM_LAYER
 from cordee.trainer.ops.recurrent_steps import (
     alike,
@@ -40,11 +41,11 @@ def _gru(xp: Any, gates: Any, hidden: Any, weight: Any, bias: Any, *, sizes: Any
     total, dtype = gates.shape[0], gates.dtype
     acts = xp.empty((total, 3 * units), dtype)
     out, before, fresh = (xp.empty((total, units), dtype) for _ in range(3))
-    across = weight.T
+    times, through = multiplier(xp, weight.T), xp.empty((len(hidden), 3 * units), dtype)
     for start, stop, n in steps_of(sizes, reverse):
-        known, a = h[:n], acts[start:stop]
+        known, a, z = h[:n], acts[start:stop], through[:n]
         before[start:stop] = known
-        z = known @ across
+        times(known, z)
         if bias is not None:
             z += bias
         fresh[start:stop] = z[:, 2 * units :]
@@ -85,6 +86,7 @@ def _gru_vjp(
     dh = xp.zeros((max(sizes, default=0), units), acts.dtype) if g_h is None else g_h.copy()
     d = xp.empty_like(acts)
     d_hidden = xp.empty_like(acts)
+    times, through = multiplier(xp, weight), xp.empty_like(dh)
     for start, stop, n in reversed(steps_of(sizes, reverse)):
         here = dh[:n]
         if g_out is not None:
@@ -99,8 +101,9 @@ def _gru_vjp(
         dz[:, units : 2 * units] = here * (before[start:stop] - new) * z * (1.0 - z)
         dz_hidden[:, : 2 * units] = dz[:, : 2 * units]
         here *= z
-        here += dz_hidden @ weight
-    d_weight = d_hidden.T @ before if needs[2] else None
+        times(dz_hidden, through[:n])
+        here += through[:n]
+    d_weight = multiply(xp, d_hidden.T, before) if needs[2] else None
     return d, dh, d_weight, d_hidden.sum(axis=0) if bias is not None and needs[3] else None
 
 
@@ -165,11 +168,11 @@ def _rnn(xp: Any, gates: Any, hidden: Any, weight: Any, *, sizes: Any, reverse: 
     h = hidden.copy()
     out = xp.empty((gates.shape[0], hidden.shape[1]), gates.dtype)
     before = xp.empty_like(out)
-    across = weight.T
+    times = multiplier(xp, weight.T)
     for start, stop, n in steps_of(sizes, reverse):
         known, new = h[:n], out[start:stop]
         before[start:stop] = known
-        xp.matmul(known, across, out=new)
+        times(known, new)
         new += gates[start:stop]
         if nonlinearity == "tanh":
             xp.tanh(new, out=new)
@@ -196,15 +199,15 @@ def _rnn_vjp(
     result, before = aux
     g_out, g_h = g
     dh = xp.zeros((max(sizes, default=0), before.shape[1]), result.dtype) if g_h is None else g_h.copy()
-    d = xp.empty_like(result)
+    d, times = xp.empty_like(result), multiplier(xp, weight)
     for start, stop, n in reversed(steps_of(sizes, reverse)):
         here, new = dh[:n], result[start:stop]
         if g_out is not None:
             here += g_out[start:stop]
         slope = 1.0 - new * new if nonlinearity == "tanh" else new > 0
         xp.multiply(here, slope, out=d[start:stop])
-        dh[:n] = d[start:stop] @ weight
-    return d, dh, d.T @ before if needs[2] else None
+        times(d[start:stop], dh[:n])
+    return d, dh, multiply(xp, d.T, before) if needs[2] else None
 
 
 def _rnn_composed(gates: Any, h: Any, weight: Any, *, sizes: Any, reverse: bool, nonlinearity: str) -> Any:

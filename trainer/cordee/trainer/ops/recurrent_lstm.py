@@ -11,7 +11,7 @@ from cordee.trainer.errors import ShapeError
 from cordee.trainer.kernels import kernel
 from cordee.trainer.ops.activation import sigmoid, tanh
 from cordee.trainer.ops.composed import composed_vjp
-from cordee.trainer.ops.products import linear
+from cordee.trainer.ops.products import linear, multiplier, multiply
 from cordee.trainer.ops.recurrent_steps import (
     alike,
     check_gates,
@@ -42,7 +42,7 @@ def lstm_layer(
     scale[2 * units : 3 * units] = 1.0
     shift = 1.0 - scale
     acts = gates * scale
-    across = (weight * scale[:, None]).T
+    times, through = multiplier(xp, (weight * scale[:, None]).T), xp.empty((len(hidden), 4 * units), dtype)
     bent, before_c = xp.empty((total, units), dtype), xp.empty((total, units), dtype)
     before_h = xp.empty((total, hidden.shape[1]), dtype)
     full = xp.empty((total, units), dtype)
@@ -51,7 +51,8 @@ def lstm_layer(
         z, bend, known_h, known_c = acts[start:stop], bent[start:stop], h[:n], c[:n]
         before_h[start:stop] = known_h
         before_c[start:stop] = known_c
-        z += known_h @ across
+        times(known_h, through[:n])
+        z += through[:n]
         xp.tanh(z, out=z)
         z *= scale
         z += shift
@@ -78,7 +79,7 @@ def lstm_layer_grad(
     d = xp.empty((total, 4, units), acts.dtype)
     by_cell, by_output, to_cell = _lstm_slopes(xp, acts.reshape(total, 4, units), bent, before_c)
     d_out = None if projection is None else xp.empty_like(before_h)
-    forget = acts[:, units : 2 * units]
+    forget, times = acts[:, units : 2 * units], multiplier(xp, weight)
     for start, stop, n in reversed(steps_of(sizes, reverse)):
         here, d_cell, dz = dh[:n], dc[:n], d[start:stop]
         if g_out is not None:
@@ -90,10 +91,10 @@ def lstm_layer_grad(
         xp.multiply(by_cell[start:stop], d_cell[:, None, :], out=dz[:, :3])
         xp.multiply(here, by_output[start:stop], out=dz[:, 3])
         d_cell *= forget[start:stop]
-        dh[:n] = dz.reshape(n, 4 * units) @ weight
+        times(dz.reshape(n, 4 * units), dh[:n])
     d = d.reshape(total, 4 * units)
-    d_projection = d_out.T @ full if d_out is not None and needs[1] else None
-    return d, dh, dc, d.T @ before_h if needs[0] else None, d_projection
+    d_projection = multiply(xp, d_out.T, full) if d_out is not None and needs[1] else None
+    return d, dh, dc, multiply(xp, d.T, before_h) if needs[0] else None, d_projection
 
 
 def _lstm(

@@ -12,6 +12,7 @@ from cordee.trainer.kernels.llvm.layouts import lies
 from cordee.trainer.kernels.llvm.loops import Loop, Memory, Rows
 from cordee.trainer.kernels.llvm.ufuncs import family
 from cordee.trainer.kernels.llvm.values import Value
+from cordee.trainer.kernels.registry import KERNELS
 
 __all__ = ["lstm_layer", "lstm_layer_grad"]
 
@@ -112,7 +113,7 @@ def lstm_layer(
     if not gates.size or not _fit((gates, (total, 4 * units)), *states, *weights):
         return NotImplemented
     step = _ufuncs()["lstm_step"]
-    across = np.ascontiguousarray(weight.T)
+    times = KERNELS["multiplier"](np, weight.T)
     h, c = hidden.copy(), cell.copy()
     acts, product = np.empty_like(gates), np.empty((batch, 4 * units), np.float32)
     bent, before_c, full = (np.empty((total, units), np.float32) for _ in range(3))
@@ -121,7 +122,7 @@ def lstm_layer(
     for rows, n in _steps(sizes, reverse):
         before_h[rows] = known = h[:n]
         before_c[rows] = c[:n]
-        np.matmul(known, across, out=product[:n])
+        times(known, product[:n])
         step(gates[rows], product[:n], before_c[rows], out=(acts[rows], bent[rows], c[:n], full[rows]))
         if projection is not None:
             np.matmul(full[rows], projection.T, out=out[rows])
@@ -140,7 +141,7 @@ def lstm_layer_grad(
         return NotImplemented
     if any(g is not None and g.dtype != np.float32 for g in (g_out, g_h, g_c)):
         return NotImplemented
-    step = _ufuncs()["lstm_step_grad"]
+    step, times = _ufuncs()["lstm_step_grad"], KERNELS["multiplier"](np, weight)
     dh = np.zeros((batch, width), np.float32) if g_h is None else g_h.copy("C")
     dc = np.zeros((batch, units), np.float32) if g_c is None else g_c.copy("C")
     before = np.empty_like(dc)
@@ -155,6 +156,7 @@ def lstm_layer_grad(
             here = here @ projection
         step(acts[rows], bent[rows], before_c[rows], here, dc[:n], out=(d[rows], before[:n]))
         dc[:n] = before[:n]
-        np.matmul(d[rows], weight, out=dh[:n])
-    d_projection = d_out.T @ full if projection is not None and needs[1] else None
-    return d, dh, dc, d.T @ before_h if needs[0] else None, d_projection
+        times(d[rows], dh[:n])
+    multiply = KERNELS["multiply"]
+    d_projection = multiply(np, d_out.T, full) if projection is not None and needs[1] else None
+    return d, dh, dc, multiply(np, d.T, before_h) if needs[0] else None, d_projection

@@ -25,7 +25,7 @@ from cordee.trainer.kernels.onednn.primitives import (
     cached,
 )
 
-__all__ = ["multiply"]
+__all__ = ["LEAST", "SHARED", "multiply", "strides_in_elements"]
 
 LEAST = {np.dtype(np.float32): 1 << 20, np.dtype(bfloat16): 1 << 13}
 """Multiplications from which on a product is oneDNN's, by dtype: NumPy has to widen bfloat16 first."""
@@ -37,8 +37,8 @@ _TYPES = {np.dtype(np.float32): FLOAT32, np.dtype(bfloat16): BFLOAT16}
 _float32 = np.dtype(np.float32)
 
 
-def _steps(a: Any) -> tuple[int, ...] | None:
-    """The strides in elements; None where oneDNN's loops do not go: backwards, over gaps both ways, in place."""
+def strides_in_elements(a: Any) -> tuple[int, ...] | None:
+    """The strides, as oneDNN has them; None where its loops do not go: backwards, over gaps both ways, in place."""
     size = a.itemsize
     steps = []
     for length, stride in zip(a.shape, a.strides, strict=True):
@@ -101,7 +101,7 @@ def multiply(a: Any, b: Any, *, out: Any = None, bias: Any = None) -> Any:
 def _describe(a: Any, b: Any, out: Any, bias: Any) -> Primitive | None:
     described: list[Any] = []
     for each in (a, b, out):
-        steps = _steps(each)
+        steps = strides_in_elements(each)
         if steps is None:
             return None
         described.append((each.shape, _TYPES[each.dtype], steps))

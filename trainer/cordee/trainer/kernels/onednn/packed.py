@@ -1,0 +1,101 @@
+"""Products of many matrices with the same one, as a recurrent layer has them: that one is packed once, for all.
+
+Half of what a product of few rows costs is laying out the other matrix as the loops read it.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from cordee.trainer.errors import KernelError
+from cordee.trainer.kernels import team
+from cordee.trainer.kernels.onednn.library import FLOAT32, Pointer, calls, use_threads
+from cordee.trainer.kernels.onednn.primitives import (
+    Description,
+    Layout,
+    Operand,
+    Primitive,
+    address,
+    attributes,
+    cached,
+    reordering,
+)
+from cordee.trainer.kernels.onednn.products import LEAST, SHARED, strides_in_elements
+
+__all__ = ["multiplier"]
+
+_SRC, _WEIGHTS, _DST = 1, 33, 17  # DNNL_ARG_…
+_ALIGNMENT = 64
+
+_float32 = np.dtype(np.float32)
+
+
+def multiplier(b: Any) -> Any:
+    if b.dtype is not _float32 or b.ndim != 2 or not b.size or strides_in_elements(b) is None:
+        return NotImplemented
+    return _Multiplier(b)
+
+
+class _Multiplier:
+    """`times(a, out)`, by what is right for the number of rows."""
+
+    def __init__(self, b: Any) -> None:
+        self._b = b
+        self._runs: dict[tuple[int, int], tuple[Primitive, int] | None] = {}  # by rows and threads; None: NumPy
+        self._packed: list[tuple[Layout, Any, int]] = []  # how, where to keep it alive, and the address
+
+    def __call__(self, a: Any, out: Any) -> None:
+        rows = len(a)
+        threads = 1 if rows * self._b.size < SHARED else team.size()
+        try:
+            run = self._runs[rows, threads]
+        except KeyError:
+            run = self._runs[rows, threads] = self._prepared(rows, threads)
+        if run is None or a.dtype is not _float32 or not (a.flags.c_contiguous and out.flags.c_contiguous):
+            np.matmul(a, self._b, out=out)
+            return
+        use_threads(threads)
+        primitive, packed = run
+        primitive(address(a), packed, address(out))
+
+    def _prepared(self, rows: int, threads: int) -> tuple[Primitive, int] | None:
+        """What multiplies with so many rows, and where for it the matrix lies packed."""
+        if rows == 1 or rows * self._b.size < LEAST[_float32]:
+            return None
+        use_threads(threads)
+        shape, steps = self._b.shape, strides_in_elements(self._b)
+        made = cached(("packed", rows, shape, steps, threads), _make, rows, shape, steps)
+        if made is None:
+            return None
+        product, wanted, pack = made
+        for layout, _, where in self._packed:
+            if layout.same(wanted):
+                return product, where
+        memory = np.empty(wanted.num_bytes + _ALIGNMENT, np.uint8)
+        where = -(-address(memory) // _ALIGNMENT) * _ALIGNMENT
+        pack(address(self._b), where)
+        self._packed.append((wanted, memory, where))
+        return product, where
+
+
+def _make(rows: int, shape: tuple[int, int], steps: tuple[int, int]) -> tuple[Primitive, Layout, Primitive]:
+    """The product, how it wants the matrix to lie, and what packs it so.
+
+    Raises:
+        KernelError: there is only the slow way to compute it.
+    """
+    k, n = shape
+    source, result = Layout.dense((rows, k), FLOAT32), Layout.dense((rows, n), FLOAT32)
+    given = Layout(shape, FLOAT32, steps)
+    description = Description(
+        "dnnl_matmul_primitive_desc_create", calls().engine, source, Layout(shape, FLOAT32, None), Pointer(), result,
+        attributes(),
+    )  # fmt: skip
+    if description.implementation.startswith("ref"):
+        raise KernelError("oneDNN has no fast way to compute this")
+    wanted = Layout.wanted(description, _WEIGHTS)
+    product = Primitive(description, [Operand(_SRC, source), Operand(_WEIGHTS, wanted), Operand(_DST, result, True)])
+    pack = Primitive(reordering(given, wanted), [Operand(_SRC, given), Operand(_DST, wanted, True)])
+    return product, wanted, pack
