@@ -650,16 +650,18 @@ def test_a_gradient_that_somebody_holds_is_not_overwritten_by_the_next(forget: s
     assert np.shares_memory(layer.weight.grad.data, layer.weight._sink)
 
 
-@pytest.mark.parametrize("held", [False, True])
-def test_a_gradient_is_copied_where_somebody_else_refers_to_it(held: bool) -> None:
+@pytest.mark.parametrize("held", ["", "the array", "whose memory it is"])
+@pytest.mark.parametrize("view", [False, True])
+def test_a_gradient_is_copied_where_somebody_else_refers_to_it(held: str, view: bool) -> None:
     if default_module() is not np:
         pytest.skip("on a device all are copied")
     x = ct.zeros(3, requires_grad=True)
-    gradient = np.ones(3, np.float32)
+    gradient = np.ones((3, 1), np.float32).reshape(3) if view else np.ones(3, np.float32)
     place = gradient.ctypes.data
-    others = [gradient] if held else []
+    others = [gradient] if held == "the array" else [gradient.base] if held else []
     assert isinstance(x._node, Leaf)
     add_array(x._node, gradient, 0)
     assert x.grad is not None
-    assert (x.grad.data.ctypes.data != place) == held
-    assert len(others) == held
+    copied = held == "the array" or (held != "" and view)
+    assert (x.grad.data.ctypes.data != place) == copied
+    assert len(others) == bool(held)

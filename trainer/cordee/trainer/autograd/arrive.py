@@ -34,13 +34,34 @@ def _references(g: Any) -> int:
     return getrefcount(g)
 
 
-def _references_of_a_local() -> int:
-    local = np.empty(1)
-    return _references(local)
+def _references_to_base(g: Any) -> int:
+    base = g.base
+    return getrefcount(base)
 
 
-_ALONE = _references_of_a_local()
-"""How often Python says that an array is referred to, in a function that was given what only its caller refers to."""
+def _references_of_a_local() -> tuple[int, int]:
+    local = np.empty((1, 2)).reshape(2, 1)
+    return _references(local), _references_to_base(local)
+
+
+_ALONE, _ALONE_BASE = _references_of_a_local()
+"""How often Python says that an array is referred to, in a function that was given what only its caller refers to; and
+that array whose memory it is."""
+
+
+def _has_own_memory(g: Any) -> bool:
+    """Of an array that nobody else refers to: whether nobody else can see its memory, and it may be written to."""
+    if type(g) is not np.ndarray or not g.flags.writeable:
+        return False
+    base = g.base
+    if base is None:
+        return g.flags.owndata  # type: ignore[no-any-return]
+    return (
+        type(base) is np.ndarray
+        and base.flags.owndata
+        and base.size == g.size
+        and _references_to_base(g) <= _ALONE_BASE + 1  # `base` here
+    )
 
 
 def add_array(leaf: Leaf, g: Any, others: int = -_ALONE) -> None:
@@ -64,8 +85,7 @@ def add_array(leaf: Leaf, g: Any, others: int = -_ALONE) -> None:
         return
     sink = tensor._sink
     if sink is None:
-        alone = getrefcount(g) <= _ALONE + others and type(g) is np.ndarray and g.flags.owndata and g.flags.writeable
-        if alone and g.dtype is tensor.data.dtype:
+        if getrefcount(g) <= _ALONE + others and g.dtype is tensor.data.dtype and _has_own_memory(g):
             tensor._grad = wrap(g)
         else:
             tensor._grad = wrap(array_module(g).array(g, dtype=tensor.data.dtype))

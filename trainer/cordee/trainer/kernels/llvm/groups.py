@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from cordee.trainer.kernels.llvm.layouts import KINDS, as_bits, lies, number, ones_row, zeros_row
+from cordee.trainer.kernels.llvm.layouts import KINDS, as_bits, from_bits, lies, number, ones_row, zeros_row
 from cordee.trainer.kernels.llvm.loops import Loop, Memory, Rows
 from cordee.trainer.kernels.llvm.ufuncs import family
 from cordee.trainer.kernels.llvm.values import FLOAT, Value
@@ -141,7 +141,7 @@ def group_norm(input: Any, weight: Any, bias: Any, *, groups: int, eps: float) -
         zeros_row(channels) if bias is None else bias,
         number(eps),
     )
-    return out.reshape(input.shape).view(input.dtype), (mean.reshape(-1, 1), inverse.reshape(-1, 1))
+    return from_bits(out, input.dtype).reshape(input.shape), (mean.reshape(-1, 1), inverse.reshape(-1, 1))
 
 
 def group_norm_grad(g: Any, input: Any, weight: Any, mean: Any, inverse: Any, *, needs: Sequence[bool]) -> Any:
@@ -154,7 +154,7 @@ def group_norm_grad(g: Any, input: Any, weight: Any, mean: Any, inverse: Any, *,
         mean.reshape(-1), inverse.reshape(-1),
     )  # fmt: skip
     return (
-        into.reshape(g.shape).view(g.dtype) if needs[0] else None,
+        from_bits(into, g.dtype).reshape(g.shape) if needs[0] else None,
         of_weight.reshape(samples, channels).sum(0) if needs[1] else None,
         of_bias.reshape(samples, channels).sum(0) if needs[2] else None,
     )

@@ -9,7 +9,7 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 
-__all__ = ["KINDS", "ImageLayout", "as_bits", "image_layout", "lies", "number", "ones_row", "zeros_row"]
+__all__ = ["KINDS", "ImageLayout", "as_bits", "from_bits", "image_layout", "lies", "number", "ones_row", "zeros_row"]
 
 _float32, _bfloat16 = np.dtype(np.float32), np.dtype(ml_dtypes.bfloat16)
 
@@ -20,6 +20,11 @@ KINDS = {_float32: "", _bfloat16: "_half"}
 def lies(a: Any, shape: tuple[int, ...], dtype: Any = _float32) -> bool:
     """Whether it is of this type (float32) and shape, in row-major order without gaps."""
     return a.dtype is dtype and a.shape == shape and bool(a.flags.c_contiguous)
+
+
+def from_bits(a: Any, dtype: Any) -> Any:
+    """What loops returned, in its type."""
+    return a if a.dtype is dtype else a.view(dtype)
 
 
 def as_bits(a: Any) -> Any:
@@ -72,7 +77,7 @@ class ImageLayout:
         return as_bits(np.ascontiguousarray(a.transpose(self.order))).reshape(self.view)
 
     def back(self, a: Any, dtype: Any) -> Any:
-        return a.view(dtype).reshape(self.shape).transpose(np.argsort(self.order))
+        return from_bits(a, dtype).reshape(self.shape).transpose(np.argsort(self.order))
 
 
 def image_layout(a: Any) -> ImageLayout | None:

@@ -12,15 +12,15 @@ from typing import Any
 
 import numpy as np
 
-from cordee.trainer.kernels.llvm.layouts import KINDS, as_bits, lies, number, ones_row, zeros_row
+from cordee.trainer.kernels.llvm.layouts import KINDS, as_bits, from_bits, lies, number, ones_row, zeros_row
 from cordee.trainer.kernels.llvm.loops import Loop, Memory, Rows
 from cordee.trainer.kernels.llvm.ufuncs import family
 from cordee.trainer.kernels.llvm.values import FLOAT, Value
 
 __all__ = ["layer_norm", "layer_norm_grad", "rms_norm", "rms_norm_grad"]
 
-_BLOCK = 4
-"""Rows whose terms are added to a chunk's sums at once."""
+_BLOCK = 1
+"""Rows whose terms are added to a chunk's sums at once. (Of more, what was read for their means leaves the cache.)"""
 
 
 def _layer_norm(
@@ -209,7 +209,7 @@ def layer_norm(input: Any, weight: Any, bias: Any, *, eps: float) -> Any:
         zeros_row(length) if bias is None else bias,
         number(eps),
     )
-    return out.view(input.dtype), (mean.reshape(-1, 1), inverse.reshape(-1, 1))
+    return from_bits(out, input.dtype), (mean.reshape(-1, 1), inverse.reshape(-1, 1))
 
 
 def layer_norm_grad(g: Any, input: Any, weight: Any, mean: Any, inverse: Any, *, needs: Sequence[bool]) -> Any:
@@ -222,7 +222,8 @@ def layer_norm_grad(g: Any, input: Any, weight: Any, mean: Any, inverse: Any, *,
         inverse.reshape(-1), out=(None, sums),
     )  # fmt: skip
     of_weight, of_bias = sums.sum(0)
-    return into.view(g.dtype) if needs[0] else None, of_weight if needs[1] else None, of_bias if needs[2] else None
+    input_grad = from_bits(into, g.dtype) if needs[0] else None
+    return input_grad, of_weight if needs[1] else None, of_bias if needs[2] else None
 
 
 def rms_norm(input: Any, weight: Any, *, eps: float) -> Any:
@@ -230,7 +231,7 @@ def rms_norm(input: Any, weight: Any, *, eps: float) -> Any:
         return NotImplemented
     scale = ones_row(input.shape[1]) if weight is None else weight
     out, inverse = _loop("rms_norm", input)(as_bits(input), scale, number(eps))
-    return out.view(input.dtype), inverse.reshape(-1, 1)
+    return from_bits(out, input.dtype), inverse.reshape(-1, 1)
 
 
 def rms_norm_grad(g: Any, input: Any, weight: Any, inverse: Any, *, needs: Sequence[bool]) -> Any:
@@ -242,4 +243,4 @@ def rms_norm_grad(g: Any, input: Any, weight: Any, inverse: Any, *, needs: Seque
         as_bits(g), as_bits(input), ones_row(length) if weight is None else weight, inverse.reshape(-1),
         out=(None, sums),
     )  # fmt: skip
-    return into.view(g.dtype) if needs[0] else None, sums.sum(0) if needs[1] else None
+    return from_bits(into, g.dtype) if needs[0] else None, sums.sum(0) if needs[1] else None

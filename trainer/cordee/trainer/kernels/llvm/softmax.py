@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from cordee.trainer.kernels.llvm import mathematics as m
-from cordee.trainer.kernels.llvm.layouts import KINDS, as_bits, lies
+from cordee.trainer.kernels.llvm.layouts import KINDS, as_bits, from_bits, lies
 from cordee.trainer.kernels.llvm.loops import Loop, Memory, Rows
 from cordee.trainer.kernels.llvm.ufuncs import family
 from cordee.trainer.kernels.llvm.values import Value
@@ -118,7 +118,7 @@ def _over_rows(name: str, *arrays: Any, axis: int) -> Any:
     loop = _ufuncs()[name + KINDS[dtype]]
     if dtype is _float32 and len(shape) == 2:
         return loop(*arrays)
-    return loop(*[as_bits(a).reshape(-1, shape[-1]) for a in arrays]).reshape(shape).view(dtype)
+    return from_bits(loop(*[as_bits(a).reshape(-1, shape[-1]) for a in arrays]), dtype).reshape(shape)
 
 
 def softmax(a: Any, *, axis: int) -> Any:
