@@ -55,7 +55,7 @@ def _has_own_memory(g: Any) -> bool:
         return False
     base = g.base
     if base is None:
-        return g.flags.owndata  # type: ignore[no-any-return]
+        return g.flags.owndata
     return (
         type(base) is np.ndarray
         and base.flags.owndata
