@@ -17,7 +17,8 @@ from typing import Any
 from llvmlite import binding, ir  # type: ignore[import-untyped]
 
 from cordee.trainer.kernels.llvm import cache
-from cordee.trainer.kernels.llvm.loops import Loop, build
+from cordee.trainer.kernels.llvm.entries import build
+from cordee.trainer.kernels.llvm.loops import Loop
 
 __all__ = ["Library", "cpu", "load", "version"]
 
@@ -71,7 +72,7 @@ def load(family: str, loops: Sequence[Loop], team: int, formula: str = "") -> Li
     """The loops of a family, from the cache or compiled now.
 
     Args:
-        team: the address of the team's table, see `loops.TEAM`.
+        team: the address of the team's table, see `entries.TEAM`.
         formula: what the loops depend on beside this package's sources.
     """
     _target()
