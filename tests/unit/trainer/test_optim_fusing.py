@@ -41,7 +41,7 @@ def _chosen_again() -> Iterator[None]:
 def trained(make: Callable[[Any], Any], names: str, dtype: Any = np.float32) -> tuple[bytes, Any]:
     kernels.choose(names)
     rng = np.random.default_rng(0)
-    parameters = [nn.Parameter(ct.tensor(rng.standard_normal(size).astype(dtype))) for size in (9000, (30, 41), 7)]
+    parameters = [nn.Parameter(ct.tensor(rng.standard_normal(size).astype(dtype))) for size in (16400, (30, 41), 7)]
     optimizer = make(parameters)
     for _ in range(7):  # RAdam takes another way from the sixth on
         for parameter in parameters:
@@ -75,7 +75,7 @@ def test_an_update_that_does_more_than_arithmetic_is_left_as_it_is() -> None:
     def stores(block: Block) -> None:
         block.data[3] = 0.0
 
-    buffers = [np.ones(10_000, np.float32) for _ in range(2)]
+    buffers = [np.ones(20_000, np.float32) for _ in range(2)]
     for update in (looks, stores):
         assert not FusedUpdate("test", 1).run(update, {}, buffers, 0, {})
     assert all((buffer == 1).all() for buffer in buffers)
@@ -83,7 +83,7 @@ def test_an_update_that_does_more_than_arithmetic_is_left_as_it_is() -> None:
 
 def test_numbers_may_change_at_each_step() -> None:
     fused = FusedUpdate("test", 1)
-    buffers = [np.ones(10_000, np.float32), np.full(10_000, 2.0, np.float32)]
+    buffers = [np.ones(20_000, np.float32), np.full(20_000, 2.0, np.float32)]
     for factor in (0.5, 0.25):
         assert fused.run(lambda block, f=factor: block.subtract(block.grad, f, block.scratch[0]), {}, buffers, 0, {})
     assert (buffers[0] == -0.5).all()

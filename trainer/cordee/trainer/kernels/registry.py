@@ -10,7 +10,7 @@ from __future__ import annotations
 import importlib
 import os
 from collections.abc import Callable
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -28,6 +28,7 @@ class _State:
 
     chosen: tuple[str, ...] | None = None
     watchers: tuple[Callable[[], None], ...] = ()  # are told when another choice is made
+    generators: ClassVar[dict[Any, Callable[..., Any] | None]] = {}  # by array module, as far as they were asked for
 
 
 class Kernel:
@@ -109,6 +110,7 @@ def choose(names: str) -> tuple[str, ...]:
             if lack := PROVIDERS[name].lack():
                 raise KernelError(f"the kernels by {name} cannot be used: {lack}")
     _State.chosen = chosen
+    _State.generators.clear()
     for each in KERNELS.values():
         each.forget()
     for watcher in _State.watchers:
@@ -138,6 +140,12 @@ def generator(xp: Any = np) -> Callable[..., Any] | None:
 
     It is called `(name, kinds, symbols, terms)`, see `kernels.llvm.fused`.
     """
+    if xp not in _State.generators:
+        _State.generators[xp] = _generator(xp)
+    return _State.generators[xp]
+
+
+def _generator(xp: Any) -> Callable[..., Any] | None:
     for name in in_use(device_of(xp)):
         if place := GENERATORS.get(name):
             module, _, function = place.partition(":")

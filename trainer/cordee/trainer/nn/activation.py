@@ -67,6 +67,9 @@ class ReLU(_Activation):
     def __init__(self, inplace: bool = False) -> None:
         del inplace
 
+    def forward(self, input: Tensor) -> Tensor:
+        return functional.relu(input)
+
 
 class ReLU6(_Activation):
     """x between 0 and 6, which it does not leave."""

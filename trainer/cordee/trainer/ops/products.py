@@ -29,6 +29,10 @@ __all__ = [
 METHODS = "addbmm addmm addmv addr baddbmm bmm dot ger inner matmul mm mv outer vdot"
 INPLACE = "addbmm addmm addmv addr baddbmm"
 
+_FLOAT32 = np.dtype(np.float32)
+_SMALL = 1 << 20
+"""Multiplications below which nobody is asked for a faster product of float32 than BLAS's: asking takes longer."""
+
 
 def _rows(a: Any) -> Any:
     """All leading dimensions as one."""
@@ -53,6 +57,16 @@ def multiply(xp: Any, a: Any, b: Any, *, out: Any = None, bias: Any = None) -> A
     return out
 
 
+def product(xp: Any, a: Any, b: Any, out: Any = None, bias: Any = None) -> Any:
+    """The same; of small matrices at once."""
+    if xp is np and a.dtype is _FLOAT32 and a.ndim == 2 and b.ndim == 2 and a.size * b.shape[1] < _SMALL:
+        out = a.dot(b) if out is None else np.matmul(a, b, out=out)  # one function of BLAS; `dot` gets there sooner
+        if bias is not None:
+            out += bias
+        return out
+    return multiply(xp, a, b, out=out, bias=bias)
+
+
 @kernel
 def multiplier(xp: Any, b: Any) -> Any:
     """`times(a, out)`, which writes a @ b to out: for many a, as steps have them, `b` is prepared once.
@@ -72,7 +86,7 @@ def multiplier(xp: Any, b: Any) -> Any:
 def _matmul(xp: Any, a: Any, b: Any) -> Any:
     if b.ndim == 2 and a.ndim > 2:  # one large product instead of one per batch entry
         return multiply(xp, _rows(a), b).reshape(*a.shape[:-1], b.shape[-1])
-    return multiply(xp, a, b)
+    return product(xp, a, b)
 
 
 def _left_vjp(F: Any, g: Any, out: Any, a: Any, b: Any) -> Any:
@@ -331,12 +345,12 @@ COLUMN_SUMS = op(
 
 
 def _linear(xp: Any, input: Any, weight: Any, bias: Any) -> Any:
-    out = multiply(xp, _rows(input), weight.T, bias=bias)
+    out = product(xp, _rows(input), weight.T, None, bias)
     return out if input.ndim == 2 else out.reshape(*input.shape[:-1], weight.shape[0])
 
 
 def _linear_input_vjp(F: Any, g: Any, out: Any, input: Any, weight: Any, bias: Any) -> Any:
-    return F.matmul(g, weight)
+    return product(F.xp, g, weight) if F.raw and g.ndim == 2 else F.matmul(g, weight)
 
 
 def _linear_weight_vjp(F: Any, g: Any, out: Any, input: Any, weight: Any, bias: Any) -> Any:
@@ -348,7 +362,7 @@ def _linear_bias_vjp(F: Any, g: Any, out: Any, input: Any, weight: Any, bias: An
 
 
 def _write_weight_grad(F: Any, dest: Any, g: Any, out: Any, input: Any, weight: Any, bias: Any) -> None:
-    multiply(F.xp, _rows(g).T, _rows(input), out=dest)
+    product(F.xp, _rows(g).T, _rows(input), dest)
 
 
 def _linear_shape(input: tuple[int, ...], weight: tuple[int, ...], bias: tuple[int, ...] | None) -> Shape:

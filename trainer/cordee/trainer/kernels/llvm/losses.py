@@ -90,5 +90,5 @@ def cross_entropy_grad(slopes: Any, logits: Any, tops: Any, totals: Any, *, targ
     classes = _classes(target, *logits.shape)
     if classes is None:
         return NotImplemented
-    rows = np.ascontiguousarray(np.broadcast_to(slopes, (len(logits),)))
+    rows = np.full(len(logits), slopes) if slopes.size == 1 else np.ascontiguousarray(slopes)
     return _ufuncs()["cross_entropy_grad"](logits, classes, rows, tops, totals)
