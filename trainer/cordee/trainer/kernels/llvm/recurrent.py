@@ -112,22 +112,40 @@ def lstm_layer(
     weights = (weight, (4 * units, width)), (projection, (width, units))
     if not gates.size or not _fit((gates, (total, 4 * units)), *states, *weights):
         return NotImplemented
-    step = _ufuncs()["lstm_step"]
-    times = KERNELS["multiplier"](np, weight.T)
-    h, c = hidden.copy(), cell.copy()
+    step, times = _ufuncs()["lstm_step"], KERNELS["multiplier"](np, weight.T)
+    even = min(sizes) == batch
+    before_h, out, h = _states(hidden, total, reverse, even)
+    before_c, after_c, c = _states(cell, total, reverse, even)
     acts, product = np.empty_like(gates), np.empty((batch, 4 * units), np.float32)
-    bent, before_c, full = (np.empty((total, units), np.float32) for _ in range(3))
-    before_h = np.empty((total, width), np.float32)
-    out = full if projection is None else np.empty_like(before_h)
+    bent = np.empty((total, units), np.float32)
+    full = out if projection is None else np.empty_like(bent)
     for rows, n in _steps(sizes, reverse):
-        before_h[rows] = known = h[:n]
-        before_c[rows] = c[:n]
-        times(known, product[:n])
-        step(gates[rows], product[:n], before_c[rows], out=(acts[rows], bent[rows], c[:n], full[rows]))
+        if not even:
+            before_h[rows], before_c[rows] = h[:n], c[:n]
+        times(before_h[rows], product[:n])
+        step(gates[rows], product[:n], before_c[rows], out=(acts[rows], bent[rows], after_c[rows], full[rows]))
         if projection is not None:
             np.matmul(full[rows], projection.T, out=out[rows])
-        known[...] = out[rows]
-    return (out, h, c), (acts, bent, before_h, before_c, full)
+        if not even:
+            h[:n], c[:n] = out[rows], after_c[rows]
+    return (out, h.copy(), c.copy()), (acts, bent, before_h, before_c, full)
+
+
+def _states(start: Any, total: int, reverse: bool, even: bool) -> tuple[Any, Any, Any]:
+    """Where the states before and after each step lie, and the last ones, which are those to start from at first.
+
+    With as many rows in each step, what is after one is before the next: the two are parts of one array then.
+    """
+    (batch, width), dtype = start.shape, start.dtype
+    if not even:
+        return np.empty((total, width), dtype), np.empty((total, width), dtype), start.copy()
+    both = np.empty((batch + total, width), dtype)
+    early, late = both[:total], both[batch:]
+    if reverse:
+        both[total:] = start
+        return late, early, both[:batch]
+    both[:batch] = start
+    return early, late, both[total:]
 
 
 def lstm_layer_grad(
