@@ -5,10 +5,11 @@
 
 A step is `zero_grad`, forward, loss, backward and optimiser update, on a fixed batch. PyTorch runs eagerly with its
 fused optimisers, images in whichever layout is faster (`cl` behind its time: channels last), and with `--compile` also
-by `torch.compile`, which takes its time to start. bfloat16 is `autocast` in both, with float32 weights. Without PyTorch
-the figures are Cordee's alone. The two run the same model code, given one or the other `nn`, and start from the same
-weights, Cordee's, carried over by name; that their losses stay the same is part of the run, which fails where they
-do not.
+by `torch.compile`, which takes its time to start. Beside the ratio of times is that of CPU times, of all threads, which
+says more on a machine that others use too (though with several threads PyTorch's wait by spinning). bfloat16 is
+`autocast` in both, with float32 weights. Without PyTorch the figures are Cordee's alone. The two run the same model
+code, given one or the other `nn`, and start from the same weights, Cordee's, carried over by name; that their losses
+stay the same is part of the run, which fails where they do not.
 
 Every figure has a child process of its own, so that none disturbs another's thread pool or memory; they take turns,
 burst by burst, and a figure is the median over all steps. Memory is the growth of the child's peak resident set (VmHWM
@@ -35,12 +36,13 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from machine import describe_machine
 from peers import DEVICES, LIBRARIES, Peer, import_library, installed, on_host, serve, waiting
 from step_profile import print_profile, profile_cordee, profile_torch
+from step_table import Line, Measured, print_header, print_means
 from workloads.training_models import OPTIONS, ROWS, Row, tiny
 
 DTYPES = ("float32", "bfloat16")
@@ -48,8 +50,6 @@ NUM_WARMUP, NUM_BURSTS = 5, 10
 # How far the losses of the warm-up steps may be apart. Sums in another order part two trainings, slowly: PyTorch's own
 # two layouts of ResNet-18 are 6e-4 apart by the third step.
 TOLERANCE = {"float32": 2e-3, "bfloat16": 5e-2}
-
-AIM_MEAN, AIM_ROW = 0.8, 1.05
 
 
 # -- one child: one library, one row -----------------------------------------------------------------------------------
@@ -157,19 +157,20 @@ def child(library: str, row: Row, dtype: str, variant: str, threads: int, weight
             found.append(float(held[0].loss.item()))
         return found
 
-    def burst(num_steps: int) -> list[float]:
+    def burst(num_steps: int) -> list[tuple[float, float]]:
+        """Of each step, seconds by the clock and of the CPU."""
         times, step = [], held[0].step
         if device == "cuda":  # to wait for every step would be to time how it waits
             wait()
-            start = time.perf_counter()
+            start, spent = time.perf_counter(), time.process_time()
             for _ in range(num_steps):
                 step()
             wait()
-            return [(time.perf_counter() - start) / num_steps]
+            return [((time.perf_counter() - start) / num_steps, (time.process_time() - spent) / num_steps)]
         for _ in range(num_steps):
-            start = time.perf_counter()
+            start, spent = time.perf_counter(), time.process_time()
             step()
-            times.append(time.perf_counter() - start)
+            times.append((time.perf_counter() - start, time.process_time() - spent))
         return times
 
     def answer(question: str) -> Any:
@@ -191,15 +192,6 @@ def child(library: str, row: Row, dtype: str, variant: str, threads: int, weight
 
 
 # -- the parent --------------------------------------------------------------------------------------------------------
-
-
-class Measured(NamedTuple):
-    """Of one child: median seconds per step, bytes of growth and in all, the losses of the warm-up."""
-
-    seconds: float
-    memory: int
-    peak: int
-    losses: list[float]
 
 
 class Runner:
@@ -239,12 +231,14 @@ class Runner:
                 self.start("torch", f"{layout} compile".strip())
         # As many steps per burst as fill the time; a slower child takes as many as it has time for.
         sizes = {name: max(int(seconds / NUM_BURSTS / self._typical(name)), 1) for name in self.children}
-        times: dict[str, list[float]] = {name: [] for name in self.children}
+        times: dict[str, list[list[float]]] = {name: [] for name in self.children}
         for _ in range(NUM_BURSTS if seconds else 1):
             for name, peer in self.children.items():
                 times[name] += peer.ask(f"burst {sizes[name]}")
         return {
-            name: Measured(statistics.median(times[name]), *peer.ask("memory"), self.losses[name])
+            name: Measured(
+                *map(statistics.median, zip(*times[name], strict=True)), *peer.ask("memory"), self.losses[name]
+            )
             for name, peer in self.children.items()
         }
 
@@ -257,7 +251,7 @@ class Runner:
             print_profile(name, peer.ask(f"profile {num_steps}"))
 
     def _typical(self, name: str) -> float:
-        return statistics.median(self.children[name].ask("burst 3"))
+        return statistics.median(seconds for seconds, _ in self.children[name].ask("burst 3"))
 
     def close(self) -> None:
         for peer in self.children.values():
@@ -268,79 +262,6 @@ def agree(measured: dict[str, Measured], dtype: str) -> bool:
     """Whether all children saw the same losses, from the first step to the last of the warm-up."""
     first, *others = [each.losses for each in measured.values()]
     return all(np.allclose(each, first, rtol=TOLERANCE[dtype], atol=TOLERANCE[dtype] / 10) for each in others)
-
-
-def ratio(ours: float | None, peer: float | None) -> float:
-    return math.nan if ours is None or peer is None else ours / peer
-
-
-class Line(NamedTuple):
-    """A row of the table: what was measured, and what of it is compared."""
-
-    title: str
-    measured: dict[str, Measured]
-    same: bool
-
-    @property
-    def eager(self) -> str:
-        """The faster of PyTorch's layouts."""
-        names = [name for name in self.measured if name.startswith("torch") and "compile" not in name]
-        return min(names, key=lambda name: self.measured[name].seconds, default="")
-
-    @property
-    def compiled(self) -> str:
-        return next((name for name in self.measured if "compile" in name), "")
-
-    def of(self, name: str, field: str) -> float | None:
-        return getattr(self.measured[name], field) if name in self.measured else None
-
-    @property
-    def ratios(self) -> tuple[float, float, float]:
-        """Of time to eager's, to compiled's, and of memory to eager's; NaN where there is nothing to compare."""
-        return (
-            ratio(self.of("cordee", "seconds"), self.of(self.eager, "seconds")),
-            ratio(self.of("cordee", "seconds"), self.of(self.compiled, "seconds")),
-            ratio(self.of("cordee", "memory"), self.of(self.eager, "memory")),
-        )
-
-    def __str__(self) -> str:
-        eager, compiled, memory = self.ratios
-        cells = [
-            _cell(self.of("cordee", "seconds"), 1e3, 3),
-            _cell(self.of(self.eager, "seconds"), 1e3, 3),
-            "cl" if "cl" in self.eager else "",
-            _cell(eager, 1, 2),
-            _cell(self.of(self.compiled, "seconds"), 1e3, 3),
-            _cell(compiled, 1, 2),
-            _cell(self.of("cordee", "memory"), 1e-6, 1),
-            _cell(self.of(self.eager, "memory"), 1e-6, 1),
-            _cell(memory, 1, 2),
-        ]
-        return _aligned(self.title, cells) + ("" if self.same else "  losses differ")
-
-
-def _cell(value: float | None, scale: float, digits: int) -> str:
-    return "–" if value is None or math.isnan(value) else f"{value * scale:.{digits}f}"
-
-
-def _aligned(title: str, cells: list[str]) -> str:
-    widths = (9, 9, 3, 7, 10, 7, 9, 9, 7)
-    return f"{title:35}" + "".join(f"{cell:>{width}}" for cell, width in zip(cells, widths, strict=True))
-
-
-def print_means(lines: list[Line]) -> None:
-    """The geometric means, and what was aimed at."""
-    means = []
-    for column in range(3):
-        values = [line.ratios[column] for line in lines if not math.isnan(line.ratios[column])]
-        means.append(statistics.geometric_mean(values) if values else math.nan)
-    if not math.isnan(means[0]):
-        cells = ["", "", "", _cell(means[0], 1, 2), "", _cell(means[1], 1, 2), "", "", _cell(means[2], 1, 2)]
-        print(_aligned("geometric mean", cells))
-        worst = max(line.ratios[0] for line in lines if not math.isnan(line.ratios[0]))
-        print(
-            f"{'aims':35}mean ≤ {AIM_MEAN}, and no row above {AIM_ROW}: here {means[0]:.2f} and {worst:.2f}", flush=True
-        )
 
 
 def main() -> None:
@@ -387,9 +308,7 @@ def measure_rows(
     """Prints one table, and keeps its lines."""
     print(f"\n{dtype}, threads {threads}{', on the GPU' if arguments.device == 'cuda' else ''}")
     if not arguments.profile:
-        print(_aligned("", ["ms", "", "", "", "", "", "peak MB", "", ""]))
-        columns = ["cordee", "torch", "", "ratio", "compiled", "ratio", "cordee", "torch", "ratio"]
-        print(_aligned("training step", columns), flush=True)
+        print_header()
     lines: list[Line] = []
     for row_name in rows:
         runner = Runner(row_name, dtype, threads, folder, arguments.device)
