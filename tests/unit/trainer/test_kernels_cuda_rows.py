@@ -14,7 +14,7 @@ import pytest
 from cordee.trainer import ops as ops  # declares the kernels
 from cordee.trainer.array import to_numpy
 from cordee.trainer.kernels import KERNELS
-from cordee.trainer.kernels.cuda import rows
+from cordee.trainer.kernels.cuda import rows, rows_text
 from cordee.trainer.kernels.registry import load
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -129,6 +129,21 @@ def gradients(xp: Any, kind: Any, name: str, *operands: Any, needs: Any) -> None
             np.testing.assert_allclose(to_numpy(one).astype(np.float64), other, rtol=rtol, atol=rtol * scale)
 
 
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("first", [None, 0, 3, 90])
+def test_attention(xp: Any, kind: Any, first: int | None) -> None:
+    scores, grad = numbers(2, 3, 5, 70), numbers(2, 3, 5, 70, seed=1)
+    there = xp.asarray(scores.astype(kind))
+    weights = rows.attention_weights(there, scale=0.4, first=first)
+    assert weights is there  # in place
+    exact = KERNELS["attention_weights"].reference(np, scores.astype(kind).astype(np.float64), scale=0.4, first=first)
+    _compare("weights", weights, exact, kind)
+    slopes = xp.asarray(grad.astype(kind))
+    rounded = to_numpy(weights).astype(np.float64)
+    expected = KERNELS["attention_slopes"].reference(np, grad.astype(kind).astype(np.float64), rounded, scale=0.4)
+    _compare("slopes", rows.attention_slopes(slopes, weights, scale=0.4), expected, kind)
+
+
 def test_the_same_bits_each_time_and_for_each_row_alone(xp: Any) -> None:
     a = xp.asarray(numbers(5, 700).astype(np.float32))
     once, again = to_numpy(rows.softmax(a, axis=1)), to_numpy(rows.softmax(a, axis=1))
@@ -147,15 +162,15 @@ def test_what_is_not_taken(xp: Any) -> None:
 
 
 def test_every_kernel_is_launched_by_a_function_of_this_file() -> None:
-    text = "".join(rows.source(kind) for kind in rows.KINDS)
-    for name in rows.KERNELS:
-        assert text.count(f"__global__ void {name}(") == len(rows.KINDS)
-    assert text.count("__global__") == len(rows.KINDS) * len(rows.KERNELS)
+    text = "".join(rows_text.source(kind) for kind in rows_text.KINDS)
+    for name in rows_text.KERNELS:
+        assert text.count(f"__global__ void {name}(") == len(rows_text.KINDS)
+    assert text.count("__global__") == len(rows_text.KINDS) * len(rows_text.KERNELS)
 
 
-@pytest.mark.parametrize("kind", rows.KINDS)
+@pytest.mark.parametrize("kind", rows_text.KINDS)
 def test_nvidias_compiler_takes_the_sources(kind: str) -> None:
-    text = Nvrtc().compile(rows.source(kind))
-    assert all(f".entry {name}(" in text for name in rows.KERNELS)
+    text = Nvrtc().compile(rows_text.source(kind))
+    assert all(f".entry {name}(" in text for name in rows_text.KERNELS)
     assert "atom." not in text  # nothing is added in the order in which threads arrive
     assert ("cvt.rn.f16.f32" in text) == (kind == "float16")

@@ -111,7 +111,7 @@ _ON_CUDA = {
     "nvrtc": {
         "philox": "random_words",
         "rows": "softmax softmax_grad log_softmax log_softmax_grad cross_entropy cross_entropy_grad "
-        "layer_norm layer_norm_grad rms_norm rms_norm_grad",
+        "attention_weights attention_slopes layer_norm layer_norm_grad rms_norm rms_norm_grad",
     },
     "cublaslt": {"products": "multiply"},
     "cudnn": {"cudnn": "correlate spread weigh ordered flash_attention flash_attention_grad"},
