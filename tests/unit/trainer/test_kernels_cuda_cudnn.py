@@ -39,6 +39,13 @@ def xp(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Itera
         yield module
 
 
+def taken(found: Any) -> Any:
+    """What cuDNN computed. The stand-in takes all of it; of a device it depends on what it is."""
+    if found is NotImplemented and cudnn._library() is not cudnn_stand_in:
+        pytest.skip("cuDNN has no plan for this on this device")
+    return found
+
+
 def numbers(*shape: int, seed: int = 0, kind: Any = np.float32) -> Any:
     return np.random.default_rng([seed, *shape]).standard_normal(shape).astype(kind)
 
@@ -71,14 +78,14 @@ def test_convolutions_and_their_gradients(xp: Any, name: str, kind: Any) -> None
     exact = [each.astype(np.float64) for each in (image, weight, bias, g)]
     there = [xp.asarray(each) for each in (image, weight, bias, g)]
     for given in (exact[2], None):
-        found, kept = cudnn.correlate(*there[:2], None if given is None else there[2], window, groups)
+        found, kept = taken(cudnn.correlate(*there[:2], None if given is None else there[2], window, groups))
         assert kept is None
         close(found, KERNELS["correlate"].reference(np, *exact[:2], given, window, groups)[0], kind)
     slope = cudnn.ordered(there[3])
     close(slope, exact[3], kind)
-    found = cudnn.spread(slope, there[1], shape[2:], window, groups)
+    found = taken(cudnn.spread(slope, there[1], shape[2:], window, groups))
     close(found, KERNELS["spread"].reference(np, exact[3], exact[1], shape[2:], window, groups), kind)
-    of_weight, of_bias = cudnn.weigh(slope, there[0], window, groups, None, True)
+    of_weight, of_bias = taken(cudnn.weigh(slope, there[0], window, groups, None, True))
     expected = KERNELS["weigh"].reference(np, exact[3], exact[0], window, groups, None, True)
     close(of_weight, expected[0], kind)
     close(of_bias, expected[1], kind)
@@ -89,7 +96,7 @@ def test_convolutions_and_their_gradients(xp: Any, name: str, kind: Any) -> None
 def test_windows_that_hang_over_the_end_or_are_left_out(xp: Any) -> None:
     over = Window((3, 3), (2, 2), (0, 0), (1, 1), ceil=True)
     image, weight = numbers(1, 2, 6, 6), numbers(3, 2, 3, 3)
-    found, _ = cudnn.correlate(xp.asarray(image), xp.asarray(weight), None, over, 1)
+    found, _ = taken(cudnn.correlate(xp.asarray(image), xp.asarray(weight), None, over, 1))
     assert found.shape[2:] == (3, 3)
     close(found, KERNELS["correlate"].reference(np, image, weight, None, over, 1)[0].astype(np.float64), np.float32)
     fewer = Window((2, 2), (1, 1), (0, 0), (1, 1))
@@ -100,7 +107,7 @@ def test_windows_that_hang_over_the_end_or_are_left_out(xp: Any) -> None:
 def test_results_lie_as_the_next_one_reads_them(xp: Any) -> None:
     shape, weight_shape, window, groups = CONVOLUTIONS["groups"]
     image = xp.asarray(numbers(*shape))
-    out, _ = cudnn.correlate(image, xp.asarray(numbers(*weight_shape)), None, window, groups)
+    out, _ = taken(cudnn.correlate(image, xp.asarray(numbers(*weight_shape)), None, window, groups))
     assert out.transpose(0, 2, 3, 1).flags.c_contiguous
     assert cudnn._last(out).data.ptr == out.data.ptr  # no copy
 
@@ -155,7 +162,7 @@ def test_attention_and_its_gradient(xp: Any, name: str, causal: bool, kind: Any)
         return xp.asarray(np.ascontiguousarray(a.swapaxes(1, 2))).swapaxes(1, 2) if turned else xp.asarray(a)
 
     operands = [there(each) for each in values]
-    out, kept = cudnn.flash_attention(*operands, scale=0.4, causal=causal)
+    out, kept = taken(cudnn.flash_attention(*operands, scale=0.4, causal=causal))
     exact = [each.astype(np.float64) for each in values]
     options: dict[str, Any] = {"scale": 0.4, "causal": causal, "kept": None, "keep_scale": 1.0}
     expected, _ = ops.attention._attention(np, *exact, None, **options)
