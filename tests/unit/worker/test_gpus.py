@@ -140,9 +140,23 @@ def test_a_world_of_gpus_sums_to_the_same_bits(xp: Any, size: int) -> None:
             assert not any(each._gpus.apart for each in world)
 
 
+def test_partial_sums_stay_where_they_are_to_stay(xp: Any) -> None:
+    gradients = gradients_of(7, LARGE)
+
+    def work(rank: int) -> None:
+        before = partials_of(gradients, rank, 2)
+        partials = {span: xp.asarray(each) for span, each in before.items()}
+        world[rank].all_reduce(partials, xp.zeros(LARGE, np.float32), num_shards=7, keep=True)
+        for span, each in before.items():
+            assert partials[span].get().tobytes() == each.tobytes()
+
+    with connected(2) as world:
+        successes(in_threads(2, work))
+
+
 def test_gpus_that_nothing_joins_go_through_the_host(xp: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(xp.cuda.nccl, "get_version", lambda: 0)
-    monkeypatch.setattr(communicator_module, "_on_host", lambda a: a if isinstance(a, np.ndarray) else a.get())
+    monkeypatch.setattr(communicator_module, "on_host", lambda a: a if isinstance(a, np.ndarray) else a.get())
     with connected(2) as world:
         gradients = gradients_of(5, LARGE)
         for _ in range(2):
@@ -160,7 +174,7 @@ def test_a_worker_whose_nccl_fails_takes_all_to_the_host(xp: Any, monkeypatch: p
         return made(size, place, rank)
 
     monkeypatch.setattr(xp.cuda.nccl, "NcclCommunicator", failing)
-    monkeypatch.setattr(communicator_module, "_on_host", lambda a: a if isinstance(a, np.ndarray) else a.get())
+    monkeypatch.setattr(communicator_module, "on_host", lambda a: a if isinstance(a, np.ndarray) else a.get())
     with connected(2) as world:
         gradients = gradients_of(5, 100)
         assert set(everywhere(xp, world, gradients)) == {tree_sum(gradients).tobytes()}

@@ -7,7 +7,6 @@ its own: so within moments every member knows that this world is over, whatever 
 
 from __future__ import annotations
 
-import select
 import socket
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -21,9 +20,11 @@ from cordee.trainer.elastic.tree import Span
 from cordee.worker.abort import Abort
 from cordee.worker.activity import COMPUTING, EXCHANGING, MEETING, Activity
 from cordee.worker.beside import Beside
+from cordee.worker.buffers import check_buffers, on_host
 from cordee.worker.gpus import Gpus, GpusApartError
 from cordee.worker.link import Link, drive
 from cordee.worker.listener import Listener
+from cordee.worker.losses import broken, watch
 from cordee.worker.mesh import Peer, join
 from cordee.worker.nccl import Call
 from cordee.worker.plan import make_plan
@@ -36,8 +37,6 @@ __all__ = ["TcpCommunicator", "connect"]
 
 SEGMENT_BYTES: Final = 64 << 20
 """Larger vectors are reduced in segments of this size, in turn: it bounds the memory for what is under way."""
-_LAST_WORDS_SECONDS: Final = 0.5
-_GONE: Final = select.POLLHUP | select.POLLERR | select.POLLRDHUP
 
 
 def connect(
@@ -104,7 +103,6 @@ class TcpCommunicator:
         self._rank = rank
         self._size = size
         self._links = {peer: Link(peer, sockets[peer], names[peer]) for peer in sorted(sockets)}
-        self._by_fd = {link.fd: link for link in self._links.values()}
         self._abort = abort
         self.activity = activity or Activity()
         self._failure: tuple[str, tuple[int, ...]] | None = None
@@ -168,6 +166,7 @@ class TcpCommunicator:
             self._beside.wait()
             self._check_alive()
             if not isinstance(out, np.ndarray):
+                partials = {span: buffer.copy() for span, buffer in partials.items()} if keep else partials
                 return self._all_reduce_on_device(partials, out, num_shards, header)
             return self._all_reduce(partials, out, num_shards, header, keep)
         finally:
@@ -180,7 +179,7 @@ class TcpCommunicator:
 
     def begin(self, partials: Mapping[Span, Buffer], out: Buffer, *, num_shards: int) -> None:
         """See `protocols.Communicator.begin`."""
-        _check_buffers(partials, out, make_plan(num_shards, self._size, out.size, out.itemsize).covers[self._rank])
+        check_buffers(partials, out, make_plan(num_shards, self._size, out.size, out.itemsize).covers[self._rank])
         self._beside.put(lambda: self._all_reduce(partials, out, num_shards, b"", True))
 
     def finish(self) -> None:
@@ -194,7 +193,7 @@ class TcpCommunicator:
     def send_states(self, ranks: Sequence[int], meta: bytes, buffers: Sequence[Buffer]) -> None:
         """See `protocols.Communicator.send_states`."""
         links = [self._peer(rank) for rank in ranks]
-        pieces = [bytes_of(_on_host(buffer)) for buffer in buffers]
+        pieces = [bytes_of(on_host(buffer)) for buffer in buffers]
         frame = state_frame(meta, [piece.nbytes for piece in pieces])
         self.activity.enter(MEETING, waits=self._awaited)
         try:
@@ -262,7 +261,7 @@ class TcpCommunicator:
         """By the one thread whose turn it is."""
         self._check_alive()
         plan = make_plan(num_shards, self._size, out.size, out.itemsize)
-        _check_buffers(partials, out, plan.covers[self._rank])
+        check_buffers(partials, out, plan.covers[self._rank])
         headers: list[bytes] = []
         step = SEGMENT_BYTES // out.itemsize
         for start in range(0, max(out.size, 1), step):
@@ -329,18 +328,11 @@ class TcpCommunicator:
     def _break(self, error: BaseException) -> NoReturn:
         """Ends this world for all its members, and raises `error`."""
         if isinstance(error, PeerLostError):
-            ranks = tuple(sorted({*error.ranks, *self._broken()}))
+            ranks = tuple(sorted({*error.ranks, *broken(self._links.values())}))
             self._shut(str(error), ranks)
             raise PeerLostError(str(error), ranks) from error
         self._shut(f"an exchange was left half done: {error!r}", ())
         raise error
-
-    def _broken(self) -> list[int]:
-        """The peers whose connection is broken by now."""
-        poll = select.poll()
-        for link in self._links.values():
-            poll.register(link.fd, select.POLLRDHUP)
-        return [self._by_fd[fd].rank for fd, events in poll.poll(0) if events & _GONE]
 
     def _shut(self, reason: str, ranks: tuple[int, ...]) -> None:
         self._failure = (reason, ranks)
@@ -358,7 +350,7 @@ class TcpCommunicator:
         if self._gpus is None:
             self._gpus = Gpus(self._rank, self._size)
         if not self._gpus.apart:
-            _check_buffers(partials, out, make_plan(num_shards, self._size, out.size, out.itemsize).covers[self._rank])
+            check_buffers(partials, out, make_plan(num_shards, self._size, out.size, out.itemsize).covers[self._rank])
             self.activity.enter(EXCHANGING, waits=self._awaited)
             try:
                 return self._gpus.all_reduce(
@@ -378,7 +370,7 @@ class TcpCommunicator:
         self, partials: Mapping[Span, Buffer], out: Buffer, num_shards: int, header: bytes
     ) -> list[bytes]:
         self.activity.enter(EXCHANGING, waits=self._awaited)
-        staged = {span: _on_host(buffer) for span, buffer in partials.items()}
+        staged = {span: on_host(buffer) for span, buffer in partials.items()}
         result = next(iter(staged.values())) if staged else np.empty(out.shape, out.dtype)
         headers = self._all_reduce(staged, result, num_shards, header, keep=False)
         out.set(result)
@@ -391,49 +383,9 @@ class TcpCommunicator:
         return self._reduce(nothing, np.zeros(1, np.float32), num_shards, told, keep=False)
 
     def _watch(self, call: Call, break_off: Callable[[], None]) -> Any:
-        """What a call returns that waits for peers unseen: if one is lost in the meantime, it is broken off."""
-        poll, lost = select.poll(), list[int]()
-        poll.register(call.fileno(), select.POLLIN)
-        poll.register(self._abort.fileno(), select.POLLIN)
-        for link in self._links.values():
-            poll.register(link.fd, select.POLLRDHUP)
+        """What a call returns that waits for peers unseen."""
         self._unseen_since = time.monotonic()
         try:
-            while True:
-                # A peer that has all it wants may go while the last of it is still under way to us.
-                ready = {fd for fd, _ in poll.poll(1000 * _LAST_WORDS_SECONDS if lost else None)}
-                if call.fileno() in ready:
-                    return call.result()
-                if lost or self._abort.is_set():
-                    break_off()
-                    reason = self._abort.reason or f"lost {' and '.join(self._links[rank].name for rank in lost)}"
-                    raise PeerLostError(reason, self._abort.ranks or lost)
-                lost = self._broken()
-                for rank in lost:
-                    poll.unregister(self._links[rank].fd)
+            return watch(call, self._abort, self._links.values(), break_off)
         finally:
             self._unseen_since = 0.0
-
-
-def _check_buffers(partials: Mapping[Span, Buffer], out: np.ndarray[Any, Any], cover: tuple[Span, ...]) -> None:
-    if partials.keys() != set(cover):
-        raise ValueError(f"this worker holds the partial sums of {list(cover)}, got {sorted(partials)}")
-    for name, buffer in (("out", out), *((str(span), buffer) for span, buffer in partials.items())):
-        if buffer.shape != out.shape or buffer.dtype != out.dtype or out.ndim != 1 or not buffer.flags.c_contiguous:
-            raise ValueError(
-                f"every buffer must be one-dimensional, contiguous and like `out` ({out.shape}, {out.dtype}); "
-                f"{name} is {buffer.shape}, {buffer.dtype}"
-            )
-    if out.dtype.kind not in "fiu":
-        raise TypeError(f"cannot sum {out.dtype}")
-
-
-def _on_host(buffer: Buffer) -> np.ndarray[Any, Any]:
-    """The buffer itself where it is on the host; a copy in pinned memory where it is on a device."""
-    if isinstance(buffer, np.ndarray):
-        return buffer
-    import cupyx  # pyright: ignore[reportMissingImports]
-
-    host: np.ndarray[Any, Any] = cupyx.empty_pinned(buffer.shape, buffer.dtype)
-    buffer.get(out=host)
-    return host
