@@ -313,7 +313,7 @@ def row_sums(xp: Any, a: Any) -> Any:
     length = a.shape[-1]
     rows = a.reshape(-1, length)
     if xp is np:
-        sums = rows.dot(ones(np, length, a.dtype))
+        sums = rows.dot(ones(xp, length, a.dtype))
     else:
         sums = multiply(xp, rows, ones(xp, length, a.dtype).reshape(-1, 1))  # a device's, which a graph may hold
     return sums.reshape(*a.shape[:-1], 1)
@@ -323,7 +323,7 @@ def _column_sums(xp: Any, a: Any) -> Any:
     if a.dtype.itemsize == 2:  # as halves, ones would add up to 256 at most
         return wide_sum(a, 0, False)
     if xp is np:
-        return ones(np, a.shape[0], a.dtype).dot(a)
+        return ones(xp, a.shape[0], a.dtype).dot(a)
     return multiply(xp, ones(xp, a.shape[0], a.dtype).reshape(1, -1), a)[0]
 
 
