@@ -10,6 +10,7 @@ operators (so that a call costs one Python frame, not two); `surface.pyi` declar
 from __future__ import annotations
 
 import copy
+import functools
 import itertools
 import sys
 import weakref
@@ -310,9 +311,7 @@ class Tensor(Surface):
         `gradient` is the gradient of this tensor itself; a number stands for that number everywhere, and without it the
         tensor must hold one element, and 1 is taken.
         """
-        from cordee.trainer.autograd.backward import backward
-
-        backward(self, gradient, retain_graph, create_graph, inputs)
+        _backward()(self, gradient, retain_graph, create_graph, inputs)
 
     def register_hook(self, hook: Callable[[Tensor], Tensor | None]) -> Handle:
         """Call `hook(gradient)` whenever this tensor's gradient has been computed; what it returns replaces it.
@@ -334,6 +333,14 @@ class Tensor(Surface):
         from cordee.trainer.autograd.hooks import retain_grad
 
         retain_grad(self)
+
+
+@functools.cache
+def _backward() -> Callable[..., None]:
+    """The function, which is made of tensors: imported when it is first needed, and only then."""
+    from cordee.trainer.autograd.backward import backward
+
+    return backward
 
 
 def forget_gradient(tensor: Tensor) -> None:

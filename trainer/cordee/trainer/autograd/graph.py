@@ -230,7 +230,7 @@ def apply_one(op: Op, input: Tensor, **params: Any) -> Tensor:
     if op.aux:
         out, aux = out
     if type(out) is not _ndarray or out.dtype is not x.dtype:
-        out = settle(op, out, [x])
+        out = np.asarray(out) if type(out) is x.dtype.type else settle(op, out, [x])
     if edge is None or (OFF.threads and not MODE.enabled):
         result = wrap(out, None)
     else:

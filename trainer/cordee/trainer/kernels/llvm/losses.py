@@ -67,7 +67,8 @@ def _classes(target: Any, num_rows: int, num_classes: int) -> Any:
     if target.shape != (num_rows,) or target.dtype.kind not in "iu":
         return None
     classes = np.ascontiguousarray(target, np.int64)
-    return classes if classes.view(np.uint64).max() < num_classes else None  # negative ones look huge
+    largest = np.maximum.reduce(classes.view(np.uint64))  # negative ones look huge
+    return classes if largest < num_classes else None
 
 
 def cross_entropy(logits: Any, *, target: Any, reduction: str) -> Any:
@@ -78,7 +79,7 @@ def cross_entropy(logits: Any, *, target: Any, reduction: str) -> Any:
         return NotImplemented
     losses, tops, totals = _ufuncs()["cross_entropy"](logits, classes)
     if reduction != "none":
-        losses = losses.sum()
+        losses = np.add.reduce(losses)
         if reduction == "mean":
             losses = losses / len(logits)
     return losses, (tops, totals)
