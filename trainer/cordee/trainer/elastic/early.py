@@ -75,7 +75,7 @@ class _Sent(Tensor):
     _before: Any
 
     @property
-    def data(self) -> Any:
+    def data(self) -> Any:  # pyright: ignore[reportIncompatibleVariableOverride]
         if self._before is None:
             self._before = self._array.copy()
         return self._array
