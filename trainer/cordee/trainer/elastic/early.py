@@ -75,13 +75,13 @@ class _Sent(Tensor):
     _before: Any
 
     @property
-    def data(self) -> Any:  # pyright: ignore[reportIncompatibleVariableOverride]
+    def data(self) -> Any:
         if self._before is None:
             self._before = self._array.copy()
         return self._array
 
     @data.setter
-    def data(self, array: Any) -> None:
+    def data(self, array: Any) -> None:  # pyright: ignore[reportIncompatibleVariableOverride]
         if array is not self._array:
             self._array[...] = array
 
