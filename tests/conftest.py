@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
 from pathlib import Path
@@ -31,12 +32,18 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    gc.disable()  # thousands of tests are collected, and none is garbage: to look for it takes as long as to make them
     # Before anything imports the engine: it reads its device and its thread count from the environment once.
     device = config.getoption("--device")
     os.environ["CORDEE_DEVICE"] = "cpu" if device == "cpu" else "cuda"
     if device == "stand-in":
         sys.path.insert(0, str(Path(__file__).parent / "conformance" / "cupy_stand_in"))
         os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, (sys.path[0], os.environ.get("PYTHONPATH"))))
+
+
+def pytest_collection_finish() -> None:
+    gc.freeze()  # nor are they later
+    gc.enable()
 
 
 def pytest_report_header(config: pytest.Config) -> str:
