@@ -60,7 +60,10 @@ def test_every_example_ends_the_same_alone_and_with_two_workers(
     assert result["weights_sha256"].startswith(alone.stdout.split()[-1])
 
 
-@pytest.mark.parametrize("page", SHOWN)
+LATER = {"docs/how-to/write-an-elastic-script.md"}  # alone, each page runs in tests/unit/test_docs_run.py, too
+
+
+@pytest.mark.parametrize("page", [pytest.param(p, marks=pytest.mark.long) if p in LATER else p for p in SHOWN])
 def test_every_program_in_the_docs_ends_the_same_alone_and_with_two_workers(
     page: str, environment: dict[str, str], tmp_path: Path
 ) -> None:
