@@ -9,14 +9,14 @@ call to what its loops read: they change with every step, and are small beside w
 from __future__ import annotations
 
 import functools
+import math
 from typing import Any
 
 import numpy as np
 
-from cordee.trainer.array import bfloat16
 from cordee.trainer.errors import KernelError
 from cordee.trainer.kernels import team
-from cordee.trainer.kernels.onednn.library import BFLOAT16, FLOAT32, Dims, calls, has_bfloat16, use_threads
+from cordee.trainer.kernels.onednn.library import Dims, calls, dtypes
 from cordee.trainer.kernels.onednn.primitives import (
     Description,
     Layout,
@@ -25,7 +25,9 @@ from cordee.trainer.kernels.onednn.primitives import (
     address,
     attributes,
     cached,
+    fast,
     reordering,
+    share,
 )
 
 __all__ = ["correlate", "ordered", "spread", "weigh"]
@@ -34,14 +36,10 @@ _FORWARD, _DIRECT = 64, 1  # dnnl_forward_training, dnnl_convolution_direct
 _SRC, _WEIGHTS, _BIAS, _DST = 1, 33, 41, 17  # DNNL_ARG_…
 _DIFF_SRC, _DIFF_WEIGHTS, _DIFF_BIAS, _DIFF_DST = 129, 161, 169, 145
 
+_COPY = 64
+"""To copy a number takes as long as so many multiplications."""
+
 Sizes = tuple[int, ...]
-
-
-@functools.cache
-def _types() -> dict[Any, int]:
-    """oneDNN's numbers of the dtypes that it takes here."""
-    found = {np.dtype(np.float32): FLOAT32}
-    return {**found, np.dtype(bfloat16): BFLOAT16} if has_bfloat16() else found
 
 
 # -- layouts -----------------------------------------------------------------------------------------------------------
@@ -76,6 +74,7 @@ def _last(a: Any, dtype: int) -> Any:
 def _reorder(shape: Sizes, strides: Sizes, itemsize: int, dtype: int) -> Primitive | None:
     if any(step % itemsize for step in strides):
         return None
+    share(math.prod(shape) * _COPY)
     source = Layout(shape, dtype, [step // itemsize for step in strides])
     target = Layout.dense(shape, dtype, _to_last(len(shape)))
     return Primitive(reordering(source, target), [Operand(_SRC, source), Operand(_DST, target, True)])
@@ -83,10 +82,9 @@ def _reorder(shape: Sizes, strides: Sizes, itemsize: int, dtype: int) -> Primiti
 
 def ordered(a: Any) -> Any:
     """Channels last in memory, as `spread` and `weigh` read it."""
-    dtype = _types().get(a.dtype)
+    dtype = dtypes().get(a.dtype)
     if dtype is None or not a.size:
         return NotImplemented
-    use_threads(team.size())
     return _last(a, dtype).transpose(_from_last(a.ndim))
 
 
@@ -113,10 +111,11 @@ class _Geometry:
         if any(n > p for n, p in zip(after, window.padding, strict=True)):
             raise KernelError("there are more windows than the image has")
         dilation = [d - 1 for d in window.dilation]
+        share(samples * math.prod(size) * math.prod(weight))
         self.numbers = (Dims(*window.stride), Dims(*dilation), Dims(*window.padding), Dims(*after))
 
     def forward(self, bias: Layout | None) -> Description:
-        return _fast(Description(
+        return fast(Description(
             "dnnl_convolution_forward_primitive_desc_create", calls().engine, _FORWARD, _DIRECT, self.image,
             self.any_weight, bias, self.result, *self.numbers, attributes(),
         ))  # fmt: skip
@@ -124,17 +123,6 @@ class _Geometry:
 
 def _numbers(window: Any) -> tuple[Sizes, ...]:
     return window.kernel, window.stride, window.padding, window.dilation
-
-
-def _fast(description: Description) -> Description:
-    """The description itself.
-
-    Raises:
-        KernelError: it is one of those that compute one number after the other.
-    """
-    if description.implementation.startswith("ref"):
-        raise KernelError("oneDNN has no fast way to compute this")
-    return description
 
 
 def _make_correlate(
@@ -150,7 +138,7 @@ def _make_correlate(
 
 def _make_spread(*geometry: Any) -> Primitive:
     own = _Geometry(*geometry)
-    description = _fast(Description(
+    description = fast(Description(
         "dnnl_convolution_backward_data_primitive_desc_create", calls().engine, _DIRECT, own.image, own.any_weight,
         own.result, *own.numbers, own.forward(None), attributes(),
     ))  # fmt: skip
@@ -160,7 +148,7 @@ def _make_spread(*geometry: Any) -> Primitive:
 
 def _make_weigh(*geometry: Any, bias: bool) -> Primitive:
     own = _Geometry(*geometry)
-    description = _fast(Description(
+    description = fast(Description(
         "dnnl_convolution_backward_weights_primitive_desc_create", calls().engine, _DIRECT, own.image, own.any_weight,
         own.bias if bias else None, own.result, *own.numbers, own.forward(None), attributes(),
     ))  # fmt: skip
@@ -175,15 +163,13 @@ def _make_weigh(*geometry: Any, bias: bool) -> Primitive:
 
 def correlate(input: Any, weight: Any, bias: Any, window: Any, groups: int) -> Any:
     """The convolution; the image is kept for `weigh` where it had to be copied."""
-    dtype = _types().get(input.dtype)
+    dtype = dtypes().get(input.dtype)
     if dtype is None or weight.dtype != input.dtype or not input.size or not weight.size:
         return NotImplemented
     if bias is not None and (bias.dtype != input.dtype or bias.shape != weight.shape[:1]):
         return NotImplemented
-    threads = team.size()
-    use_threads(threads)
     with_bias = bias is not None
-    key = ("correlate", input.shape, weight.shape, window, groups, with_bias, dtype, threads)
+    key = ("correlate", input.shape, weight.shape, window, groups, with_bias, dtype, team.size())
     made = cached(key, _make_correlate, input.shape, weight.shape, window, groups, dtype, with_bias)
     if made is None:
         return NotImplemented
@@ -200,13 +186,11 @@ def correlate(input: Any, weight: Any, bias: Any, window: Any, groups: int) -> A
 
 def spread(g: Any, weight: Any, sizes: Sizes, window: Any, groups: int) -> Any:
     """The gradient by the input."""
-    dtype = _types().get(g.dtype)
+    dtype = dtypes().get(g.dtype)
     if dtype is None or weight.dtype != g.dtype or weight.shape[0] != g.shape[1] or not g.size or not weight.size:
         return NotImplemented
-    threads = team.size()
-    use_threads(threads)
     num_samples, size = g.shape[0], g.shape[2:]
-    key = ("spread", sizes, g.shape, weight.shape, window, groups, dtype, threads)
+    key = ("spread", sizes, g.shape, weight.shape, window, groups, dtype, team.size())
     run = cached(key, _make_spread, sizes, size, num_samples, weight.shape, window, groups, dtype)
     if run is None:
         return NotImplemented
@@ -218,16 +202,14 @@ def spread(g: Any, weight: Any, sizes: Sizes, window: Any, groups: int) -> Any:
 
 def weigh(g: Any, input: Any, window: Any, groups: int, kept: Any = None, with_bias: bool = False) -> Any:
     """The gradients by the weight and by the bias."""
-    dtype = _types().get(g.dtype)
+    dtype = dtypes().get(g.dtype)
     if dtype is None or input.dtype != g.dtype or isinstance(kept, np.ndarray) or not g.size or not input.size:
         return NotImplemented
     if input.shape[0] != g.shape[0] or input.shape[1] % groups:
         return NotImplemented
-    threads = team.size()
-    use_threads(threads)
     num_samples, num_out, sizes, size = g.shape[0], g.shape[1], input.shape[2:], g.shape[2:]
     shape = (num_out, input.shape[1] // groups, *window.kernel)
-    key = ("weigh", g.shape, input.shape, window, groups, with_bias, dtype, threads)
+    key = ("weigh", g.shape, input.shape, window, groups, with_bias, dtype, team.size())
     run = cached(key, _make_weigh, sizes, size, num_samples, shape, window, groups, dtype, bias=with_bias)
     if run is None:
         return NotImplemented

@@ -12,13 +12,17 @@ import importlib.metadata
 import sys
 import threading
 from pathlib import Path
+from typing import Any
 
+import numpy as np
+
+from cordee.trainer.array import bfloat16
 from cordee.trainer.errors import KernelError
 from cordee.trainer.kernels import team
 
 __all__ = [
-    "BFLOAT16", "FLOAT32", "Calls", "Dims", "Pointer", "calls", "check", "has_bfloat16", "identity", "isa_name", "lack",
-    "path", "use_threads",
+    "BFLOAT16", "FLOAT32", "Calls", "Dims", "Pointer", "calls", "check", "dtypes", "has_bfloat16", "identity",
+    "isa_name", "lack", "path", "told_threads", "use_threads",
 ]  # fmt: skip
 
 PACKAGE = "onednn-cpu-gomp"
@@ -150,6 +154,13 @@ def has_bfloat16() -> bool:
     return bool(calls().isa & _WITH_BFLOAT16)
 
 
+@functools.cache
+def dtypes() -> dict[np.dtype[Any], int]:
+    """The dtypes that are oneDNN's here, with its numbers for them."""
+    found = {np.dtype(np.float32): FLOAT32}
+    return {**found, bfloat16: BFLOAT16} if has_bfloat16() else found
+
+
 # -- threads -----------------------------------------------------------------------------------------------------------
 
 
@@ -169,3 +180,8 @@ def use_threads(number: int) -> None:
         if library is not None:
             library.omp_set_num_threads(number)
         _told.number = number
+
+
+def told_threads() -> int:
+    """What `use_threads` was called with last."""
+    return _told.number

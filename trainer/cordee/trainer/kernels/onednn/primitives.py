@@ -19,14 +19,19 @@ from typing import Any, NamedTuple, TypeVar
 import numpy as np
 
 from cordee.trainer.errors import KernelError
-from cordee.trainer.kernels.onednn.library import Dims, Pointer, calls, check
+from cordee.trainer.kernels import team
+from cordee.trainer.kernels.onednn.library import Dims, Pointer, calls, check, told_threads, use_threads
 
-__all__ = ["Description", "Layout", "Operand", "Primitive", "address", "attributes", "cached", "reordering"]
+__all__ = [
+    "Description", "Layout", "Operand", "Primitive", "address", "attributes", "cached", "fast", "reordering", "share",
+]  # fmt: skip
 
 Made = TypeVar("Made")
 
 CAPACITY = 512
 """Descriptions whose primitives a thread keeps."""
+SHARED = 1 << 24
+"""Multiplications from which on the team shares them: waking a thread that sleeps takes what a third of them take."""
 _ALIGNMENT = 64
 _TAG_ANY, _SCRATCHPAD_IS_OURS = 1, 1  # dnnl_format_tag_any, dnnl_scratchpad_mode_user
 _IMPLEMENTATION, _LAYOUT_OF = 8, 255  # dnnl_query_impl_info_str, dnnl_query_exec_arg_md
@@ -150,7 +155,10 @@ def _reserve(num_bytes: int) -> int:
 
 
 class Primitive:
-    """Calling it with the addresses of its operands, in the order in which they were given, runs it."""
+    """Calling it with the addresses of its operands, in the order in which they were given, runs it.
+
+    It runs on as many threads as were told of last when it was made.
+    """
 
     def __init__(self, description: Description, operands: Sequence[Operand]) -> None:
         self._memories: list[int] = []  # of the operands, to be pointed to them
@@ -173,6 +181,7 @@ class Primitive:
             else:
                 before.append(self._step(reordering(operand.layout, wanted), [(_FROM, own), (_TO, inner)]))
         self._steps = [*before, self._step(description, arguments), *after]
+        self._threads = told_threads()
         self._execute, self._point, self._stream = calls().execute, calls().point, calls().stream.value
 
     def _memory(self, layout: Layout) -> int:
@@ -211,6 +220,7 @@ class Primitive:
                 for memory, offset in self._inner:
                     point(memory, base + offset)
                 self._base = base
+        use_threads(self._threads)
         for handle, count, arguments in self._steps:
             status = self._execute(handle, self._stream, count, arguments)
             if status:
@@ -219,6 +229,24 @@ class Primitive:
     def __del__(self) -> None:
         for destroy, handle in getattr(self, "_handles", ()):
             getattr(calls().dnnl, destroy)(handle)
+
+
+def fast(description: Description) -> Description:
+    """The description itself.
+
+    Raises:
+        KernelError: it is one of those that compute one number after the other.
+    """
+    if description.implementation.startswith("ref"):
+        raise KernelError("oneDNN has no fast way to compute this")
+    return description
+
+
+def share(num_multiplications: int) -> int:
+    """On how many threads to compute so many; what is made next is made for them."""
+    threads = 1 if num_multiplications < SHARED else team.size()
+    use_threads(threads)
+    return threads
 
 
 @functools.cache

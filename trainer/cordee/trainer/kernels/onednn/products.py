@@ -2,6 +2,9 @@
 
 float32; and bfloat16, added up in float32 and rounded once, or not at all where float32 is wanted of it. Which
 products it takes is decided by their sizes alone. Small ones are left to NumPy, whose call costs less.
+
+oneDNN has two ways: primitives, and a function like BLAS'. The function is ahead where the left matrix lies by columns,
+as in the gradient by a weight, and where there are few rows.
 """
 
 from __future__ import annotations
@@ -12,9 +15,8 @@ from typing import Any
 import numpy as np
 
 from cordee.trainer.array import bfloat16
-from cordee.trainer.errors import KernelError
 from cordee.trainer.kernels import team
-from cordee.trainer.kernels.onednn.library import BFLOAT16, FLOAT32, calls, has_bfloat16, use_threads
+from cordee.trainer.kernels.onednn.library import BFLOAT16, FLOAT32, calls, check, has_bfloat16, use_threads
 from cordee.trainer.kernels.onednn.primitives import (
     Description,
     Layout,
@@ -23,14 +25,17 @@ from cordee.trainer.kernels.onednn.primitives import (
     address,
     attributes,
     cached,
+    fast,
+    share,
 )
 
 __all__ = ["LEAST", "SHARED", "multiply", "strides_in_elements"]
 
 LEAST = {np.dtype(np.float32): 1 << 20, np.dtype(bfloat16): 1 << 13}
 """Multiplications from which on a product is oneDNN's, by dtype: NumPy has to widen bfloat16 first."""
-SHARED = 1 << 22
-"""Multiplications from which on threads share it: waking one takes what so many take."""
+LEAST_BESIDE_A_TEAM = 1 << 18
+"""The same for float32 where there is a team: from there on NumPy's BLAS wakes threads of its own, on these cores."""
+FEW_ROWS = 16
 
 _SRC, _WEIGHTS, _BIAS, _DST = 1, 33, 41, 17  # DNNL_ARG_…
 _TYPES = {np.dtype(np.float32): FLOAT32, np.dtype(bfloat16): BFLOAT16}
@@ -60,9 +65,7 @@ def _made(*described: Any) -> Primitive | None:
     operands = [None if each is None else Layout(*each) for each in described]
     a, b, bias, out = operands
     handle = None if bias is None else bias.handle
-    found = Description("dnnl_matmul_primitive_desc_create", calls().engine, a, b, handle, out, attributes())
-    if found.implementation.startswith("ref"):
-        raise KernelError("oneDNN has only its reference for this product")
+    found = fast(Description("dnnl_matmul_primitive_desc_create", calls().engine, a, b, handle, out, attributes()))
     given = [Operand(number, each) for number, each in zip((_SRC, _WEIGHTS, _BIAS), operands, strict=False) if each]
     assert out is not None
     return Primitive(found, [*given, Operand(_DST, out, True)])
@@ -75,6 +78,9 @@ def multiply(a: Any, b: Any, *, out: Any = None, bias: Any = None) -> Any:
         return NotImplemented
     m, (k, n) = a.shape[-2], b.shape[-2:]
     work = math.prod(a.shape) * n
+    threads = team.size()
+    if threads > 1 and dtype is _float32:
+        least = LEAST_BESIDE_A_TEAM
     # A vector's product is bound by memory.
     if work < least or a.shape[-1] != k or m == 1 or n == 1 or (dtype is not _float32 and not has_bfloat16()):
         return NotImplemented
@@ -85,20 +91,18 @@ def multiply(a: Any, b: Any, *, out: Any = None, bias: Any = None) -> Any:
         return NotImplemented
     if bias is not None and (bias.shape != (n,) or bias.dtype is not dtype or bias.strides[0] != bias.itemsize):
         return NotImplemented
-    threads = 1 if work < SHARED else team.size()
     key = ("multiply", a.shape, a.strides, b.strides, n, dtype, out.strides, kind, bias is not None, threads)
-    use_threads(threads)
-    run = cached(key, _describe, a, b, out, bias)
+    run = cached(key, _describe, a, b, out, bias, work)
     if run is None:
         return NotImplemented
-    if bias is None:
-        run(address(a), address(b), address(out))
-    else:
-        run(address(a), address(b), address(bias), address(out))
+    operands = [address(a), address(b), address(out)]
+    if bias is not None:
+        operands.insert(2, address(bias))
+    run(*operands)
     return out
 
 
-def _describe(a: Any, b: Any, out: Any, bias: Any) -> Primitive | None:
+def _describe(a: Any, b: Any, out: Any, bias: Any, work: int) -> Primitive | _Function | None:
     described: list[Any] = []
     for each in (a, b, out):
         steps = strides_in_elements(each)
@@ -110,4 +114,24 @@ def _describe(a: Any, b: Any, out: Any, bias: Any) -> Primitive | None:
         ones = (1,) * (a.ndim - 1)
         added = ((*ones, bias.size), _TYPES[bias.dtype], (*(bias.size,) * len(ones), 1))
     left, right, result = described
+    threads = share(work)
+    by_columns, few = left[2][1] != 1, a.shape[0] <= FEW_ROWS
+    if a.ndim == 2 and a.dtype is _float32 and bias is None and result[2][1] == 1 and (by_columns or few):
+        return _Function(threads, a.shape[0], *b.shape, *[each[2] for each in described])
     return _made(left, right, added, result)
+
+
+class _Function:
+    """A product of float32 matrices by oneDNN's function like BLAS'; it is called as a primitive is."""
+
+    def __init__(self, threads: int, m: int, k: int, n: int, a: Any, b: Any, out: Any) -> None:
+        ways = [b"N" if steps[1] == 1 else b"T" for steps in (a, b)]
+        self._threads, self._call, self._first = threads, calls().sgemm, (*ways, m, n, k, 1.0)
+        self._apart = tuple([max(steps) for steps in (a, b, out)])
+
+    def __call__(self, *addresses: int) -> None:
+        use_threads(self._threads)
+        (a, b, out), (left, right, result) = addresses, self._apart
+        status = self._call(*self._first, a, left, b, right, 0.0, out, result)
+        if status:
+            check(status)
