@@ -9,10 +9,10 @@ from typing import Any
 
 import numpy as np
 
-from cordee.trainer.errors import KernelError
 from cordee.trainer.kernels import team
-from cordee.trainer.kernels.onednn.library import FLOAT32, Pointer, calls, use_threads
+from cordee.trainer.kernels.onednn.library import FLOAT32, Pointer, calls
 from cordee.trainer.kernels.onednn.primitives import (
+    SHARED,
     Description,
     Layout,
     Operand,
@@ -20,9 +20,11 @@ from cordee.trainer.kernels.onednn.primitives import (
     address,
     attributes,
     cached,
+    fast,
     reordering,
+    share,
 )
-from cordee.trainer.kernels.onednn.products import LEAST, SHARED, strides_in_elements
+from cordee.trainer.kernels.onednn.products import LEAST, strides_in_elements
 
 __all__ = ["multiplier"]
 
@@ -56,7 +58,6 @@ class _Multiplier:
         if run is None or a.dtype is not _float32 or not (a.flags.c_contiguous and out.flags.c_contiguous):
             np.matmul(a, self._b, out=out)
             return
-        use_threads(threads)
         primitive, packed = run
         primitive(address(a), packed, address(out))
 
@@ -64,7 +65,7 @@ class _Multiplier:
         """What multiplies with so many rows, and where for it the matrix lies packed."""
         if rows == 1 or rows * self._b.size < LEAST[_float32]:
             return None
-        use_threads(threads)
+        share(rows * self._b.size)
         shape, steps = self._b.shape, strides_in_elements(self._b)
         made = cached(("packed", rows, shape, steps, threads), _make, rows, shape, steps)
         if made is None:
@@ -89,12 +90,10 @@ def _make(rows: int, shape: tuple[int, int], steps: tuple[int, int]) -> tuple[Pr
     k, n = shape
     source, result = Layout.dense((rows, k), FLOAT32), Layout.dense((rows, n), FLOAT32)
     given = Layout(shape, FLOAT32, steps)
-    description = Description(
+    description = fast(Description(
         "dnnl_matmul_primitive_desc_create", calls().engine, source, Layout(shape, FLOAT32, None), Pointer(), result,
         attributes(),
-    )  # fmt: skip
-    if description.implementation.startswith("ref"):
-        raise KernelError("oneDNN has no fast way to compute this")
+    ))  # fmt: skip
     wanted = Layout.wanted(description, _WEIGHTS)
     product = Primitive(description, [Operand(_SRC, source), Operand(_WEIGHTS, wanted), Operand(_DST, result, True)])
     pack = Primitive(reordering(given, wanted), [Operand(_SRC, given), Operand(_DST, wanted, True)])

@@ -29,7 +29,7 @@ from cordee.trainer.kernels.onednn.primitives import (
     share,
 )
 
-__all__ = ["LEAST", "SHARED", "multiply", "strides_in_elements"]
+__all__ = ["LEAST", "multiply", "strides_in_elements"]
 
 LEAST = {np.dtype(np.float32): 1 << 20, np.dtype(bfloat16): 1 << 13}
 """Multiplications from which on a product is oneDNN's, by dtype: NumPy has to widen bfloat16 first."""
