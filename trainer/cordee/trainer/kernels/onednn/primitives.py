@@ -23,7 +23,8 @@ from cordee.trainer.kernels import team
 from cordee.trainer.kernels.onednn.library import Dims, Pointer, calls, check, told_threads, use_threads
 
 __all__ = [
-    "SHARED", "Description", "Layout", "Operand", "Primitive", "address", "attributes", "cached", "fast", "reordering", "share",
+    "SHARED", "Description", "Layout", "Operand", "Primitive", "address", "attributes", "cached", "fast", "reordering",
+    "share",
 ]  # fmt: skip
 
 Made = TypeVar("Made")
