@@ -218,16 +218,23 @@ def test_each_thread_has_its_own() -> None:
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no processes that are copies of this one")
 def test_after_a_fork(threads: int) -> None:
-    """A worker is a fork of a process that has computed: the team of threads is not there any more."""
+    """The team of threads is not there any more: what the parent shared among them, the child computes alone."""
     rng = np.random.default_rng(0)
     window = Window((3, 3), (1, 1), (1, 1), (1, 1))
-    image, weight = normal(rng, 4, 16, 28, 28), normal(rng, 32, 16, 3, 3)
-    expected = kernels.KERNELS["correlate"](np, image, weight, None, window, 1)[0]
+    image, weight, matrix = normal(rng, 4, 32, 28, 28), normal(rng, 32, 32, 3, 3), normal(rng, 300, 300)
+    assert min(image.size * weight.size // 32, matrix.size * 300) > primitives.SHARED
+
+    def computed() -> Any:
+        return (
+            kernels.KERNELS["correlate"](np, image, weight, None, window, 1)[0],
+            kernels.KERNELS["multiply"](np, matrix, matrix.T),
+        )
+
+    expected = computed()
     child = os.fork()
     if child == 0:
         try:
-            found = kernels.KERNELS["correlate"](np, image, weight, None, window, 1)[0]
-            close(found, expected)
+            close(computed(), expected)
             os._exit(0)
         except BaseException:
             os._exit(1)
