@@ -102,6 +102,26 @@ def test_where_all_are_lost_one_that_comes_again_goes_on_with_what_it_was() -> N
     assert not party.events("computes")
 
 
+def test_where_too_few_come_again_that_compute_alike_the_job_goes_on_with_what_most_compute_with() -> None:
+    party = job(3, minimum=2)
+    for k in (0, 1):
+        come(party, k, OLD)
+    party.go(5.0, heard=(0, 1))
+    assert party.ranks == [0, 1]
+    for k in (0, 1):
+        party.tell(ev.WorkerDetached(*party.who(k)))
+        party.life[k] = 1
+    come(party, 2, NEW)
+    come(party, 0, OLD)
+    party.go(10.0, heard=(0, 2))
+    assert party.ranks == [0, 1]
+    come(party, 1, NEW)
+    party.go(2.0, heard=(0, 1, 2))
+    assert party.ranks == [1, 2]
+    assert len(party.events("computes")) == 1
+    assert [view.state for view in party.machine.workers()] == ["kept out", "training", "training"]
+
+
 def test_the_last_that_is_asked_to_leave_is_not_kept_for_one_that_cannot_take_its_state() -> None:
     party = trained(OLD, slots=2)
     come(party, 1, NEW)

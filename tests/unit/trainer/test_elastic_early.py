@@ -10,6 +10,7 @@ import copy
 import importlib
 import pickle
 import sys
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -115,6 +116,14 @@ def a_loss_more_at_times(step: Any, net: Net, batch: Any) -> None:
         step.backward((net.layers[3].weight ** 2).sum())
 
 
+def kept_and_written_into(step: Any, net: Net, batch: Any) -> None:
+    step.backward(loss(net, batch))
+    kept = net.layers[3].weight.grad
+    step.backward(loss(net, batch))
+    if step.number in {3, 5}:
+        kept.data[0] = 0.25
+
+
 def another_graph(step: Any, net: Net, batch: Any) -> None:
     step.backward(loss(net, batch), create_graph=step.number == 4)
 
@@ -128,7 +137,7 @@ KEEP_ON = (plain, used_twice, two_losses, looked_at)
 """Nothing of what these send has to be sent again."""
 SCRIPTS = (
     *KEEP_ON, left_out_at_times, scaled_by_hand, written_into, replaced, taken_away, a_loss_more_at_times,
-    another_graph, clipped_by_hand,
+    another_graph, clipped_by_hand, kept_and_written_into,
 )  # fmt: skip
 
 
@@ -199,6 +208,47 @@ def test_a_hook_may_change_what_another_parameter_has_sent() -> None:
     (expected,) = world.play(script(plain, prepare), world.History(1, ())).results
     outcome = world.play(script(plain, prepare), world.History(2, ()))
     assert all(result == expected for result in outcome.results)
+
+
+def test_a_gradient_that_a_hook_has_kept_may_be_changed_after_it_was_sent() -> None:
+    kept = threading.local()
+
+    def prepare(net: Net) -> None:
+        def keep(parameter: Tensor) -> None:
+            kept.gradient = parameter.grad
+
+        net.layers[3].weight.register_post_accumulate_grad_hook(keep)
+
+    def backward(step: Any, net: Net, batch: Any) -> None:
+        step.backward(loss(net, batch))
+        kept.gradient.data[0] *= 2.0
+
+    (expected,) = world.play(script(backward, prepare), world.History(1, ())).results
+    outcome = world.play(script(backward, prepare), world.History(2, ()))
+    assert all(result == expected for result in outcome.results)
+    assert outcome.num_early
+
+
+def test_an_optimizer_may_be_applied_more_than_once_in_a_step() -> None:
+    def several_passes() -> Any:
+        trainer.manual_seed(3)
+        net = Net()
+        dataset = data.TensorDataset(*np.random.default_rng(1).standard_normal((2, 20, 5)).astype(np.float32))
+        optimizer = optim.SGD(net.parameters(), lr=0.1)
+        run = elastic.Run(net, optimizer, data.DataLoader(dataset, batch_size=20, shards=SHARDS))
+        for step in run.steps(NUM_STEPS):
+            for _ in range(3):
+                for batch in step.shards:
+                    step.backward(loss(net, batch))
+                step.update(optimizer)
+            step.commit()
+        return run.weights_sha256()
+
+    (expected,) = world.play(several_passes, world.History(1, ())).results
+    for history in (world.History(2, ()), world.history(5, 7, 4 * NUM_STEPS)):
+        outcome = world.play(several_passes, history)
+        assert set(outcome.results) == {expected}
+        assert outcome.num_early
 
 
 def test_it_can_be_turned_off() -> None:

@@ -51,7 +51,7 @@ class Crew:
         self.told_odd: set[str] = set()
         """Processes of which that was said."""
         self.alone_since: float | None = None
-        """Since when nobody is there who computes with what the job computed with."""
+        """Since when too few are there who compute with what the job computed with."""
         self.members: dict[str, Member] = {}
         self.ranks: dict[str, int] = {}
         self.take_world(record.world)

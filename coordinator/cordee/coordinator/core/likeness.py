@@ -7,8 +7,9 @@ members that compute with the same, as they say themselves when they arrive:
 - **Those that train decide**, or the world that trained last. Who comes and computes differently stands in the
   rendezvous, is told of in the history and in the job's status, and costs the others nothing.
 - **A job begins** with what most of those that are there compute with.
-- **Better other bits than none.** Where all who trained are gone, those that come again are waited for a while. Then
-  the job goes on with what is there, from its checkpoint, and says so.
+- **Better other bits than none.** Where all who trained are gone, those that come again are waited for a while, until
+  they are the job's minimum. Then the job goes on with what most of those that are there compute with, from its
+  checkpoint, and says so.
 """
 
 from __future__ import annotations
@@ -25,9 +26,15 @@ __all__ = ["keep_alike", "settle_on"]
 
 def keep_alike(crew: Crew) -> float | None:
     """Finds who of those that wait is not to be let in. Returns when to look again."""
-    live = sorted((s for s in crew.slots.values() if crew.is_live(s)), key=lambda slot: crew.ranks[slot.worker])
-    came = [(slot, slot.session) for slot in crew.in_order() if slot.session is not None and slot not in live]
-    joiners = [(slot, s) for slot, s in came if s.phase is Phase.WAITING and s.computes_with]
+    live: list[Slot] = []
+    joiners: list[tuple[Slot, Session]] = []
+    for slot in crew.in_order():
+        session = slot.session
+        if crew.is_live(slot):
+            live.append(slot)
+        elif session is not None and session.phase is Phase.WAITING and session.computes_with:
+            joiners.append((slot, session))
+    live.sort(key=lambda slot: crew.ranks[slot.worker])
     kind, until = crew.durable.computes_with, None
     if live:
         # Since the last world they may have changed it themselves: a script chooses its threads.
@@ -36,7 +43,8 @@ def keep_alike(crew: Crew) -> float | None:
     elif joiners:
         until = _hope_until(crew, joiners)
         if not kind or (until is not None and crew.now >= until):
-            kind, until = Counter(session.computes_with for _, session in joiners).most_common(1)[0][0], None
+            counts, before = Counter(session.computes_with for _, session in joiners), kind
+            kind, until = max(counts, key=lambda parts: (counts[parts], parts == before)), None
     crew.odd.clear()
     for slot, session in joiners:
         if kind and session.computes_with != kind:
@@ -61,9 +69,9 @@ def settle_on(crew: Crew, world: World) -> None:
 
 
 def _hope_until(crew: Crew, joiners: list[tuple[Slot, Session]]) -> float | None:
-    """Until when somebody is waited for that computes with what the job has computed with; None: one is there."""
+    """Until when those are waited for that compute with what the job has computed with; None: enough are there."""
     kind = crew.durable.computes_with
-    if any(session.computes_with == kind for _, session in joiners):
+    if sum(session.computes_with == kind for _, session in joiners) >= crew.durable.minimum:
         crew.alone_since = None
         return None
     if crew.alone_since is None:

@@ -21,6 +21,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
+from sys import getrefcount
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -74,10 +75,13 @@ class _Sent(Tensor):
     _array: Any
     _before: Any
 
-    @property
-    def data(self) -> Any:
+    def remember(self) -> None:
         if self._before is None:
             self._before = self._array.copy()
+
+    @property
+    def data(self) -> Any:
+        self.remember()
         return self._array
 
     @data.setter
@@ -99,6 +103,15 @@ class _Sent(Tensor):
     def changed(self) -> bool:
         """Whether its numbers are others by now."""
         return self._before is not None and self._before.tobytes() != self._array.tobytes()
+
+
+def _references_of_a_local() -> int:
+    local = object()
+    return getrefcount(local)
+
+
+_ALONE = _references_of_a_local()
+"""How often Python says that something is referred to that a function holds, and nobody else."""
 
 
 def _sent(array: Any) -> _Sent:
@@ -202,7 +215,9 @@ class EarlyExchange:
                 sink[...] = 0
                 self._marks[id(parameter)] = None
             elif held.data is sink:
-                parameter._grad = self._marks[id(parameter)] = _sent(sink)
+                parameter._grad = self._marks[id(parameter)] = mark = _sent(sink)
+                if getrefcount(held) > _ALONE:  # a script or a hook has kept it, and may write into it
+                    mark.remember()
             # Else it lies elsewhere, and is fetched when the shard is over: then it has changed.
 
     def _send(self, bucket: Bucket) -> None:

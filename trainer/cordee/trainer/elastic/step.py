@@ -340,7 +340,8 @@ class Step:
 
     def _exchange(self, chosen: Sequence[GradientSums], header: StepHeader) -> list[StepHeader] | None:
         """Sums the gradients of some optimisers; all workers' headers, by rank. None: a worker was lost."""
-        early = self._early if chosen else None
+        # Once something has been applied, nothing travels early: another pass over the shards was folded as a whole.
+        early = self._early if chosen and not self._applied else None
         touched = [np.empty(0, np.bool_), *(sums.touched for sums in chosen)]
         ours = StepHeader(
             header.step,
