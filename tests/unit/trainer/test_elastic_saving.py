@@ -417,3 +417,9 @@ def test_a_warm_start_takes_the_newest_checkpoint_of_a_job(tmp_path: Path) -> No
     saver_of(Alone(tmp_path / "own", warm_start=str(tmp_path / "first")), run).warm_start()
     for name, array in run.weights().items():
         assert array.tobytes() == loaded.arrays[f"model.{name}"].tobytes()
+
+
+def test_an_upgrade_under_a_process_does_not_change_what_it_computes_with(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = computes_with()
+    monkeypatch.setattr("importlib.metadata.version", lambda _: "99")
+    assert computes_with() == before

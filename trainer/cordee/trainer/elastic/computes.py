@@ -20,12 +20,15 @@ from cordee.trainer.array import default_module, get_num_threads, get_tf32
 
 __all__ = ["computes_with"]
 
+_VERSION = importlib.metadata.version("cordee")
+"""Of the code that is loaded: what is installed may be upgraded under a process that trains for weeks."""
+
 
 def computes_with() -> tuple[str, ...]:
     """Versions, the CPU's (or GPU's) kind as far as libraries choose by it, and the number of threads."""
     threads = get_num_threads()
     parts = [
-        f"Cordee {importlib.metadata.version('cordee')}",
+        f"Cordee {_VERSION}",
         f"Python {sys.version_info.major}.{sys.version_info.minor}",
         f"{_libc()} {platform.machine()}",
         f"NumPy {np.__version__} {_simd()}".rstrip(),
