@@ -197,13 +197,23 @@ def test_dlpack_shares_memory_with_live_pytorch_both_ways(dtype: str) -> None:
 # -- copying and pickling ----------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("dtype", ["float64", "float16", "bfloat16", "int64", "bool"])
+@pytest.mark.parametrize("dtype", ["float64", "float32", "float16", "bfloat16", "int64", "bool"])
 @pytest.mark.parametrize("protocol", [2, 5])
 def test_a_pickled_tensor_comes_back(dtype: str, protocol: int) -> None:
     tensor = ct.tensor(np.array([[0, 1], [2, 3]]).astype(ml_dtypes.bfloat16 if dtype == "bfloat16" else dtype))
     back = pickle.loads(pickle.dumps(tensor, protocol))
-    assert back.dtype == tensor.dtype
+    assert back.dtype is tensor.dtype  # kernels ask for it so
     np.testing.assert_array_equal(back.tolist(), tensor.tolist())
+
+
+def test_an_unpickled_arrays_dtype_is_the_common_one() -> None:
+    array = pickle.loads(pickle.dumps(np.ones(3, np.float32)))
+    for tensor in (ct.tensor(array), ct.from_numpy(array), ct.Tensor(array)):
+        assert tensor.dtype is ct.float32
+    shared = ct.from_numpy(array)
+    shared += 1
+    assert array.tolist() == [2, 2, 2]
+    assert ct.from_numpy(np.ones(3, ">f4")).data.dtype == np.dtype(">f4")
 
 
 def test_models_are_pickled_with_their_ties() -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from cordee.trainer import ops as ops  # declares the kernels
+from cordee.trainer import ops, tensor
 from cordee.trainer.array import bfloat16, get_num_threads, set_num_threads
 from cordee.trainer.kernels import registry
 from cordee.trainer.kernels.providers import PROVIDERS
@@ -81,6 +81,18 @@ def test_thin_ones(shape: tuple[int, int, int]) -> None:
         (rng.standard_normal((k, n), np.float32), rng.standard_normal((n, k), np.float32).T),
     ):
         np.testing.assert_allclose(kernel(np, a, b), a.astype(np.float64) @ b, rtol=1e-4, atol=2e-3)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, bfloat16], ids=["float32", "bfloat16"])
+def test_rows_that_overlap_are_left_to_numpy(dtype: Any) -> None:
+    """Windows over a signal share memory: rows nearer to each other than they are long."""
+    multiply, rng = registry.load("multiply", "onednn"), np.random.default_rng(0)
+    signal, right = rng.standard_normal(1200).astype(dtype), rng.standard_normal((128, 72)).astype(dtype)
+    windows = np.lib.stride_tricks.sliding_window_view(signal, 128)[:1024]
+    assert multiply(windows, right) is NotImplemented
+    assert multiply(np.ascontiguousarray(right.T), windows.T) is NotImplemented
+    product = ops.matmul(tensor(windows), tensor(right)).numpy()
+    np.testing.assert_array_equal(product, ops.matmul(tensor(windows.copy()), tensor(right)).numpy())
 
 
 def test_what_is_left_to_numpy() -> None:

@@ -185,7 +185,15 @@ def as_array(data: Any, dtype: DTypeLike = None) -> Array:
         elif array.dtype == complex128 and default_dtype() != float64:
             array = array.astype(complex64)
         return array  # type: ignore[no-any-return]
-    return xp.asarray(data, dtype=dtype)  # type: ignore[no-any-return]
+    return _with_common_dtype(xp.asarray(data, dtype=dtype))
+
+
+def _with_common_dtype(array: Any) -> Array:
+    """The array with its dtype's one object: what comes out of a pickle brings another that equals it, and kernels,
+    which ask for that one by `is`, would leave such an array to NumPy."""
+    dtype = array.dtype
+    common = np.dtype(dtype.type)
+    return array if common is dtype or common != dtype else array.view(common)  # type: ignore[no-any-return]
 
 
 def to_numpy(array: Any) -> Array:

@@ -53,12 +53,16 @@ def strides_in_elements(a: Any) -> tuple[int, ...] | None:
     (rows, columns), (down, along) = a.shape[-2:], steps[-2:]
     # A dimension of one element has whatever stride NumPy left it: here that of an array without gaps.
     if along == 1 or columns == 1:
-        steps[-1], steps[-2] = 1, down if rows > 1 and down >= columns else columns
+        far, length, count = -2, columns, rows
+        steps[-1] = 1
     elif down == 1 or rows == 1:
-        steps[-2], steps[-1] = 1, along if along >= rows else rows
+        far, length, count = -1, rows, columns
+        steps[-2] = 1
     else:
         return None
-    return tuple(steps)
+    if count == 1:
+        steps[far] = max(steps[far], length)
+    return tuple(steps) if steps[far] >= length else None  # rows that overlap, as windows do, are not for its loops
 
 
 def _made(*described: Any) -> Primitive | None:
