@@ -10,6 +10,8 @@ from tests.unit.trainer.test_kernels_llvm import both, threads
 
 from cordee.trainer import kernels
 from cordee.trainer import ops as ops  # declares the kernels
+from cordee.trainer.array import bfloat16
+from cordee.trainer.kernels.onednn.library import has_bfloat16
 from cordee.trainer.kernels.providers import PROVIDERS
 
 __all__ = ["threads"]
@@ -58,6 +60,33 @@ def test_an_lstm_layer_and_its_gradients(
 
 
 @needs_llvm
+@pytest.mark.parametrize("reverse", [False, True])
+@pytest.mark.parametrize("sizes", [(3, 2, 1), (40, 40), (1,)], ids=str)
+def test_an_lstm_layer_in_bfloat16(sizes: tuple[int, ...], reverse: bool, threads: int) -> None:
+    operands = [None if x is None else x.astype(bfloat16) for x in _layer(0, sizes, 70)]
+    wide = [None if x is None else x.astype(np.float64) for x in operands]
+    forward, grad = (kernels.registry.load(name, "llvm") for name in ("lstm_layer", "lstm_layer_grad"))
+    options = {"sizes": sizes, "reverse": reverse}
+    (found, aux), (expected, wide_aux) = (
+        forward(*operands, **options),
+        kernels.KERNELS["lstm_layer"].reference(np, *wide, **options),
+    )
+    for each, other in zip((*found, *aux), (*expected, *wide_aux), strict=True):
+        np.testing.assert_allclose(each.astype(np.float64), other, atol=0.05)
+    g = [normal(np.random.default_rng(1), *each.shape).astype(bfloat16) for each in found]
+    grads = grad(*g, *aux, *operands[3:], **options, needs=(True, False))
+    wide_g = [each.astype(np.float64) for each in g]
+    others = kernels.KERNELS["lstm_layer_grad"].reference(
+        np, *wide_g, *wide_aux, *wide[3:], **options, needs=(True, False)
+    )
+    for each, other in zip(grads[:4], others[:4], strict=True):
+        assert each.dtype == bfloat16
+        np.testing.assert_allclose(each.astype(np.float64), other, atol=0.05 * np.abs(other).max())
+    again = grad(*g, *forward(*operands, **options)[1], *operands[3:], **options, needs=(True, False))
+    assert [each.tobytes() for each in grads[:4]] == [each.tobytes() for each in again[:4]]
+
+
+@needs_llvm
 def test_other_lstm_layers_are_left_to_numpy() -> None:
     provider = kernels.registry.load("lstm_layer", "llvm")
     gates, h, c, weight, _ = operands = _layer(0, (2, 2), 3)
@@ -84,6 +113,20 @@ def test_a_packed_matrix_multiplies_any_number_of_rows(k: int, n: int, transpose
             times(a, again)
             np.testing.assert_allclose(out, a.astype(np.float64) @ b, rtol=1e-4, atol=1e-4)
             assert out.tobytes() == again.tobytes()
+
+
+@needs_onednn
+@pytest.mark.parametrize("rows", [1, 40])
+def test_a_packed_matrix_of_bfloat16_adds_up_in_float32(rows: int, threads: int) -> None:
+    rng = np.random.default_rng(0)
+    a, b = normal(rng, rows, 600).astype(bfloat16), normal(rng, 256, 600).astype(bfloat16).T
+    wide = a.astype(np.float64) @ b.astype(np.float64)
+    packed, plain = kernels.registry.load("multiplier", "onednn")(b), kernels.KERNELS["multiplier"].reference(np, b)
+    assert (packed is NotImplemented) == (not has_bfloat16())
+    for times in (plain,) if packed is NotImplemented else (plain, packed):
+        out = np.full((rows, 256), np.nan, np.float32)
+        times(a, out)
+        np.testing.assert_allclose(out, wide, atol=1e-3)
 
 
 @needs_onednn

@@ -71,8 +71,11 @@ def product(xp: Any, a: Any, b: Any, out: Any = None, bias: Any = None) -> Any:
 def multiplier(xp: Any, b: Any) -> Any:
     """`times(a, out)`, which writes a @ b to out: for many a, as steps have them, `b` is prepared once.
 
-    `a` and `out` are matrices of b's dtype, without gaps.
+    `a` is a matrix of b's dtype, and `out` one of that, or of float32 where that is 16 bits; both without gaps.
     """
+    if b.dtype.itemsize == 2:
+        wide = b.astype(np.float32)
+        return lambda a, out: xp.matmul(a.astype(np.float32), wide, out=out)
 
     def times(a: Any, out: Any) -> None:
         xp.matmul(a, b, out=out)

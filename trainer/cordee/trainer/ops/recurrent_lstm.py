@@ -20,7 +20,7 @@ from cordee.trainer.ops.recurrent_steps import (
     sigmoid_reference,
     steps_of,
     widened,
-    widened_vjp,
+    widest,
 )
 
 __all__ = ["LSTM_LAYER"]
@@ -34,6 +34,8 @@ def lstm_layer(
 
     Those are `(R, …)`, a row per row of `gates`; the states returned are the ones after the last step.
     """
+    if gates.dtype.itemsize == 2:
+        return widened(lstm_layer, xp, gates, hidden, cell, weight, projection, sizes=sizes, reverse=reverse)
     units = cell.shape[1]
     h, c = hidden.copy(), cell.copy()
     total, dtype = gates.shape[0], gates.dtype
@@ -72,6 +74,10 @@ def lstm_layer_grad(
     projection: Any, *, sizes: Any, reverse: bool, needs: Any,
 ) -> Any:  # fmt: skip
     """The gradients of gates, states, weight and projection, the last two as far as they are needed."""
+    if weight.dtype.itemsize == 2:
+        wide = map(widest, (g_out, g_h, g_c, acts, bent, before_h, before_c, full, weight, projection))
+        found = lstm_layer_grad(xp, *wide, sizes=sizes, reverse=reverse, needs=needs)
+        return tuple([None if each is None else each.astype(weight.dtype) for each in found])
     total, units = before_c.shape
     batch = max(sizes, default=0)
     dh = xp.zeros((batch, before_h.shape[1]), acts.dtype) if g_h is None else g_h.copy()
@@ -100,8 +106,6 @@ def lstm_layer_grad(
 def _lstm(
     xp: Any, gates: Any, hidden: Any, cell: Any, weight: Any, projection: Any, *, sizes: Any, reverse: bool
 ) -> Any:
-    if gates.dtype.itemsize == 2:
-        return widened(_lstm, xp, gates, hidden, cell, weight, projection, sizes=sizes, reverse=reverse)
     return lstm_layer(xp, gates, hidden, cell, weight, projection, sizes=sizes, reverse=reverse)
 
 
@@ -115,9 +119,6 @@ def _lstm_vjp(
             return _lstm_composed(*inputs, sizes=sizes, reverse=reverse)
 
         return composed_vjp(composed, g, (gates, hidden, cell, weight, projection), needs)
-    if gates.dtype.itemsize == 2:
-        options = {"sizes": sizes, "reverse": reverse, "aux": aux, "needs": needs}
-        return widened_vjp(_lstm_vjp, F, g, out, gates, hidden, cell, weight, projection, **options)
     grads: Any = lstm_layer_grad(F.xp, *g, *aux, weight, projection, sizes=sizes, reverse=reverse, needs=needs[3:])
     return grads
 

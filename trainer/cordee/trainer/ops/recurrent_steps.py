@@ -11,7 +11,17 @@ from cordee.trainer.array import promote
 from cordee.trainer.errors import ShapeError
 from cordee.trainer.ops.company import cat
 
-__all__ = ["alike", "check_gates", "in_order", "kept", "sigmoid_reference", "steps_of", "widened", "widened_vjp"]
+__all__ = [
+    "alike",
+    "check_gates",
+    "in_order",
+    "kept",
+    "sigmoid_reference",
+    "steps_of",
+    "widened",
+    "widened_vjp",
+    "widest",
+]
 
 
 def steps_of(sizes: tuple[int, ...], reverse: bool) -> list[tuple[int, int, int]]:
@@ -52,17 +62,18 @@ def check_gates(gates: Any, hidden: Any, weight: Any, sizes: tuple[int, ...], ga
 
 def widened(forward: Any, xp: Any, *inputs: Any, **params: Any) -> Any:
     """A layer's forward in single precision, of 16 bits: states are rounded once, at the end, not with every step."""
-    out, aux = forward(xp, *[_wide(x) for x in inputs], **params)
+    out, aux = forward(xp, *[widest(x) for x in inputs], **params)
     return tuple([each.astype(inputs[0].dtype) for each in out]), aux
 
 
 def widened_vjp(vjp: Any, F: Any, g: Any, out: Any, *inputs: Any, **params: Any) -> Any:
     """Its gradients, likewise."""
-    found = vjp(F, tuple(map(_wide, g)), out, *[_wide(x) for x in inputs], **params)
+    found = vjp(F, tuple(map(widest, g)), out, *[widest(x) for x in inputs], **params)
     return tuple([None if each is None else each.astype(inputs[0].dtype) for each in found])
 
 
-def _wide(a: Any) -> Any:
+def widest(a: Any) -> Any:
+    """An array of 16 bits in single precision; others as they are."""
     return a if a is None or a.dtype.itemsize > 2 else a.astype(np.float32)
 
 

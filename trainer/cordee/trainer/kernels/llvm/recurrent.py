@@ -1,4 +1,8 @@
-"""LSTM layers: a product per step, and one loop for everything else that the step does."""
+"""LSTM layers: a product per step, and one loop for everything else that the step does.
+
+In bfloat16, what is multiplied is: inputs, outputs, weights, and the gradients of the gates. Cells, gates and sums are
+float32 there, too.
+"""
 
 from __future__ import annotations
 
@@ -8,13 +12,15 @@ from typing import Any
 import numpy as np
 
 from cordee.trainer.kernels.llvm import mathematics as m
-from cordee.trainer.kernels.llvm.layouts import lies
+from cordee.trainer.kernels.llvm.layouts import KINDS, as_bits, lies
 from cordee.trainer.kernels.llvm.loops import Loop, Memory, Rows
 from cordee.trainer.kernels.llvm.ufuncs import family
 from cordee.trainer.kernels.llvm.values import Value
 from cordee.trainer.kernels.registry import KERNELS
 
 __all__ = ["lstm_layer", "lstm_layer_grad"]
+
+_float32 = np.dtype(np.float32)
 
 
 def _step(
@@ -80,11 +86,14 @@ def _step_grad(
 
 @functools.cache
 def _ufuncs() -> dict[str, Any]:
+    forward = "(r,w),(r,w),(r,u)->(r,w),(r,u),(r,u),(r,u)"
+    backward = "(r,w),(r,u),(r,u),(r,u),(r,u)->(r,w),(r,u)"
+    kinds = (("f", ""), ("h", "_half"))
     return family(
         "recurrent",
         [
-            Loop("lstm_step", "fff->ffff", _step, "(r,w),(r,w),(r,u)->(r,w),(r,u),(r,u),(r,u)", "r"),
-            Loop("lstm_step_grad", "fffff->ff", _step_grad, "(r,w),(r,u),(r,u),(r,u),(r,u)->(r,w),(r,u)", "r"),
+            *(Loop(f"lstm_step{ending}", f"{x}ff->fff{x}", _step, forward, "r") for x, ending in kinds),
+            *(Loop(f"lstm_step_grad{ending}", f"fffff->{x}f", _step_grad, backward, "r") for x, ending in kinds),
         ],
     )
 
@@ -98,37 +107,44 @@ def _steps(sizes: tuple[int, ...], reverse: bool) -> list[tuple[slice, int]]:
     return steps[::-1] if reverse else steps
 
 
-def _fit(*expected: tuple[Any, tuple[int, ...]]) -> bool:
+def _fit(dtype: Any, *expected: tuple[Any, tuple[int, ...]]) -> bool:
     """Whether each array that is there lies in its shape."""
-    return all(a is None or lies(a, shape) for a, shape in expected)
+    return all(a is None or lies(a, shape, dtype) for a, shape in expected)
 
 
 def lstm_layer(
     gates: Any, hidden: Any, cell: Any, weight: Any, projection: Any, *, sizes: tuple[int, ...], reverse: bool
 ) -> Any:
-    (batch, units), width = cell.shape, hidden.shape[1]
-    total = len(gates)
+    (batch, units), width, total = cell.shape, hidden.shape[1], len(gates)
     states = (hidden, (batch, width)), (cell, (batch, units))
     weights = (weight, (4 * units, width)), (projection, (width, units))
-    if not gates.size or not _fit((gates, (total, 4 * units)), *states, *weights):
+    dtype = gates.dtype
+    if not gates.size or not _taken(dtype, projection):
         return NotImplemented
-    step, times = _ufuncs()["lstm_step"], KERNELS["multiplier"](np, weight.T)
+    if not _fit(dtype, (gates, (total, 4 * units)), *states, *weights):
+        return NotImplemented
+    step, times = _ufuncs()["lstm_step" + KINDS[dtype]], KERNELS["multiplier"](np, weight.T)
     even = min(sizes) == batch
     before_h, out, h = _states(hidden, total, reverse, even)
-    before_c, after_c, c = _states(cell, total, reverse, even)
-    acts, product = np.empty_like(gates), np.empty((batch, 4 * units), np.float32)
+    before_c, after_c, c = _states(cell.astype(np.float32, copy=False), total, reverse, even)
+    acts, product = np.empty(gates.shape, np.float32), np.empty((batch, 4 * units), np.float32)
     bent = np.empty((total, units), np.float32)
     full = out if projection is None else np.empty_like(bent)
+    given, result = as_bits(gates), as_bits(full)
     for rows, n in _steps(sizes, reverse):
         if not even:
             before_h[rows], before_c[rows] = h[:n], c[:n]
         times(before_h[rows], product[:n])
-        step(gates[rows], product[:n], before_c[rows], out=(acts[rows], bent[rows], after_c[rows], full[rows]))
+        step(given[rows], product[:n], before_c[rows], out=(acts[rows], bent[rows], after_c[rows], result[rows]))
         if projection is not None:
             np.matmul(full[rows], projection.T, out=out[rows])
         if not even:
             h[:n], c[:n] = out[rows], after_c[rows]
-    return (out, h.copy(), c.copy()), (acts, bent, before_h, before_c, full)
+    return (out, h.copy(), c.astype(dtype)), (acts, bent, before_h, before_c, full)
+
+
+def _taken(dtype: Any, projection: Any) -> bool:
+    return dtype in KINDS and (projection is None or dtype is _float32)
 
 
 def _states(start: Any, total: int, reverse: bool, even: bool) -> tuple[Any, Any, Any]:
@@ -153,28 +169,34 @@ def lstm_layer_grad(
     projection: Any, *, sizes: tuple[int, ...], reverse: bool, needs: tuple[bool, ...],
 ) -> Any:  # fmt: skip
     (total, units), width, batch = before_c.shape, before_h.shape[1], max(sizes, default=0)
-    kept = ((each, (total, units)) for each in (bent, before_c, full))
-    weights = (weight, (4 * units, width)), (projection, (width, units))
-    if not acts.size or not _fit((acts, (total, 4 * units)), (before_h, (total, width)), *kept, *weights):
+    dtype = weight.dtype
+    if not acts.size or not _taken(dtype, projection):
         return NotImplemented
-    if any(g is not None and g.dtype != np.float32 for g in (g_out, g_h, g_c)):
+    if not _fit(_float32, (acts, (total, 4 * units)), *((each, (total, units)) for each in (bent, before_c))):
         return NotImplemented
-    step, times = _ufuncs()["lstm_step_grad"], KERNELS["multiplier"](np, weight)
-    dh = np.zeros((batch, width), np.float32) if g_h is None else g_h.copy("C")
-    dc = np.zeros((batch, units), np.float32) if g_c is None else g_c.copy("C")
-    before = np.empty_like(dc)
-    d = np.empty_like(acts)
+    others = (before_h, (total, width)), (full, (total, units)), (weight, (4 * units, width))
+    if not _fit(dtype, *others, (projection, (width, units))):
+        return NotImplemented
+    if any(g is not None and g.dtype is not dtype for g in (g_out, g_h, g_c)):
+        return NotImplemented
+    step, times = _ufuncs()["lstm_step_grad" + KINDS[dtype]], KERNELS["multiplier"](np, weight)
+    dh = np.zeros((batch, width), np.float32) if g_h is None else g_h.astype(np.float32, "C")
+    dc = np.zeros((batch, units), np.float32) if g_c is None else g_c.astype(np.float32, "C")
+    slopes = None if g_out is None else g_out.astype(np.float32, copy=False)
+    before, d = np.empty_like(dc), np.empty(acts.shape, dtype)
+    into = as_bits(d)
     d_out: Any = None if projection is None else np.empty_like(before_h)
     for rows, n in reversed(_steps(sizes, reverse)):
         here = dh[:n]
-        if g_out is not None:
-            here += g_out[rows]
+        if slopes is not None:
+            here += slopes[rows]
         if projection is not None:
             d_out[rows] = here
             here = here @ projection
-        step(acts[rows], bent[rows], before_c[rows], here, dc[:n], out=(d[rows], before[:n]))
+        step(acts[rows], bent[rows], before_c[rows], here, dc[:n], out=(into[rows], before[:n]))
         dc[:n] = before[:n]
         times(d[rows], dh[:n])
     multiply = KERNELS["multiply"]
     d_projection = multiply(np, d_out.T, full) if projection is not None and needs[1] else None
-    return d, dh, dc, multiply(np, d.T, before_h) if needs[0] else None, d_projection
+    d_weight = multiply(np, d.T, before_h) if needs[0] else None
+    return d, dh.astype(dtype, copy=False), dc.astype(dtype, copy=False), d_weight, d_projection

@@ -29,7 +29,7 @@ from cordee.trainer.kernels.onednn.primitives import (
     share,
 )
 
-__all__ = ["LEAST", "multiply", "strides_in_elements"]
+__all__ = ["LEAST", "TYPES", "multiply", "strides_in_elements"]
 
 LEAST = {np.dtype(np.float32): 1 << 20, np.dtype(bfloat16): 1 << 13}
 """Multiplications from which on a product is oneDNN's, by dtype: NumPy has to widen bfloat16 first."""
@@ -38,7 +38,7 @@ LEAST_BESIDE_A_TEAM = 1 << 18
 FEW_ROWS = 16
 
 _SRC, _WEIGHTS, _BIAS, _DST = 1, 33, 41, 17  # DNNL_ARG_…
-_TYPES = {np.dtype(np.float32): FLOAT32, np.dtype(bfloat16): BFLOAT16}
+TYPES = {np.dtype(np.float32): FLOAT32, np.dtype(bfloat16): BFLOAT16}
 _float32 = np.dtype(np.float32)
 
 
@@ -112,11 +112,11 @@ def _describe(a: Any, b: Any, out: Any, bias: Any, work: int) -> Primitive | _Fu
         steps = strides_in_elements(each)
         if steps is None:
             return None
-        described.append((each.shape, _TYPES[each.dtype], steps))
+        described.append((each.shape, TYPES[each.dtype], steps))
     added = None
     if bias is not None:
         ones = (1,) * (a.ndim - 1)
-        added = ((*ones, bias.size), _TYPES[bias.dtype], (*(bias.size,) * len(ones), 1))
+        added = ((*ones, bias.size), TYPES[bias.dtype], (*(bias.size,) * len(ones), 1))
     left, right, result = described
     threads = share(work)
     by_columns, few = left[2][1] != 1, a.shape[0] <= FEW_ROWS
