@@ -81,6 +81,29 @@ def test_an_update_that_does_more_than_arithmetic_is_left_as_it_is() -> None:
     assert all((buffer == 1).all() for buffer in buffers)
 
 
+def test_an_update_that_catches_the_refusal_is_left_as_it_is() -> None:
+    def caught(block: Block) -> None:
+        try:
+            size = block.data.size
+        except Exception:
+            size = 7
+        block.xp.multiply(block.data, 1 / size, block.data)
+
+    def unwritten(block: Block) -> None:
+        block.xp.add(block.data, block.scratch[0], block.data)
+
+    def compared(block: Block) -> None:
+        block.xp.multiply(block.data, 2.0 if block.data == 0 else 3.0, block.data)
+
+    def asked(block: Block) -> None:
+        block.xp.multiply(block.data, 2.0 if hasattr(block.xp, "linalg") else 3.0, block.data)
+
+    for update in (caught, unwritten, compared, asked):
+        buffers = [np.ones(20_000, np.float32) for _ in range(2)]
+        assert not FusedUpdate("test", 1).run(update, {}, buffers, 0, {})
+        assert (buffers[0] == 1).all()
+
+
 def test_numbers_may_change_at_each_step() -> None:
     fused = FusedUpdate("test", 1)
     buffers = [np.ones(20_000, np.float32), np.full(20_000, 2.0, np.float32)]

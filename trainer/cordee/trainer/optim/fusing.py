@@ -39,17 +39,25 @@ class _Cell:
 
     __slots__ = ("holds", "watched")
 
-    def __init__(self, watched: _Watched, holds: int) -> None:
+    def __init__(self, watched: _Watched, holds: Any) -> None:
         self.watched = watched
-        self.holds = holds
+        self.holds = holds  # None: what nobody has written
 
     def __setitem__(self, where: Any, value: Any) -> None:
-        if where is not Ellipsis or type(value) is not _Cell:
-            raise Untraceable("only whole blocks are assigned")
+        if where is not Ellipsis or type(value) is not _Cell or value.holds is None:
+            raise self.watched.refusal("only whole blocks are assigned")
         self.holds = value.holds
 
     def __getattr__(self, name: str) -> Any:
-        raise Untraceable(f"an update that asks for {name}")
+        raise self.watched.refusal(f"an update that asks for {name}")
+
+    def __bool__(self) -> bool:
+        raise self.watched.refusal("an update that depends on a value")
+
+    def __eq__(self, other: object) -> bool:
+        raise self.watched.refusal("an update that compares")
+
+    __hash__ = object.__hash__
 
 
 class _Watched:
@@ -59,15 +67,24 @@ class _Watched:
         self.way: list[tuple[Any, ...]] = []
         self.numbers: list[float] = []
         self.arrays = arrays
+        self.refused = False
 
-    def _operand(self, value: Any) -> int:
+    def refusal(self, why: str) -> Untraceable:
+        """What is raised where the update cannot be watched; noted, for the update may catch it and go another way."""
+        self.refused = True
+        return Untraceable(why)
+
+    def __getattr__(self, name: str) -> Any:
+        raise self.refusal(f"there is no loop for {name}")
+
+    def _operand(self, value: Any) -> Any:
         """What an operand is: a result's number, or, below zero, that of a Python number."""
-        if type(value) is _Cell:
+        if type(value) is _Cell and value.holds is not None:
             return value.holds
         if isinstance(value, (float, int)):
             self.numbers.append(value)
             return -len(self.numbers)
-        raise Untraceable(f"an operand of type {type(value).__name__}")
+        raise self.refusal(f"an operand of type {type(value).__name__}")
 
     def note(self, name: str, operands: Sequence[Any], out: Any) -> Any:
         self.way.append((name, *map(self._operand, operands)))
@@ -127,10 +144,15 @@ class FusedUpdate:
             return False
         watched = _Watched(len(buffers))
         cells = [_Cell(watched, i) for i in range(len(buffers))]
-        scratch = [_Cell(watched, -1) for _ in range(self._num_scratch)]
+        scratch = [_Cell(watched, None) for _ in range(self._num_scratch)]
         try:
             update(Block(watched, options, cells[0], cells[1], cells[2:], scratch, count, numbers))
         except (Untraceable, TypeError, AttributeError):
+            watched.refused = True
+        except Exception:
+            if not watched.refused:
+                raise
+        if watched.refused:
             self._refused = True
             return False
         ends = tuple([cell.holds for cell in cells])
