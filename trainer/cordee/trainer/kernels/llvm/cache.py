@@ -56,8 +56,8 @@ def kept(name: str, make: Callable[[], bytes]) -> bytes:
     code = read(name)
     if code is not None:
         return code
-    with _alone(name) as waited:
-        code = read(name) if waited else None
+    with _alone(name):
+        code = read(name)  # another may have made it since
         if code is None:
             code = make()
             write(name, code)
@@ -65,26 +65,25 @@ def kept(name: str, make: Callable[[], bytes]) -> bytes:
 
 
 @contextlib.contextmanager
-def _alone(name: str) -> Iterator[bool]:
-    """What one process at a time does for a name, if the others have the patience; whether this one has waited."""
+def _alone(name: str) -> Iterator[None]:
+    """What one process at a time does for a name, if the others have the patience."""
     with contextlib.ExitStack() as stack:
-        yield not trouble() and _wait(folder() / f"{name}.lock", stack)
+        if not trouble():
+            _wait(folder() / f"{name}.lock", stack)
+        yield
 
 
-def _wait(lock: Path, stack: contextlib.ExitStack) -> bool:
-    waited = False
+def _wait(lock: Path, stack: contextlib.ExitStack) -> None:
     try:
         file = stack.enter_context(lock.open("w"))
         until = time.monotonic() + PATIENCE_SECONDS
         while not _locked(file.fileno()):
-            waited = True
             if time.monotonic() >= until:
-                return True
+                return
             time.sleep(0.005)
         stack.callback(lock.unlink, missing_ok=True)
     except OSError:  # a file system without locks
         pass
-    return waited
 
 
 def _locked(descriptor: int) -> bool:

@@ -99,7 +99,8 @@ class LRScheduler:
             epoch: jump to this step instead (deprecated in PyTorch, and here).
         """
         optimizer = self.optimizer
-        if self._step_count == 1 and not optimizer.stepped and optimizer.held_by is None:
+        begun = optimizer.stepped or any(group.steps.any() for group in optimizer.groups)  # or taken over from others
+        if self._step_count == 1 and not begun and optimizer.held_by is None:
             warnings.warn(
                 "scheduler.step() was called before optimizer.step(), so the first learning rate of the schedule is "
                 "skipped: call optimizer.step() first",
