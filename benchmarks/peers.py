@@ -16,20 +16,20 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
-__all__ = ["DEVICES", "LIBRARIES", "Peer", "import_library", "installed", "on_host", "serve", "waiting"]
+__all__ = ["DEVICES", "LIBRARIES", "Peer", "import_library", "installed", "interpreter", "on_host", "serve", "waiting"]
 
 LIBRARIES = {"cordee": "cordee.trainer", "torch": "torch"}
 DEVICES = ("cpu", "cuda")
 
 
-def _interpreter(library: str) -> str:
+def interpreter(library: str) -> str:
     """The Python that has this library."""
     return os.environ.get("TORCH_PYTHON", sys.executable) if library == "torch" else sys.executable
 
 
 def installed() -> list[str]:
     """The libraries that are here; Cordee is the first."""
-    return [name for name in LIBRARIES if _interpreter(name) != sys.executable or importlib.util.find_spec(name)]
+    return [name for name in LIBRARIES if interpreter(name) != sys.executable or importlib.util.find_spec(name)]
 
 
 def import_library(name: str, threads: int, device: str = "cpu") -> Any:
@@ -64,7 +64,7 @@ class Peer:
     def __init__(self, script: str, library: str, threads: int, *arguments: str, device: str = "cpu") -> None:
         variables = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "CORDEE_THREADS")
         environment = dict(os.environ, CORDEE_DEVICE=device, **dict.fromkeys(variables, str(threads)))
-        command = [_interpreter(library), script, "--child", library, "--threads", str(threads), *arguments]
+        command = [interpreter(library), script, "--child", library, "--threads", str(threads), *arguments]
         command += ["--device", device] if device != "cpu" else []
         self.library = library
         self.process = subprocess.Popen(

@@ -11,7 +11,6 @@ is the median of its steps without the first quarter.
 from __future__ import annotations
 
 import argparse
-import importlib.util
 import itertools
 import json
 import os
@@ -22,6 +21,7 @@ import tempfile
 from pathlib import Path
 
 from machine import median, print_machine, print_rows
+from peers import installed, interpreter
 
 HERE = Path(__file__).resolve().parent
 WIDTHS = {"1 M": 620, "10 M": 2120}
@@ -38,7 +38,7 @@ def cordee_command(folder: Path, workers: int, width: int, steps: int, shards: i
 
 def torch_command(folder: Path, workers: int, width: int, steps: int) -> list[str]:
     return [
-        sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", str(workers),
+        interpreter("torch"), "-m", "torch.distributed.run", "--nproc-per-node", str(workers),
         "--rdzv-backend", "c10d", "--rdzv-endpoint", "127.0.0.1:0", str(HERE / "workloads" / "steady_torch.py"),
         "--records", str(folder), "--steps", str(steps), "--width", str(width),
     ]  # fmt: skip
@@ -72,7 +72,7 @@ def main() -> None:
     arguments = parser.parse_args()
     print_machine("numpy", "torch")
     print(f"# MLP 256-w-w-w-10, global batch 256, SGD with momentum, 1 thread per worker, {arguments.rounds} rounds")
-    has_torch = importlib.util.find_spec("torch") is not None
+    has_torch = "torch" in installed()
     rows = []
     for name in arguments.parameters:
         for workers in arguments.workers:

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import fcntl
+import multiprocessing
+import os
 import threading
+import time
 from pathlib import Path
 
 import platformdirs
 import pytest
 
-from cordee.trainer.kernels.llvm import cache
+from cordee.trainer.kernels.llvm import cache, pruning
 
 
 @pytest.fixture
@@ -115,3 +118,112 @@ def test_nobody_waits_for_long_for_one_who_was_stopped(folder: Path, monkeypatch
         fcntl.flock(held, fcntl.LOCK_EX)
         assert cache.kept("a.o", lambda: b"code") == b"code"
     assert cache.read("a.o") == b"code"
+
+
+# -- what is removed ---------------------------------------------------------------------------------------------------
+
+
+def name_of(number: int) -> str:
+    return f"update-{number:032x}.o"
+
+
+def aged(path: Path, seconds: float) -> Path:
+    at = time.time() - seconds
+    os.utime(path, (at, at))
+    return path
+
+
+def test_what_nobody_uses_for_long_is_removed(folder: Path) -> None:
+    for number in range(3):
+        cache.write(name_of(number), b"code")
+    aged(folder / name_of(0), pruning.MOST_AGE_SECONDS + 60)
+    aged(folder / name_of(1), pruning.MOST_AGE_SECONDS + 60)
+    aged(folder / name_of(2), pruning.MOST_AGE_SECONDS - 60)
+    assert cache.read(name_of(1)) == b"code"  # it is used today
+    assert pruning.prune(folder) == 1
+    assert [cache.read(name_of(number)) for number in range(3)] == [None, b"code", b"code"]
+
+
+def test_of_too_much_what_was_used_longest_ago_is_removed(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for number in range(8):
+        cache.write(name_of(number), bytes(968))  # and 32 of the digest
+        aged(folder / name_of(number), 3600.0 * (8 - number))
+    monkeypatch.setattr(pruning, "MOST_BYTES", 8000)
+    assert pruning.prune(folder) == 0
+    monkeypatch.setattr(pruning, "MOST_BYTES", 7999)
+    assert pruning.prune(folder) == 3  # three quarters are left: not each file that comes has it pruned
+    assert sorted(file.name for file in folder.glob("*.o")) == [name_of(number) for number in range(3, 8)]
+
+
+def test_nothing_else_is_removed(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The folder may be one with other things in it."""
+    folder.mkdir(parents=True, mode=0o700)
+    monkeypatch.setattr(pruning, "MOST_BYTES", 0)
+    others = [folder / name for name in ("main.o", "a-0123.o", f"{name_of(1)}.bak", "notes.lock")]
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.write_bytes(b"theirs")
+    (folder / name_of(2)).symlink_to(elsewhere)
+    (folder / name_of(3)).mkdir()
+    for path in others:
+        aged(Path(path.write_text("theirs") and path), 2 * pruning.MOST_AGE_SECONDS)
+    assert pruning.prune(folder) == 0
+    assert all(path.exists() for path in (*others, elsewhere, folder / name_of(2), folder / name_of(3)))
+
+
+def test_what_killed_processes_left_is_removed(folder: Path) -> None:
+    folder.mkdir(parents=True, mode=0o700)
+    left = [folder / f"{name_of(1)}{end}" for end in (".lock", "ab12_xyz")]
+    for path in left:
+        path.write_bytes(b"half")
+    assert pruning.prune(folder) == 0  # they may be at it
+    for path in left:
+        aged(path, 7200)
+    assert pruning.prune(folder) == 2
+
+
+def test_one_prunes_at_a_time_and_nobody_waits(folder: Path) -> None:
+    cache.write(name_of(1), b"code")
+    aged(folder / name_of(1), 2 * pruning.MOST_AGE_SECONDS)
+    held = os.open(folder, os.O_RDONLY)
+    fcntl.flock(held, fcntl.LOCK_EX)
+    assert pruning.prune(folder) == 0
+    os.close(held)
+    assert pruning.prune(folder) == 1
+
+
+def test_a_process_prunes_with_its_first_file_and_now_and_then(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pruned: list[Path] = []
+    monkeypatch.setattr(pruning, "_written", iter(range(1000)))
+    monkeypatch.setattr(pruning, "prune", pruned.append)
+    for number in range(65):
+        cache.write(name_of(number), b"code")
+    assert pruned == [folder] * 2
+
+
+def _keep_many(seed: int, told: multiprocessing.Queue[tuple[int, int]]) -> None:
+    pruning.MOST_BYTES, pruning._EVERY = 20_000, 2
+    num_made = num_wrong = 0
+    for turn in range(120):
+        number = (turn * (seed + 3)) % 40
+        code = b"%02d" % number * 500
+
+        def make(code: bytes = code) -> bytes:
+            nonlocal num_made
+            num_made += 1
+            return code
+
+        num_wrong += cache.kept(name_of(number), make) != code
+    told.put((num_made, num_wrong))
+
+
+def test_processes_that_prune_and_write_at_once_find_whole_files(folder: Path) -> None:
+    context = multiprocessing.get_context("fork")
+    told: multiprocessing.Queue[tuple[int, int]] = context.Queue()
+    processes = [context.Process(target=_keep_many, args=(seed, told)) for seed in range(4)]
+    for process in processes:
+        process.start()
+    made, wrong = map(sum, zip(*[told.get(timeout=60) for _ in processes], strict=True))
+    for process in processes:
+        process.join()
+    assert wrong == 0
+    assert made > 40  # some came back, for they had been removed

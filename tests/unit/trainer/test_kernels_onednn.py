@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import sys
 import threading
@@ -185,7 +186,7 @@ def test_through_the_operations_it_is_what_numpy_computes() -> None:
 
 def test_primitives_are_kept_up_to_a_number(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(primitives, "CAPACITY", 2)
-    monkeypatch.setattr(primitives._cache, "made", type(primitives._cache.made)())
+    monkeypatch.setattr(primitives, "_cache", primitives._Cache())
     made = []
 
     def make(number: int) -> int:
@@ -195,6 +196,32 @@ def test_primitives_are_kept_up_to_a_number(monkeypatch: pytest.MonkeyPatch) -> 
     for number in (1, 2, 1, 3, 1, 2):
         assert primitives.cached(number, make, number) == number
     assert made == [1, 2, 3, 2]
+
+
+def test_primitives_are_kept_up_to_what_they_take(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(primitives, "CAPACITY_BYTES", 10 << 20)
+    monkeypatch.setattr(primitives, "_cache", primitives._Cache())
+    grown = iter([0, 4 << 20, 1 << 20, 5 << 20, 0, 3 << 20, 0, 64 << 20, 1, 1, 0, 0])
+    monkeypatch.setattr(primitives, "_resident_bytes", grown.__next__)
+    for name in "abcd":  # 4 MiB, 4 MiB, 3 MiB, and one of which no more than 8 are counted
+        assert primitives.cached(name, str.upper, name) == name.upper()
+    assert list(primitives._cache.made) == ["d"]
+    assert primitives._cache.num_bytes == primitives._MOST_BYTES == 8 << 20
+    assert primitives.cached("e", str.upper, "e") == "E"  # which took memory that others had given back
+    assert list(primitives._cache.sizes.items()) == [("d", 8 << 20), ("e", primitives._LEAST_BYTES)]
+
+
+def test_onednn_keeps_few_more() -> None:
+    kept = ctypes.c_int()
+    assert library.calls().dnnl.dnnl_get_primitive_cache_capacity(ctypes.byref(kept)) == 0
+    assert kept.value == 64
+
+
+def test_what_is_made_is_measured() -> None:
+    before = primitives._resident_bytes()
+    held = np.ones(16 << 20, np.uint8)
+    assert primitives._resident_bytes() - before >= 15 << 20
+    assert held[0] == 1
 
 
 def test_each_thread_has_its_own() -> None:

@@ -82,6 +82,41 @@ def test_the_scale_stays_a_number_of_float32() -> None:
     assert scaler.get_scale() == 2.0**127
 
 
+@pytest.mark.parametrize("backoff", [0.5, 1e-30])
+def test_the_scale_does_not_fall_below_the_numbers_of_float32(backoff: float) -> None:
+    weight = _parameter()
+    optimizer = optim.SGD([weight], lr=1.0)
+    scaler = _scaler(init_scale=2.0**-120, backoff_factor=backoff)
+
+    def step(factor: float) -> None:
+        optimizer.zero_grad()
+        scaler.scale(weight.sum() * factor).backward()
+        scaler.step(optimizer)
+        scaler.update()
+
+    for _ in range(6 if backoff == 0.5 else 1):
+        step(math.inf)
+    assert scaler.get_scale() == 2.0**-126  # the least normal number of float32
+    np.testing.assert_array_equal(to_numpy(weight.data), 1.0)
+    for _ in range(2):  # nothing else changes by being told
+        with pytest.raises(FloatingPointError, match=r"fallen to its least, 1\.17549e-38, .* no scale helps"):
+            step(math.nan)
+    step(1.0)  # and it is unscaled by a number
+    np.testing.assert_array_equal(to_numpy(weight.data), 0.0)
+
+
+def test_a_scale_is_a_positive_finite_number() -> None:
+    for bad in (0.0, -1.0, math.inf, math.nan):
+        with pytest.raises(ValueError, match="a scale is a positive, finite number, not"):
+            _scaler(init_scale=bad)
+        scaler = _scaler()
+        with pytest.raises(ValueError, match="a scale is a positive, finite number, not"):
+            scaler.load_state_dict({**scaler.state_dict(), "scale": bad})
+        with pytest.raises(ValueError, match="a scale is a positive, finite number, not"):
+            scaler.update(bad)
+        assert scaler.get_scale() == 8.0
+
+
 def test_unscaled_gradients_can_be_clipped() -> None:
     weight = _parameter()
     optimizer = optim.SGD([weight], lr=1.0)
@@ -174,6 +209,19 @@ def test_an_elastic_run_scales_leaves_out_and_moves_the_scale() -> None:
     assert scales == [8.0, 16.0, 8.0, 8.0, 16.0]
     assert losses[:2] == plain[:2]  # the losses are not scaled, and by powers of two nothing is rounded
     assert losses[3:] == plain[2:4]  # the step that was left out is one that never was
+
+
+def test_a_run_whose_gradients_are_finite_at_no_scale_ends_with_a_sentence() -> None:
+    scaler = _scaler(init_scale=2.0**-125)
+    model = nn.Linear(2, 2)
+    loader = data.DataLoader(data.TensorDataset(np.full((8, 2), math.nan, np.float32)), batch_size=2)
+    run = elastic.Run(model, optim.SGD(model.parameters()), loader, scaler=scaler)
+    with pytest.raises(FloatingPointError, match="no scale helps"):
+        for step in run.steps(1):
+            for (x,) in step.shards:
+                step.backward(model(x).sum())
+            step.commit()
+    assert run.step == 1  # the scale fell in the first one
 
 
 def test_a_scaler_that_is_not_enabled_changes_no_bit_of_a_run() -> None:

@@ -11,6 +11,7 @@ import pytest
 import cordee.trainer as ct
 from cordee.trainer import kernels, nn, optim
 from cordee.trainer.kernels.providers import PROVIDERS
+from cordee.trainer.optim import fusing
 from cordee.trainer.optim.block import Block
 from cordee.trainer.optim.fusing import FusedUpdate
 
@@ -111,3 +112,37 @@ def test_numbers_may_change_at_each_step() -> None:
         assert fused.run(lambda block, f=factor: block.subtract(block.grad, f, block.scratch[0]), {}, buffers, 0, {})
     assert (buffers[0] == -0.5).all()
     assert len(fused._loops) == 1
+
+
+@pytest.mark.parametrize("lacks", ["a loop", "arithmetic", "one way"])
+def test_an_update_without_a_loop_is_watched_no_more(lacks: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    watched = []
+
+    def update(block: Block) -> None:
+        watched.append(block.count)
+        if lacks == "arithmetic":
+            block.xp.cumsum(block.data)
+        for _ in range(block.count if lacks == "one way" else 1):
+            block.subtract(block.grad, 0.5, block.scratch[0])
+
+    if lacks == "a loop":
+        monkeypatch.setattr(fusing.registry, "generator", lambda xp: lambda *given: None)
+    monkeypatch.setattr(fusing, "MOST_WAYS", 2)
+    fused = FusedUpdate("test", 1)
+    buffers = [np.ones(20_000, np.float32) for _ in range(2)]
+    found = [fused.run(update, {}, buffers, count, {}) for count in (1, 1, 2, 3, 1, 4)]
+    assert (found, watched) == {
+        "a loop": ([False] * 6, [1]),
+        "arithmetic": ([False] * 6, [1]),
+        "one way": ([True, True, True, False, False, False], [1, 1, 2, 3]),
+    }[lacks]
+
+
+def test_an_update_that_writes_nothing_yet_is_watched_again() -> None:
+    def update(block: Block) -> None:
+        if block.count > 2:
+            block.subtract(block.grad, 0.5, block.scratch[0])
+
+    fused = FusedUpdate("test", 1)
+    buffers = [np.ones(20_000, np.float32) for _ in range(2)]
+    assert [fused.run(update, {}, buffers, count, {}) for count in (1, 2, 3)] == [False, False, True]

@@ -22,6 +22,10 @@ if TYPE_CHECKING:
 
 __all__ = ["GradScaler", "ScalerState"]
 
+LEAST_SCALE = float(np.finfo(np.float32).tiny)
+"""What the scale does not fall below: one over it is still a float32, by which gradients are unscaled. Gradients that
+overflow at this scale are not finite at any other."""
+
 
 class ScalerState(TypedDict, total=False):
     """What a scaler is at; empty of one that is not enabled."""
@@ -49,6 +53,9 @@ class GradScaler:
         growth_factor: by how much the scale grows after `growth_interval` finite steps in a row.
         backoff_factor: by how much it falls after a step that was not.
         enabled: False: every method is as if there were no scaler.
+
+    Raises:
+        ValueError: a factor is out of its range, or the scale is not a positive, finite number.
     """
 
     def __init__(
@@ -68,7 +75,7 @@ class GradScaler:
         self.held_by: str | None = None
         """Who scales instead of the script, as a sentence; None: nobody does."""
         self._enabled = enabled
-        self._scale = float(init_scale)
+        self._scale = _checked(init_scale) if enabled else float(init_scale)
         self._growth_factor = float(growth_factor)
         self._backoff_factor = float(backoff_factor)
         self._growth_interval = int(growth_interval)
@@ -123,19 +130,22 @@ class GradScaler:
         """The step is over: move the scale, or set it.
 
         Raises:
+            FloatingPointError: gradients were not finite at any scale, down to the least.
             RuntimeError: there was no step.
+            ValueError: `new_scale` is not a positive, finite number.
         """
         self._free("update")
         if not self._enabled:
             return
         if new_scale is not None:
-            self._scale = float(new_scale.item() if isinstance(new_scale, Tensor) else new_scale)
+            self._scale = _checked(new_scale.item() if isinstance(new_scale, Tensor) else new_scale)
         elif not self._finite:
             raise RuntimeError("update() comes after step() or unscale_(): nothing is known of any gradient")
-        else:
-            self.moved(all(self._finite.values()))
+        finite = all(self._finite.values())
         self._finite.clear()
         self._stepped.clear()
+        if new_scale is None:
+            self.moved(finite)
 
     # What it is at
 
@@ -181,12 +191,13 @@ class GradScaler:
 
         Raises:
             RuntimeError: it is empty, of a scaler that was not enabled.
+            ValueError: its scale has fallen to 0, as PyTorch's can.
         """
         if not self._enabled:
             return
         if not state_dict:
             raise RuntimeError("the state is of a scaler that was not enabled: there is no scale in it")
-        self._scale = float(state_dict["scale"])
+        self._scale = _checked(state_dict["scale"])
         self._growth_factor = float(state_dict["growth_factor"])
         self._backoff_factor = float(state_dict["backoff_factor"])
         self._growth_interval = int(state_dict["growth_interval"])
@@ -195,10 +206,21 @@ class GradScaler:
     # What an elastic step does
 
     def moved(self, finite: bool) -> None:
-        """A step is over: was everything finite?"""
+        """A step is over: was everything finite?
+
+        Raises:
+            FloatingPointError: it was not, and the scale is as low as it goes.
+        """
         if not finite:
-            self._scale *= self._backoff_factor
             self._growth_tracker = 0
+            if self._scale <= LEAST_SCALE:
+                raise FloatingPointError(
+                    f"the loss scale has fallen to its least, {self._scale:g}, and gradients are still infinite or not "
+                    "a number: no scale helps, and every such update was left out. Is the loss finite, are the weights? "
+                    "autograd.detect_anomaly() names the operation whose gradient is the first that is not a number; a "
+                    "lower learning rate, clipping, or bfloat16 in place of float16 is the usual cure"
+                )
+            self._scale = max(self._scale * self._backoff_factor, LEAST_SCALE)
             return
         self._growth_tracker += 1
         if self._growth_tracker == self._growth_interval:
@@ -233,6 +255,13 @@ class GradScaler:
     def _free(self, what: str) -> None:
         if self.held_by is not None:
             raise RuntimeError(f"scaler.{what}() is not called here: {self.held_by}")
+
+
+def _checked(scale: Any) -> float:
+    value = float(scale)
+    if not (math.isfinite(value) and value > 0.0):
+        raise ValueError(f"a scale is a positive, finite number, not {value:g}")
+    return max(value, LEAST_SCALE)
 
 
 def _scaled(group: FlatGroup, inverse: float) -> Iterator[Any]:

@@ -3,7 +3,8 @@
 An optimiser's `_update` is a dozen operations on blocks. Run on symbols in the place of a block's arrays, it tells
 which they are; from them one loop is generated that reads and writes each buffer once. It is watched at each step, for
 its numbers change (learning rates, corrections for the start) and so may its way (the first step of a momentum); a loop
-is made for each way that it takes. What does something else than arithmetic on its block is left as it is.
+is made for each way that it takes. What does something else than arithmetic on its block is left as it is, and is not
+watched again.
 """
 
 from __future__ import annotations
@@ -26,6 +27,8 @@ __all__ = ["FusedUpdate"]
 
 LEAST = 16384
 """Elements from which on it pays: watching takes five to fifteen microseconds more than NumPy's calls do."""
+MOST_WAYS = 16
+"""Of an update that takes more ways, each would be compiled for a few steps."""
 
 _KINDS = {np.dtype(np.float32): "f", np.dtype(ml_dtypes.bfloat16): "h"}
 _BINARY = {
@@ -123,6 +126,7 @@ class FusedUpdate:
         self._num_scratch = num_scratch
         self._loops: dict[Any, tuple[Any, tuple[int, ...], tuple[int, ...]] | None] = {}
         self._refused = False
+        """Whether there is no loop for it: it is not watched any more."""
 
     def run(
         self,
@@ -160,6 +164,10 @@ class FusedUpdate:
         try:
             found = self._loops[key]
         except KeyError:
+            if len(self._loops) >= MOST_WAYS:
+                self._loops.clear()
+                self._refused = True
+                return False
             found = self._loops[key] = self._made(xp, kinds, ends, watched)
         if found is None:
             return False
@@ -183,9 +191,10 @@ class FusedUpdate:
         letters = "".join(kinds[i] for i in read) + "s" * len(watched.numbers)
         results = "".join(kinds[i] for i in written)
         generator = registry.generator(xp)
-        if generator is None or not written:
+        if generator is None or not written:  # at another step it may write
             return None
         loop = generator(
             f"update_{self._name}", f"{letters}->{results}", names, tuple(values[ends[i]] for i in written)
         )
+        self._refused = loop is None
         return None if loop is None else (loop, read, written)

@@ -2,7 +2,7 @@
 
 It is native code, and it is run: so it is only taken from a folder, and from files, that nobody else can write to, and
 only whole. Of processes that need the same at the same time one compiles, and the others wait for it, but not for long:
-it may have been stopped.
+it may have been stopped. What nobody has used for long is removed in time (`pruning`).
 """
 
 from __future__ import annotations
@@ -18,6 +18,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import platformdirs
+
+from cordee.trainer.kernels.llvm import pruning
 
 __all__ = ["folder", "kept", "read", "trouble", "write"]
 
@@ -104,6 +106,7 @@ def read(name: str) -> bytes | None:
             if not _is_private(os.fstat(file.fileno())):
                 return None
             digest, code = file.read(_DIGEST), file.read()
+            pruning.used(file.fileno())
     except OSError:
         return None
     return code if hashlib.sha256(code).digest() == digest else None
@@ -114,6 +117,7 @@ def write(name: str, code: bytes) -> None:
     if trouble():
         return
     place = folder()
+    pruning.one_more(place)
     with contextlib.suppress(OSError), tempfile.NamedTemporaryFile(dir=place, prefix=name, delete=False) as file:
         try:
             file.write(hashlib.sha256(code).digest() + code)

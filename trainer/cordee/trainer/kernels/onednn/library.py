@@ -27,6 +27,9 @@ __all__ = [
 
 PACKAGE = "onednn-cpu-gomp"
 BFLOAT16, FLOAT32 = 2, 3  # dnnl_data_type_t
+_SHARED_PRIMITIVES = 64
+"""What oneDNN keeps of its own, for other threads that need the same: 1024 unless told, however large, and those that
+`primitives` has given up among them."""
 _CPU, _IN_ORDER = 1, 1  # dnnl_engine_kind_t, dnnl_stream_flags_t
 
 Pointer = ctypes.c_void_p
@@ -62,6 +65,7 @@ class Calls:
         self.dnnl = dnnl
         dnnl.dnnl_primitive_desc_query_md.restype = Pointer
         dnnl.dnnl_memory_desc_get_size.restype = ctypes.c_size_t
+        check(dnnl.dnnl_set_primitive_cache_capacity(_SHARED_PRIMITIVES))
         self.engine, self.stream = Pointer(), Pointer()
         check(dnnl.dnnl_engine_create(ctypes.byref(self.engine), _CPU, ctypes.c_size_t(0)))
         check(dnnl.dnnl_stream_create(ctypes.byref(self.stream), self.engine, _IN_ORDER))

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import ctypes
 import functools
+import os
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Sequence
@@ -31,9 +32,14 @@ Made = TypeVar("Made")
 
 CAPACITY = 512
 """Descriptions whose primitives a thread keeps."""
+CAPACITY_BYTES = 64 << 20
+"""What the primitives that a thread keeps may take: generated code and tables, some ten to two hundred KB each."""
+_LEAST_BYTES, _MOST_BYTES = 32 << 10, CAPACITY_BYTES // 8
+"""Of one primitive, as it is counted: it may lie in memory that was given back, and others may ask for some meanwhile."""
 SHARED = 1 << 24
 """Multiplications from which on the team shares them: waking a thread that sleeps takes what a third of them take."""
 _ALIGNMENT = 64
+_PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 _TAG_ANY, _SCRATCHPAD_IS_OURS = 1, 1  # dnnl_format_tag_any, dnnl_scratchpad_mode_user
 _IMPLEMENTATION, _LAYOUT_OF = 8, 255  # dnnl_query_impl_info_str, dnnl_query_exec_arg_md
 _FROM, _TO, _SCRATCHPAD = 1, 17, 80  # DNNL_ARG_…
@@ -270,6 +276,16 @@ class _Cache(threading.local):
 
     def __init__(self) -> None:
         self.made: OrderedDict[Hashable, Any] = OrderedDict()
+        self.sizes: dict[Hashable, int] = {}
+        self.num_bytes = 0
+
+    def keep(self, key: Hashable, found: Any, num_bytes: int) -> None:
+        self.made[key] = found
+        self.sizes[key] = num_bytes
+        self.num_bytes += num_bytes
+        while len(self.made) > CAPACITY or (self.num_bytes > CAPACITY_BYTES and len(self.made) > 1):
+            oldest, _ = self.made.popitem(last=False)
+            self.num_bytes -= self.sizes.pop(oldest)
 
 
 _cache = _Cache()
@@ -281,13 +297,22 @@ def cached(key: Hashable, make: Callable[..., Made], *arguments: Any, **options:
     try:
         found = made[key]
     except KeyError:
+        before = _resident_bytes()
         try:
             found = make(*arguments, **options)
         except KernelError:
             found = None
-        made[key] = found
-        if len(made) > CAPACITY:
-            made.popitem(last=False)
+        grown = 0 if found is None else min(max(_resident_bytes() - before, _LEAST_BYTES), _MOST_BYTES)
+        _cache.keep(key, found, grown)
     else:
         made.move_to_end(key)
     return found  # type: ignore[no-any-return]
+
+
+def _resident_bytes() -> int:
+    """Of this process: oneDNN does not tell how large a primitive is. 0 where the system does not tell either."""
+    try:
+        with open("/proc/self/statm", "rb", buffering=0) as file:  # noqa: PTH123
+            return int(file.read().split()[1]) * _PAGE_BYTES
+    except OSError:
+        return 0
