@@ -216,7 +216,7 @@ class GradScaler:
             if self._scale <= LEAST_SCALE:
                 raise FloatingPointError(
                     f"the loss scale has fallen to its least, {self._scale:g}, and gradients are still infinite or not "
-                    "a number: no scale helps, and every such update was left out. Is the loss finite, are the weights? "
+                    "a number: no scale helps, and such updates were left out. Is the loss finite, are the weights? "
                     "autograd.detect_anomaly() names the operation whose gradient is the first that is not a number; a "
                     "lower learning rate, clipping, or bfloat16 in place of float16 is the usual cure"
                 )

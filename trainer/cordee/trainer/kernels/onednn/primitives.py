@@ -35,7 +35,7 @@ CAPACITY = 512
 CAPACITY_BYTES = 64 << 20
 """What the primitives that a thread keeps may take: generated code and tables, some ten to two hundred KB each."""
 _LEAST_BYTES, _MOST_BYTES = 32 << 10, CAPACITY_BYTES // 8
-"""Of one primitive, as it is counted: it may lie in memory that was given back, and others may ask for some meanwhile."""
+"""Of one primitive, as it counts: it may lie in memory that was given back, and others may ask for some meanwhile."""
 SHARED = 1 << 24
 """Multiplications from which on the team shares them: waking a thread that sleeps takes what a third of them take."""
 _ALIGNMENT = 64
