@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 import cordee.trainer as ct
-from cordee.trainer import autograd, nn, random
+from cordee.trainer import autograd, nn, optim, random
 
 
 def _leaf(*shape: int, salt: int = 0) -> ct.Tensor:
@@ -325,6 +325,38 @@ def test_backward_through_checkpoints_holds_one_of_them_at_a_time_without_help_o
     bytes_of_a_block = 8 * 256 * 256 * 4
     peak(lambda x: autograd.checkpoint(block, x))  # what is generated at first use is not the graph's
     assert peak(lambda x: autograd.checkpoint(block, x)) < 2.5 * bytes_of_a_block
+
+
+def test_a_checkpoint_is_computed_again_once_whatever_else_was_written_to() -> None:
+    written = ct.ones(3)  # from here on backward looks for writes into what it reads
+    written += 1
+    calls = []
+
+    def block(x: ct.Tensor) -> ct.Tensor:
+        calls.append(1)
+        return (x.sigmoid() / x.exp()).tanh()
+
+    x = ct.ones(2, 3, requires_grad=True)
+    autograd.checkpoint(block, x).sum().backward()
+    assert len(calls) == 2
+    autograd.grad(autograd.checkpoint(block, x).sum(), x, create_graph=True)
+    assert len(calls) == 4
+
+
+def test_a_checkpoint_whose_gradients_are_written_in_place_is_computed_again_once() -> None:
+    layer = nn.Linear(3, 3)
+    optimizer = optim.SGD(layer.parameters(), lr=0.1)
+    calls = []
+
+    def block(x: ct.Tensor) -> ct.Tensor:
+        calls.append(1)
+        return layer(layer(x).tanh())
+
+    for times in (2, 4):
+        optimizer.zero_grad()
+        autograd.checkpoint(block, ct.ones(2, 3)).sum().backward()
+        optimizer.step()
+        assert len(calls) == times
 
 
 def test_a_checkpoint_whose_function_does_something_else_the_second_time_is_refused() -> None:

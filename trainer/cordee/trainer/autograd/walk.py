@@ -20,7 +20,7 @@ from cordee.trainer.autograd.fusing import LEAST
 from cordee.trainer.autograd.graph import PICK, Node
 from cordee.trainer.autograd.hooks import HOOKS
 from cordee.trainer.autograd.mode import MODE
-from cordee.trainer.autograd.record import shape_of
+from cordee.trainer.autograd.record import Op, shape_of
 from cordee.trainer.autograd.vocabulary import array_vocabulary
 from cordee.trainer.autograd.writes import BOOK
 from cordee.trainer.errors import GraphError
@@ -54,11 +54,11 @@ def walk(grads: dict[Any, Any], retain: bool) -> None:
                     g = np.asarray(g)  # of no dimensions: NumPy's sums and products are numbers, which no rule expects
                 if hooked and node in HOOKS:
                     g = HOOKS.run(node, g)
-                op, edges, saved, params = node.op, node.edges, node.saved, node.params
+                op, edges, saved, out, params = node.op, node.edges, node.saved, node.out, node.params
                 if saved is None:
                     raise freed(node)
                 if watched:
-                    BOOK.check(node, saved, node.out)
+                    BOOK.check(node, saved, out)
                 if node.number < newest_write:
                     check_unwritten(node, saved)
                 rules = op.small_vjps if op.joint or g.size < least else op.vjps
@@ -69,10 +69,10 @@ def walk(grads: dict[Any, Any], retain: bool) -> None:
                         if collect(grads, edges[0], params["index"], g):
                             heappush(heap, (-edges[0].number, edges[0]))
                         break
-                    special = list(gradients(F, node, g, saved, node.out, [edge is not None for edge in edges]))
+                    special = list(gradients(F, node, g, saved, out, [edge is not None for edge in edges]))
                 elif op.lone:  # one input, and nothing else to look at
                     edge = edges[0]
-                    d = rules[0](F, g, node.out, *saved, **params) if params else rules[0](F, g, node.out, saved[0])
+                    d = rules[0](F, g, out, *saved, **params) if params else rules[0](F, g, out, saved[0])
                     if not retain and op.keeps:
                         node.saved = node.out = node.params = None
                     if not grads and d is not None and type(edge) is not Leaf:
@@ -86,14 +86,16 @@ def walk(grads: dict[Any, Any], retain: bool) -> None:
                         continue
                     if special is not None:
                         d = special[i]
-                    elif (op.short[i] and _written(F, node, i, edge, g, grads, owned, hooked)) or rules[i] is None:
+                    elif (
+                        op.short[i] and _written(F, op, i, edge, g, grads, owned, hooked, out, saved, params)
+                    ) or rules[i] is None:
                         continue
                     elif params:
-                        d = rules[i](F, g, node.out, *saved, **params)
+                        d = rules[i](F, g, out, *saved, **params)
                     elif len(saved) == 2:
-                        d = rules[i](F, g, node.out, saved[0], saved[1])
+                        d = rules[i](F, g, out, saved[0], saved[1])
                     else:
-                        d = rules[i](F, g, node.out, *saved)
+                        d = rules[i](F, g, out, *saved)
                     if d is None:
                         continue
                     if node.uneven:
@@ -125,7 +127,7 @@ def walk(grads: dict[Any, Any], retain: bool) -> None:
                         if d.ndim:  # without dimensions NumPy's sum is a number, which cannot be added to in place
                             owned.add(edge)
                     grads[edge] = d
-                d = known = special = None
+                d = known = special = out = None
                 if not retain and op.keeps:
                     node.saved = node.out = node.params = None
                 if following is not None and heap and heap[0][0] < -following.number:
@@ -150,18 +152,18 @@ def walk(grads: dict[Any, Any], retain: bool) -> None:
 
 
 def _written(
-    F: Any, node: Any, i: int, edge: Any, g: Any, grads: dict[Any, Any], owned: set[Any], hooked: bool
-) -> bool:
+    F: Any, op: Op, i: int, edge: Any, g: Any, grads: dict[Any, Any], owned: set[Any], hooked: bool,
+    out: Any, saved: Any, params: Any,
+) -> bool:  # fmt: skip
     """Let an op add a gradient to one that is there, or write it to where an optimiser wants it, if it can."""
-    op = node.op
     if op.adds is not None:
         if edge not in owned:
             return False
-        op.adds(F, grads[edge], g, node.out, *node.saved, **node.params)
+        op.adds(F, grads[edge], g, out, *saved, **params)
         return True
     if type(edge) is not Leaf or (hooked and edge in HOOKS):
         return False
-    return write(edge, op.writes[i], F, g, node.out, node.saved, node.params)
+    return write(edge, op.writes[i], F, g, out, saved, params)
 
 
 # -- what every walk does ----------------------------------------------------------------------------------------------
