@@ -14,7 +14,7 @@ import pytest
 from cordee.trainer import ops as ops  # declares the kernels
 from cordee.trainer.array import to_numpy
 from cordee.trainer.kernels import KERNELS
-from cordee.trainer.kernels.cuda import rows, rows_text
+from cordee.trainer.kernels.cuda import launch, rows, rows_text
 from cordee.trainer.kernels.registry import load
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -29,7 +29,7 @@ SHAPES = [(1, 1), (3, 5), (2, 33), (3, 700)]
 
 @pytest.fixture(scope="module")
 def xp(request: pytest.FixtureRequest) -> Iterator[Any]:
-    with cupy_of_tests(request.config.getoption("--device"), rows._function, rows._module) as module:
+    with cupy_of_tests(request.config.getoption("--device"), launch.function, launch._module) as module:
         yield module
 
 

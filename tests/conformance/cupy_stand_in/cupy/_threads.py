@@ -29,6 +29,7 @@ SHIM = r"""
 #include <cstdlib>
 #include <functional>
 #include <vector>
+#include <csetjmp>
 #include <ucontext.h>
 #define __device__
 #define __global__
@@ -48,15 +49,20 @@ static inline unsigned short to_half(float x) {
     _Float16 y = (_Float16)x; unsigned short z; std::memcpy(&z, &y, 2); return z;
 }
 
-static ucontext_t scheduler;
-static std::vector<ucontext_t> fibres;
+struct Jump { jmp_buf to; };
+static Jump scheduler;
+static std::vector<Jump> fibres;
 static std::vector<char> ended, stacks;
 static std::vector<float> shuffled;
 static std::function<void()> body;
 static unsigned current;
 static const size_t STACK = 1 << 15;
 
-static void __syncthreads() { swapcontext(&fibres[current], &scheduler); threadIdx.x = current; }
+// A context is made once per thread; from then on jumps hand over, which ask the kernel nothing.
+static void __syncthreads() {
+    if (!_setjmp(fibres[current].to)) _longjmp(scheduler.to, 1);
+    threadIdx.x = current;
+}
 static float __shfl_xor_sync(unsigned, float value, int apart) {
     shuffled[current] = value;
     __syncthreads();
@@ -64,31 +70,48 @@ static float __shfl_xor_sync(unsigned, float value, int apart) {
     __syncthreads();
     return other;
 }
-static void fibre() { body(); ended[current] = 1; swapcontext(&fibres[current], &scheduler); }
+static void fibre() { body(); ended[current] = 1; _longjmp(scheduler.to, 1); }
+static void begin(unsigned i) {
+    ucontext_t fresh;
+    getcontext(&fresh);
+    fresh.uc_stack.ss_sp = &stacks[i * STACK];
+    fresh.uc_stack.ss_size = STACK;
+    fresh.uc_link = nullptr;
+    makecontext(&fresh, fibre, 0);
+    setcontext(&fresh);
+}
 
 static void launch(const unsigned* grid, unsigned threads) {
     gridDim = {grid[0], grid[1], grid[2]};
     blockDim = {threads, 1, 1};
     fibres.resize(threads); shuffled.resize(threads); stacks.resize(threads * STACK);
+    static unsigned left;  // not in a register: a jump would not bring it back
+    static bool first;
     for (blockIdx.z = 0; blockIdx.z < grid[2]; ++blockIdx.z)
     for (blockIdx.y = 0; blockIdx.y < grid[1]; ++blockIdx.y)
     for (blockIdx.x = 0; blockIdx.x < grid[0]; ++blockIdx.x) {
         ended.assign(threads, 0);
-        for (unsigned i = 0; i < threads; ++i) {
-            getcontext(&fibres[i]);
-            fibres[i].uc_stack.ss_sp = &stacks[i * STACK];
-            fibres[i].uc_stack.ss_size = STACK;
-            fibres[i].uc_link = nullptr;
-            makecontext(&fibres[i], fibre, 0);
-        }
-        for (unsigned left = threads; left;)
+        for (left = threads, first = true; left; first = false)
             for (current = 0; current < threads; ++current)
                 if (!ended[current]) {
                     threadIdx = {current, 0, 0};
-                    swapcontext(&scheduler, &fibres[current]);
+                    if (!_setjmp(scheduler.to)) {
+                        if (first) begin(current);
+                        else _longjmp(fibres[current].to, 1);
+                    }
                     left -= ended[current];
                 }
     }
+}
+
+// Of kernels whose threads never wait for each other: one after another.
+static void launch_apart(const unsigned* grid, unsigned threads) {
+    gridDim = {grid[0], grid[1], grid[2]};
+    blockDim = {threads, 1, 1};
+    for (blockIdx.z = 0; blockIdx.z < grid[2]; ++blockIdx.z)
+    for (blockIdx.y = 0; blockIdx.y < grid[1]; ++blockIdx.y)
+    for (blockIdx.x = 0; blockIdx.x < grid[0]; ++blockIdx.x)
+    for (threadIdx.x = 0; threadIdx.x < threads; ++threadIdx.x) body();
 }
 """
 
@@ -103,7 +126,7 @@ _SAME_SIZE = {
 }  # fmt: skip
 POINTED = {
     "float": "float32", "double": "float64", "int": "int32", "long long": "int64", "unsigned long long": "uint64",
-    "unsigned short": "uint16",
+    "unsigned short": "uint16", "unsigned char": "uint8",
 }  # fmt: skip
 
 
@@ -128,6 +151,23 @@ def _library(text: str) -> Any:
     return ctypes.CDLL(str(folder / "kernel.so"))
 
 
+def _waiting(code: str) -> set[str]:
+    """The functions in which threads wait for each other, themselves or in what they call."""
+    bodies = {}
+    for found in re.finditer(r"(\w+)\([^(){};]*\)\s*\{", code):
+        depth, end = 1, found.end()
+        while depth:
+            depth += {"{": 1, "}": -1}.get(code[end], 0)
+            end += 1
+        bodies[found[1]] = code[found.end() : end]
+    waiting, before = {"__syncthreads", "__shfl_xor_sync"}, 0
+    while len(waiting) > before:
+        before = len(waiting)
+        names = re.compile(rf"\b(?:{'|'.join(waiting)})\(")
+        waiting |= {name for name, body in bodies.items() if names.search(body)}
+    return waiting
+
+
 class RawModule:
     """The kernels of a source."""
 
@@ -135,12 +175,13 @@ class RawModule:
         self.kernels = {name: " ".join(parameters.split()) for name, parameters in _KERNEL.findall(code)}
         aliases = dict(re.findall(r"typedef ([\w ]+) (\w+);", code))
         self.aliases = {name: kind for kind, name in aliases.items()}
-        entries = []
+        entries, waiting = [], _waiting(code)
         for name, parameters in self.kernels.items():
             names = ", ".join(parameter.split()[-1].lstrip("*") for parameter in parameters.split(","))
+            way = "launch" if name in waiting else "launch_apart"
             entries.append(
                 f'extern "C" void run_{name}(const unsigned* grid, unsigned threads, {parameters}) '
-                f"{{ body = [=]() {{ {name}({names}); }}; launch(grid, threads); }}"
+                f"{{ body = [=]() {{ {name}({names}); }}; {way}(grid, threads); }}"
             )
         self._library = compiled(code + "\n".join(entries))
 
@@ -173,6 +214,16 @@ class RawKernel:
         self._entry((ctypes.c_uint * 3)(*grid, *(1,) * (3 - len(grid))), ctypes.c_uint(block[0]), *given)
 
 
+def _without_gaps(value: Any) -> bool:
+    """In one piece, in whatever order of its dimensions."""
+    step = value.itemsize
+    for stride, size in sorted(zip(value.strides, value.shape, strict=True)):
+        if size > 1 and stride != step:
+            return False
+        step *= size
+    return True
+
+
 def _kind(text: str, aliases: dict[str, str]) -> str:
     """A parameter's type, plain: `float*`."""
     plain = text.replace("const ", "").replace(" *", "*").strip()
@@ -189,7 +240,7 @@ def _argument(name: str, kind: str, value: Any) -> Any:
         dtype = POINTED[kind[:-1]]
         if value.dtype.name != dtype and not (dtype == "uint16" and value.dtype.itemsize == 2):
             raise TypeError(f"{name}: an array of {value.dtype} for {kind}")
-        if not value.flags.c_contiguous:
+        if not _without_gaps(value):
             raise ValueError(f"{name}: an array that does not lie in one piece")
         return ctypes.c_void_p(value.data.ptr)
     if type(value).__name__ not in _SAME_SIZE[kind]:

@@ -112,6 +112,8 @@ _ON_CUDA = {
         "philox": "random_words",
         "rows": "softmax softmax_grad log_softmax log_softmax_grad cross_entropy cross_entropy_grad "
         "attention_weights attention_slopes layer_norm layer_norm_grad rms_norm rms_norm_grad",
+        "channels": "batch_norm batch_norm_grad channel_affine group_norm group_norm_grad",
+        "pooling": "max_pool unpool sum_pool spread_pool",
     },
     "cublaslt": {"products": "multiply"},
     "cudnn": {"cudnn": "correlate spread weigh ordered flash_attention flash_attention_grad"},

@@ -6,15 +6,13 @@ the bits depend on shapes alone. It has not yet run on a device.
 
 from __future__ import annotations
 
-import functools
 import importlib
 from collections.abc import Sequence
 from typing import Any
 
-import ml_dtypes
 import numpy as np
 
-from cordee.trainer.kernels.cuda.rows_text import source
+from cordee.trainer.kernels.cuda.launch import KINDS, function, pointer
 
 __all__ = [
     "attention_slopes", "attention_weights", "cross_entropy", "cross_entropy_grad", "layer_norm", "layer_norm_grad",
@@ -23,18 +21,6 @@ __all__ = [
 
 _COLUMNS = 128
 """Threads of a block where each has a column."""
-_NOTHING = np.uint64(0)
-"""A null pointer."""
-
-
-@functools.cache
-def _function(kind: str, name: str) -> Any:
-    return _module(kind).get_function(name)
-
-
-@functools.cache
-def _module(kind: str) -> Any:
-    return importlib.import_module("cupy").RawModule(code=source(kind), options=("-std=c++17",))
 
 
 def _threads(length: int) -> int:
@@ -45,13 +31,10 @@ def _threads(length: int) -> int:
     return threads
 
 
-_DTYPES = {np.dtype(np.float32): "float32", np.dtype(ml_dtypes.bfloat16): "bfloat16", np.dtype(np.float16): "float16"}
-
-
 def _kind(*arrays: Any) -> str:
     """The dtype of rows that lie one behind another, and of what else is given; "": they are not taken here."""
     first = arrays[0]
-    kind = _DTYPES.get(first.dtype, "")
+    kind = KINDS.get(first.dtype, "")
     if not first.size or not first.ndim:
         return ""
     for each in arrays:
@@ -61,7 +44,7 @@ def _kind(*arrays: Any) -> str:
 
 
 def _launch(kind: str, name: str, num_rows: int, length: int, *args: Any) -> None:
-    _function(kind, name)((num_rows,), (_threads(length),), args)
+    function("rows", kind, name)((num_rows,), (_threads(length),), args)
 
 
 def _whole(*statistics: Any) -> bool:
@@ -169,14 +152,10 @@ def _norm(input: Any, weight: Any, bias: Any, eps: float, centred: bool) -> Any:
     out, inverse = cupy.empty(input.shape, input.dtype), cupy.empty((num_rows, 1), np.float32)
     mean = cupy.empty((num_rows, 1), np.float32) if centred else None
     _launch(
-        kind, "norm_rows", num_rows, length, input, _pointer(weight), _pointer(bias), out, _pointer(mean), inverse,
+        kind, "norm_rows", num_rows, length, input, pointer(weight), pointer(bias), out, pointer(mean), inverse,
         np.int64(length), np.float32(eps), np.int32(centred),
     )  # fmt: skip
     return out, mean, inverse
-
-
-def _pointer(a: Any) -> Any:
-    return _NOTHING if a is None else a
 
 
 def _norm_grad(g: Any, input: Any, weight: Any, mean: Any, inverse: Any, needs: Sequence[bool]) -> Any:
@@ -186,7 +165,7 @@ def _norm_grad(g: Any, input: Any, weight: Any, mean: Any, inverse: Any, needs: 
         return NotImplemented
     cupy: Any = importlib.import_module("cupy")
     (num_rows, length), centred = input.shape, np.int32(mean is not None)
-    statistics = (_pointer(mean), inverse)
+    statistics = (pointer(mean), inverse)
     into = of_weight = of_bias = None
     if needs[0]:
         into = cupy.empty(input.shape, input.dtype)
@@ -197,7 +176,7 @@ def _norm_grad(g: Any, input: Any, weight: Any, mean: Any, inverse: Any, needs: 
             length,
             g,
             input,
-            _pointer(weight),
+            pointer(weight),
             *statistics,
             into,
             np.int64(length),
@@ -206,12 +185,12 @@ def _norm_grad(g: Any, input: Any, weight: Any, mean: Any, inverse: Any, needs: 
     if any(needs[1:]):
         chunks, blocks = _chunks(num_rows), -(-length // _COLUMNS)
         sums = cupy.empty((chunks, 2, length), np.float32)
-        _function(kind, "norm_sums")(
+        function("rows", kind, "norm_sums")(
             (blocks, chunks), (_COLUMNS,),
             (g, input, *statistics, sums, np.int64(num_rows), np.int64(length), centred),
         )  # fmt: skip
         of_weight, of_bias = cupy.empty(length, input.dtype), cupy.empty(length, input.dtype)
-        _function(kind, "norm_totals")(
+        function("rows", kind, "norm_totals")(
             (blocks,), (_COLUMNS,), (sums, of_weight, of_bias, np.int32(chunks), np.int64(length))
         )
     return into, of_weight if needs[1] else None, of_bias if len(needs) > 2 and needs[2] else None
