@@ -51,8 +51,7 @@ _ALONG = ", ".join(
     f"int {name}_{axis}" for axis in "dhw" for name in ("size", "windows", "kernel", "stride", "padding", "dilation")
 )
 _MADE = "\n".join(
-    f"    Along {axis} = {{size_{axis}, windows_{axis}, kernel_{axis}, stride_{axis}, padding_{axis}, dilation_{axis}}};"
-    for axis in "dhw"
+    f"    Along {x} = {{size_{x}, windows_{x}, kernel_{x}, stride_{x}, padding_{x}, dilation_{x}}};" for x in "dhw"
 )
 _OVER_PLACES = """    int number = 0;
     for (int k = 0; k < d.kernel; ++k)
@@ -121,6 +120,11 @@ def _unpool(name: str, winner: str) -> str:
     )
 
 
+def _sum_pool() -> str:
+    begin, each, end = "    float total = 0.0f;", "                total += value;", "    store(out, i, total);"
+    return _of_windows("sum_pool", "T* out", begin, each, end)
+
+
 KERNELS = ("max_pool_bytes", "max_pool_words", "unpool_bytes", "unpool_words", "sum_pool", "spread_pool")
 """What is in the source."""
 
@@ -135,12 +139,6 @@ def source(kind: str) -> str:
         + _max_pool("max_pool_words", "int")
         + _unpool("unpool_bytes", "unsigned char")
         + _unpool("unpool_words", "int")
-        + _of_windows(
-            "sum_pool",
-            "T* out",
-            "    float total = 0.0f;",
-            "                total += value;",
-            "    store(out, i, total);",
-        )  # fmt: skip
+        + _sum_pool()
         + _of_elements("spread_pool", "", "                total += load(a, from);")
     )
