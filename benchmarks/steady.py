@@ -1,11 +1,12 @@
 """What fault tolerance costs while nothing fails: a step of 2 and 4 workers beside PyTorch's DDP with gloo.
 
-    python benchmarks/steady.py [--rounds 3] [--steps 120] [--workers 2 4] [--no-ledger]
+    python benchmarks/steady.py [--rounds 3] [--steps 120] [--workers 2 4] [--no-ledger] [--profile]
 
 Cordee trains as `cordee run` does it, with its coordinator, heartbeats, agents, checkpoints (every 30 s) and the sample
 ledger; PyTorch as `torchrun` does it, with DistributedDataParallel, gradients as bucket views and the fused optimiser.
 The same MLP, global batch and one thread per worker. The two take turns, each round is a fresh launch; a round's figure
-is the median of its steps without the first quarter.
+is the median of its steps without the first quarter. `--profile` says where the time of Cordee's steps goes, from one
+more launch: on rank 0, `waiting` is until its peers are in the exchange, too.
 """
 
 from __future__ import annotations
@@ -61,6 +62,19 @@ def step_seconds(command: list[str], folder: Path) -> float:
     return statistics.median(steps[len(steps) // 4 :])
 
 
+def part_seconds(command: list[str], folder: Path) -> dict[str, float]:
+    """Launches Cordee's `command` and returns the medians of a step's parts."""
+    whole = step_seconds([*command, "--parts"], folder)
+    (parts_file,), (commits_file,) = folder.glob("*.parts"), folder.glob("*.commits")
+    steps, commits = json.loads(parts_file.read_text()), json.loads(commits_file.read_text())
+    begin = len(steps) // 4
+    found = {name: statistics.median(step[name] for step in steps[begin:]) for name in steps[0]}
+    commit = statistics.median(commits[begin:])
+    found["exchange"] -= found["waiting"]
+    found["bookkeeping"] = commit - found["exchange"] - found["waiting"] - found["update"]
+    return {"step": whole, "computing": whole - commit - found["loading"] - found["folding"], **found}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=3)
@@ -69,17 +83,18 @@ def main() -> None:
     parser.add_argument("--parameters", choices=list(WIDTHS), nargs="+", default=list(WIDTHS))
     parser.add_argument("--shards", type=int, help="default: as many as workers")
     parser.add_argument("--no-ledger", action="store_true")
+    parser.add_argument("--profile", action="store_true")
     arguments = parser.parse_args()
     print_machine("numpy", "torch")
     print(f"# MLP 256-w-w-w-10, global batch 256, SGD with momentum, 1 thread per worker, {arguments.rounds} rounds")
     has_torch = "torch" in installed()
-    rows = []
+    rows, profiles = [], dict[str, dict[str, float]]()
     for name in arguments.parameters:
         for workers in arguments.workers:
             ours: list[float] = []
             peer: list[float] = []
+            shards, width = arguments.shards or workers, WIDTHS[name]
             for _ in range(arguments.rounds):
-                shards, width = arguments.shards or workers, WIDTHS[name]
                 with tempfile.TemporaryDirectory() as folder:
                     where = Path(folder)
                     command = cordee_command(where, workers, width, arguments.steps, shards, not arguments.no_ledger)
@@ -90,8 +105,18 @@ def main() -> None:
                         peer.append(step_seconds(torch_command(where, workers, width, arguments.steps), where))
             ratio = f"{median(ours) / median(peer):.2f}" if peer else "–"
             peers = f"{median(peer) * 1e3:.2f}" if peer else "–"
+            if arguments.profile:
+                with tempfile.TemporaryDirectory() as folder:
+                    where = Path(folder)
+                    command = cordee_command(where, workers, width, arguments.steps, shards, not arguments.no_ledger)
+                    profiles[f"{name}, {workers}"] = part_seconds(command, where)
             rows.append([name, str(workers), f"{median(ours) * 1e3:.2f}", peers, ratio])
     print_rows(["parameters", "workers", "cordee, ms", "DDP with gloo, ms", "ratio"], rows)
+    if profiles:
+        print()
+        parts = list(next(iter(profiles.values())))
+        table = [[name, *(f"{found[part] * 1e3:.2f}" for part in parts)] for name, found in profiles.items()]
+        print_rows(["parameters, workers", *(f"{part}, ms" for part in parts)], table)
 
 
 if __name__ == "__main__":

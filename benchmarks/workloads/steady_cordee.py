@@ -20,6 +20,7 @@ parser.add_argument("--batch", type=int, default=256)
 parser.add_argument("--shards", type=int, required=True)
 parser.add_argument("--alternate", type=int, default=0, help="steps after which gradients travel the other way")
 parser.add_argument("--link", type=float, default=0.0, help="MB/s of a simulated network; 0: as it is")
+parser.add_argument("--parts", action="store_true", help="note where the time goes")
 arguments = parser.parse_args()
 
 trainer.manual_seed(0)
@@ -40,6 +41,11 @@ if arguments.alternate:
     import slow_link
 
     slow_link.slow_down(arguments.link * 1e6)
+parts = None
+if arguments.parts:
+    from step_parts import Parts
+
+    parts = Parts()
 run = elastic.Run(model, optimizer, loader)
 early = run._early
 times: list[float] = []
@@ -51,8 +57,12 @@ for step in run.steps(epochs=-(-arguments.steps // len(loader))):
     step.commit()
     times.append(time.perf_counter())
     commits.append(times[-1] - computed)
+    if parts is not None:
+        parts.committed()
     if arguments.alternate:  # by the number of the step that follows: all workers alike
         run._early = early if step.number // arguments.alternate % 2 else None
 if run.rank == 0:
     (arguments.records / f"cordee.{os.getpid()}.json").write_text(json.dumps(times))
     (arguments.records / f"cordee.{os.getpid()}.commits").write_text(json.dumps(commits))
+    if parts is not None:
+        (arguments.records / f"cordee.{os.getpid()}.parts").write_text(json.dumps(parts.steps))

@@ -38,6 +38,7 @@ _WARNINGS: Final = frozenset(
         "link",
         "lost",
         "node_lost",
+        "outnumbered",
         "preempted",
         "pressure",
         "quota",

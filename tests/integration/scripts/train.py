@@ -69,6 +69,10 @@ def make_model() -> nn.Module:
     return nn.Sequential(nn.Linear(64, arguments.width), nn.ReLU(), nn.Dropout(0.3), nn.Linear(arguments.width, 10))
 
 
+worker = os.environ.get("CORDEE_WORKER", "alone")
+threads = arguments.log / f"{worker}.threads"
+if threads.exists():  # processes of this worker that start from now on compute differently
+    trainer.set_num_threads(int(threads.read_text()))
 trainer.manual_seed(1)
 images, labels = data.datasets.digits()
 shape = {"mlp": (-1, 64), "conv": (-1, 1, 8, 8), "norm": (-1, 1, 8, 8), "attention": (-1, 8, 8)}[arguments.model]
@@ -78,7 +82,6 @@ optimizer = optim.AdamW(model.parameters(), lr=3e-3)
 criterion = nn.CrossEntropyLoss()
 # 1797 samples: the last batch of an epoch is a partial one, of 5 samples, fewer than the shards.
 loader = data.DataLoader(data.TensorDataset(images, labels), batch_size=64, shuffle=True, shards=8, seed=3)
-worker = os.environ.get("CORDEE_WORKER", "alone")
 arguments.log.mkdir(parents=True, exist_ok=True)
 slow = arguments.log / "slow"
 with (arguments.log / f"{worker}.{os.getpid()}.jsonl").open("a", buffering=1) as log:

@@ -32,6 +32,8 @@ class Party:
         self.policy = replace(POLICY, **policy)
         self.machine = JobMachine(JobRecord("j", minimum, maximum or size, created_at=self.now), self.policy)
         self.life: dict[int, int] = {}
+        self.kinds: dict[int, tuple[str, ...]] = {}
+        """What workers compute with, those that say it."""
         self.step = 0
         self.told: list[act.Action] = []
         self.tell(ev.Scheduled(size))
@@ -46,13 +48,14 @@ class Party:
     def join(self, *workers: int, previous: PostMortem | None = None) -> None:
         for k in workers:
             self.tell(ev.WorkerAttached(*self.who(k), f"host:{k}", pid=1, previous=previous))
-            self.tell(ev.WorkerArrived(*self.who(k), 0, None, ArrivalReason.JOIN))
+            self.tell(ev.WorkerArrived(*self.who(k), 0, None, ArrivalReason.JOIN, computes_with=self.kinds.get(k, ())))
 
     def arrive(self, k: int, *suspects: int, lost: bool = True, step: int | None = None) -> None:
         reason = ArrivalReason.PEER_LOST if lost else ArrivalReason.CHANGE
         names = tuple(f"j-w{s}" for s in suspects)
         step = self.step if step is None else step
-        self.tell(ev.WorkerArrived(*self.who(k), self.machine.generation, step, reason, names))
+        kind = self.kinds.get(k, ())
+        self.tell(ev.WorkerArrived(*self.who(k), self.machine.generation, step, reason, names, computes_with=kind))
 
     def die(self, k: int, **end: Any) -> None:
         """Its stream breaks; its agent starts another process, which has attached when this returns."""

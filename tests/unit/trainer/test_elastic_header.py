@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cordee.trainer.elastic.header import StepHeader
+from cordee.trainer.elastic.header import EXCHANGE_VERSION, StepHeader
 
 
 @given(
@@ -36,7 +36,15 @@ def test_times_survive_the_wire() -> None:
     assert (again.shard_seconds, again.data_seconds) == (0.5, 0.25)
 
 
-@pytest.mark.parametrize("junk", [b"", b"\0" * 5, b"\xff" * 30])
+def test_a_header_of_another_version_is_refused_with_both() -> None:
+    packed = StepHeader(1, False, (1.5,), np.zeros(3, np.bool_)).pack()
+    assert packed[0] == EXCHANGE_VERSION
+    newer = bytes([EXCHANGE_VERSION + 1]) + packed[1:] + b"and what is new"
+    with pytest.raises(ValueError, match=rf"speaks version {EXCHANGE_VERSION + 1}, this one {EXCHANGE_VERSION}"):
+        StepHeader.unpack(newer)
+
+
+@pytest.mark.parametrize("junk", [b"", b"\0" * 5, b"\xff" * 30, b"\2" * 30])
 def test_junk_is_refused_with_a_sentence(junk: bytes) -> None:
     with pytest.raises(ValueError, match="cannot be read"):
         StepHeader.unpack(junk)

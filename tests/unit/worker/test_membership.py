@@ -13,6 +13,7 @@ import pytest
 
 from cordee.rpc.v1 import worker_pb2 as pb
 from cordee.trainer.elastic.computes import computes_with
+from cordee.trainer.elastic.header import EXCHANGE_VERSION
 from cordee.trainer.elastic.protocols import Communicator, Membership, PeerLostError, ProgressReport, RunResult, World
 from cordee.worker.credentials import Credentials
 from cordee.worker.listener import Listener
@@ -123,7 +124,7 @@ def test_workers_meet_and_can_talk(worker: Callable[[str], Worker], pool: Pool) 
     futures = [meet(pool, first, step=4, reason="change"), meet(pool, second)]
     said = first.stream.expect("arrived")
     assert (said.step, said.has_state, said.reason) == (4, True, pb.ARRIVAL_REASON_CHANGE)
-    assert tuple(said.computes_with) == computes_with()
+    assert tuple(said.computes_with) == (*computes_with(), f"exchange {EXCHANGE_VERSION}")
     said = second.stream.expect("arrived")
     assert (said.step, said.has_state, said.reason) == (0, False, pb.ARRIVAL_REASON_JOIN)
     announce(1, [first, second], [4, None])

@@ -14,6 +14,7 @@ from typing import Literal
 
 from cordee.rpc.v1 import worker_pb2 as pb
 from cordee.trainer.elastic.computes import computes_with
+from cordee.trainer.elastic.header import EXCHANGE_VERSION
 from cordee.trainer.elastic.protocols import (
     CheckpointPolicy,
     PeerLostError,
@@ -36,6 +37,8 @@ from cordee.worker.wire import fit
 
 __all__ = ["WorkerMembership"]
 
+_EXCHANGE = f"exchange {EXCHANGE_VERSION}"
+"""Who speaks another one would not be understood, whatever it computes."""
 CONNECT_SECONDS = 15.0
 """For all connections of a new world, whatever happens."""
 SILENCE_SECONDS = 1.5
@@ -99,7 +102,7 @@ class WorkerMembership:
                         has_state=step is not None,
                         reason=REASONS[reason],
                         suspects=[self._members[rank] for rank in suspects if rank < len(self._members)],
-                        computes_with=[fit(part, 256) for part in computes_with()],
+                        computes_with=[fit(part, 256) for part in (*computes_with(), _EXCHANGE)],
                     )
                 )
             )

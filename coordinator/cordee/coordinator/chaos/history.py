@@ -39,6 +39,7 @@ NOTICED: Final = BREAKING | {
     "ended",
     "given_up",
     "kept_out",
+    "outnumbered",
 }
 """Events that show that something was noticed."""
 _ANYBODY: Final = frozenset({"checkpoint_damaged", "checkpoint_failed"})

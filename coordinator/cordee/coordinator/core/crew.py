@@ -52,6 +52,8 @@ class Crew:
         """Processes of which that was said."""
         self.alone_since: float | None = None
         """Since when too few are there who compute with what the job computed with."""
+        self.outnumbered_since: float | None = None
+        """Since when too few are left of those who trained, while enough wait that compute with something else."""
         self.members: dict[str, Member] = {}
         self.ranks: dict[str, int] = {}
         self.take_world(record.world)

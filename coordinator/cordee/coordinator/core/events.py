@@ -87,7 +87,8 @@ class WorkerArrived:
     reason: ArrivalReason
     suspects: tuple[str, ...] = ()
     computes_with: tuple[str, ...] = ()
-    """What decides the bits of its numbers beside the script, part by part; empty: it does not say."""
+    """What decides the bits of its numbers beside the script, and how it talks to its peers, part by part; empty: it
+    does not say."""
 
 
 @dataclass(frozen=True, slots=True)

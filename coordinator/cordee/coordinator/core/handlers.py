@@ -21,6 +21,7 @@ from cordee.coordinator.core.failure import (
     retry,
 )
 from cordee.coordinator.core.lifecycle import STOP_REASONS
+from cordee.coordinator.core.likeness import UNSAID
 from cordee.coordinator.core.model import (
     ArrivalReason,
     ExitCause,
@@ -132,7 +133,7 @@ def _on_arrived(crew: Crew, event: events.WorkerArrived) -> None:
     if not member and slot.draining:
         crew.dismiss(slot, StopReason.DRAINED, "it is not needed any more")
         return
-    session.phase, session.since, session.computes_with = Phase.WAITING, crew.now, event.computes_with
+    session.phase, session.since, session.computes_with = Phase.WAITING, crew.now, event.computes_with or UNSAID
     # A joiner's weights are its own initial ones: state is what was trained in a world.
     session.step = event.step if member or session.incarnation == slot.apart else None
     crew.last_arrival = crew.now

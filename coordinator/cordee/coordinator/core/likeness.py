@@ -9,7 +9,10 @@ members that compute with the same, as they say themselves when they arrive:
 - **A job begins** with what most of those that are there compute with.
 - **Better other bits than none.** Where all who trained are gone, those that come again are waited for a while, until
   they are the job's minimum. Then the job goes on with what most of those that are there compute with, from its
-  checkpoint, and says so.
+  checkpoint, and says so. So it does where some are left, but too few, and those that came are enough: once what these
+  hold is saved, they begin anew as well, and stay out.
+- **Who does not say** is of a Cordee from before workers said it. It computes with something else than those that do,
+  and would not understand what they tell each other with a step.
 """
 
 from __future__ import annotations
@@ -19,9 +22,13 @@ from dataclasses import replace
 
 from cordee.coordinator.core.crew import Crew
 from cordee.coordinator.core.model import World
+from cordee.coordinator.core.rendezvous import Muster
 from cordee.coordinator.core.roster import Phase, Session, Slot
 
-__all__ = ["keep_alike", "settle_on"]
+__all__ = ["UNSAID", "give_way", "keep_alike", "settle_on"]
+
+UNSAID = ("an older Cordee, which does not say with what",)
+"""What a worker computes with that does not say it."""
 
 
 def keep_alike(crew: Crew) -> float | None:
@@ -66,6 +73,51 @@ def settle_on(crew: Crew, world: World) -> None:
         crew.tell("computes", f"the job goes on with {words}: its bits may differ from those of an undisturbed run")
     crew.durable = replace(crew.durable, computes_with=kind or before)
     crew.alone_since = None
+
+
+def give_way(crew: Crew, muster: Muster) -> tuple[bool, float | None]:
+    """Too few are left of those who trained. Are enough others there, and is all saved that is held? Then those that
+    are left begin anew. Returns whether they do, and else when to look again."""
+    held = [slot.session for slot in crew.in_order() if slot.session is not None and _holds(crew, slot)]
+    others = [s.session for s in crew.in_order() if s.session is not None and crew.is_odd(s) and not s.draining]
+    counts = Counter(session.computes_with for session in others)
+    kind = max(counts, key=lambda parts: (counts[parts], parts), default=())
+    before = next((session.computes_with for session in held if session.computes_with), crew.durable.computes_with)
+    if muster.awaited or not held or counts[kind] < crew.durable.minimum:
+        crew.outnumbered_since = None
+        return False, None
+    step = max(session.step or 0 for session in held)
+    if crew.outnumbered_since is None:
+        crew.outnumbered_since = crew.now
+        words = (
+            f"{_what_of(before, kind)}, and {counts[kind]} workers are there that compute with {_what_of(kind, before)}"
+        )
+        crew.tell("outnumbered", f"too few are left that compute with {words}: they go on once step {step} is saved")
+    more_to_come = len(muster.present) + len(others) < crew.expected()
+    until = crew.outnumbered_since + (crew.policy.absence_timeout_seconds if more_to_come else 0.0)
+    if crew.now < until:
+        return False, until
+    if step > crew.durable.saved:
+        return False, None  # who waits with a state saves it, and says so
+    words = f"{_what_of(kind, before)}, no more with {_what_of(before, kind)}"
+    crew.tell(
+        "computes",
+        f"the job begins anew with {words}, from step {step}: its bits may differ from those of an undisturbed run",
+    )
+    for slot in crew.in_order():
+        if _holds(crew, slot):
+            crew.fence(
+                slot, "too few are left that compute as it does, its state is saved, and others go on from there"
+            )
+    crew.durable, crew.outnumbered_since = replace(crew.durable, computes_with=kind), None
+    keep_alike(crew)
+    return True, None
+
+
+def _holds(crew: Crew, slot: Slot) -> bool:
+    """It is of the last world, and waits with what it has trained."""
+    session = slot.session
+    return session is not None and session.phase is Phase.WAITING and session.step is not None and crew.is_live(slot)
 
 
 def _hope_until(crew: Crew, joiners: list[tuple[Slot, Session]]) -> float | None:

@@ -7,7 +7,7 @@ from dataclasses import replace
 from cordee.coordinator.core.actions import RecordRecovery, SendAbort, SendChangePending, SendWorld
 from cordee.coordinator.core.activity import UNKNOWN
 from cordee.coordinator.core.crew import Crew
-from cordee.coordinator.core.likeness import settle_on
+from cordee.coordinator.core.likeness import give_way, settle_on
 from cordee.coordinator.core.model import Cause, Member, StopReason, World
 from cordee.coordinator.core.probing import begin_anew, look_again, state_is_apart
 from cordee.coordinator.core.rendezvous import Attendee, Decision, Muster, change_needed, decide
@@ -30,7 +30,12 @@ def meet(crew: Crew) -> Decision:
     if crew.links.apart and (decision.missing or state_is_apart(crew, muster)):
         crew.tell("link", "who stays out is let in all the same: without them it does not go on")
         crew.links.apart.clear()
-        decision = decide(_muster(crew), crew.now)
+        decision = decide(muster := _muster(crew), crew.now)
+    if decision.missing:
+        given_way, until = give_way(crew, muster)
+        decision = decide(_muster(crew), crew.now) if given_way else replace(decision, until=until)
+    else:
+        crew.outnumbered_since = None
     retry_at = crew.links.retry_at
     if retry_at is not None and crew.now < retry_at:
         decision = replace(decision, form=(), until=retry_at)

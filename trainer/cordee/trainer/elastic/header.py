@@ -15,9 +15,15 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["Agreement", "StepHeader", "exact_sum", "mean", "unpack_all"]
+__all__ = ["EXCHANGE_VERSION", "Agreement", "StepHeader", "exact_sum", "mean", "unpack_all"]
 
-_FIXED = struct.Struct("<QBHHddIIHII")
+EXCHANGE_VERSION = 2
+"""Of all that workers of a world tell each other: these headers, the order of exchanges, the state for a joiner. Who
+changes any of it adds one. Workers say it to the coordinator when they ask to be let in, which keeps different ones
+apart; a header has it first. (1: before there was a number.)"""
+
+_VERSION = struct.Struct("<B")
+_FIXED = struct.Struct("<BQBHHddIIHII")
 _CHANGE, _LEAVING, _CHECKPOINT = 1, 2, 4
 _NAME = struct.Struct("<H")
 
@@ -55,6 +61,7 @@ class StepHeader:
         return b"".join(
             (
                 _FIXED.pack(
+                    EXCHANGE_VERSION,
                     self.step,
                     _CHANGE * self.change_pending | _LEAVING * self.leaving | _CHECKPOINT * self.checkpoint,
                     self.phase,
@@ -87,7 +94,10 @@ class StepHeader:
     def unpack(data: bytes) -> StepHeader:
         """Raises `ValueError` when `data` is not a header."""
         try:
-            step, flags, phase, redo, shard_seconds, data_seconds, *counts = _FIXED.unpack_from(data)
+            (version,) = _VERSION.unpack_from(data)
+            if version != EXCHANGE_VERSION:
+                raise ValueError(f"its worker speaks version {version}, this one {EXCHANGE_VERSION}: two Cordees")
+            _, step, flags, phase, redo, shard_seconds, data_seconds, *counts = _FIXED.unpack_from(data)
             num_losses, num_touched, num_measures, num_buffers, num_ledger = counts
             doubles = struct.Struct(f"<{num_losses}d")
             losses = doubles.unpack_from(data, _FIXED.size)
