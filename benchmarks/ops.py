@@ -5,7 +5,8 @@
 The ratio is Cordee's time by PyTorch's: below 1, Cordee needs less. Forward is without recording; backward starts from
 a gradient of ones and ends in every floating operand. The two libraries are in processes of their own and take turns,
 burst by burst; of a burst the fastest stretch counts, and the median over bursts is the figure. Convolutions of images
-are timed in both of PyTorch's layouts, and the faster counts (`cl` behind its time: channels last). `--compile` has
+are timed with images that lie as planes and with channels last, in both libraries, and of each the faster counts (`cl`
+behind its time: channels last, as Cordee's convolutions leave their results). `--compile` has
 PyTorch's also by `torch.compile`, which takes seconds per operation. `--sort` puts the worst ratios first; `--only`
 takes the operations in whose family or name one of these words is (`aims`: those that have an aim); `--quick` shows
 that everything runs, its figures are nothing.
@@ -57,7 +58,7 @@ def prepare(lib: Any, case: Case, variant: str = "") -> Calls:
         for tensor, operand in zip(operands, case.operands, strict=True)
     ]
     if variant == "cl":
-        operands = [operand.contiguous(memory_format=lib.channels_last) for operand in operands]
+        operands = channels_last(lib, operands)
     leaves = [tensor for tensor, operand in zip(operands, case.operands, strict=True) if operand.is_floating]
     for leaf in leaves:
         leaf.requires_grad_()
@@ -83,6 +84,8 @@ def prepare(lib: Any, case: Case, variant: str = "") -> Calls:
     if not result.requires_grad:
         return Calls(forward, None, list)
     ones = lib.ones_like(result.detach())
+    if variant == "cl":
+        (ones,) = channels_last(lib, [ones])
 
     def both() -> None:
         for leaf in leaves:
@@ -92,12 +95,21 @@ def prepare(lib: Any, case: Case, variant: str = "") -> Calls:
     return Calls(forward, both, lambda: [leaf.grad for leaf in leaves if leaf.grad is not None])
 
 
+def channels_last(lib: Any, operands: list[Any]) -> list[Any]:
+    """The same with channels last in memory. (In Cordee that goes for images; weights have one order.)"""
+    if hasattr(lib, "channels_last"):
+        return [operand.contiguous(memory_format=lib.channels_last) for operand in operands]
+    image, *others = operands
+    values = np.moveaxis(np.ascontiguousarray(np.moveaxis(on_host(image), 1, -1)), -1, 1)
+    return [lib.tensor(values), *others]
+
+
 def variants_of(library: str, case: Case, compiled: bool) -> list[str]:
     """How a library's operation is timed; "" is as it is."""
-    if library != "torch" or case.prepare is not None:
+    if case.prepare is not None:
         return [""]
     is_image = case.family == "convolution" and all(len(operand.shape) == 4 for operand in case.operands)
-    return ["", *(["cl"] if is_image else []), *(["compiled"] if compiled else [])]
+    return ["", *(["cl"] if is_image else []), *(["compiled"] if compiled and library == "torch" else [])]
 
 
 def size(lib: Any, tensor: Any) -> float:
@@ -170,9 +182,9 @@ class Result(NamedTuple):
     seconds: dict[str, list[float]]
     same: bool
 
-    def best(self, column: int) -> str:
-        """The faster of PyTorch's layouts; "" without it."""
-        names = [name for name in ("torch", "cl") if len(self.seconds.get(name, ())) > column]
+    def best(self, library: str, column: int) -> str:
+        """The faster of a library's layouts; "" without it."""
+        names = [name for name in (library, f"{library} cl") if len(self.seconds.get(name, ())) > column]
         return min(names, key=lambda name: self.seconds[name][column], default="")
 
     def time(self, name: str, column: int) -> float:
@@ -181,8 +193,9 @@ class Result(NamedTuple):
         return times[column] * 1e6 if len(times) > column else math.nan
 
     def ratio(self, column: int, peer: str = "") -> float:
-        """Cordee's time by PyTorch's (eager, its best layout, unless another is named); NaN where either is missing."""
-        return self.time("cordee", column) / self.time(peer or self.best(column), column)
+        """Cordee's time by PyTorch's (eager, unless another is named), in the best layout of each; NaN where either is
+        missing."""
+        return self.time(self.best("cordee", column), column) / self.time(peer or self.best("torch", column), column)
 
     @property
     def worst(self) -> float:
@@ -194,7 +207,7 @@ def measure(peers: list[Peer], index: int, num_bursts: int, burst_seconds: float
     case = CASES[index]
 
     def named(peer: Peer, by_variant: dict[str, Any]) -> dict[str, Any]:
-        return {variant or peer.library: value for variant, value in by_variant.items()}
+        return {f"{peer.library} {variant}".rstrip(): value for variant, value in by_variant.items()}
 
     sizes: dict[str, list[float]] = {}
     for peer in peers:
@@ -223,19 +236,21 @@ def print_results(results: list[Result], beside: bool, compiled: bool) -> None:
     """The table; `beside`: PyTorch is there."""
     header = ["family", "operation"]
     for prefix in ("", "+back "):
-        header += [f"{prefix}cordee"]
+        header += [f"{prefix}cordee", ""]
         header += ["torch", "", "ratio"] if beside else []
         header += ["compiled", "ratio"] if compiled else []
     rows = []
     for result in results:
         row = [result.case.family, result.case.title]
         for column in (0, 1):
-            best = result.best(column)
-            row += [cell(result.time("cordee", column), 1)]
+            for library in ("cordee", *(["torch"] if beside else [])):
+                best = result.best(library, column)
+                row += [cell(result.time(best, column), 1), "cl" if best.endswith(" cl") else ""]
             if beside:
-                row += [cell(result.time(best, column), 1), "cl" if best == "cl" else "", cell(result.ratio(column), 2)]
+                row += [cell(result.ratio(column), 2)]
             if compiled:
-                row += [cell(result.time("compiled", column), 1), cell(result.ratio(column, "compiled"), 2)]
+                time = result.time("torch compiled", column)
+                row += [cell(time, 1), cell(result.ratio(column, "torch compiled"), 2)]
         rows.append([*row, "" if result.same else "differs"])
     print_rows([*header, ""], rows)
 
@@ -256,7 +271,7 @@ def print_means(results: list[Result], compiled: bool) -> None:
     if compiled:
         header += ["compiled: forward", "with backward"]
         for row, chosen in zip(rows, members.values(), strict=True):
-            row += [mean(chosen, 0, "compiled"), mean(chosen, 1, "compiled")]
+            row += [mean(chosen, 0, "torch compiled"), mean(chosen, 1, "torch compiled")]
     print()
     print_rows(header, rows)
     if aimed := [result for result in results if result.case.aim is not None]:

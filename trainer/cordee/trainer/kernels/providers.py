@@ -100,10 +100,10 @@ TABLE: dict[str, dict[str, str]] = {
     "rms_norm_grad": {"llvm": f"{_LLVM}.normalization:rms_norm_grad"},
     "lstm_layer": {"llvm": f"{_LLVM}.recurrent:lstm_layer"},
     "lstm_layer_grad": {"llvm": f"{_LLVM}.recurrent:lstm_layer_grad"},
-    "correlate": {"onednn": f"{_ONEDNN}.convolution:correlate"},
-    "spread": {"onednn": f"{_ONEDNN}.convolution:spread"},
-    "weigh": {"onednn": f"{_ONEDNN}.convolution:weigh"},
-    "ordered": {"onednn": f"{_ONEDNN}.convolution:ordered"},
+    "correlate": {"llvm": f"{_LLVM}.depthwise:correlate", "onednn": f"{_ONEDNN}.convolution:correlate"},
+    "spread": {"llvm": f"{_LLVM}.depthwise:spread", "onednn": f"{_ONEDNN}.convolution:spread"},
+    "weigh": {"llvm": f"{_LLVM}.depthwise:weigh", "onednn": f"{_ONEDNN}.convolution:weigh"},
+    "ordered": {"llvm": f"{_LLVM}.depthwise:ordered", "onednn": f"{_ONEDNN}.convolution:ordered"},
 }
 """By kernel and provider, where the function is: `module:function`."""
 

@@ -100,7 +100,7 @@ def _conv_vjp(
     sizes = shape_of(input)[2:]
     input_grad = weight_grad = bias_grad = None
     if F.raw:
-        g = correlation.ordered(F.xp, g)
+        g = correlation.ordered(F.xp, g, input, shape_of(weight), window, groups)
     if needs[0]:
         transpose = getattr(F, f"conv_transpose{len(sizes)}d")
         input_grad = transpose(g, weight, None, sizes=sizes, window=window, groups=groups)

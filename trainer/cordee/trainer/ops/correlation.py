@@ -94,8 +94,11 @@ def _in_single(function: Any, xp: Any, a: Any, b: Any, *others: Any) -> Any:
 
 
 @kernel
-def ordered(xp: Any, g: Any) -> Any:
-    """The gradient of a result in the order in which `spread` and `weigh` read it, to be copied once for both."""
+def ordered(xp: Any, g: Any, input: Any, weight_shape: Sizes, window: Window, groups: int) -> Any:
+    """The gradient of a convolution's result in the order in which `spread` and `weigh` read it: copied once.
+
+    `input` may be a shape: that of an image that is not needed.
+    """
     return channels_first(xp.ascontiguousarray(channels_first(g)))
 
 

@@ -275,7 +275,7 @@ def weigh(g: Any, input: Any, window: Any, groups: int, kept: Any = None, with_b
     return importlib.import_module("cupy").ascontiguousarray(_seen(dw, g.ndim)), sums
 
 
-def ordered(g: Any) -> Any:
+def ordered(g: Any, *_: Any) -> Any:
     return _seen(_last(g), g.ndim) if 3 <= g.ndim <= 5 else NotImplemented
 
 

@@ -196,10 +196,13 @@ class Rows(Code):
         for place in places:
             self.lanes(count, lambda i, mask, place=place: place.put_lanes(i, zero, mask))  # type: ignore[misc]
 
+    def lane_numbers(self) -> Value:
+        """0 to 15."""
+        return Value(self, ir.Constant(ir.VectorType(INT, LANES), list(range(LANES))))
+
     def _mask(self, count: Value) -> Value:
         """True in the first `count` lanes."""
-        numbers = Value(self, ir.Constant(ir.VectorType(INT, LANES), list(range(LANES))))
-        return numbers < self.splat(self.convert(count, INT))
+        return self.lane_numbers() < self.splat(self.convert(count, INT))
 
     def kept(self, mask: Value | None, new: Value, old: Value) -> Value:
         """The new lanes where the mask is true (or there is none), else the old ones: for sums under a mask."""

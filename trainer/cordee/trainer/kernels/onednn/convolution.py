@@ -80,7 +80,7 @@ def _reorder(shape: Sizes, strides: Sizes, itemsize: int, dtype: int) -> Primiti
     return Primitive(reordering(source, target), [Operand(_SRC, source), Operand(_DST, target, True)])
 
 
-def ordered(a: Any) -> Any:
+def ordered(a: Any, *_: Any) -> Any:
     """Channels last in memory, as `spread` and `weigh` read it."""
     dtype = dtypes().get(a.dtype)
     if dtype is None or not a.size:
