@@ -331,15 +331,14 @@ def _correlate(a: Any, weight: Any, bias: Any, before: Sizes, window: Any, size:
     last = _with_channels_last(a)
     if last is None:
         return None
-    numbers, places = _numbers(before), weight.size // channels
+    numbers, places, zeros = _numbers(before), weight.size // channels, zeros_row(sizes[1] * (channels if last else 1))
     if last:
         given, matrix = a.transpose(0, 2, 3, 1), np.ascontiguousarray(weight.reshape(channels, places).T)
         out = np.empty((samples, *size, channels), np.float32)
-        _loop("rows", window.kernel)(given, matrix, bias, zeros_row(sizes[1] * channels), numbers, out=out)
+        _loop("rows", window.kernel)(given, matrix, bias, zeros, numbers, out=out)
         return out.transpose(0, 3, 1, 2)
     given, matrix = a.reshape(-1, *sizes), np.ascontiguousarray(weight).reshape(channels, places)
     out = np.empty((samples, channels, *size), np.float32)
-    zeros = zeros_row(sizes[1])
     _loop("planes", window.kernel)(given, matrix, bias, zeros, numbers, out=out.reshape(-1, *size))
     return out
 
