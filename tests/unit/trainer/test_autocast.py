@@ -225,6 +225,41 @@ def test_gradients_arrive_in_the_dtype_of_the_parameters() -> None:
         np.testing.assert_allclose(to_numpy(ours.grad.data), to_numpy(theirs.grad.data), atol=0.02, rtol=0.05)
 
 
+@pytest.mark.parametrize(
+    "function",
+    [
+        lambda narrow, wide: narrow + wide,
+        lambda narrow, wide: wide[:1] * narrow,
+        lambda narrow, wide: wide - narrow,
+        lambda narrow, wide: ct.where(wide > 0, narrow, wide),
+        lambda narrow, wide: ct.lerp(wide, narrow, wide),
+    ],
+)
+@pytest.mark.parametrize("dtypes", [("bfloat16", "float32"), ("float16", "float32"), ("float32", "float64")])
+def test_a_gradient_has_the_dtype_of_what_it_is_of(function: Any, dtypes: tuple[str, str]) -> None:
+    """Also where what it is of was computed with in a wider dtype: what made it goes on in its own."""
+    narrow_dtype, wide_dtype = (getattr(ct, name) for name in dtypes)
+    values = np.random.default_rng(0).standard_normal((2, 3, 4))
+    leaf = ct.tensor(values[0], dtype=narrow_dtype, requires_grad=True)
+    wide = ct.tensor(values[1], dtype=wide_dtype, requires_grad=True)
+    narrow = leaf * 2
+    seen: list[Any] = []
+    narrow.register_hook(seen.append)
+    function(narrow, wide).square().sum().backward()
+    expected = ct.tensor(to_numpy((leaf * 2).to(wide_dtype).data), requires_grad=True)
+    function(expected, wide.detach()).square().sum().backward()
+    (g,) = seen
+    assert g.dtype == narrow.dtype == narrow_dtype
+    assert wide.grad is not None
+    assert wide.grad.dtype == wide_dtype
+    assert expected.grad is not None
+    np.testing.assert_array_equal(to_numpy(g.data), to_numpy(expected.grad.to(narrow_dtype).data))
+    with ct.enable_grad():
+        (first,) = autograd.grad(function(leaf * 2, wide).square().sum(), leaf, create_graph=True)
+        (second,) = autograd.grad(first.float().sum(), leaf)
+    assert (first.dtype, second.dtype) == (narrow_dtype, narrow_dtype)
+
+
 def test_gradients_land_in_the_flat_storage_and_the_step_is_that_of_float32() -> None:
     model = _model()
     optimizer = optim.SGD(model.named_parameters(), lr=0.1)

@@ -187,6 +187,26 @@ def test_pooling_and_its_gradients(shape: tuple[int, ...], window: str, threads:
         assert found.transpose(0, 2, 3, 1).flags.c_contiguous
 
 
+@pytest.mark.parametrize("window", WINDOWS)
+def test_pooling_in_bfloat16(window: str, threads: int) -> None:
+    """Of numbers whose sums bfloat16 holds, so that it does not matter when they are rounded."""
+    rng, sliding, shape = np.random.default_rng(0), WINDOWS[window], (4, 20, 28, 27)
+    x = laid(np.round(normal(rng, *shape) * 2), "channels last").astype(bfloat16)
+    g_values = np.round(normal(rng, *shape[:2], *sliding.size(shape[2:])) * 2)
+    g = laid(g_values, "channels last").astype(bfloat16)
+    total, spread = both("sum_pool", x, window=sliding), both("spread_pool", g, shape=shape, window=sliding)
+    x[0, 0, :4], x[1, 1, :4], x[1, 2, 3:5, 3:] = np.nan, -np.inf, np.inf
+    (best, winner), (expected, places_won) = both("max_pool", x, window=sliding)
+    np.testing.assert_array_equal(winner, places_won)
+    for found, other in (
+        (best, expected), total, spread, both("unpool", g, winner=winner, shape=shape, window=sliding),
+        both("unpool", g.copy("C"), winner=winner, shape=shape, window=sliding),
+    ):  # fmt: skip
+        assert found.dtype == bfloat16
+        assert found.transpose(0, 2, 3, 1).flags.c_contiguous
+        np.testing.assert_array_equal(found.astype(np.float32), other.astype(np.float32))
+
+
 def test_other_images_are_left_to_numpy() -> None:
     provider, window = kernels.registry.load("max_pool", "llvm"), WINDOWS["halves"]
     x = np.ones((2, 8, 6, 6), np.float32)

@@ -22,10 +22,11 @@ from cordee.trainer.autograd.casting import SWITCH, cast_input, cast_inputs
 from cordee.trainer.autograd.explain import refuse
 from cordee.trainer.autograd.fusing import LEAST
 from cordee.trainer.autograd.location import OURS, Location
+from cordee.trainer.autograd.mixing import complexified, narrowed
 from cordee.trainer.autograd.mode import MODE, OFF
 from cordee.trainer.autograd.out import into
-from cordee.trainer.autograd.record import REGISTRY, Op
-from cordee.trainer.autograd.settle import TO_SETTLE, constant, has_bfloat16, settle
+from cordee.trainer.autograd.record import Op
+from cordee.trainer.autograd.settle import NARROWING, TO_SETTLE, constant, has_halves, settle
 from cordee.trainer.tensors import Leaf, Tensor, next_number, wrap
 
 __all__ = ["PICK", "Node", "Operand", "apply", "apply_one", "binary", "make_by", "pick", "unary"]
@@ -194,12 +195,15 @@ def apply(op: Op, *inputs: Any, **params: Any) -> Any:
     if op.many:
         out = tuple([settle(op, part, arrays) for part in out])
     elif type(out) is _ndarray and out.dtype is _FLOAT32 and type(first) is _ndarray and first.dtype is _FLOAT32:
-        if op.broadcasts and has_bfloat16(arrays, True):
+        if op.broadcasts and has_halves(arrays, True):
             out = settle(op, out, arrays)
-    elif type(out) is not _ndarray or out.dtype in TO_SETTLE or has_bfloat16(arrays, op.broadcasts):
-        if mask and out.dtype.kind == "c" and (turned := _complexified(op, inputs)) is not None:
+            edges = [narrowed(Node, edge, x, out) for edge, x in zip(edges, arrays, strict=True)]
+    elif type(out) is not _ndarray or out.dtype in TO_SETTLE or has_halves(arrays, op.broadcasts):
+        if mask and out.dtype.kind == "c" and (turned := complexified(op, inputs)) is not None:
             return apply(op, *turned, **params)
         out = settle(op, out, arrays)
+        if mask and op.dtype in NARROWING:
+            edges = [narrowed(Node, edge, x, out) for edge, x in zip(edges, arrays, strict=True)]
     if not mask or (OFF.threads and not MODE.enabled):
         return tuple([wrap(part, None) for part in out]) if op.many else wrap(out, None)
     if op.aux:
@@ -346,12 +350,13 @@ def binary(op: Op) -> Binary:
         except (ValueError, TypeError) as error:
             refuse(op, [x, y], _NO_PARAMS, error)
         if mixed or type(z) is not _ndarray or z.dtype is not like.dtype:
-            if z.dtype.kind == "c" and (turned := _complexified(op, (input, other))) is not None:
+            if z.dtype.kind == "c" and (turned := complexified(op, (input, other))) is not None:
                 result: Tensor = call(*turned)
                 return result
             if z.dtype.char == "e" and not any(getattr(v, "dtype", z.dtype).kind == "f" for v in (x, y)):
                 z = forward(xp, *[v.astype(default_dtype()) for v in (x, y)])  # NumPy's functions of small integers
             z = settle(op, z, [x, y])
+            left, right = narrowed(Node, left, x, z), narrowed(Node, right, y, z)
         if left is None:
             if right is None or (OFF.threads and not MODE.enabled):
                 return wrap(z, None)
@@ -379,17 +384,3 @@ def binary(op: Op) -> Binary:
     call.__name__ = call.__qualname__ = op.name
     call.__doc__ = op.doc
     return call
-
-
-def _complexified(op: Op, inputs: tuple[Any, ...]) -> tuple[Any, ...] | None:
-    """Where real and complex inputs make a complex result: the real ones that want a gradient, made complex by an op of
-    their own, whose gradient is real again. None: there are none."""
-    if not op.holomorphic or not MODE.enabled:
-        return None
-    cast, found = REGISTRY["cast"], False
-    turned = list(inputs)
-    for i, x in enumerate(inputs):
-        if isinstance(x, Tensor) and x._node is not None and x.data.dtype.kind != "c":
-            wanted = np.result_type(x.data.dtype, np.complex64)
-            turned[i], found = apply(cast, x, dtype=wanted, source=x.data.dtype), True
-    return tuple(turned) if found else None

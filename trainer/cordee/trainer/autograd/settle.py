@@ -6,12 +6,12 @@ from typing import Any
 
 import numpy as np
 
-from cordee.trainer.array import as_array, bfloat16, default_dtype, default_module
+from cordee.trainer.array import as_array, bfloat16, default_dtype, default_module, float16
 from cordee.trainer.autograd.explain import TENSOR_IN_DATA
 from cordee.trainer.autograd.record import Op
 from cordee.trainer.tensors import Tensor
 
-__all__ = ["TO_SETTLE", "constant", "has_bfloat16", "settle"]
+__all__ = ["NARROWING", "TO_SETTLE", "constant", "has_halves", "settle"]
 
 _PLAIN = frozenset((float, int, bool, type(None)))
 
@@ -42,7 +42,7 @@ def settle(op: Op, out: Any, arrays: list[Any]) -> Any:
     elif isinstance(out, Tensor):
         raise TypeError(f"{op.name}: {TENSOR_IN_DATA}")
     kind = out.dtype.kind
-    if kind in "bc" or op.dtype not in _NARROWING:
+    if kind in "bc" or op.dtype not in NARROWING:
         return out
     dtype = out.dtype
     if any(getattr(x, "dtype", dtype) is not dtype for x in arrays):
@@ -54,15 +54,20 @@ def settle(op: Op, out: Any, arrays: list[Any]) -> Any:
     return out
 
 
-_NARROWING = frozenset(("promote", "float"))
+NARROWING = frozenset(("promote", "float"))
+"""The dtype rules of results that are as wide as the widest input."""
 TO_SETTLE = frozenset(map(np.dtype, ("float16", "float64", "complex64", "complex128")))
 
 
-def has_bfloat16(arrays: list[Any], all_of_them: bool) -> bool:
-    """Whether the first array, or any that is broadcast with it, is bfloat16: NumPy's result may be float32 then."""
-    if getattr(arrays[0], "dtype", None) is bfloat16:
+def has_halves(arrays: list[Any], all_of_them: bool) -> bool:
+    """Whether the first array, or any that is broadcast with it, is of 16 bits: NumPy's result may be float32 then."""
+    dtype = getattr(arrays[0], "dtype", None)
+    if dtype is bfloat16 or dtype is float16:
         return True
-    return all_of_them and len(arrays) > 1 and any(getattr(x, "dtype", None) is bfloat16 for x in arrays)
+    if not all_of_them or len(arrays) == 1:
+        return False
+    dtypes = [getattr(x, "dtype", None) for x in arrays]
+    return any(dtype is bfloat16 or dtype is float16 for dtype in dtypes)
 
 
 def _deciding(arrays: list[Any]) -> list[Any]:

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from cordee.trainer.kernels.llvm.layouts import KINDS, as_bits, from_bits
 from cordee.trainer.kernels.llvm.loops import Loop, Memory, Rows
 from cordee.trainer.kernels.llvm.ufuncs import family
 from cordee.trainer.kernels.llvm.values import INT, Value
@@ -144,23 +145,28 @@ def _spread_pool(k: Rows, g: Memory, numbers: Memory, into: Memory) -> None:
 @functools.cache
 def _ufuncs() -> dict[str, Any]:
     image, result = "(n,h,w,c)", "(n,y,x,c)"
-    return family(
-        "pooling",
-        [
-            Loop("max_pool", "fq->fu", _max_pool, f"{image},(p)->{result},{result}", "n"),
-            Loop("unpool", "fuq->f", _unpool, f"{result},{result},(p)->{image}", "n"),
-            Loop("sum_pool", "fq->f", _sum_pool, f"{image},(p)->{result}", "n"),
-            Loop("spread_pool", "fq->f", _spread_pool, f"{result},(p)->{image}", "n"),
-        ],
-    )
+    loops = []
+    for x, ending in (("f", ""), ("h", "_half")):
+        loops += [
+            Loop(f"max_pool{ending}", f"{x}q->{x}u", _max_pool, f"{image},(p)->{result},{result}", "n"),
+            Loop(f"unpool{ending}", f"{x}uq->{x}", _unpool, f"{result},{result},(p)->{image}", "n"),
+            Loop(f"sum_pool{ending}", f"{x}q->{x}", _sum_pool, f"{image},(p)->{result}", "n"),
+            Loop(f"spread_pool{ending}", f"{x}q->{x}", _spread_pool, f"{result},(p)->{image}", "n"),
+        ]
+    return family("pooling", loops)
 
 
 def _last(a: Any) -> Any:
-    """With channels last, as they lie; None: they do not."""
-    if a.dtype != np.float32 or a.ndim != 4 or not a.size or a.shape[1] < _FEWEST:
+    """With channels last, as they lie, as the loops take them; None: they do not."""
+    if a.dtype not in KINDS or a.ndim != 4 or not a.size or a.shape[1] < _FEWEST:
         return None
     turned = a.transpose(0, 2, 3, 1)
-    return turned if turned.flags.c_contiguous else None
+    return as_bits(turned) if turned.flags.c_contiguous else None
+
+
+def _image(a: Any, dtype: Any) -> Any:
+    """What a loop wrote, with its channels last, as an image of a dtype."""
+    return from_bits(a, dtype).transpose(0, 3, 1, 2)
 
 
 @functools.lru_cache(maxsize=128)
@@ -189,38 +195,38 @@ def max_pool(a: Any, *, window: Any) -> Any:
     x = _last(a)
     if x is None or len(window.places) > 127 or _is_too_wide(window):
         return NotImplemented
-    results = _pooled(a, window, np.float32, np.uint8)
-    _ufuncs()["max_pool"](x, _numbers(window), out=tuple(results))
-    best, winner = (result.transpose(0, 3, 1, 2) for result in results)
-    return best, winner
+    best, winner = _pooled(a, window, x.dtype, np.uint8)
+    _ufuncs()["max_pool" + KINDS[a.dtype]](x, _numbers(window), out=(best, winner))
+    return _image(best, a.dtype), winner.transpose(0, 3, 1, 2)
 
 
 def unpool(a: Any, *, winner: Any, shape: Any, window: Any) -> Any:
     if winner.dtype != np.uint8 or a.shape != winner.shape or len(shape) != 4 or len(window.places) > 127:
         return NotImplemented
     chosen = winner.transpose(0, 2, 3, 1)
-    if not chosen.flags.c_contiguous or a.dtype != np.float32 or not a.size or shape[1] < _FEWEST:
+    if not chosen.flags.c_contiguous or a.dtype not in KINDS or not a.size or shape[1] < _FEWEST:
         return NotImplemented
     if not _fits(shape, a.shape, window):
         return NotImplemented
-    into = np.empty((shape[0], *shape[2:], shape[1]), np.float32)
-    _ufuncs()["unpool"](np.ascontiguousarray(a.transpose(0, 2, 3, 1)), chosen, _numbers(window), out=into)
-    return into.transpose(0, 3, 1, 2)
+    slopes = as_bits(np.ascontiguousarray(a.transpose(0, 2, 3, 1)))
+    into = np.empty((shape[0], *shape[2:], shape[1]), slopes.dtype)
+    _ufuncs()["unpool" + KINDS[a.dtype]](slopes, chosen, _numbers(window), out=into)
+    return _image(into, a.dtype)
 
 
 def sum_pool(a: Any, *, window: Any) -> Any:
     x = _last(a)
     if x is None or _is_too_wide(window):
         return NotImplemented
-    (out,) = _pooled(a, window, np.float32)
-    _ufuncs()["sum_pool"](x, _numbers(window), out=out)
-    return out.transpose(0, 3, 1, 2)
+    (out,) = _pooled(a, window, x.dtype)
+    _ufuncs()["sum_pool" + KINDS[a.dtype]](x, _numbers(window), out=out)
+    return _image(out, a.dtype)
 
 
 def spread_pool(a: Any, *, shape: Any, window: Any) -> Any:
     x = _last(a)
     if x is None or not _fits(shape, a.shape, window):
         return NotImplemented
-    into = np.empty((shape[0], *shape[2:], shape[1]), np.float32)
-    _ufuncs()["spread_pool"](x, _numbers(window), out=into)
-    return into.transpose(0, 3, 1, 2)
+    into = np.empty((shape[0], *shape[2:], shape[1]), x.dtype)
+    _ufuncs()["spread_pool" + KINDS[a.dtype]](x, _numbers(window), out=into)
+    return _image(into, a.dtype)
