@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 from cordee.trainer import data
-from cordee.trainer.elastic import step, sums
+from cordee.trainer.elastic import early, step, sums
 from cordee.worker import reduction
 
 __all__ = ["Parts"]
@@ -27,6 +27,7 @@ class Parts:
         self._time(sums.GradientSums, "fold", "folding")
         self._time(sums.GradientSums, "apply", "update")
         self._time(step, "all_reduce", "exchange")
+        self._time(early.EarlyExchange, "exchange", "exchange")
         run, opened = reduction.Reduction.run, reduction.Reduction._open
 
         def note_begin(*args: Any, **options: Any) -> Any:

@@ -216,7 +216,7 @@ class Simulation:
     def decide(self, exchange: Exchange) -> None:
         """All have handed in: sum, and let the history strike."""
         headers = [exchange.handed[rank][1] for rank in range(exchange.size)]
-        step = int.from_bytes(headers[0][:8], "little")
+        step = int.from_bytes(headers[0][1:9], "little")  # 0: an exchange without a header
         held = {
             span: to_numpy(buffer).copy()
             for partials, _ in exchange.handed.values()

@@ -16,13 +16,13 @@ from numpy.typing import NDArray
 
 from cordee.trainer import random
 from cordee.trainer.array import to_numpy
-from cordee.trainer.data.batch import Indices, map_leaves
-from cordee.trainer.data.collate import CollateFunction, stack
+from cordee.trainer.data.batch import Batch, Indices, map_leaves
+from cordee.trainer.data.collate import CollateFunction, default_convert, stack
 from cordee.trainer.data.dataset import TensorDataset, can_fetch
 from cordee.trainer.data.stream import StreamReader
 from cordee.trainer.tensors import Tensor
 
-__all__ = ["Fetched", "Recipe", "Task", "sample_rng"]
+__all__ = ["Fetched", "Recipe", "Task", "hand_out", "sample_rng"]
 
 
 class Task(NamedTuple):
@@ -141,3 +141,19 @@ class Recipe:
 def _on_host(fields: Any) -> Any:
     """The fields with the tensors among them as host arrays: they become tensors where the batch is handed out."""
     return map_leaves(lambda value: to_numpy(value.data) if isinstance(value, Tensor) else value, fields)
+
+
+def hand_out(fetched: Fetched) -> Batch:
+    """What was fetched, as tensors."""
+    fields = fetched.fields
+    if type(fields) is tuple:  # by far the most common
+        return Batch([_convert(field) for field in fields], fetched.num_samples, fetched.indices)
+    if isinstance(fields, Mapping):
+        return Batch(default_convert(fields), fetched.num_samples, fetched.indices)
+    if not isinstance(fields, (tuple, list)):
+        fields = (fields,)
+    return Batch([default_convert(field) for field in fields], fetched.num_samples, fetched.indices)
+
+
+def _convert(field: Any) -> Any:
+    return Tensor(field) if type(field) is np.ndarray and field.dtype.kind in "biufc" else default_convert(field)

@@ -11,23 +11,20 @@ from __future__ import annotations
 
 import itertools
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal
 
-import numpy as np
-
 from cordee.trainer.data.batch import Batch
-from cordee.trainer.data.collate import AsItIs, CollateFunction, default_convert
-from cordee.trainer.data.fetch import Fetched, Recipe, Task
+from cordee.trainer.data.collate import AsItIs, CollateFunction
+from cordee.trainer.data.fetch import Fetched, Recipe, Task, hand_out
 from cordee.trainer.data.pinned import pin
 from cordee.trainer.data.plan import Plan, make_plan
 from cordee.trainer.data.prefetch import Ahead, Key, MakeTask, Pool
-from cordee.trainer.data.process import InThread, ProcessPlan, WorkerDiedError
+from cordee.trainer.data.process import InThread, ProcessPlan, WorkerDiedError, kind_of_workers
 from cordee.trainer.data.sampler import describe, seed_of, whole
 from cordee.trainer.data.stream import is_stream
-from cordee.trainer.tensors import Tensor
 
 __all__ = ["DataLoader"]
 
@@ -115,7 +112,7 @@ class DataLoader:
         self.timeout = float(timeout)
         self.worker_init_fn = worker_init_fn
         self.persistent_workers = bool(persistent_workers)
-        self.workers = _kind_of_workers(workers, multiprocessing_context)
+        self.workers = kind_of_workers(workers, multiprocessing_context)
         self._check_workers(prefetch_factor)
         self.prefetch_factor = 2 if prefetch_factor is None else whole("prefetch_factor", prefetch_factor, least=1)
         self._pool: Pool | None = None
@@ -171,7 +168,7 @@ class DataLoader:
 
     def batch(self, epoch: int, index: int) -> Batch:
         """A whole global batch."""
-        return self._hand_out(self._load(self._plan.task(epoch, index, 0, self.num_samples(index, epoch))))
+        return hand_out(self._load(self._plan.task(epoch, index, 0, self.num_samples(index, epoch))))
 
     def shard_batch(self, epoch: int, index: int, shard: int) -> Batch | None:
         """One shard of a global batch; None when the batch has too few samples to give this shard one.
@@ -185,11 +182,11 @@ class DataLoader:
         if course is not None:
             key = (course.number, epoch, index, shard)
             if course.ahead.expects(key):
-                return self._hand_out(self._take(course.ahead, key))
+                return hand_out(self._take(course.ahead, key))
         started = time.perf_counter()
         fetched = self._load(self._plan.task(epoch, index, start, stop))
         self.waited_seconds += time.perf_counter() - started
-        return self._hand_out(fetched)
+        return hand_out(fetched)
 
     def expect(self, epoch: int, index: int, shards: tuple[int, int]) -> None:
         """Says that shards `[shards[0], shards[1])` of this batch are read next, then those of the following ones.
@@ -242,7 +239,7 @@ class DataLoader:
                 elif fetched.num_samples < self._plan.num_samples(epoch, index):
                     raise self._ended(_whole_task(self._plan, epoch, index), fetched.num_samples)
                 self._position = (epoch, index + 1)
-                yield self._hand_out(fetched)
+                yield hand_out(fetched)
             self._position = None
         finally:
             if ahead is not None:
@@ -288,16 +285,6 @@ class DataLoader:
             raise
         finally:
             self.waited_seconds += time.perf_counter() - started
-
-    def _hand_out(self, fetched: Fetched) -> Batch:
-        fields = fetched.fields
-        if type(fields) is tuple:  # by far the most common
-            return Batch([_convert(field) for field in fields], fetched.num_samples, fetched.indices)
-        if isinstance(fields, Mapping):
-            return Batch(default_convert(fields), fetched.num_samples, fetched.indices)
-        if not isinstance(fields, (tuple, list)):
-            fields = (fields,)
-        return Batch([default_convert(field) for field in fields], fetched.num_samples, fetched.indices)
 
     def _ended(self, task: Task, count: int) -> ValueError:
         return ValueError(
@@ -385,22 +372,5 @@ class _Course:
     following: tuple[int, int] = (-1, 0)
 
 
-def _convert(field: Any) -> Any:
-    return Tensor(field) if type(field) is np.ndarray and field.dtype.kind in "biufc" else default_convert(field)
-
-
 def _whole_task(plan: Plan, epoch: int, index: int) -> Task:
     return plan.task(epoch, index, 0, plan.num_samples(epoch, index))
-
-
-def _kind_of_workers(workers: str, context: str | None) -> Literal["threads", "processes"]:
-    if context not in (None, "spawn", "forkserver"):
-        raise ValueError(
-            f"multiprocessing_context {context!r} is not offered: data workers are threads, or processes that are "
-            'started afresh ("spawn"); a fork copies threads in the middle of what they do'
-        )
-    if context is not None:
-        return "processes"
-    if workers not in ("threads", "processes"):
-        raise ValueError(f'workers is "threads" or "processes", not {workers!r}')
-    return "processes" if workers == "processes" else "threads"

@@ -16,13 +16,13 @@ import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 from cordee.trainer.data import worker
 from cordee.trainer.data.fetch import Fetched, Recipe, Task
 from cordee.trainer.data.shared import Segment, pack, receive, send, unpack
 
-__all__ = ["InThread", "ProcessPlan", "Runner", "WorkerDiedError"]
+__all__ = ["InThread", "ProcessPlan", "Runner", "WorkerDiedError", "kind_of_workers"]
 
 
 _PREPARATION = ("sys_path", "sys_argv", "orig_dir", "dir", "init_main_from_name", "init_main_from_path")
@@ -228,3 +228,17 @@ class InProcess:
         if self._segment is not None:
             self._segment.close()
             self._segment = None
+
+
+def kind_of_workers(workers: str, context: str | None) -> Literal["threads", "processes"]:
+    """What data workers are to be, of a loader's arguments. Raises `ValueError` for what there is not."""
+    if context not in (None, "spawn", "forkserver"):
+        raise ValueError(
+            f"multiprocessing_context {context!r} is not offered: data workers are threads, or processes that are "
+            'started afresh ("spawn"); a fork copies threads in the middle of what they do'
+        )
+    if context is not None:
+        return "processes"
+    if workers not in ("threads", "processes"):
+        raise ValueError(f'workers is "threads" or "processes", not {workers!r}')
+    return "processes" if workers == "processes" else "threads"

@@ -54,8 +54,7 @@ if TYPE_CHECKING:
     from cordee.trainer.data import Batch, DataLoader
     from cordee.trainer.data.batch import Indices
     from cordee.trainer.elastic.header import StepHeader
-    from cordee.trainer.elastic.protocols import Membership
-    from cordee.trainer.elastic.step import Step
+    from cordee.trainer.elastic.protocols import Membership, NumberedStep
 
 __all__ = ["Ledger"]
 
@@ -151,7 +150,7 @@ class Ledger:
         assert batch.indices is not None  # it comes from a loader
         self._read.append(batch.indices)
 
-    def part(self, step: Step) -> bytes:
+    def part(self, step: NumberedStep) -> bytes:
         """What this worker tells the others with the step's exchange."""
         for before, now in zip(self._read_before, self._read, strict=bool(self._read_before)):
             if not np.array_equal(before, now):
@@ -166,7 +165,7 @@ class Ledger:
                 plan = plan_digest(self._loader.batch_indices(step.epoch - 1, step.index))
         return pack_part(written, plan, self._first_shard, self._read)
 
-    def committed(self, step: Step, headers: Sequence[StepHeader]) -> None:
+    def committed(self, step: NumberedStep, headers: Sequence[StepHeader]) -> None:
         """The step's update has been applied here; `headers` are all workers', by rank."""
         parts = [header.ledger for header in headers]
         if not all(parts):

@@ -21,7 +21,7 @@ from cordee.trainer.elastic.position import Position
 from cordee.trainer.elastic.state import TrainingState
 
 if TYPE_CHECKING:
-    from cordee.trainer.elastic.step import Step
+    from cordee.trainer.elastic.protocols import NumberedStep
 
 __all__ = ["Loops", "LostStepError"]
 
@@ -59,7 +59,7 @@ class Loops:
     def __init__(self, state: TrainingState) -> None:
         self._state = state
         self._later: _Later | None = None
-        self.at_hand: Step | None = None
+        self.at_hand: NumberedStep | None = None
         """The step that the script is in, or has left its loop in."""
         self.has_left = False
         """Which of the two, as far as the end of its loop can be seen."""

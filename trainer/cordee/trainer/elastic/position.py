@@ -10,7 +10,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from cordee.trainer.elastic.protocols import ProgressReport
+from cordee.trainer.elastic.header import Agreement
+from cordee.trainer.elastic.protocols import NumberedStep, ProgressReport
 
 __all__ = ["Position"]
 
@@ -38,27 +39,20 @@ class Position:
         return replace(self, metrics=checked)
 
     def progress(
-        self,
-        *,
-        epoch: int,
-        epochs: int,
-        steps_per_epoch: int,
-        seconds: float,
-        shard_seconds: tuple[float, ...],
-        data_seconds: tuple[float, ...],
+        self, step: NumberedStep, agreement: Agreement, *, epochs: int, steps_per_epoch: int
     ) -> ProgressReport:
-        """As the job is told of a step that ends here, in `epoch` of `epochs`, and took `seconds`."""
+        """As the job is told of `step`, which ends here: what its members agree on, and that it is one of `epochs`."""
         return ProgressReport(
             step=self.step,
             steps_total=epochs * steps_per_epoch,
-            epoch=epoch,
+            epoch=step.epoch,
             epochs=epochs,
             loss=self.loss,
             samples=self.samples,
-            seconds=seconds,
+            seconds=step.seconds,
             metrics=self.metrics,
-            shard_seconds=shard_seconds,
-            data_seconds=data_seconds,
+            shard_seconds=agreement.shard_seconds,
+            data_seconds=agreement.data_seconds,
         )
 
     def to_json(self) -> dict[str, Any]:

@@ -20,6 +20,7 @@ __all__ = [
     "CheckpointPolicy",
     "Communicator",
     "Membership",
+    "NumberedStep",
     "PeerLostError",
     "ProgressReport",
     "RunResult",
@@ -40,6 +41,16 @@ class PeerLostError(Exception):
     def __init__(self, message: str, ranks: Sequence[int] = ()) -> None:
         super().__init__(message)
         self.ranks = tuple(ranks)
+
+
+class NumberedStep(Protocol):
+    """Which step it is, and what became of it: what others than the script ask of a `Step`."""
+
+    number: int
+    epoch: int
+    index: int
+    seconds: float
+    lost: bool
 
 
 class Communicator(Protocol):

@@ -316,14 +316,7 @@ class Run:
             self._position, step=step.number, samples=self.samples + step.num_samples, loss=step.loss
         )
         self._membership.report(
-            self._position.progress(
-                epoch=step.epoch,
-                epochs=self._epochs,
-                steps_per_epoch=len(self.loader),
-                seconds=step.seconds,
-                shard_seconds=agreement.shard_seconds,
-                data_seconds=agreement.data_seconds,
-            )
+            self._position.progress(step, agreement, epochs=self._epochs, steps_per_epoch=len(self.loader))
         )
         self._agreement = agreement
         assert self._world is not None

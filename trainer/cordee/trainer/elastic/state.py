@@ -30,7 +30,7 @@ from cordee.trainer.optim.snapshot import Scalars
 
 if TYPE_CHECKING:
     from cordee.trainer.data import DataLoader
-    from cordee.trainer.elastic.step import Step
+    from cordee.trainer.elastic.protocols import NumberedStep
     from cordee.trainer.nn import Module
     from cordee.trainer.optim import Optimizer
 
@@ -141,7 +141,7 @@ class TrainingState:
                 "model anew and could not take its state. Make all modules and buffers before"
             )
 
-    def at_step(self, step: Step | None) -> None:
+    def at_step(self, step: NumberedStep | None) -> None:
         """Tells what is attached to the model which step is at hand; None: none is."""
         self._attached.watch.step = step
 

@@ -14,7 +14,8 @@ from cordee.trainer import random
 from cordee.trainer.autograd.casting import forget_casts
 from cordee.trainer.elastic import clipping
 from cordee.trainer.elastic.buffers import ShardBuffers
-from cordee.trainer.elastic.header import Agreement, StepHeader, mean, unpack_all
+from cordee.trainer.elastic.figures import ShardFigures
+from cordee.trainer.elastic.header import Agreement, StepHeader, unpack_all
 from cordee.trainer.elastic.protocols import PeerLostError
 from cordee.trainer.elastic.sums import GradientSums, all_reduce, find
 from cordee.trainer.elastic.tree import deal
@@ -121,12 +122,7 @@ class Step:
         """Which optimisers `update` has applied, and what was before."""
         self._clips: list[clipping.Clip] = []
         self._samples_in_shard = 0
-        self._shard_loss = math.nan
-        self._weighted = False
-        """Whether `backward` was called for the shard at hand."""
-        self._losses: list[float] = []
-        self._measured: dict[str, list[float]] = {}
-        self._shard_measures: dict[str, float] = {}
+        self._figures = ShardFigures()
         self._waited_before = loader.waited_seconds
         self._started = time.perf_counter()
 
@@ -150,9 +146,7 @@ class Step:
                 self._ledger.read(batch)
             for sums in self._sums:
                 sums.optimizer.zero_grad()
-            self._shard_loss = math.nan
-            self._shard_measures = {}
-            self._weighted = False
+            self._figures.begin_shard()
             if shard == self._range[1] - 1 and self._early is not None and not self._applied:
                 self._early.watch(self._communicator, shard, self._loader.num_shards)
             if batch is not None:
@@ -181,10 +175,8 @@ class Step:
         """
         if not self._samples_in_shard:
             raise RuntimeError(f"step {self.number}: backward is called inside `for batch in step.shards`")
-        self._weighted = True
         weight = self._samples_in_shard / self.num_samples
-        value = float(loss.item()) * weight
-        self._shard_loss = value if math.isnan(self._shard_loss) else self._shard_loss + value
+        self._figures.note_loss(float(loss.item()) * weight)
         loss.backward(weight * self._scaling.factor, **options)
 
     def measure(self, **means: float) -> None:
@@ -196,7 +188,7 @@ class Step:
             raise RuntimeError(f"step {self.number}: measure is called inside `for batch in step.shards`")
         weight = self._samples_in_shard / self.num_samples
         for name, value in means.items():
-            self._shard_measures[name] = float(value) * weight
+            self._figures.note(name, float(value) * weight)
 
     def clip_grad_norm_(
         self,
@@ -299,8 +291,7 @@ class Step:
         self._buffers.begin()
         forget_casts()  # a joiner has none of weights that a script has written to since
         self._state.before_shards()
-        self._losses.clear()
-        self._measured.clear()
+        self._figures.begin()
         self._next_shard = self._range[0]
         self._gone_through = True
         self.num_passes += 1
@@ -313,17 +304,13 @@ class Step:
         if shard == self._range[1] - 1 and self._early is not None and not self._applied:
             self._early.fold()
         for sums in self._sums:
-            if sums.fold(shard, last=shard == self._range[1] - 1) and not self._weighted:
+            if sums.fold(shard, last=shard == self._range[1] - 1) and not self._figures.weighted:
                 raise RuntimeError(
                     f"step {self.number}: a shard's gradients are not step.backward(loss)'s, which weights them by the "
                     "shard's share of the batch; call it instead of loss.backward()"
                 )
         self._buffers.fold(shard, self._samples_in_shard)
-        for name in self._shard_measures:  # in the order of measuring, which is that of the history's columns
-            self._measured.setdefault(name, [math.nan] * len(self._losses))
-        for name, values in self._measured.items():
-            values.append(self._shard_measures.get(name, math.nan))
-        self._losses.append(self._shard_loss)
+        self._figures.fold()
         self._samples_in_shard = 0
         self._next_shard = shard + 1
 
@@ -346,9 +333,9 @@ class Step:
         ours = StepHeader(
             header.step,
             header.change_pending,
-            tuple(self._losses),
+            self._figures.losses,
             np.concatenate(touched),
-            {name: tuple(values) for name, values in self._measured.items()},
+            self._figures.measures,
             buffers=self._buffers.pack(),
             ledger=header.ledger,
             leaving=header.leaving,
@@ -393,12 +380,8 @@ class Step:
             for sums in finite:
                 sums.apply()
         self._buffers.apply([header.buffers for header in headers], self.num_samples)
-        num_values = min(self._loader.num_shards, self.num_samples)
-        # Ranks hold ascending ranges, so this is shard order; fsum's result does not depend on the order anyway.
-        self.loss = mean([header.losses for header in headers], num_values)
-        names = {name: None for header in headers for name in header.measures}
-        for name in names:
-            self.measures[name] = mean([header.measures.get(name, ()) for header in headers], num_values)
+        self.loss, measures = self._figures.means(headers, min(self._loader.num_shards, self.num_samples))
+        self.measures |= measures
         self._phase += 1
         self._gone_through = False
 

@@ -8,7 +8,7 @@ there.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from cordee.trainer.array import Array
 from cordee.trainer.fit.callbacks import Callback
@@ -18,15 +18,23 @@ from cordee.trainer.optim.plain import from_json, to_json
 
 if TYPE_CHECKING:
     from cordee.trainer.elastic import Step
-    from cordee.trainer.fit.model import Model
+    from cordee.trainer.nn import Module
 
-__all__ = ["Memory"]
+__all__ = ["Memory", "Remembered"]
+
+
+class Remembered(Protocol):
+    """What of a `fit.Model` is remembered, and by which module it travels."""
+
+    net: Module
+    history: History
+    stop_training: bool
 
 
 class Memory:
     """Of one `fit.Model`."""
 
-    def __init__(self, model: Model) -> None:
+    def __init__(self, model: Remembered) -> None:
         self._model = model
         self.callbacks: list[Callback] = []
         self.sums: dict[str, float] = {}
@@ -41,8 +49,6 @@ class Memory:
         """A call of `fit` begins."""
         self._call_number += 1
         self.callbacks = sorted(callbacks, key=lambda callback: callback.last)
-        for callback in callbacks:
-            callback.model = self._model
         self.sums = {}
         self._model.history = History()
         self._model.stop_training = False

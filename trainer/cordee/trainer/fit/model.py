@@ -162,6 +162,8 @@ class Model:
         bar = [ProgressBar(verbose)] if verbose in (1, 2, "auto") else []
         if verbose not in (0, 1, 2, "auto"):
             raise ValueError(f"verbose is 0, 1, 2 or 'auto', not {verbose!r}")
+        for callback in (*callbacks, *bar):
+            callback.model = self
         self._memory.begin([*callbacks, *bar])
         self.epochs += epochs
         self._call("on_train_begin")
