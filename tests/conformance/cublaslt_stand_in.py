@@ -18,7 +18,7 @@ __all__ = [
     "MatmulHeuristicResult", "alive", "create", "get_version", "matmul", "matmul_algo_get_heuristic",
     "matmul_desc_create", "matmul_desc_destroy", "matmul_desc_set_attribute", "matmul_preference_create",
     "matmul_preference_destroy", "matmul_preference_set_attribute", "matrix_layout_create", "matrix_layout_destroy",
-    "matrix_layout_set_attribute", "products",
+    "matrix_layout_set_attribute", "products", "refuse",
 ]  # fmt: skip
 
 _TYPES = {0: np.float32, 1: np.float64, 2: np.float16, 14: ml_dtypes.bfloat16}
@@ -34,6 +34,8 @@ alive: dict[int, dict[str, Any]] = {}
 """The descriptors that have not been destroyed."""
 products: list[dict[str, Any]] = []
 """What was computed, with what was asked of the algorithm."""
+refuse: list[int] = []
+"""Epilogues for which there is no algorithm, for a test."""
 _numbers = itertools.count(4096, 16)
 
 
@@ -114,7 +116,7 @@ def matmul_algo_get_heuristic(
     number = next(_numbers)
     _wishes[number] = dict(alive[preference])
     ctypes.c_int64.from_address(heuristic_results_array).value = number
-    ctypes.c_int32.from_address(return_algo_count).value = 1
+    ctypes.c_int32.from_address(return_algo_count).value = int(alive[operation_desc]["epilogue"] not in refuse)
 
 
 def _matrices(address: int, layout: dict[str, Any]) -> Any:

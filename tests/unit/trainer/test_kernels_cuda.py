@@ -18,7 +18,7 @@ from cordee.trainer.autograd.record import REGISTRY
 from cordee.trainer.kernels.cuda import fused, philox
 
 sys.path.insert(0, str(Path(__file__).parent))
-from cuda_support import Nvrtc
+from cuda_support import Nvrtc, cupy_of_tests
 
 COMPILER = shutil.which("g++")
 pytestmark = pytest.mark.skipif(COMPILER is None, reason="there is no g++ here to compile CUDA's sources for the CPU")
@@ -193,3 +193,25 @@ def test_nvidias_compiler_takes_the_sources() -> None:
                     f"float& out0 = r0[i]; unsigned short& out1 = r1[i];\n{code}}}\n"
                 )
     assert nvrtc.compile(text, "-fmad=false").count(".entry ") == count > 60
+
+
+@pytest.mark.parametrize("p", [0.1, 0.5, 0.999])
+@pytest.mark.parametrize("shape", [(1,), (3, 700), (257, 129)])
+def test_dropout_keeps_what_it_keeps_on_the_host(
+    shape: tuple[int, ...], p: float, request: pytest.FixtureRequest
+) -> None:
+    """To the last element: also those whose byte is at the border, whose number nobody on the host knows."""
+    from cordee.trainer import random
+    from cordee.trainer.array import to_numpy
+    from cordee.trainer.ops.dropping import kept_mask
+
+    with random.scope(step=3, shard=1):
+        expected = kept_mask(shape, p, np)
+    with cupy_of_tests(request.config.getoption("--device"), philox._kernel) as xp:
+        with random.scope(step=3, shard=1):
+            generator = random.generator()
+        count = int(np.prod(shape))
+        draws = philox.random_words(generator, -(-count // 8)).view(np.uint8)[:count].reshape(shape)
+        border, rest = divmod(p * 256.0, 1.0)
+        kept = philox.kept_bytes(draws, generator, border=int(border), rest=rest) if rest else draws >= border
+        np.testing.assert_array_equal(to_numpy(kept), expected)

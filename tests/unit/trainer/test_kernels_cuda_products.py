@@ -154,17 +154,56 @@ def test_what_is_not_taken(xp: Any) -> None:
     assert products.multiply(xp.zeros((2, 3, 3), np.float32), a, row_sums=a[0]) is none
 
 
-def test_an_algorithm_is_chosen_once_per_shape_and_never_for_more_than_an_address_keeps(xp: Any) -> None:
-    if xp.__name__ == "cupy" and "cupy_stand_in" not in str(xp.__file__):
-        pytest.skip("the stand-in notes what it was told")
-    storage = xp.zeros(64, np.float32)
-    start = -(storage.data.ptr // 4) % 64
-    for offset in (0, 1, 0, 1):
-        a = xp.zeros(9 * 64, np.float32)[(start + offset) % 64 :][:9].reshape(3, 3)
-        products.multiply(a, xp.asarray(numbers(3, 3)))
-    assert len(cublaslt_stand_in.products) == 4
-    assert len({id(each) for each in products._plans.values()}) == len(products._plans) <= 4
-    assert {each["wishes"]["reduction"] for each in cublaslt_stand_in.products} == {2}  # never in place, nor rounded
+def test_what_is_computed_does_not_depend_on_where_operands_lie(xp: Any) -> None:
+    """One algorithm per shape, for addresses that are multiples of 16 bytes: others are copied, as they are laid."""
+    found = []
+    for offset in (0, 1, 64, 3):
+        places = [xp.zeros(400, np.float32) for _ in range(4)]
+        a = places[0][offset : offset + 15].reshape(3, 5)
+        b = places[1][offset : offset + 60].reshape(4, 15)[:, :5].T
+        out = places[2][offset : offset + 12].reshape(3, 4)
+        bias = places[3][offset : offset + 4]
+        for each, seed in ((a, 0), (b, 1), (bias, 2)):
+            each[...] = xp.asarray(numbers(*each.shape, seed=seed))
+        assert products.multiply(a, b, out=out, bias=bias) is out
+        assert not to_numpy(places[2][:offset]).any()
+        sums = bias[:3]
+        again = products.multiply(a, b, out=None, row_sums=sums)
+        close(sums, to_numpy(a).astype(np.float64).sum(1), np.float32)
+        found.append([to_numpy(each).tobytes() for each in (out, again, sums)])
+    assert found[1:] == found[:1] * 3
+    assert len(products._plans) == 2
+    if "cupy_stand_in" in str(xp.__file__):
+        told = cublaslt_stand_in.products
+        assert {each["wishes"]["reduction"] for each in told} == {2}  # never in place, nor rounded
+        assert {each["wishes"][f"align_{x}"] for each in told for x in "abcd"} == {16}
+
+
+def test_sums_of_rows_for_which_there_is_no_algorithm_are_a_product_of_their_own(
+    xp: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if "cupy_stand_in" not in str(xp.__file__):
+        pytest.skip("the stand-in refuses what it is told to refuse")
+    monkeypatch.setattr(cublaslt_stand_in, "refuse", [products._BGRADB])
+    g, input = numbers(7, 3), numbers(7, 4, seed=1)
+    sums, out = xp.zeros(3, np.float32), xp.zeros((3, 4), np.float32)
+    assert products.multiply(xp.asarray(g).T, xp.asarray(input), out=out, row_sums=sums) is out
+    close(out, g.astype(np.float64).T @ input, np.float32)
+    close(sums, g.astype(np.float64).sum(0), np.float32)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_matrix_multiplies_any_number_of_rows(xp: Any, kind: Any) -> None:
+    b = numbers(5, 3, kind=kind)
+    times: Any = products.multiplier(xp.asarray(b))
+    for rows in (1, 4):
+        a, out = (
+            numbers(rows, 5, seed=1, kind=kind),
+            xp.empty((rows, 3), np.float64 if kind == np.float64 else np.float32),
+        )
+        times(xp.asarray(a), out)
+        close(out, a.astype(np.float64) @ b.astype(np.float64), kind)
+    assert products.multiplier(xp.asarray(b.astype(np.int32))) is NotImplemented
 
 
 def test_tf32_is_asked_for_where_it_is_allowed_and_for_single_precision_only(xp: Any) -> None:

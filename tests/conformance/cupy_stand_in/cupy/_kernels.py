@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import shutil
 import subprocess
+import sys
 import tempfile
 from functools import cache
 from pathlib import Path
@@ -35,10 +36,12 @@ class ElementwiseKernel:
     def __call__(self, *args: Any, size: int | None = None, **_: Any) -> Any:
         types: dict[str, str] = {}
         params = [*self.inputs, *self.outputs]
+        if len(args) not in (len(self.inputs), len(params)):
+            raise TypeError(f"either {len(self.inputs)} or {len(params)} (with outputs), not {len(args)} arguments")
         if len(args) < len(params):
-            raise NotImplementedError("the stand-in's kernels need their outputs given")
+            args = (*args, *self._outputs(args))
         given = list(zip(params, args, strict=True))
-        for (*raw, kind, _name), value in given:
+        for (*_, kind, _name), value in given:
             if isinstance(value, np.ndarray):
                 raise TypeError("Unsupported type <class 'numpy.ndarray'>")
             if len(kind) == 1:
@@ -46,7 +49,7 @@ class ElementwiseKernel:
                 if types.setdefault(kind, actual) != actual:
                     raise TypeError(f"type {kind} of the kernel is both {types[kind]} and {actual}")
             elif isinstance(value, ndarray) and value.dtype.name != kind:
-                raise TypeError(f"{kind} is wanted, not {value.dtype.name}") if raw else None
+                raise TypeError(f"Type is mismatched. {kind} is wanted, not {value.dtype.name}")
         shapes = [v.shape for (*raw, _, _), v in given if not raw and isinstance(v, ndarray)]
         if shapes and size is not None:
             raise ValueError("Specified 'size' can be used only if all of the ndarray are 'raw'")
@@ -85,6 +88,14 @@ class ElementwiseKernel:
                 target[...] = wide
         outs = args[len(self.inputs) :]
         return outs[0] if len(outs) == 1 else outs
+
+    def _outputs(self, args: tuple[Any, ...]) -> list[Any]:
+        """New arrays, as CuPy makes them: in C's order, whatever that of the inputs is."""
+        arrays = [v for (*raw, _, _), v in zip(self.inputs, args, strict=True) if not raw and isinstance(v, ndarray)]
+        if any(len(kind) == 1 for *_, kind, _ in self.outputs) or not arrays:
+            raise NotImplementedError("the stand-in's kernels need such outputs given")
+        shape = np.broadcast_shapes(*(v.shape for v in arrays))
+        return [sys.modules["cupy"].empty(shape, kind) for *_, kind, _ in self.outputs]
 
 
 @cache

@@ -126,7 +126,7 @@ _SAME_SIZE = {
 }  # fmt: skip
 POINTED = {
     "float": "float32", "double": "float64", "int": "int32", "long long": "int64", "unsigned long long": "uint64",
-    "unsigned short": "uint16", "unsigned char": "uint8",
+    "unsigned short": "uint16", "unsigned char": "uint8", "bool": "bool",
 }  # fmt: skip
 
 

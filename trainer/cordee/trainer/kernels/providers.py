@@ -109,13 +109,14 @@ TABLE: dict[str, dict[str, str]] = {
 
 _ON_CUDA = {
     "nvrtc": {
-        "philox": "random_words",
+        "philox": "random_words kept_bytes",
         "rows": "softmax softmax_grad log_softmax log_softmax_grad cross_entropy cross_entropy_grad "
         "attention_weights attention_slopes layer_norm layer_norm_grad rms_norm rms_norm_grad",
         "channels": "batch_norm batch_norm_grad channel_affine group_norm group_norm_grad",
         "pooling": "max_pool unpool sum_pool spread_pool",
+        "steps": "lstm_layer lstm_layer_grad gru_layer gru_layer_grad",
     },
-    "cublaslt": {"products": "multiply"},
+    "cublaslt": {"products": "multiply multiplier"},
     "cudnn": {"cudnn": "correlate spread weigh ordered flash_attention flash_attention_grad"},
 }
 """By provider and module of `cuda`, the kernels that it has, in functions of the same names."""

@@ -31,6 +31,12 @@ def kept_mask(shape: tuple[int, ...], p: float, xp: Any) -> Any:
     border, rest = divmod(p * 256.0, 1.0)
     if not rest:
         return draws >= border
+    return _kept_bytes(xp, draws, generator, border=int(border), rest=rest)
+
+
+@kernel
+def _kept_bytes(xp: Any, draws: Any, generator: np.random.Generator, *, border: int, rest: float) -> Any:
+    """Which bytes are above the border; those at it are decided by the generator's next numbers, one by one."""
     kept = draws > border
     undecided = xp.flatnonzero(draws == border)
     kept.reshape(-1)[undecided] = xp.asarray(generator.random(len(undecided)) >= rest)

@@ -6,6 +6,8 @@ Halves (float16, bfloat16) are multiplied and added up in single precision, as o
 from __future__ import annotations
 
 import functools
+import threading
+import weakref
 from typing import Any
 
 import numpy as np
@@ -40,8 +42,13 @@ def _rows(a: Any) -> Any:
 
 
 @kernel
-def multiply(xp: Any, a: Any, b: Any, *, out: Any = None, bias: Any = None) -> Any:
-    """`a @ b`, plus a bias where there is one; into `out` where that is given, which may be wider than the operands."""
+def multiply(xp: Any, a: Any, b: Any, *, out: Any = None, bias: Any = None, row_sums: Any = None) -> Any:
+    """`a @ b`, plus a bias where there is one; into `out` where that is given, which may be wider than the operands.
+
+    On a device the sums of the rows of `a` are written to `row_sums`, of the result's dtype, where that is given.
+    """
+    if row_sums is not None:
+        row_sums[...] = wide_sum(a, -1, False)
     if xp is np and a.dtype.itemsize == 2 and is_float(a.dtype):
         # NumPy multiplies halves one by one, and adds them up as halves.
         wide = multiply(xp, a.astype(np.float32), b.astype(np.float32))
@@ -356,16 +363,43 @@ def _linear_input_vjp(F: Any, g: Any, out: Any, input: Any, weight: Any, bias: A
     return product(F.xp, g, weight) if F.raw and g.ndim == 2 else F.matmul(g, weight)
 
 
+class _Sums(threading.local):
+    """On a device: the columns' sums of a gradient, which came with the weight's, for the bias'. By thread."""
+
+    of: Any = None
+    """Of which array; weakly."""
+    found: Any = None
+
+
+_SUMS = _Sums()
+
+
+def _with_sums(xp: Any, g: Any, input: Any, dest: Any = None) -> Any:
+    """The weight's gradient, and on the way the bias', for the rule that is asked next."""
+    sums = xp.empty(g.shape[-1], g.dtype if dest is None else dest.dtype)
+    made = multiply(xp, _rows(g).T, _rows(input), out=dest, row_sums=sums)
+    _SUMS.of, _SUMS.found = weakref.ref(g), sums
+    return made
+
+
 def _linear_weight_vjp(F: Any, g: Any, out: Any, input: Any, weight: Any, bias: Any) -> Any:
+    if F.raw and F.xp is not np and bias is not None:
+        return _with_sums(F.xp, g, input)
     return F.matmul(_rows(g).T, _rows(input))
 
 
 def _linear_bias_vjp(F: Any, g: Any, out: Any, input: Any, weight: Any, bias: Any) -> Any:
+    if F.raw and F.xp is not np and _SUMS.of is not None and _SUMS.of() is g:
+        sums, _SUMS.of, _SUMS.found = _SUMS.found, None, None
+        return sums
     return F.column_sums(_rows(g))
 
 
 def _write_weight_grad(F: Any, dest: Any, g: Any, out: Any, input: Any, weight: Any, bias: Any) -> None:
-    product(F.xp, _rows(g).T, _rows(input), dest)
+    if F.xp is np or bias is None:
+        product(F.xp, _rows(g).T, _rows(input), dest)
+    else:
+        _with_sums(F.xp, g, input, dest)
 
 
 def _linear_shape(input: tuple[int, ...], weight: tuple[int, ...], bias: tuple[int, ...] | None) -> Shape:

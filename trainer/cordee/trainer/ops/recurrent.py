@@ -13,6 +13,7 @@ import numpy as np
 
 from cordee.trainer.autograd.record import op
 from cordee.trainer.errors import ShapeError
+from cordee.trainer.kernels import kernel
 from cordee.trainer.ops.activation import relu, sigmoid, tanh
 from cordee.trainer.ops.composed import composed_vjp
 from cordee.trainer.ops.products import multiplier, multiply
@@ -26,6 +27,7 @@ from cordee.trainer.ops.recurrent_steps import (
     steps_of,
     widened,
     widened_vjp,
+    widest,
 )
 
 __all__ = ["GRU_LAYER", "LSTM_LAYER", "RNN_LAYER"]
@@ -33,9 +35,11 @@ __all__ = ["GRU_LAYER", "LSTM_LAYER", "RNN_LAYER"]
 # -- GRU ---------------------------------------------------------------------------------------------------------------
 
 
-def _gru(xp: Any, gates: Any, hidden: Any, weight: Any, bias: Any, *, sizes: Any, reverse: bool) -> Any:
+@kernel
+def gru_layer(xp: Any, gates: Any, hidden: Any, weight: Any, bias: Any, *, sizes: Any, reverse: bool) -> Any:
+    """`(output, hidden), aux`; aux: gates, states before each step, and what those contribute to the new one."""
     if gates.dtype.itemsize == 2:
-        return widened(_gru, xp, gates, hidden, weight, bias, sizes=sizes, reverse=reverse)
+        return widened(gru_layer, xp, gates, hidden, weight, bias, sizes=sizes, reverse=reverse)
     units = hidden.shape[1]
     h = hidden.copy()
     total, dtype = gates.shape[0], gates.dtype
@@ -76,13 +80,31 @@ def _gru_vjp(
             return _gru_composed(*inputs, sizes=sizes, reverse=reverse)
 
         return composed_vjp(composed, g, (gates, hidden, weight, bias), needs)
-    if gates.dtype.itemsize == 2:
-        options = {"sizes": sizes, "reverse": reverse, "aux": aux, "needs": needs}
-        return widened_vjp(_gru_vjp, F, g, out, gates, hidden, weight, bias, **options)
-    xp = F.xp
     acts, before, fresh = aux
+    return gru_layer_grad(
+        F.xp,
+        *g,
+        acts,
+        before,
+        fresh,
+        weight,
+        sizes=sizes,
+        reverse=reverse,
+        needs=(needs[2], bias is not None and needs[3]),
+    )
+
+
+@kernel
+def gru_layer_grad(
+    xp: Any, g_out: Any, g_h: Any, acts: Any, before: Any, fresh: Any, weight: Any, *, sizes: Any, reverse: bool,
+    needs: Any,
+) -> Any:  # fmt: skip
+    """The gradients of gates, state, weight and bias, the last two as far as they are needed."""
+    if weight.dtype.itemsize == 2:
+        wide = map(widest, (g_out, g_h, acts, before, fresh, weight))
+        found = gru_layer_grad(xp, *wide, sizes=sizes, reverse=reverse, needs=needs)
+        return tuple([None if each is None else each.astype(weight.dtype) for each in found])
     units = before.shape[1]
-    g_out, g_h = g
     dh = xp.zeros((max(sizes, default=0), units), acts.dtype) if g_h is None else g_h.copy()
     d = xp.empty_like(acts)
     d_hidden = xp.empty_like(acts)
@@ -103,8 +125,8 @@ def _gru_vjp(
         here *= z
         times(dz_hidden, through[:n])
         here += through[:n]
-    d_weight = multiply(xp, d_hidden.T, before) if needs[2] else None
-    return d, dh, d_weight, d_hidden.sum(axis=0) if bias is not None and needs[3] else None
+    d_weight = multiply(xp, d_hidden.T, before) if needs[0] else None
+    return d, dh, d_weight, d_hidden.sum(axis=0) if needs[1] else None
 
 
 def _gru_composed(gates: Any, h: Any, weight: Any, bias: Any, *, sizes: Any, reverse: bool) -> Any:
@@ -144,7 +166,7 @@ def _gru_shape(gates: Any, hidden: Any, weight: Any, bias: Any, *, sizes: Any, r
 GRU_LAYER = op(
     "gru_layer", "one direction of a GRU: r, z = σ(gates + W · h); n = tanh(gates + r (W · h)); h = n + z (h - n)",
     autocast="low",
-    forward=_gru, vjp=_gru_vjp, aux=True, outputs=("output", "hidden"), reference=_gru_reference,
+    forward=gru_layer, vjp=_gru_vjp, aux=True, outputs=("output", "hidden"), reference=_gru_reference,
     saves=tuple(["gates hidden weight bias"] * 4), shape=_gru_shape, dtype=alike(2),
     samples=lambda s: [
         s.case(s.normal(6, 6), s.normal(3, 2), s.normal(6, 2), s.normal(6), sizes=(3, 2, 1), reverse=False),

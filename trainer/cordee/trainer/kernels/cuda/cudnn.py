@@ -21,7 +21,7 @@ import ml_dtypes
 import numpy as np
 
 from cordee.trainer.array import device_lack, get_tf32
-from cordee.trainer.kernels.cuda.memory import workspace
+from cordee.trainer.kernels.cuda.memory import aligned, workspace
 
 __all__ = [
     "correlate", "flash_attention", "flash_attention_grad", "identity", "lack", "ordered", "spread", "weigh",
@@ -157,7 +157,7 @@ def _from_last(ndim: int) -> Sizes:
 
 def _last(a: Any) -> Any:
     """(N, C, …) kept as (N, …, C); with two spatial dimensions where there is one."""
-    kept = importlib.import_module("cupy").ascontiguousarray(a.transpose(_to_last(a.ndim)))
+    kept = aligned(importlib.import_module("cupy").ascontiguousarray(a.transpose(_to_last(a.ndim))))
     if a.ndim == 3:
         kept = kept[:, None]
     return kept.transpose(_from_last(kept.ndim))
@@ -240,7 +240,7 @@ def correlate(input: Any, weight: Any, bias: Any, window: Any, groups: int) -> A
     graph = _planned(_describe_correlate, input.dtype, _layout(x), _layout(w), line, _layout(y), slides)
     if graph is None:
         return NotImplemented
-    operands = (x, w) if bias is None else (x, w, importlib.import_module("cupy").ascontiguousarray(bias))
+    operands = (x, w) if bias is None else (x, w, aligned(importlib.import_module("cupy").ascontiguousarray(bias)))
     graph.run(*operands, y)
     return _seen(y, input.ndim), None
 
@@ -307,7 +307,8 @@ def _describe_attention_grad(
 def _heads(a: Any) -> Any:
     """(N, H, L, E), its last dimension in one piece."""
     seen = a[:, None] if a.ndim == 3 else a
-    return seen if seen.strides[-1] == seen.itemsize else importlib.import_module("cupy").ascontiguousarray(seen)
+    whole = seen if seen.strides[-1] == seen.itemsize else importlib.import_module("cupy").ascontiguousarray(seen)
+    return aligned(whole)
 
 
 def _place(a: Any) -> tuple[Sizes, Sizes]:

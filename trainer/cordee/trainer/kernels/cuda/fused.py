@@ -127,6 +127,25 @@ def fused(name: str, kinds: str, symbols: Sequence[str], terms: Sequence[Any]) -
     )
 
     def call(*operands: Any, out: tuple[Any, ...] = ()) -> Any:
-        return kernel(*operands, *out)
+        order = () if out else _order(operands)
+        if not order:
+            return kernel(*operands, *out)
+        made = kernel(*(a.transpose(order) if hasattr(a, "strides") and a.ndim else a for a in operands))
+        back = sorted(range(len(order)), key=order.__getitem__)
+        return tuple(each.transpose(back) for each in made) if type(made) is tuple else made.transpose(back)
 
     return call
+
+
+def _order(operands: Sequence[Any]) -> tuple[int, ...]:
+    """In which order of their dimensions all operands lie in memory without gaps; () where that is C's, or none.
+
+    CuPy's results are in C's order, whatever that of the operands is: images with channels last would not stay so, and
+    indices would be counted dimension by dimension.
+    """
+    arrays = [a for a in operands if hasattr(a, "strides") and a.ndim]
+    first = arrays[0] if arrays else None
+    if first is None or first.flags.c_contiguous or any(a.shape != first.shape for a in arrays):
+        return ()
+    order = tuple(sorted(range(first.ndim), key=lambda dim: -first.strides[dim]))
+    return order if all(a.transpose(order).flags.c_contiguous for a in arrays) else ()

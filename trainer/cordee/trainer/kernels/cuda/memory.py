@@ -13,7 +13,7 @@ import weakref
 from types import TracebackType
 from typing import Any
 
-__all__ = ["PrivatePool", "free_all_blocks", "total_bytes", "used_bytes", "workspace"]
+__all__ = ["PLACE_BYTES", "PrivatePool", "aligned", "free_all_blocks", "total_bytes", "used_bytes", "workspace"]
 
 _pools: weakref.WeakSet[PrivatePool] = weakref.WeakSet()
 
@@ -58,6 +58,26 @@ def free_all_blocks() -> None:
 @functools.cache
 def _of_libraries() -> PrivatePool:
     return PrivatePool()
+
+
+PLACE_BYTES = 16
+"""What libraries' kernels read at once. Which of them is chosen depends on whether addresses are multiples of it."""
+
+
+def aligned(a: Any) -> Any:
+    """An array whose memory begins at a multiple of `PLACE_BYTES`: where it does not, a copy with the same strides.
+
+    So the same numbers give the same bits wherever they lie: as the first rows of a batch, or as later ones.
+    """
+    if a.data.ptr % PLACE_BYTES == 0:
+        return a
+    cupy: Any = importlib.import_module("cupy")
+    if min(a.strides, default=0) < 0:
+        return cupy.ascontiguousarray(a).copy()
+    extent = sum((size - 1) * stride for size, stride in zip(a.shape, a.strides, strict=True)) // a.itemsize + 1
+    moved = cupy.lib.stride_tricks.as_strided(cupy.empty(extent, a.dtype), a.shape, a.strides)
+    moved[...] = a
+    return moved
 
 
 _MIN_BYTES = 32 << 20

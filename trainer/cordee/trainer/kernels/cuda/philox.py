@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["SOURCE", "random_words", "words"]
+__all__ = ["SOURCE", "kept_bytes", "random_words", "words"]
 
 SOURCE = r"""
 __device__ __forceinline__ void philox_round(unsigned long long* c, unsigned long long k0, unsigned long long k1) {
@@ -27,6 +27,15 @@ __device__ __forceinline__ void philox_round(unsigned long long* c, unsigned lon
     c[3] = low0;
 }
 
+__device__ __forceinline__ void philox_block(
+    unsigned long long* c, unsigned long long k0, unsigned long long k1) {
+    for (int round = 0; round < 10; ++round) {
+        philox_round(c, k0, k1);
+        k0 += 0x9E3779B97F4A7C15ULL;
+        k1 += 0xBB67AE8584CAA73BULL;
+    }
+}
+
 extern "C" __global__ void philox_words(
     unsigned long long* out, long long count, unsigned long long key0, unsigned long long key1,
     unsigned long long c0, unsigned long long c1, unsigned long long c2, unsigned long long c3) {
@@ -35,13 +44,40 @@ extern "C" __global__ void philox_words(
     // NumPy counts up before it draws; the carry runs through all four words.
     unsigned long long c[4] = {c0 + (unsigned long long)block + 1, c1, c2, c3};
     if (c[0] < c0 || (c[0] == c0 && block != 0)) { if (++c[1] == 0) { if (++c[2] == 0) ++c[3]; } }
-    unsigned long long k0 = key0, k1 = key1;
-    for (int round = 0; round < 10; ++round) {
-        philox_round(c, k0, k1);
-        k0 += 0x9E3779B97F4A7C15ULL;
-        k1 += 0xBB67AE8584CAA73BULL;
-    }
+    philox_block(c, key0, key1);
     for (int i = 0; i < 4; ++i) if (4 * block + i < count) out[4 * block + i] = c[i];
+}
+
+// A thread per 64 bytes: how many of them are just at the border.
+extern "C" __global__ void philox_undecided(
+    const unsigned char* draws, long long* numbers, long long count, int border) {
+    long long chunk = (long long)blockIdx.x * blockDim.x + threadIdx.x, found = 0;
+    if (64 * chunk >= count) return;
+    for (long long i = 64 * chunk; i < count && i < 64 * chunk + 64; ++i) found += draws[i] == border;
+    numbers[chunk] = found;
+}
+
+// What is kept: bytes above the border; of those at it, the k-th is decided by the k-th word from `place` on of the
+// block that the counter is at, as NumPy's generator makes a number from 0 to 1 of a word. `until`: by chunk, how many
+// are at the border in it and before.
+extern "C" __global__ void philox_kept(
+    const unsigned char* draws, const long long* until, bool* kept, long long count, int border, double rest,
+    long long place, unsigned long long key0, unsigned long long key1,
+    unsigned long long c0, unsigned long long c1, unsigned long long c2, unsigned long long c3) {
+    long long chunk = (long long)blockIdx.x * blockDim.x + threadIdx.x;
+    if (64 * chunk >= count) return;
+    long long word = place + (chunk ? until[chunk - 1] : 0);
+    for (long long i = 64 * chunk; i < count && i < 64 * chunk + 64; ++i) {
+        if (draws[i] != border) {
+            kept[i] = draws[i] > border;
+            continue;
+        }
+        unsigned long long c[4] = {c0 + (unsigned long long)(word / 4), c1, c2, c3};
+        if (c[0] < c0) { if (++c[1] == 0) { if (++c[2] == 0) ++c[3]; } }
+        philox_block(c, key0, key1);
+        kept[i] = (double)(c[word % 4] >> 11) * (1.0 / 9007199254740992.0) >= rest;
+        ++word;
+    }
 }
 """
 
@@ -49,8 +85,8 @@ _THREADS = 256
 
 
 @functools.cache
-def _kernel() -> Any:
-    return importlib.import_module("cupy").RawKernel(SOURCE, "philox_words")
+def _kernel(name: str) -> Any:
+    return importlib.import_module("cupy").RawKernel(SOURCE, name)
 
 
 def words(key: Sequence[int], counter: Sequence[int], count: int) -> Any:
@@ -59,7 +95,9 @@ def words(key: Sequence[int], counter: Sequence[int], count: int) -> Any:
     out = cupy.empty(count, cupy.uint64)
     blocks = -(-count // (4 * _THREADS))
     if count:
-        _kernel()((blocks,), (_THREADS,), (out, count, *map(cupy.uint64, key), *map(cupy.uint64, counter)))
+        _kernel("philox_words")(
+            (blocks,), (_THREADS,), (out, count, *map(cupy.uint64, key), *map(cupy.uint64, counter))
+        )
     return out
 
 
@@ -74,3 +112,30 @@ def random_words(generator: np.random.Generator, count: int) -> Any:
     bits.advance(count // 4)  # type: ignore[attr-defined]
     generator.integers(0, 1 << 64, count % 4, np.uint64)  # the rest of the last four
     return drawn
+
+
+_CHUNK = 64
+
+
+def kept_bytes(draws: Any, generator: np.random.Generator, *, border: int, rest: float) -> Any:
+    """By the generator's words behind those that the bytes are from; nobody waits to hear how many it takes.
+
+    The generator is then where it was: nothing else may be drawn from it.
+    """
+    state: Any = generator.bit_generator.state
+    if state["bit_generator"] != "Philox" or not draws.size or not draws.flags.c_contiguous:
+        return NotImplemented
+    cupy: Any = importlib.import_module("cupy")
+    count = draws.size
+    chunks = -(-count // _CHUNK)
+    grid = (-(-chunks // _THREADS),)
+    numbers = cupy.empty(chunks, cupy.int64)
+    _kernel("philox_undecided")(grid, (_THREADS,), (draws, numbers, np.int64(count), np.int32(border)))
+    until = cupy.cumsum(numbers)  # of whole numbers: in whatever order
+    kept = cupy.empty(draws.shape, bool)
+    words = [cupy.uint64(int(word)) for part in ("key", "counter") for word in state["state"][part]]
+    _kernel("philox_kept")(
+        grid, (_THREADS,),
+        (draws, until, kept, np.int64(count), np.int32(border), np.float64(rest), np.int64(state["buffer_pos"]), *words),
+    )  # fmt: skip
+    return kept

@@ -6,8 +6,9 @@ columns first, so what it computes is bᵀ · aᵀ, which is our a · b transpos
 whose rows or columns lie in one piece.
 
 float32 (in TF32 where that is allowed), float64, and bfloat16 and float16, which are added up in float32. A product cut
-along its sums is put together in the type of those, outside the result, in one order: the same shapes give the same
-bits on the same kind of GPU. It has not yet run on a device.
+along its sums is put together in the type of those, outside the result, in one order. Which algorithm is chosen depends
+on addresses, too, in as far as they are multiples of 16 bytes: what does not lie at one is copied. So the same shapes
+give the same bits on the same kind of GPU, wherever the numbers lie. It has not yet run on a device.
 """
 
 from __future__ import annotations
@@ -24,9 +25,10 @@ import ml_dtypes
 import numpy as np
 
 from cordee.trainer.array import device_lack, get_tf32
-from cordee.trainer.kernels.cuda.memory import workspace
+from cordee.trainer.kernels.cuda.memory import PLACE_BYTES, aligned, workspace
+from cordee.trainer.kernels.registry import KERNELS
 
-__all__ = ["WORKSPACE_BYTES", "identity", "lack", "multiply"]
+__all__ = ["WORKSPACE_BYTES", "identity", "lack", "multiplier", "multiply"]
 
 WORKSPACE_BYTES = 32 << 20
 """As NVIDIA recommends for Hopper."""
@@ -87,12 +89,11 @@ class _Matrix(NamedTuple):
     transposed: bool
     """Whether what is meant is the transpose of it."""
     kind: int
-    alignment: int
-    """Of its address, in bytes."""
 
 
 def _matrix(a: Any, batch: tuple[int, ...]) -> tuple[Any, _Matrix]:
     """`a (…, m, n)` as cuBLASLt sees aᵀ; as a copy where its rows and its columns both lie in pieces."""
+    a = aligned(a)
     found = _layout(a.shape, _steps(a), batch)
     if found is None:
         cupy: Any = importlib.import_module("cupy")
@@ -102,8 +103,7 @@ def _matrix(a: Any, batch: tuple[int, ...]) -> tuple[Any, _Matrix]:
             a = cupy.ascontiguousarray(cupy.broadcast_to(a, (*batch, *a.shape[-2:])))
             found = _layout(a.shape, _steps(a), batch)
         assert found is not None
-    address = a.data.ptr
-    return a, _Matrix(*found, _TYPES[a.dtype], min(address & -address, 256))
+    return a, _Matrix(*found, _TYPES[a.dtype])
 
 
 def _steps(a: Any) -> tuple[int, ...]:
@@ -162,7 +162,7 @@ class _Plan:
         self.found = False
         try:
             self._describe(library, a, b, out, count, epilogue, bias_kind)
-            self._choose(library, (a, b, out, out))
+            self._choose(library)
         except BaseException:
             self.destroy()
             raise
@@ -190,7 +190,7 @@ class _Plan:
                 ):
                     library.matrix_layout_set_attribute(layout, attribute, value.ctypes.data, value.nbytes)
 
-    def _choose(self, library: Any, matrices: Sequence[_Matrix]) -> None:
+    def _choose(self, library: Any) -> None:
         """The first of cuBLASLt's heuristics: never by timing, which would choose differently from run to run."""
         preference = library.matmul_preference_create()
         try:
@@ -198,8 +198,7 @@ class _Plan:
                 (_MAX_WORKSPACE_BYTES, np.array([WORKSPACE_BYTES], np.uint64)),
                 (_REDUCTION_SCHEME_MASK, np.array([_REDUCTION_IN_COMPUTE_TYPE], np.uint32)),
             ]
-            for attribute, matrix in zip(_MIN_ALIGNMENT, matrices, strict=True):
-                wishes.append((attribute, np.array([matrix.alignment], np.uint32)))
+            wishes += [(attribute, np.array([PLACE_BYTES], np.uint32)) for attribute in _MIN_ALIGNMENT]
             for attribute, value in wishes:
                 library.matmul_preference_set_attribute(preference, attribute, value.ctypes.data, value.nbytes)
             self.chosen, count = library.MatmulHeuristicResult(1), np.zeros(1, np.int32)
@@ -272,21 +271,53 @@ def multiply(a: Any, b: Any, *, out: Any = None, bias: Any = None, row_sums: Any
         return flat if flat is NotImplemented else flat.reshape(*a.shape[:-1], b.shape[-1])
     batch = np.broadcast_shapes(a.shape[:-2], b.shape[:-2])
     count, shape = math.prod(batch), (*batch, a.shape[-2], b.shape[-1])
-    if out is None:
-        out = importlib.import_module("cupy").empty(shape, kind)
-    if not _fits(out, shape, kind, count) or not _fits_vectors(out, a, bias, row_sums, count):
+    cupy: Any = importlib.import_module("cupy")
+    wanted = out
+    if out is None or out.data.ptr % PLACE_BYTES:
+        out = cupy.empty(shape, kind if out is None else out.dtype)
+    if not _fits(out if wanted is None else wanted, shape, kind, count):
+        return NotImplemented
+    if not _fits_vectors(out, a, bias, row_sums, count):
         return NotImplemented
     a, of_a = _matrix(a, batch)
     b, of_b = _matrix(b, batch)
     _, of_out = _matrix(out, batch)
-    vector = row_sums if bias is None else bias
+    vector = row_sums if bias is None else aligned(bias)
+    if row_sums is not None and row_sums.data.ptr % PLACE_BYTES:
+        vector = cupy.empty_like(row_sums)
     epilogue = _DEFAULT if vector is None else _BGRADB if bias is None else _BIAS
     bias_kind = _TYPES[out.dtype if vector is None else vector.dtype]
     plan = _plan(of_b, of_a, of_out, count, epilogue, bias_kind, kind == _float32 and get_tf32())
     if not plan.found:
-        return NotImplemented
+        return NotImplemented if row_sums is None else _apart(a, b, wanted, row_sums)
     plan.run(b.data.ptr, a.data.ptr, out.data.ptr, 0 if vector is None else vector.data.ptr)
-    return out
+    if row_sums is not None and vector is not row_sums:
+        row_sums[...] = vector
+    if wanted is None or wanted is out:
+        return out
+    wanted[...] = out
+    return wanted
+
+
+def _apart(a: Any, b: Any, out: Any, row_sums: Any) -> Any:
+    """The product, and then the sums of the rows as one with ones: where there is no algorithm for both."""
+    ones = importlib.import_module("cupy").ones((a.shape[-1], 1), a.dtype)
+    if multiply(a, ones, out=row_sums.reshape(-1, 1)) is NotImplemented:
+        return NotImplemented
+    return multiply(a, b, out=out)
+
+
+def multiplier(b: Any) -> Any:
+    """`times(a, out)`, which writes a @ b to out, for many a: cuBLASLt has no other layout to prepare."""
+    if b.dtype not in _TYPES or b.ndim != 2 or not b.size:
+        return NotImplemented
+    b = aligned(b)
+
+    def times(a: Any, out: Any) -> None:
+        if multiply(a, b, out=out) is NotImplemented:
+            KERNELS["multiplier"].reference(importlib.import_module("cupy"), b)(a, out)
+
+    return times
 
 
 def _fits(out: Any, shape: tuple[int, ...], kind: Any, count: int) -> bool:
