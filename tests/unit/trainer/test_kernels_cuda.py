@@ -207,7 +207,7 @@ def test_dropout_keeps_what_it_keeps_on_the_host(
 
     with random.scope(step=3, shard=1):
         expected = kept_mask(shape, p, np)
-    with cupy_of_tests(request.config.getoption("--device"), philox._kernel) as xp:
+    with cupy_of_tests(request.config.getoption("--device"), philox._kernel):
         with random.scope(step=3, shard=1):
             generator = random.generator()
         count = int(np.prod(shape))

@@ -129,13 +129,11 @@ def kept_bytes(draws: Any, generator: np.random.Generator, *, border: int, rest:
     count = draws.size
     chunks = -(-count // _CHUNK)
     grid = (-(-chunks // _THREADS),)
-    numbers = cupy.empty(chunks, cupy.int64)
-    _kernel("philox_undecided")(grid, (_THREADS,), (draws, numbers, np.int64(count), np.int32(border)))
-    until = cupy.cumsum(numbers)  # of whole numbers: in whatever order
+    undecided = cupy.empty(chunks, cupy.int64)
+    _kernel("philox_undecided")(grid, (_THREADS,), (draws, undecided, np.int64(count), np.int32(border)))
+    until = cupy.cumsum(undecided)  # of whole numbers: in whatever order
     kept = cupy.empty(draws.shape, bool)
-    words = [cupy.uint64(int(word)) for part in ("key", "counter") for word in state["state"][part]]
-    _kernel("philox_kept")(
-        grid, (_THREADS,),
-        (draws, until, kept, np.int64(count), np.int32(border), np.float64(rest), np.int64(state["buffer_pos"]), *words),
-    )  # fmt: skip
+    place = [cupy.uint64(int(word)) for part in ("key", "counter") for word in state["state"][part]]
+    numbers = (np.int64(count), np.int32(border), np.float64(rest), np.int64(state["buffer_pos"]))
+    _kernel("philox_kept")(grid, (_THREADS,), (draws, until, kept, *numbers, *place))
     return kept
