@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -121,17 +122,27 @@ def _step(optimiser: Any, loss: Callable[[], Any]) -> Any:
 
 def main() -> int:
     cupy = _prepare()
+    import cublaslt_stand_in
+
     import cordee.trainer as ct
+    from cordee.trainer.array import set_device
 
     for name, make in MODELS.items():
-        ct.manual_seed(3)
-        model, loss = make(ct)
-        optimiser = ct.optim.AdamW(model.parameters(), lr=0.01)
-        losses = [_step(optimiser, loss) for _ in range(2)]
-        cupy.NOTES.clear()
-        losses += [_step(optimiser, loss) for _ in range(3)]
-        waits = {f"{Path(file).name}:{line} {what}": count for (what, file, line), count in cupy.NOTES.items()}
-        print(json.dumps({"model": name, "losses": [float(each.item()) for each in losses], "waits": waits}))
+        told: dict[str, Any] = {"model": name}
+        for device, key in (("cuda", "losses"), ("cpu", "on_cpu")):
+            set_device(device)
+            ct.manual_seed(3)
+            model, loss = make(ct)
+            optimiser = ct.optim.AdamW(model.parameters(), lr=0.01)
+            losses = [_step(optimiser, loss) for _ in range(2)]
+            cupy.NOTES.clear()
+            losses += [_step(optimiser, loss) for _ in range(3)]
+            if device == "cuda":
+                told["waits"] = {f"{Path(file).name}:{line} {what}": n for (what, file, line), n in cupy.NOTES.items()}
+                told["epilogues"] = dict(Counter(str(each["epilogue"]) for each in cublaslt_stand_in.products))
+            cublaslt_stand_in.products.clear()
+            told[key] = [float(each.item()) for each in losses]
+        print(json.dumps(told))
     return 0
 
 

@@ -82,16 +82,41 @@ def test_softmax_of_what_is_no_number(xp: Any) -> None:
 @pytest.mark.parametrize("shape", SHAPES)
 def test_cross_entropy(xp: Any, shape: tuple[int, int], kind: Any) -> None:
     a, target = 4 * numbers(*shape), np.random.default_rng(2).integers(0, shape[1], shape[0])
+    there, classes = xp.asarray(a.astype(kind)), xp.asarray(target)
+    exact = a.astype(kind).astype(np.float64)
     for reduction in ("none", "sum", "mean"):
-        check(xp, "cross_entropy", kind, a, target=target, reduction=reduction)
-    tops, totals = KERNELS["cross_entropy"].reference(
-        np, a.astype(kind).astype(np.float32), target=target, reduction="none"
-    )[1]
+        losses, (*statistics, counted) = load("cross_entropy", "nvrtc")(there, target=classes, reduction=reduction)
+        expected = KERNELS["cross_entropy"].reference(np, exact, target=target, reduction=reduction)
+        _compare("loss", (losses, tuple(statistics)), expected, kind)
+        assert float(to_numpy(counted)) == shape[0]
+    tops, totals = (each.astype(np.float32) for each in expected[1])
     for slopes in (np.float32([0.7]).reshape(()), numbers(shape[0]).astype(np.float32)):
         on_device = [xp.asarray(each) for each in (slopes, a.astype(kind), tops, totals)]
         found = rows.cross_entropy_grad(*on_device, target=xp.asarray(target.astype(np.int32)))
-        exact = [each.astype(np.float64) for each in (slopes, a.astype(kind), tops, totals)]
-        _compare("grad", found, KERNELS["cross_entropy_grad"].reference(np, *exact, target=target), kind)
+        exact_ones = [each.astype(np.float64) for each in (slopes, a.astype(kind), tops, totals)]
+        _compare("grad", found, KERNELS["cross_entropy_grad"].reference(np, *exact_ones, target=target), kind)
+
+
+def test_rows_of_no_class_count_for_nothing(xp: Any) -> None:
+    """As on CuPy without these kernels."""
+    a, target = numbers(5, 7).astype(np.float32), np.array([3, -100, 7, 0, -1])
+    there, classes = xp.asarray(a), xp.asarray(target)
+    some = [0, 3]
+    for reduction in ("none", "sum", "mean"):
+        expected = KERNELS["cross_entropy"].reference(np, a[some], target=target[some], reduction=reduction)[0]
+        for made in (
+            rows.cross_entropy(there, target=classes, reduction=reduction),
+            KERNELS["cross_entropy"].reference(xp, there, target=classes, reduction=reduction),
+        ):
+            loss, (tops, totals, counted) = made
+            values = to_numpy(loss)
+            np.testing.assert_allclose(values[some] if reduction == "none" else values, expected, rtol=2e-5)
+            assert float(to_numpy(counted)) == 2
+            slopes = xp.asarray(numbers(5).astype(np.float32))
+            for grad in (rows.cross_entropy_grad, lambda *o, **p: KERNELS["cross_entropy_grad"].reference(xp, *o, **p)):
+                found = to_numpy(grad(slopes, there, tops, totals, target=classes))
+                assert not found[[1, 2, 4]].any()
+                assert found[some].all()
 
 
 @pytest.mark.parametrize("shape", [*SHAPES, (70, 5)])

@@ -12,6 +12,7 @@ from typing import Any
 from cordee.trainer.array import default_module, device_name
 from cordee.trainer.errors import DeviceError
 from cordee.trainer.kernels.cuda import memory as private
+from cordee.trainer.kernels.cuda.doubts import look
 from cordee.trainer.random import manual_seed
 
 __all__ = [
@@ -86,10 +87,11 @@ def get_device_name(device: object = None) -> str:
 
 
 def synchronize(device: object = None) -> None:
-    """Waits until the GPU has done what it was told; at once on the CPU."""
+    """Waits until the GPU has done what it was told, and raises what was wrong with indices; at once on the CPU."""
     del device
     if is_available():
         default_module().cuda.runtime.deviceSynchronize()
+        look(wait=True)
 
 
 def empty_cache() -> None:

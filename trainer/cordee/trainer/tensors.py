@@ -22,6 +22,7 @@ import numpy as np
 from cordee.trainer.array import Array, DTypeLike, array_module, as_array, device_name, is_complex, is_float, to_numpy
 from cordee.trainer.devices import device
 from cordee.trainer.errors import GraphError, ShapeError
+from cordee.trainer.kernels.cuda.doubts import look
 from cordee.trainer.surface import Surface
 
 if TYPE_CHECKING:
@@ -32,6 +33,13 @@ __all__ = ["Leaf", "Tensor", "forget_gradient", "next_number", "wrap"]
 
 
 _CPU = device("cpu")
+
+
+def _heard(values: Any) -> Any:
+    """What was waited for of a GPU, unless that has found something wrong by then."""
+    look()
+    return values
+
 
 next_number = itertools.count(1).__next__
 """Numbers what happens to tensors, in time: the recording of an operation, and every write into a leaf."""
@@ -158,7 +166,8 @@ class Tensor(Surface):
         """The values as a NumPy array: shared memory on the CPU, a copy from a device."""
         if self._node is not None:
             raise GraphError("this tensor requires a gradient, which NumPy would lose: call detach().numpy()")
-        return to_numpy(self.data)
+        data = self.data
+        return to_numpy(data) if type(data) is np.ndarray else _heard(to_numpy(data))
 
     def __array__(self, dtype: DTypeLike = None, copy: bool | None = None) -> Array:
         return np.array(self.numpy(), dtype=dtype, copy=copy)
@@ -167,10 +176,12 @@ class Tensor(Surface):
         """The single value, as a Python number."""
         if self.data.size != 1:
             raise ShapeError(f"item() needs a tensor of one element; this one has shape {self.shape}")
-        return self.data.item()
+        data = self.data
+        return data.item() if type(data) is np.ndarray else _heard(data.item())
 
     def tolist(self) -> Any:
-        return self.data.tolist()
+        data = self.data
+        return data.tolist() if type(data) is np.ndarray else _heard(data.tolist())
 
     def _number(self, what: str) -> Any:
         if self.data.size != 1:

@@ -135,7 +135,8 @@ class ndarray:
     # -- to the host
 
     def get(self, stream: Any = None, order: str = "C", out: Any = None, blocking: bool = True) -> Any:
-        note("get")
+        if blocking:
+            note("get")
         if out is None:
             return self._held.copy(order)
         out[...] = self._held

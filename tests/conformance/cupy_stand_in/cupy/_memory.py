@@ -10,6 +10,15 @@ from typing import Any
 __all__ = ["MemoryPool", "Stream", "alloc_pinned_memory", "get_current_stream", "runtime", "using_allocator"]
 
 
+class Event:
+    """Has happened."""
+
+    done = True
+
+    def synchronize(self) -> None:
+        pass
+
+
 class Stream:
     """Everything has happened by the time a call returns."""
 
@@ -24,11 +33,14 @@ class Stream:
     def synchronize(self) -> None:
         pass
 
-    def record(self) -> object:
-        return object()
+    def record(self, event: Any = None) -> Event:
+        return event or Event()
 
     def wait_event(self, event: object) -> None:
         pass
+
+    def is_capturing(self) -> bool:
+        return False
 
     def __enter__(self) -> Stream:
         return self

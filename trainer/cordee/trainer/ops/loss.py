@@ -16,6 +16,7 @@ from cordee.trainer.autograd.graph import apply_one
 from cordee.trainer.autograd.record import op, shape_of
 from cordee.trainer.errors import ShapeError, TrainerIndexError
 from cordee.trainer.kernels import kernel
+from cordee.trainer.kernels.cuda.doubts import expect
 from cordee.trainer.ops.products import ones
 from cordee.trainer.ops.scattering import gather
 from cordee.trainer.ops.softmaxes import log_softmax
@@ -68,7 +69,13 @@ def _advice(one: str, a: tuple[int, ...], other: str, b: tuple[int, ...]) -> str
 
 @kernel
 def _cross_entropy(xp: Any, logits: Any, *, target: Any, reduction: str) -> Any:
-    """And each row's largest logit, and the sum of its exponentials: from these the gradient has the probabilities."""
+    """And each row's largest logit, and the sum of its exponentials: from these the gradient has the probabilities.
+
+    On a device rows of a class that there is not count for nothing, and how many count is told as well: nobody waits to
+    hear of it.
+    """
+    if xp is not np:
+        return _cross_entropy_of_some(xp, logits, target, reduction)
     num_rows = logits.shape[0]
     tops = logits.max(axis=1, keepdims=True)
     shifted = logits - tops
@@ -82,14 +89,36 @@ def _cross_entropy(xp: Any, logits: Any, *, target: Any, reduction: str) -> Any:
     return losses, (tops.reshape(num_rows), totals)
 
 
+def _inside(target: Any, num_classes: int) -> Any:
+    return (target >= 0) & (target < num_classes)
+
+
+def _cross_entropy_of_some(xp: Any, logits: Any, target: Any, reduction: str) -> Any:
+    num_rows, inside = logits.shape[0], _inside(target, logits.shape[1])
+    tops = logits.max(axis=1, keepdims=True)
+    shifted = logits - tops
+    picked = shifted[xp.arange(num_rows), xp.where(inside, target, 0)]
+    totals = xp.exp(shifted, out=shifted).sum(axis=1)
+    losses = xp.where(inside, xp.log(totals) - picked, xp.asarray(0.0, logits.dtype))
+    counted = inside.sum().astype(logits.dtype)
+    if reduction != "none":
+        losses = losses.sum()
+        if reduction == "mean":
+            losses = losses / counted
+    return losses, (tops.reshape(num_rows), totals, counted)
+
+
 def _cross_entropy_vjp(F: Any, g: Any, out: Any, logits: Any, *, target: Any, reduction: str, aux: Any) -> Any:
     num_rows = shape_of(logits)[0]
+    counted: Any = aux[2:]  # of a device
     if reduction == "mean":
-        g = g / num_rows
+        g = g / (num_rows if not counted else counted[0] if F.raw else wrap(counted[0]))
     if F.raw:
-        return _cross_entropy_grad(F.xp, F.xp.asarray(g), logits, *aux, target=target)
+        return _cross_entropy_grad(F.xp, F.xp.asarray(g), logits, *aux[:2], target=target)
     if reduction == "none":
         g = g.reshape((num_rows, 1))
+    if counted:
+        g = g * wrap(_inside(target, logits.shape[1]).reshape(-1, 1).astype(logits.dtype))
     chosen = target.reshape(-1, 1) == array_module(target).arange(logits.shape[1])
     return (F.softmax(logits, axis=1) - F.cast(wrap(chosen), dtype=logits.dtype, source=None)) * g
 
@@ -98,6 +127,10 @@ def _cross_entropy_vjp(F: Any, g: Any, out: Any, logits: Any, *, target: Any, re
 def _cross_entropy_grad(xp: Any, g: Any, logits: Any, tops: Any, totals: Any, *, target: Any) -> Any:
     """The probabilities, less 1 at each row's class, times `g`: one number, or one per row."""
     slopes = g.reshape(-1, 1)
+    if xp is not np:
+        inside = _inside(target, logits.shape[1])
+        slopes = slopes * inside.reshape(-1, 1).astype(logits.dtype)
+        target, g = xp.where(inside, target, 0), slopes.reshape(-1)
     grad = logits - tops.reshape(-1, 1)
     xp.exp(grad, out=grad)
     grad *= slopes / totals.reshape(-1, 1)
@@ -177,6 +210,7 @@ def cross_entropy(
     rows, flat, shape = _rows_and_classes("cross_entropy", input, target)
     plain = weight is None and label_smoothing == 0.0
     if _check_classes("cross_entropy", target, flat, rows.shape[1], ignore_index) and plain:
+        flat = _without(flat, ignore_index, rows.shape[1])
         losses = apply_one(CROSS_ENTROPY, rows, target=flat, reduction=reduction)
         return losses.reshape(shape) if reduction == "none" and losses.shape != shape else losses
     _check_weight("cross_entropy", weight, rows.shape[1])
@@ -233,11 +267,27 @@ def _rows_and_classes(name: str, input: Tensor, target: Tensor) -> tuple[Tensor,
 
 
 def _check_classes(name: str, target: Tensor, flat: Any, num_classes: int, ignore_index: int) -> bool:
-    """Whether all class numbers are classes; False if some are to be ignored; an error for any other."""
+    """Whether all class numbers are classes; False if some are to be ignored; an error for any other.
+
+    Of a device True: the op leaves out what is no class, and errors are told later.
+    """
+    if array_module(flat) is not np:
+        if flat.size:
+            wrong = ~_inside(flat, num_classes) & (flat != ignore_index)
+            expect(wrong.any(), lambda _: _no_class(name, target, num_classes, ignore_index, wrong, flat))
+        return True
     if not flat.size or flat.view(_UNSIGNED[flat.dtype.itemsize]).max() < num_classes:  # negative ones look huge
         return not 0 <= ignore_index < num_classes or not bool((flat == ignore_index).any())
     check_indices(name, target, flat, num_classes, ignore_index)
     return False
+
+
+def _without(flat: Any, ignore_index: int, num_classes: int) -> Any:
+    """On a device, the class that is to be ignored made none: the op leaves it out then."""
+    xp = array_module(flat)
+    if xp is np or not 0 <= ignore_index < num_classes:
+        return flat
+    return xp.where(flat == ignore_index, -1, flat.astype(np.int64))
 
 
 def check_indices(name: str, target: Tensor, flat: Any, num_classes: int, ignored: int | None) -> None:
@@ -245,8 +295,13 @@ def check_indices(name: str, target: Tensor, flat: Any, num_classes: int, ignore
     wrong = (flat < 0) | (flat >= num_classes)
     if ignored is not None:
         wrong &= flat != ignored
-    if not bool(wrong.any()):
-        return
+    if bool(wrong.any()):
+        raise _no_class(name, target, num_classes, ignored, wrong, flat)
+
+
+def _no_class(
+    name: str, target: Tensor, num_classes: int, ignored: int | None, wrong: Any, flat: Any
+) -> TrainerIndexError:
     first = int(wrong.argmax())
     place = ", ".join(str(int(i)) for i in np.unravel_index(first, target.shape)) if target.ndim else ""
     text = f"{name}: target[{place}] is class number {int(flat[first])}" if place else (
@@ -255,7 +310,7 @@ def check_indices(name: str, target: Tensor, flat: Any, num_classes: int, ignore
     text += f", outside the {num_classes} classes, 0 to {num_classes - 1}"
     if ignored is not None:
         text += f"; targets equal to ignore_index (now {ignored}) are left out"
-    raise TrainerIndexError(text)
+    return TrainerIndexError(text)
 
 
 def _check_weight(name: str, weight: Tensor | None, num_classes: int) -> None:
@@ -267,7 +322,8 @@ def _nll_rows(log_probabilities: Tensor, flat: Any, counted: Tensor, ignore_inde
     kept = flat != ignore_index
     places = wrap(array_module(flat).where(kept, flat, 0).astype(np.int64).reshape(-1, 1))
     picked = gather(log_probabilities, 1, places).reshape(-1)
-    if not bool(kept.all()):  # an ignored row counts for nothing, also where it is infinite
+    # An ignored row counts for nothing, also where it is infinite. Nobody waits for a device to hear whether there are.
+    if array_module(flat) is not np or not bool(kept.all()):
         picked = picked.masked_fill(wrap(~kept), 0.0)
     return -picked * counted
 

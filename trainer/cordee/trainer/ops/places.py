@@ -9,13 +9,15 @@ from __future__ import annotations
 
 import functools
 import operator
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
-from cordee.trainer.array import default_module, is_float, to_numpy
+from cordee.trainer.array import array_module, default_module, is_float, to_numpy
 from cordee.trainer.errors import ShapeError, TrainerIndexError
 from cordee.trainer.kernels import kernel
+from cordee.trainer.kernels.cuda.doubts import expect
 from cordee.trainer.tensors import Tensor
 
 __all__ = [
@@ -140,12 +142,16 @@ def out_of_range(value: int, dim: int, size: int, negative: bool = True) -> Trai
 def check_range(index: Any, dim: int, size: int) -> None:
     """Refuse an array of indices that are not all within 0 and size - 1.
 
-    NumPy would count negative ones from the end, and CuPy wrap all of them, silently.
+    NumPy would count negative ones from the end, and CuPy wrap all of them, silently. Of a device, it is told when that
+    has got there (see `kernels.cuda.doubts`).
 
     Raises:
         IndexError: it says which, and what would be right.
     """
     if not index.size:
+        return
+    if array_module(index) is not np:
+        _doubt((index < 0) | (index >= size), index, lambda low, high: (low if low < 0 else high, dim, size, False))
         return
     if index.dtype.itemsize == 8:  # one pass: as unsigned numbers, negative ones are larger than any size
         if index.view(np.uint64).max() < size:
@@ -160,7 +166,7 @@ def check_inside(xp: Any, shape: tuple[int, ...], index: Any) -> None:
     """Refuse an index whose integer arrays lead outside: NumPy does so itself, CuPy would wrap them around.
 
     Raises:
-        IndexError: some do; `index_shape` says which.
+        IndexError: some do; on a device it may be raised later.
     """
     if xp is np:
         return
@@ -171,10 +177,22 @@ def check_inside(xp: Any, shape: tuple[int, ...], index: Any) -> None:
             dim += len(shape) - used
             continue
         if getattr(part, "size", 0) and part.dtype.kind in "iu" and dim < len(shape):
-            n = shape[dim]
-            if int(part.max()) >= n or int(part.min()) < -n:
-                raise IndexError("the index leads outside")
+            _doubt_inside(part, dim, shape[dim])
         dim += _consumes(part)
+
+
+def _doubt_inside(part: Any, dim: int, size: int) -> None:
+    _doubt((part < -size) | (part >= size), part, lambda low, high: (high if high >= size else low, dim, size, True))
+
+
+def _doubt(wrong: Any, index: Any, which: Callable[[int, int], tuple[int, int, int, bool]]) -> None:
+    """Have it told that some are wrong, by the least and the largest number."""
+
+    def explain(now: bool) -> Exception:
+        error = out_of_range(*which(int(index.min()), int(index.max())))
+        return IndexError(str(error)) if now else error  # the op that is being computed is named with it
+
+    expect(wrong.any(), explain)
 
 
 def index_shape(a: tuple[int, ...], *, index: Any, **_: Any) -> tuple[int, ...]:
@@ -357,17 +375,21 @@ def _add_runs(xp: Any, out: Any, rows: Any, order: Any, a: Any) -> None:
     What it launches depends on shapes alone, so that a step with it can be recorded as a graph.
     """
     zero = xp.zeros(1, np.float32 if _is_half(a) else a.dtype)
-    _run_kernel(xp)(xp.ascontiguousarray(a), rows, order, rows.size, a.shape[1], zero, out, size=a.size)
+    height = out.shape[0]
+    _run_kernel(xp)(xp.ascontiguousarray(a), rows, order, rows.size, a.shape[1], height, zero, out, size=a.size)
 
 
 @functools.cache
 def _run_kernel(xp: Any) -> Any:
-    """CUDA: one thread per row and column; those at the beginning of a run add it up, the others have nothing to do."""
+    """CUDA: one thread per row and column; those at the beginning of a run add it up, the others have nothing to do.
+
+    Of rows that there are not, nobody has heard yet: see `check_range`.
+    """
     return xp.ElementwiseKernel(
-        "raw T a, raw int64 rows, raw int64 order, int64 count, int64 width, raw A zero", "raw O out",
+        "raw T a, raw int64 rows, raw int64 order, int64 count, int64 width, int64 height, raw A zero", "raw O out",
         """
         long long first = i / width, column = i % width, row = rows[first];
-        if (first == 0 || rows[first - 1] != row) {
+        if (row >= 0 && row < height && (first == 0 || rows[first - 1] != row)) {
             A total = zero[0];
             for (long long k = first; k < count && rows[k] == row; ++k) total += (A)a[order[k] * width + column];
             out[row * width + column] = (O)((A)out[row * width + column] + (A)(T)total);

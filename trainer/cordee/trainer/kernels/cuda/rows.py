@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from cordee.trainer.kernels.cuda.launch import KINDS, function, pointer
+from cordee.trainer.kernels.cuda.launch import KINDS, function, kind_of, pointer
 
 __all__ = [
     "attention_slopes", "attention_weights", "cross_entropy", "cross_entropy_grad", "layer_norm", "layer_norm_grad",
@@ -85,8 +85,8 @@ def log_softmax_grad(g: Any, out: Any, *, axis: int) -> Any:
 
 
 def cross_entropy(logits: Any, *, target: Any, reduction: str) -> Any:
-    """A class number outside gives NaN: the function that people call has looked at them before."""
-    kind = _kind(logits)
+    """Rows of a class that there is not count for nothing; how many count is told with what the gradient needs."""
+    kind = kind_of(logits) if logits.flags.c_contiguous else ""
     if not kind or logits.ndim != 2 or target.shape != logits.shape[:1] or target.dtype.kind not in "iu":
         return NotImplemented
     cupy: Any = importlib.import_module("cupy")
@@ -94,11 +94,10 @@ def cross_entropy(logits: Any, *, target: Any, reduction: str) -> Any:
     losses, tops, totals = (cupy.empty(num_rows, np.float32) for _ in range(3))
     classes = cupy.ascontiguousarray(target, np.int64)
     _launch(kind, "cross_entropy", num_rows, length, logits, classes, losses, tops, totals, np.int64(length))
-    if reduction != "none":
-        losses = losses.sum()
-        if reduction == "mean":
-            losses = losses / num_rows
-    return losses.astype(logits.dtype, copy=False), (tops, totals)
+    out, counted = cupy.empty((), logits.dtype), cupy.empty((), np.float32)
+    numbers = (np.int64(num_rows), np.int64(length), np.int32(reduction == "mean"), np.int32(reduction == "none"))
+    function("rows", kind, "loss_total")((1,), (_threads(num_rows),), (losses, classes, out, counted, *numbers))
+    return losses.astype(logits.dtype, copy=False) if reduction == "none" else out, (tops, totals, counted)
 
 
 def cross_entropy_grad(slopes: Any, logits: Any, tops: Any, totals: Any, *, target: Any) -> Any:

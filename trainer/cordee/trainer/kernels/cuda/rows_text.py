@@ -108,7 +108,7 @@ extern "C" __global__ void cross_entropy(
     if (threadIdx.x == 0) {
         long long chosen = target[blockIdx.x];
         bool inside = chosen >= 0 && chosen < length;
-        losses[blockIdx.x] = inside ? logf(total) - (load(a, chosen) - top) : NAN;
+        losses[blockIdx.x] = inside ? logf(total) - (load(a, chosen) - top) : 0.0f;
         tops[blockIdx.x] = top;
         totals[blockIdx.x] = total;
     }
@@ -122,8 +122,26 @@ extern "C" __global__ void cross_entropy_grad(
     float slope = slopes[blockIdx.x * (long long)slope_step], top = tops[blockIdx.x];
     float factor = slope / totals[blockIdx.x];
     long long chosen = target[blockIdx.x];
+    bool inside = chosen >= 0 && chosen < length;
     for (long long i = threadIdx.x; i < length; i += blockDim.x)
-        store(into, i, expf(load(a, i) - top) * factor - (i == chosen ? slope : 0.0f));
+        store(into, i, inside ? expf(load(a, i) - top) * factor - (i == chosen ? slope : 0.0f) : 0.0f);
+}
+
+// One block: the sum or the mean of the losses of rows that have a class, and how many these are.
+extern "C" __global__ void loss_total(
+    const float* losses, const long long* target, T* out, float* counted, long long num_rows, long long length,
+    int mean, int none) {
+    float total = 0.0f, number = 0.0f;
+    for (long long r = threadIdx.x; r < num_rows; r += blockDim.x) {
+        total += losses[r];
+        number += target[r] >= 0 && target[r] < length ? 1.0f : 0.0f;
+    }
+    total = block_sum(total);
+    number = block_sum(number);
+    if (threadIdx.x == 0) {
+        if (!none) store(out, 0, mean ? total / number : total);
+        counted[0] = number;
+    }
 }
 """
 
@@ -233,8 +251,8 @@ extern "C" __global__ void norm_totals(const float* sums, T* of_weight, T* of_bi
 """
 
 KERNELS = (
-    "softmax", "softmax_grad", "cross_entropy", "cross_entropy_grad", "attention_weights", "attention_slopes",
-    "norm_rows", "norm_grad", "norm_sums", "norm_totals",
+    "softmax", "softmax_grad", "cross_entropy", "cross_entropy_grad", "loss_total", "attention_weights",
+    "attention_slopes", "norm_rows", "norm_grad", "norm_sums", "norm_totals",
 )  # fmt: skip
 """What is in the source."""
 

@@ -1,0 +1,46 @@
+"""Training steps with every CUDA provider in use, on the stand-ins: nothing waits for the device."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parent))
+from cuda_support import needs_compiler
+
+ROOT = Path(__file__).resolve().parents[3]
+pytestmark = needs_compiler
+
+
+@pytest.fixture(scope="module")
+def steps() -> dict[str, Any]:
+    script = str(ROOT / "tests" / "conformance" / "cuda_steps.py")
+    environment = {**os.environ, "CORDEE_KERNELS": "numpy"}
+    done = subprocess.run([sys.executable, script], capture_output=True, text=True, check=False, env=environment)
+    assert done.returncode == 0, done.stderr[-4000:]
+    return {told["model"]: told for told in map(json.loads, done.stdout.splitlines())}
+
+
+@pytest.mark.parametrize("model", ["mlp", "images", "gpt", "recurrent"])
+def test_a_step_waits_for_nothing(steps: dict[str, Any], model: str) -> None:
+    assert steps[model]["waits"] == {}
+
+
+@pytest.mark.parametrize("model", ["mlp", "images", "gpt", "recurrent"])
+def test_steps_are_those_of_the_cpu(steps: dict[str, Any], model: str) -> None:
+    """CUDA's kernels beside NumPy's, from the same first weights: to rounding."""
+    assert steps[model]["losses"] == pytest.approx(steps[model]["on_cpu"], rel=2e-4)
+
+
+def test_biases_and_their_gradients_come_with_products(steps: dict[str, Any]) -> None:
+    """Of each linear layer with a bias, in each of five steps: 4 is the epilogue that adds one, 512 the gradient's."""
+    layers = {"mlp": 2, "images": 1, "gpt": 8, "recurrent": 3}  # of recurrent layers, what the input contributes
+    for model, number in layers.items():
+        told = steps[model]["epilogues"]
+        assert (told["4"], told["512"]) == (5 * number, 5 * number)
