@@ -87,28 +87,25 @@ def give_way(crew: Crew, muster: Muster) -> tuple[bool, float | None]:
         crew.outnumbered_since = None
         return False, None
     step = max(session.step or 0 for session in held)
+    old, new = _what_of(before, kind), _what_of(kind, before)
     if crew.outnumbered_since is None:
         crew.outnumbered_since = crew.now
         words = (
-            f"{_what_of(before, kind)}, and {counts[kind]} workers are there that compute with {_what_of(kind, before)}"
+            f"too few are left that compute with {old}, and {counts[kind]} workers are there that compute with {new}"
         )
-        crew.tell("outnumbered", f"too few are left that compute with {words}: they go on once step {step} is saved")
+        crew.tell("outnumbered", f"{words}: they go on once step {step} is saved")
     more_to_come = len(muster.present) + len(others) < crew.expected()
     until = crew.outnumbered_since + (crew.policy.absence_timeout_seconds if more_to_come else 0.0)
     if crew.now < until:
         return False, until
     if step > crew.durable.saved:
         return False, None  # who waits with a state saves it, and says so
-    words = f"{_what_of(kind, before)}, no more with {_what_of(before, kind)}"
-    crew.tell(
-        "computes",
-        f"the job begins anew with {words}, from step {step}: its bits may differ from those of an undisturbed run",
-    )
+    words = f"the job begins anew with {new}, no more with {old}, from step {step}"
+    crew.tell("computes", f"{words}: its bits may differ from those of an undisturbed run")
+    why = "too few are left that compute as it does, its state is saved, and others go on from there"
     for slot in crew.in_order():
         if _holds(crew, slot):
-            crew.fence(
-                slot, "too few are left that compute as it does, its state is saved, and others go on from there"
-            )
+            crew.fence(slot, why)
     crew.durable, crew.outnumbered_since = replace(crew.durable, computes_with=kind), None
     keep_alike(crew)
     return True, None
