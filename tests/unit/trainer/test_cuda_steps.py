@@ -44,3 +44,9 @@ def test_biases_and_their_gradients_come_with_products(steps: dict[str, Any]) ->
     for model, number in layers.items():
         told = steps[model]["epilogues"]
         assert (told["4"], told["512"]) == (5 * number, 5 * number)
+
+
+@pytest.mark.parametrize("model", ["mlp", "images", "gpt", "recurrent"])
+def test_from_the_third_step_on_no_memory_is_taken_from_the_device(steps: dict[str, Any], model: str) -> None:
+    """What a step allocates are blocks that the steps before have freed: a recorded one may keep their addresses."""
+    assert steps[model]["blocks"] == {}

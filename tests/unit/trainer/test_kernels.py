@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import importlib.metadata
 import platform
 from collections.abc import Iterator
 from pathlib import Path
@@ -71,6 +72,18 @@ def test_a_package_that_is_not_made_for_this_machine(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(type(PROVIDERS["onednn"]), "installed", lambda _: False)
     monkeypatch.setattr(platform, "machine", lambda: "riscv64")
     assert PROVIDERS["onednn"].lack() == "onednn-cpu-gomp is not made for riscv64"
+
+
+@pytest.mark.parametrize("there", ["cupy-cuda12x", "cupy-cuda13x", "cupy", ""])
+def test_a_package_for_another_cuda_is_as_good(there: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def version(package: str) -> str:
+        if package != there:
+            raise importlib.metadata.PackageNotFoundError(package)
+        return "14.2.0"
+
+    monkeypatch.setattr(importlib.metadata, "version", version)
+    assert PROVIDERS["nvrtc"].version() == ("14.2.0" if there else "")
+    assert PROVIDERS["nvrtc"].installed() == bool(there)
 
 
 def test_the_quota_of_a_container(tmp_path: Path) -> None:

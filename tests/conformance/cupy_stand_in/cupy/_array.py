@@ -12,6 +12,8 @@ from typing import Any
 
 import numpy as np
 
+from cupy._memory import watched
+
 __all__ = ["NOTES", "SURFACE", "host", "ndarray", "note", "signature", "wrapped"]
 
 SURFACE: dict[str, Any] = json.loads((Path(__file__).resolve().parents[2] / "cupy_surface.json").read_text())
@@ -44,6 +46,8 @@ def wrapped(value: Any, base: Any = None) -> Any:
             raise ValueError(f"Unsupported dtype {held.dtype}")
         made = object.__new__(ndarray)
         made._held, made.base = held, base
+        if base is None and watched:
+            watched[-1].take(made)
         return made
     if isinstance(value, tuple):
         parts = [wrapped(part, base) for part in value]

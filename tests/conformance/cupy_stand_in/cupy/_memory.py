@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import threading
+import weakref
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -74,6 +76,26 @@ class MemoryPool:
 
     total_bytes = used_bytes
 
+
+class Blocks:
+    """A pool as CuPy's: a block is the device's once, then arrays', one after another, of up to its 512 bytes' size."""
+
+    def __init__(self) -> None:
+        self.taken: Counter[int] = Counter()
+        """From the device (`cudaMalloc`), by size."""
+        self._free: Counter[int] = Counter()
+
+    def take(self, array: Any) -> None:
+        size = -(-array.nbytes // 512)
+        if self._free[size]:
+            self._free[size] -= 1
+        else:
+            self.taken[size] += 1
+        weakref.finalize(array, self._free.update, {size: 1})
+
+
+watched: list[Blocks] = []
+"""While a test has one in here, new arrays are told to it."""
 
 _allocators: list[Any] = []
 

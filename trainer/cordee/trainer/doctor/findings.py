@@ -80,7 +80,7 @@ def _provider(provider: Provider, chosen: tuple[str, ...]) -> dict[str, Any]:
         "doc": provider.doc,
         "device": provider.device,
         "package": provider.package,
-        "version": importlib.metadata.version(provider.package) if provider.installed() else None,
+        "version": provider.version() if provider.installed() else None,
         "state": "in use" if in_use else "lacking" if lack else "not chosen",
         "lack": lack,
         "identity": "" if lack else provider.identity(),

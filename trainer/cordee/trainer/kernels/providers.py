@@ -32,6 +32,8 @@ class Provider:
     """Of Cordee, what brings the package."""
     machines: tuple[str, ...] = ("x86_64", "aarch64")
     """For which there are wheels of it."""
+    others: tuple[str, ...] = ()
+    """Packages that are the same for something else: another CUDA."""
 
     def lack(self) -> str:
         """What keeps it from working here; "" if nothing does."""
@@ -42,12 +44,17 @@ class Provider:
         return importlib.import_module(self.module).lack()  # type: ignore[no-any-return]
 
     def installed(self) -> bool:
-        """Whether its package is there."""
-        try:
-            importlib.metadata.distribution(self.package)
-        except importlib.metadata.PackageNotFoundError:
-            return False
-        return True
+        """Whether its package is there, or another that is the same."""
+        return bool(self.version())
+
+    def version(self) -> str:
+        """That of the package that is there; "" if none is."""
+        for package in (self.package, *self.others):
+            try:
+                return importlib.metadata.version(package)
+            except importlib.metadata.PackageNotFoundError:
+                continue
+        return ""
 
     def identity(self) -> str:
         """Its version, and what of this CPU decides its bits."""
@@ -55,10 +62,14 @@ class Provider:
 
 
 _HERE, _LIBRARIES = "cordee.trainer.kernels", "cuda-libraries"
+_OTHER_CUPYS = ("cupy-cuda13x", "cupy")
+"""CUDA 13's wheels, and CuPy built on the spot or by conda-forge."""
 PROVIDERS: dict[str, Provider] = {
     provider.name: provider
     for provider in (
-        Provider("nvrtc", "kernels that CuPy compiles", "cupy-cuda12x", f"{_HERE}.cuda", "cuda", "cuda"),
+        Provider(
+            "nvrtc", "kernels that CuPy compiles", "cupy-cuda12x", f"{_HERE}.cuda", "cuda", "cuda", others=_OTHER_CUPYS
+        ),
         Provider("cublaslt", "products with epilogues", "nvmath-python", f"{_HERE}.cuda.products", "cuda", "cuda"),
         Provider(
             "cudnn", "convolutions and attention", "nvidia-cudnn-frontend", f"{_HERE}.cuda.cudnn", "cuda", _LIBRARIES
