@@ -195,7 +195,10 @@ def test_no_row_is_looked_for_outside() -> None:
 # -- sums --------------------------------------------------------------------------------------------------------------
 
 
-SUMS = [((70, 130), 1), ((70, 130), None), ((90000,), 0), ((9, 40, 30), 1), ((3, 9, 21), 2), ((90, 1, 30), (1, 2))]
+SUMS = [
+    ((70, 130), 1), ((70, 130), None), ((90000,), 0), ((9, 40, 30), 1), ((3, 9, 21), 2), ((90, 1, 30), (1, 2)),
+    ((70, 130), 0), ((1030, 65), 0), ((9000, 3), 0), ((9, 40, 30), (0, 1)), ((5, 20000), 0),
+]  # fmt: skip
 
 
 @pytest.mark.parametrize(("shape", "axis"), SUMS, ids=str)
@@ -214,12 +217,27 @@ def test_sums(shape: tuple[int, ...], axis: Any, threads: int) -> None:
             assert found.tobytes() == provider(operand, axis=axis, keepdims=keepdims).tobytes()
 
 
+@pytest.mark.parametrize("shape", [(1, 1), (7, 64), (1030, 129), (9000, 3)], ids=str)
+def test_sums_of_columns_have_the_same_bits_by_any_number_of_threads(shape: tuple[int, int]) -> None:
+    a, before = normal(np.random.default_rng(0), *shape), get_num_threads()
+    provider, found = kernels.registry.load("column_totals", "llvm"), []
+    try:
+        for number in (1, 2, 3):
+            set_num_threads(number)
+            found.append(provider(a))
+    finally:
+        set_num_threads(before)
+    np.testing.assert_allclose(found[0], a.astype(np.float64).sum(0), rtol=1e-5, atol=1e-4)
+    assert len({each.tobytes() for each in found}) == 1
+    for other in (a[:0], a.astype(np.float64), np.ones((9, 40), np.float32).T):
+        assert provider(other) is NotImplemented
+
+
 def test_other_sums_are_left_to_numpy() -> None:
     provider = kernels.registry.load("total", "llvm")
     a = np.ones((20, 30, 40), np.float32)
     for operand, axis in (
         (a, (0, 2)),
-        (a, 0),
         (a[:, ::2], 2),
         (a.astype(np.float64), 2),
         (a, 3),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import sys
 from collections.abc import Iterator
 from typing import Any
 
@@ -108,3 +109,26 @@ def test_what_is_left_to_numpy() -> None:
         assert multiply(x, y) is NotImplemented
     assert multiply(a, a, bias=np.ones(3, np.float32)) is NotImplemented
     assert multiply(a, a, out=np.ones((200, 100), np.float32)) is NotImplemented
+
+
+def test_with_a_team_nothing_goes_to_the_threads_of_numpys_blas() -> None:
+    """They would spin beside it."""
+    rng, called, before = np.random.default_rng(0), [], get_num_threads()
+    weight, bias = (tensor(rng.standard_normal(shape, np.float32), requires_grad=True) for shape in ((96, 64), (96,)))
+    x = tensor(rng.standard_normal((128, 64), np.float32), requires_grad=True)
+
+    def note(frame: Any, event: str, function: Any) -> None:
+        if event == "c_call" and function.__name__ in ("dot", "matmul"):
+            called.append(function.__name__)
+
+    set_num_threads(2)
+    try:
+        for _ in range(2):  # the first time loops are compiled
+            called.clear()
+            sys.setprofile(note)
+            ops.linear(x, weight, bias).sum().backward()
+            sys.setprofile(None)
+    finally:
+        sys.setprofile(None)
+        set_num_threads(before)
+    assert not called

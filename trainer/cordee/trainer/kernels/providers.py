@@ -105,6 +105,7 @@ TABLE: dict[str, dict[str, str]] = {
     "sum_pool": {"llvm": f"{_LLVM}.pooling:sum_pool"},
     "spread_pool": {"llvm": f"{_LLVM}.pooling:spread_pool"},
     "total": {"llvm": f"{_LLVM}.reduction:total"},
+    "column_totals": {"llvm": f"{_LLVM}.reduction:column_totals"},
     "layer_norm": {"llvm": f"{_LLVM}.normalization:layer_norm"},
     "layer_norm_grad": {"llvm": f"{_LLVM}.normalization:layer_norm_grad"},
     "rms_norm": {"llvm": f"{_LLVM}.normalization:rms_norm"},

@@ -6,13 +6,14 @@ Halves (float16, bfloat16) are multiplied and added up in single precision, as o
 from __future__ import annotations
 
 import functools
+import math
 import threading
 import weakref
 from typing import Any
 
 import numpy as np
 
-from cordee.trainer.array import is_float
+from cordee.trainer.array import get_num_threads, is_float, on_num_threads
 from cordee.trainer.autograd.casting import autocasts
 from cordee.trainer.autograd.graph import apply, binary
 from cordee.trainer.autograd.out import into
@@ -32,8 +33,27 @@ METHODS = "addbmm addmm addmv addr baddbmm bmm dot ger inner matmul mm mv outer 
 INPLACE = "addbmm addmm addmv addr baddbmm"
 
 _FLOAT32 = np.dtype(np.float32)
-_SMALL = 1 << 20
-"""Multiplications below which nobody is asked for a faster product of float32 than BLAS's: asking takes longer."""
+
+
+class _Least:
+    """How much work there has to be for anybody to be asked for a faster way of float32 than BLAS's: asking takes time.
+
+    With more than one thread BLAS' time ends where it would share work among threads of its own. Those then wait for
+    more by spinning, for a fortieth of a second, on the cores that the kernels' team needs.
+    """
+
+    product: float = 1 << 20
+    """Multiplications."""
+    sums: float = math.inf
+    """Elements."""
+
+
+def _beside_a_team(num_threads: int) -> None:
+    _Least.product, _Least.sums = (1 << 20, math.inf) if num_threads == 1 else (1 << 18, 9216)
+
+
+on_num_threads(_beside_a_team)
+_beside_a_team(get_num_threads())
 
 
 def _rows(a: Any) -> Any:
@@ -66,7 +86,7 @@ def multiply(xp: Any, a: Any, b: Any, *, out: Any = None, bias: Any = None, row_
 
 def product(xp: Any, a: Any, b: Any, out: Any = None, bias: Any = None) -> Any:
     """The same; of small matrices at once."""
-    if xp is np and a.dtype is _FLOAT32 and a.ndim == 2 and b.ndim == 2 and a.size * b.shape[1] < _SMALL:
+    if xp is np and a.dtype is _FLOAT32 and a.ndim == 2 and b.ndim == 2 and a.size * b.shape[1] < _Least.product:
         out = a.dot(b) if out is None else np.matmul(a, b, out=out)  # one function of BLAS; `dot` gets there sooner
         if bias is not None:
             out += bias
@@ -329,12 +349,19 @@ def row_sums(xp: Any, a: Any) -> Any:
     return sums.reshape(*a.shape[:-1], 1)
 
 
-def _column_sums(xp: Any, a: Any) -> Any:
-    if a.dtype.itemsize == 2:  # as halves, ones would add up to 256 at most
-        return wide_sum(a, 0, False)
+@kernel
+def _column_totals(xp: Any, a: Any) -> Any:
     if xp is np:
         return ones(xp, a.shape[0], a.dtype).dot(a)
     return multiply(xp, ones(xp, a.shape[0], a.dtype).reshape(1, -1), a)[0]
+
+
+def _column_sums(xp: Any, a: Any) -> Any:
+    if a.dtype.itemsize == 2:  # as halves, ones would add up to 256 at most
+        return wide_sum(a, 0, False)
+    if a.size < _Least.sums:
+        return _column_totals.reference(xp, a)
+    return _column_totals(xp, a)
 
 
 def _columns(a: tuple[int, ...]) -> Shape:

@@ -14,7 +14,7 @@ from llvmlite import ir  # type: ignore[import-untyped]
 
 from cordee.trainer.kernels.llvm.values import BOOL, BYTE, FLOAT, HALF, INT, LANES, LONG, Code, Value
 
-__all__ = ["BYTES", "TYPES", "Loop", "Memory", "Rows", "Variable"]
+__all__ = ["BYTES", "TYPES", "Loop", "Memory", "Rows", "Variable", "pairwise"]
 
 TYPES = {"f": FLOAT, "s": FLOAT, "h": HALF, "q": LONG, "b": BYTE, "u": BYTE}
 """Of operands: float32, one float32 for all elements, bits of bfloat16, int64, bool, uint8 below 128."""
@@ -228,7 +228,7 @@ class Rows(Code):
             turn += 1
 
         self.lanes(count, body, unroll)
-        return [self.total(_pairwise([part.get() for part in total], lambda a, b: a + b)) for total in sums]
+        return [self.total(pairwise([part.get() for part in total], lambda a, b: a + b)) for total in sums]
 
     def max_lanes(self, count: Value, term: Callable[[Value, Value | None], Value], unroll: int = 4) -> Value:
         """The largest of `term(index, mask)`'s lanes; NaN where there is one."""
@@ -242,10 +242,11 @@ class Rows(Code):
             turn += 1
 
         self.lanes(count, body, unroll)
-        return self.largest(_pairwise([part.get() for part in parts], self.maximum))
+        return self.largest(pairwise([part.get() for part in parts], self.maximum))
 
 
-def _pairwise(values: list[Any], combine: Callable[[Any, Any], Any]) -> Any:
+def pairwise(values: list[Any], combine: Callable[[Any, Any], Any]) -> Any:
+    """One of many, neighbours first."""
     while len(values) > 1:
         values = [combine(*values[i : i + 2]) if i + 1 < len(values) else values[i] for i in range(0, len(values), 2)]
     return values[0]

@@ -12,16 +12,19 @@ from typing import Any
 
 import numpy as np
 
-from cordee.trainer.kernels.llvm.loops import Loop, Memory, Rows
+from cordee.trainer.kernels.llvm.layouts import lies
+from cordee.trainer.kernels.llvm.loops import Loop, Memory, Rows, pairwise
 from cordee.trainer.kernels.llvm.ufuncs import family
 from cordee.trainer.kernels.llvm.values import Value
 
-__all__ = ["total"]
+__all__ = ["column_totals", "total"]
 
 _PIECE = 4096
 _NARROWEST = 8
 """Matrices of fewer columns are left to NumPy."""
 _BLOCK = 4
+_COLUMNS = 64
+"""Columns of a single matrix that stay together when threads share them: their sums are whole lines of the cache."""
 _float32 = np.dtype(np.float32)
 
 
@@ -72,6 +75,26 @@ def _column_totals(k: Rows, a: Memory, out: Memory) -> None:
     k.share(matrix)
 
 
+def _matrix_totals(k: Rows, a: Memory, out: Memory) -> None:
+    """Of one matrix, whose columns are shared: everybody reads pieces of rows as wide as its part."""
+    height, width = k.sizes["r"], k.sizes["n"]
+    first, last = k.first * _COLUMNS, k.last * _COLUMNS
+    count = k.where(last < width, last, width) - first
+    target = out.at(first)
+    k.clear(count, target)
+
+    def block(r: Value, size: int) -> None:
+        source = a.at(r * width + first)
+
+        def lanes(i: Value, mask: Value | None) -> None:
+            terms = [source.lanes(i + width * j, mask) for j in range(size)]
+            target.put_lanes(i, target.lanes(i, mask) + pairwise(terms, lambda one, other: one + other), mask)
+
+        k.lanes(count, lanes)
+
+    k.blocks(k.index(0), height, 2 * _BLOCK, block)
+
+
 @functools.cache
 def _ufuncs() -> dict[str, Any]:
     return family(
@@ -80,6 +103,7 @@ def _ufuncs() -> dict[str, Any]:
             Loop("row_totals", "f->f", _row_totals, "(r,n)->(r)", "r"),
             Loop("piece_totals", "f->f", _piece_totals, "(n)->(p)", "p"),
             Loop("column_totals", "f->f", _column_totals, "(b,r,n)->(b,n)", "b"),
+            Loop("matrix_totals", "f->f", _matrix_totals, "(r,n)->(p,w)", "p"),
         ],
     )
 
@@ -93,9 +117,12 @@ def total(a: Any, *, axis: Any, keepdims: bool) -> Any:
     order, before, reduced, after = found
     flat = a.transpose(order)
     if after > 1:
-        if before == 1 or after < _NARROWEST:
+        if before == 1:
+            sums = _of_columns(flat.reshape(reduced, after))
+        elif after < _NARROWEST:
             return NotImplemented
-        sums = _ufuncs()["column_totals"](flat.reshape(before, reduced, after))
+        else:
+            sums = _ufuncs()["column_totals"](flat.reshape(before, reduced, after))
     elif before > 1:
         if reduced < _NARROWEST:
             return NotImplemented
@@ -107,6 +134,16 @@ def total(a: Any, *, axis: Any, keepdims: bool) -> Any:
     kept = [1 if i in axes else a.shape[i] for i in order]
     result = sums.reshape(kept).transpose(np.argsort(order)) if a.ndim else sums.reshape(())
     return result if keepdims else result.reshape([n for i, n in enumerate(a.shape) if i not in axes])
+
+
+def column_totals(a: Any) -> Any:
+    return _of_columns(a) if a.size and lies(a, a.shape) else NotImplemented
+
+
+def _of_columns(a: Any) -> Any:
+    width = a.shape[1]
+    sums = np.empty((-(-width // _COLUMNS), _COLUMNS), np.float32)
+    return _ufuncs()["matrix_totals"](a, out=sums).reshape(-1)[:width]
 
 
 def _axes(axis: Any, ndim: int) -> set[int]:
