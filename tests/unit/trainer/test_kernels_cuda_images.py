@@ -14,7 +14,7 @@ import pytest
 from cordee.trainer import ops as ops  # declares the kernels
 from cordee.trainer.array import to_numpy
 from cordee.trainer.kernels import KERNELS
-from cordee.trainer.kernels.cuda import channels, channels_text, launch, pooling, pooling_text, rows_text
+from cordee.trainer.kernels.cuda import channels, channels_text, launch, pooling, pooling_text, rows_text, sums
 from cordee.trainer.kernels.registry import load
 from cordee.trainer.ops.windows import Window
 
@@ -126,6 +126,39 @@ def test_group_norm(xp: Any, shape: tuple[int, ...], layout: Any, kind: Any) -> 
         for needs in ((True, True, True), (True, False, False), (False, False, True)):
             grads = load("group_norm_grad", "nvrtc")(*on_device, needs=needs)
             close(grads, KERNELS["group_norm_grad"].reference(np, *exact, needs=needs), TOLERANCE[kind])
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(
+    ("shape", "axis"),
+    [((5,), None), ((1,), 0), ((3, 40), 0), ((3, 40), -1), ((40, 3), (0,)), ((2, 3, 4), 1), ((2, 3, 4), (0, 1)),
+     ((2, 3, 4), (1, 2)), ((2, 6, 3, 5), (0, 2, 3)), ((7, 300), None), ((2, 1, 3), 1), ((1, 1), (0, 1))],
+    ids=str,
+)  # fmt: skip
+def test_sums(xp: Any, shape: tuple[int, ...], axis: Any, kind: Any) -> None:
+    a = numbers(*shape).astype(kind)
+    layouts = LAYOUTS[:1] if len(shape) < 3 else LAYOUTS[:3]
+    for layout in layouts:
+        there = layout(xp, xp.asarray(a))
+        for keepdims in (False, True):
+            found = sums.total(there, axis=axis, keepdims=keepdims)
+            if found is NotImplemented:  # in more than one piece
+                assert len(shape) > 2
+                continue
+            assert found.dtype == kind
+            close(found, a.astype(np.float64).sum(axis=axis, keepdims=keepdims), TOLERANCE[kind])
+
+
+def test_a_sum_does_not_depend_on_where_numbers_lie(xp: Any) -> None:
+    place, a = xp.zeros(3000, np.float32), xp.asarray(numbers(2000).astype(np.float32))
+    found = []
+    for offset in (0, 1, 2, 515):
+        place[offset : offset + 2000] = a
+        found.append(to_numpy(sums.total(place[offset : offset + 2000], axis=None, keepdims=False)).tobytes())
+    assert found[1:] == found[:1] * 3
+    assert sums.total(a[::2], axis=None, keepdims=False) is NotImplemented
+    assert sums.total(a[:0], axis=None, keepdims=False) is NotImplemented
+    assert sums.total(a.astype(np.float64), axis=0, keepdims=False) is NotImplemented
 
 
 def test_a_mean_far_from_zero_does_not_swallow_the_deviations(xp: Any) -> None:

@@ -125,6 +125,7 @@ _ON_CUDA = {
         "rows": "softmax softmax_grad log_softmax log_softmax_grad cross_entropy cross_entropy_grad "
         "attention_weights attention_slopes layer_norm layer_norm_grad rms_norm rms_norm_grad",
         "channels": "batch_norm batch_norm_grad channel_affine group_norm group_norm_grad",
+        "sums": "total",
         "pooling": "max_pool unpool sum_pool spread_pool",
         "steps": "lstm_layer lstm_layer_grad gru_layer gru_layer_grad",
     },

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 
-from cordee.trainer.array import array_module
+from cordee.trainer.array import array_module, is_float
 from cordee.trainer.autograd.explain import refuse
 from cordee.trainer.autograd.record import Op, Sampler, Shape
 from cordee.trainer.errors import ShapeError, TrainerIndexError
@@ -127,6 +127,8 @@ _LARGE = 4096  # elements; what has fewer is added up before another is found wh
 
 @kernel
 def _total(xp: Any, a: Any, *, axis: Axis, keepdims: bool) -> Any:
+    if a.dtype.itemsize == 2:
+        return a.sum(axis=axis, keepdims=keepdims, dtype=_float32).astype(a.dtype)
     return a.sum(axis=axis, keepdims=keepdims)
 
 
@@ -134,6 +136,8 @@ def wide_sum(a: Any, axis: Axis, keepdims: bool) -> Any:
     """The sum, in the dtype that a sum of such numbers has."""
     dtype = a.dtype
     if dtype is _float32 and a.size >= _LARGE:
+        return _total(array_module(a), a, axis=axis, keepdims=keepdims)
+    if type(a) is not np.ndarray and is_float(dtype) and array_module(a) is not np:
         return _total(array_module(a), a, axis=axis, keepdims=keepdims)
     if dtype is _float32 or dtype is _float64:
         return a.sum(axis=axis, keepdims=keepdims)

@@ -15,15 +15,15 @@ import numpy as np
 from cordee.trainer.kernels.cuda.channels_text import THREADS
 from cordee.trainer.kernels.cuda.launch import blocks, dense, function, inner, kind_of, like, pointer, single
 
-__all__ = ["batch_norm", "batch_norm_grad", "channel_affine", "group_norm", "group_norm_grad"]
+__all__ = ["MAX_SAMPLES", "Columns", "batch_norm", "batch_norm_grad", "channel_affine", "group_norm", "group_norm_grad"]
 
-_MAX_SAMPLES = 65535
+MAX_SAMPLES = 65535
 """Of a grid's third dimension."""
 _ENOUGH_BLOCKS = 512
 """For all of a GPU's processors to have some."""
 
 
-class _Columns(NamedTuple):
+class Columns(NamedTuple):
     """Memory of which each column is one statistic's: (samples, outer, channels, inner)."""
 
     samples: int
@@ -50,10 +50,10 @@ class _Columns(NamedTuple):
     def chunks(self) -> int:
         """Of a column: by shapes alone, so that sums have one order."""
         side_by_side = -(-self.channels // self.tile) * self.samples
-        return max(1, min(_ENOUGH_BLOCKS // side_by_side, self.length // 128, 64))
+        return max(1, min(_ENOUGH_BLOCKS // side_by_side, self.length // 128, 128))
 
 
-def _add(name: str, kind: str, columns: _Columns, *arrays: Any, more: tuple[Any, ...] = ()) -> Any:
+def _add(name: str, kind: str, columns: Columns, *arrays: Any, more: tuple[Any, ...] = ()) -> Any:
     """What a kernel finds in columns, chunk by chunk."""
     cupy: Any = importlib.import_module("cupy")
     sums = cupy.empty((columns.samples, columns.chunks, 2, columns.channels), np.float32)
@@ -64,7 +64,7 @@ def _add(name: str, kind: str, columns: _Columns, *arrays: Any, more: tuple[Any,
     return sums
 
 
-def _statistics(kind: str, input: Any, columns: _Columns, eps: float, with_var: bool) -> Any:
+def _statistics(kind: str, input: Any, columns: Columns, eps: float, with_var: bool) -> Any:
     cupy: Any = importlib.import_module("cupy")
     sums = _add("moments", kind, columns, input)
     mean, inverse = cupy.empty(columns.number, np.float32), cupy.empty(columns.number, np.float32)
@@ -77,7 +77,7 @@ def _statistics(kind: str, input: Any, columns: _Columns, eps: float, with_var: 
     return mean, var, inverse
 
 
-def _totals(kind: str, columns: _Columns, *arrays: Any, width: int) -> Any:
+def _totals(kind: str, columns: Columns, *arrays: Any, width: int) -> Any:
     cupy: Any = importlib.import_module("cupy")
     sums = _add("slopes", kind, columns, *arrays, more=(np.int64(width),))
     dots, totals = cupy.empty(columns.number, np.float32), cupy.empty(columns.number, np.float32)
@@ -123,9 +123,9 @@ def _per_channel(input: Any, *values: Any) -> bool:
 # -- batch norm --------------------------------------------------------------------------------------------------------
 
 
-def _of_channels(input: Any) -> _Columns:
+def _of_channels(input: Any) -> Columns:
     channels, run = input.shape[1], inner(input) or 1
-    return _Columns(1, input.size // (channels * run), channels, run)
+    return Columns(1, input.size // (channels * run), channels, run)
 
 
 def batch_norm(input: Any, weight: Any, bias: Any, *, eps: float) -> Any:
@@ -187,18 +187,18 @@ def _samples_first(input: Any) -> bool:
     return bool(input.shape[0] == 1 or input.strides[0] == input.nbytes // input.shape[0])
 
 
-def _columns_of(input: Any, per: int, parts: int) -> _Columns:
+def _columns_of(input: Any, per: int, parts: int) -> Columns:
     """Each sample's channels in so many parts, one statistic each."""
     n, channels = input.shape[:2]
     spatial, width = math.prod(input.shape[2:]), channels // parts
     if per == 1:
-        return _Columns(1, 1, n * parts, width * spatial)
-    return _Columns(n, spatial, parts, width)
+        return Columns(1, 1, n * parts, width * spatial)
+    return Columns(n, spatial, parts, width)
 
 
 def group_norm(input: Any, weight: Any, bias: Any, *, groups: int, eps: float) -> Any:
     kind = kind_of(input)
-    if not kind or not _per_channel(input, weight, bias) or input.shape[1] % groups or len(input) > _MAX_SAMPLES:
+    if not kind or not _per_channel(input, weight, bias) or input.shape[1] % groups or len(input) > MAX_SAMPLES:
         return NotImplemented
     image, per = _first_or_last(input)
     columns = _columns_of(image, per, groups)
@@ -210,7 +210,7 @@ def group_norm(input: Any, weight: Any, bias: Any, *, groups: int, eps: float) -
 
 def group_norm_grad(g: Any, input: Any, weight: Any, mean: Any, inverse: Any, *, needs: Any) -> Any:
     kind = kind_of(input, g)
-    if not kind or g.shape != input.shape or not _per_channel(input, weight) or len(input) > _MAX_SAMPLES:
+    if not kind or g.shape != input.shape or not _per_channel(input, weight) or len(input) > MAX_SAMPLES:
         return NotImplemented
     cupy: Any = importlib.import_module("cupy")
     image, per = _first_or_last(input)

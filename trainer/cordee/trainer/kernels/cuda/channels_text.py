@@ -1,4 +1,5 @@
-"""The text of the kernels of images' channels, in CUDA's C: batch norm and group norm, and their gradients.
+"""The text of the kernels of images' channels, in CUDA's C: batch norm and group norm, and their gradients;
+and sums of columns of any kind.
 
 Memory without gaps is seen as (outer, channels, inner), in whatever order the image's dimensions lie: with channels
 last, `inner` is 1. Statistics of columns are found by chunks of their elements, a block of threads for each, and put
@@ -237,12 +238,40 @@ extern "C" __global__ void sample_totals(
 }
 """
 
+_TOTALS = """
+// As moments: plain sums, (samples, chunks, channels).
+extern "C" __global__ void column_sums(
+    const T* a, float* sums, long long outer, long long channels, long long inner, int tile) {
+    long long c = (long long)blockIdx.x * tile + threadIdx.x % tile, count = outer * inner;
+    long long low = chunk_start(blockIdx.y, gridDim.y, count), high = chunk_start(blockIdx.y + 1, gridDim.y, count);
+    a += (long long)blockIdx.z * count * channels;
+    float total = 0.0f, nothing = 0.0f;
+    if (c < channels)
+        for (Walk at(low, high, threadIdx.x / tile, blockDim.x / tile, inner); at.p < at.high; at.next())
+            total += load(a, (at.o * channels + c) * inner + at.j);
+    add_up(total, nothing, tile);
+    if (threadIdx.x < tile && c < channels)
+        sums[((long long)blockIdx.z * gridDim.y + blockIdx.y) * channels + c] = total;
+}
+
+extern "C" __global__ void column_totals(
+    const float* sums, T* out, int chunks, long long channels, long long num_columns) {
+    long long column = (long long)blockIdx.x * blockDim.x + threadIdx.x;
+    if (column >= num_columns) return;
+    sums += column / channels * chunks * channels + column % channels;
+    float total = 0.0f;
+    for (int k = 0; k < chunks; ++k) total += sums[k * channels];
+    store(out, column, total);
+}
+"""
+
 KERNELS = (
-    "moments", "statistics", "normalise", "normalise_grad", "slopes", "slope_totals", "slope_means", "sample_totals",
+    "column_sums", "column_totals", "moments", "statistics", "normalise", "normalise_grad", "slopes", "slope_totals",
+    "slope_means", "sample_totals",
 )  # fmt: skip
 """What is in the source."""
 
 
 def source(kind: str) -> str:
     """The source for a dtype."""
-    return PREAMBLE + KINDS[kind] + _SUMS + _MOMENTS + _EACH + _SLOPES
+    return PREAMBLE + KINDS[kind] + _SUMS + _MOMENTS + _EACH + _SLOPES + _TOTALS

@@ -22,6 +22,7 @@ import numpy as np
 
 from cordee.trainer.array import device_lack, get_tf32
 from cordee.trainer.kernels.cuda.memory import aligned, workspace
+from cordee.trainer.kernels.registry import KERNELS
 
 __all__ = [
     "correlate", "flash_attention", "flash_attention_grad", "identity", "lack", "ordered", "spread", "weigh",
@@ -271,7 +272,7 @@ def weigh(g: Any, input: Any, window: Any, groups: int, kept: Any = None, with_b
     graph.run(dy, x, dw)
     sums = None
     if with_bias:
-        sums = dy.sum(axis=(0, *range(2, dy.ndim)), dtype=np.float32).astype(g.dtype, copy=False)
+        sums = KERNELS["total"](importlib.import_module("cupy"), dy, axis=(0, *range(2, dy.ndim)), keepdims=False)
     return importlib.import_module("cupy").ascontiguousarray(_seen(dw, g.ndim)), sums
 
 

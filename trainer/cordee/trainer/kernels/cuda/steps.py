@@ -194,5 +194,5 @@ def gru_layer_grad(
     if needs[0]:
         d_weight = multiply(cupy, d_hidden.T, before.astype(dtype, copy=False)).astype(dtype, copy=False)
     if needs[1]:
-        d_bias = d_hidden.sum(axis=0, dtype=np.float32).astype(dtype, copy=False)
+        d_bias = KERNELS["total"](cupy, d_hidden, axis=0, keepdims=False)
     return d, dh.astype(dtype, copy=False), d_weight, d_bias
