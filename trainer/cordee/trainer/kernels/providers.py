@@ -97,6 +97,8 @@ TABLE: dict[str, dict[str, str]] = {
     "batch_norm_grad": {"llvm": f"{_LLVM}.channels:batch_norm_grad"},
     "attention_weights": {"llvm": f"{_LLVM}.attention:attention_weights"},
     "attention_slopes": {"llvm": f"{_LLVM}.attention:attention_slopes"},
+    "flash_attention": {"onednn": f"{_ONEDNN}.attention:flash_attention"},
+    "flash_attention_grad": {"onednn": f"{_ONEDNN}.attention:flash_attention_grad"},
     "add_elements": {"llvm": f"{_LLVM}.places:add_elements"},
     "group_norm": {"llvm": f"{_LLVM}.groups:group_norm"},
     "group_norm_grad": {"llvm": f"{_LLVM}.groups:group_norm_grad"},

@@ -145,8 +145,7 @@ def _masked_weights(xp: Any, query: Any, key: Any, mask: Any, scale: float, caus
     scores -= top
     weights = xp.exp(scores, out=scores)
     sums = row_sums(xp, weights)
-    sums += sums == 0
-    weights /= sums
+    weights /= sums + (sums == 0)
     return weights
 
 
@@ -195,6 +194,12 @@ def _attention_vjp(
         return tuple([None if grad is None else grad.astype(g.dtype) for grad in grads])
     if F.raw:
         return _attention_grad(F, g, (query, key, value), aux, needs, scale, kept, keep_scale)
+    if g.dtype.itemsize == 2:  # the weights, worked out anew, would be rounded on the way
+        single, half = np.dtype(np.float32), g.dtype
+        how = {"needs": needs, "aux": aux, "scale": scale, "causal": causal, "kept": kept, "keep_scale": keep_scale}
+        g, query, key, value = (F.cast(a, dtype=single, source=half) for a in (g, query, key, value))
+        grads = _attention_vjp(F, g, None, query, key, value, mask, **how)
+        return tuple([None if grad is None else F.cast(grad, dtype=half, source=single) for grad in grads])
     weights = _weights(F, query, key, mask, scale, causal)
     value_grad = query_grad = key_grad = scores_grad = None
     if needs[2]:
