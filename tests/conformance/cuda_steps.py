@@ -112,11 +112,12 @@ def _recurrent(ct: Any) -> tuple[Any, Callable[[], Any]]:
 MODELS = {"mlp": _mlp, "images": _images, "gpt": _gpt, "recurrent": _recurrent}
 
 
-def _step(optimiser: Any, loss: Callable[[], Any]) -> float:
+def _step(optimiser: Any, loss: Callable[[], Any], clip: Any) -> float:
     """The loss, read from the stand-in's memory: nobody has waited for it."""
     optimiser.zero_grad()
     found = loss()
     found.backward()
+    clip(optimiser.param_groups[0]["params"], 1.0)
     optimiser.step()
     return float(getattr(found.data, "_held", found.data))
 
@@ -128,6 +129,7 @@ def main() -> int:
     import cordee.trainer as ct
     from cordee.trainer.array import set_device
 
+    clip = ct.nn.utils.clip_grad_norm_
     for name, make in MODELS.items():
         told: dict[str, Any] = {"model": name}
         for device, key in (("cuda", "losses"), ("cpu", "on_cpu")):
@@ -136,10 +138,10 @@ def main() -> int:
             model, loss = make(ct)
             optimiser = ct.optim.AdamW(model.parameters(), lr=0.01)
             cupy.cuda.watched[:] = [blocks := cupy.cuda.Blocks()] if device == "cuda" else []
-            losses = [_step(optimiser, loss) for _ in range(2)]
+            losses = [_step(optimiser, loss, clip) for _ in range(2)]
             before = blocks.taken.copy()
             cupy.NOTES.clear()
-            losses += [_step(optimiser, loss) for _ in range(3)]
+            losses += [_step(optimiser, loss, clip) for _ in range(3)]
             if device == "cuda":
                 told["blocks"] = {512 * size: number for size, number in (blocks.taken - before).items()}
                 told["waits"] = {f"{Path(file).name}:{line} {what}": n for (what, file, line), n in cupy.NOTES.items()}

@@ -85,6 +85,8 @@ def _mean(xp: Any, a: Any, *, axis: Axis, keepdims: bool) -> Any:
     number = count(a.shape, axis) or math.nan
     if a.dtype.itemsize != 2:
         return wide_sum(a, axis, keepdims) / number
+    if xp is not np:
+        return (wide_sum(a.astype(np.float32), axis, keepdims) / number).astype(a.dtype)
     return (a.sum(axis=axis, keepdims=keepdims, dtype=np.float32) / number).astype(a.dtype)
 
 
@@ -99,6 +101,9 @@ MEAN = op(
 
 
 def _length(xp: Any, a: Any, *, axis: Axis, keepdims: bool) -> Any:
+    if xp is not np:
+        wide = a.astype(np.float32) if a.dtype.itemsize == 2 else a
+        return xp.sqrt(wide_sum(wide * wide, axis, keepdims)).astype(a.dtype, copy=False)
     if a.dtype.itemsize == 2:
         wide = a.astype(np.float32)
         return xp.sqrt((wide * wide).sum(axis=axis, keepdims=keepdims)).astype(a.dtype)
