@@ -109,7 +109,25 @@ def _recurrent(ct: Any) -> tuple[Any, Callable[[], Any]]:
     return model, lambda: nn.functional.cross_entropy(model(x), y)
 
 
-MODELS = {"mlp": _mlp, "images": _images, "gpt": _gpt, "recurrent": _recurrent}
+def _halves(make: Any) -> Any:
+    """A model in mixed precision."""
+
+    def made(ct: Any) -> tuple[Any, Callable[[], Any]]:
+        model, loss = make(ct)
+
+        def autocast() -> Any:
+            with ct.autocast(ct.device_name(), dtype=ct.bfloat16):
+                return loss()
+
+        return model, autocast
+
+    return made
+
+
+MODELS = {
+    "mlp": _mlp, "images": _images, "gpt": _gpt, "recurrent": _recurrent, "images in bfloat16": _halves(_images),
+    "gpt in bfloat16": _halves(_gpt), "recurrent in bfloat16": _halves(_recurrent),
+}  # fmt: skip
 
 
 def _step(optimiser: Any, loss: Callable[[], Any], clip: Any) -> float:

@@ -25,13 +25,26 @@ _C = {
 }  # fmt: skip
 
 
+_SHIM = """
+#include <cstring>
+#define __device__
+#define __forceinline__ inline
+#define erfcxf(x) (expf((x) * (x)) * erfcf(x))
+#define erfinvf(x) (x)
+static inline float __uint_as_float(unsigned x) { float y; std::memcpy(&y, &x, 4); return y; }
+static inline unsigned __float_as_uint(float x) { unsigned y; std::memcpy(&y, &x, 4); return y; }
+"""
+
+
 class ElementwiseKernel:
     """`raw` arguments are indexed by the text, the others by the element; all must be whole blocks of memory."""
 
-    def __init__(self, in_params: str, out_params: str, operation: str, name: str = "kernel", **_: Any) -> None:
+    def __init__(
+        self, in_params: str, out_params: str, operation: str, name: str = "kernel", preamble: str = "", **_: Any
+    ) -> None:
         self.inputs = [p.split() for p in in_params.split(",") if p.strip()]
         self.outputs = [p.split() for p in out_params.split(",") if p.strip()]
-        self.operation = operation
+        self.operation, self.preamble = operation, preamble
 
     def __call__(self, *args: Any, size: int | None = None, **_: Any) -> Any:
         types: dict[str, str] = {}
@@ -79,7 +92,10 @@ class ElementwiseKernel:
         body = "".join(f"typedef {c} {k};\n" for k, c in types.items())
         code = (
             "#include <complex>\n#include <cmath>\n#include <cstdint>\n#include <algorithm>\nusing namespace std;\n"
-            "#define __device__\n" + body + f'extern "C" void run(long long n, {", ".join(heads)}) {{\n'
+            + _SHIM
+            + self.preamble
+            + body
+            + f'extern "C" void run(long long n, {", ".join(heads)}) {{\n'
             "for (long long i = 0; i < n; ++i) {\n" + "\n".join(text) + "\n{" + self.operation + "}\n}}\n"
         )
         _compiled(code)(ctypes.c_longlong(int(np.prod(shape))), *[ctypes.c_void_p(a.ctypes.data) for a in held])
