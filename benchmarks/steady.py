@@ -64,15 +64,18 @@ def step_seconds(command: list[str], folder: Path) -> float:
 
 def part_seconds(command: list[str], folder: Path) -> dict[str, float]:
     """Launches Cordee's `command` and returns the medians of a step's parts."""
-    whole = step_seconds([*command, "--parts"], folder)
-    (parts_file,), (commits_file,) = folder.glob("*.parts"), folder.glob("*.commits")
-    steps, commits = json.loads(parts_file.read_text()), json.loads(commits_file.read_text())
-    begin = len(steps) // 4
-    found = {name: statistics.median(step[name] for step in steps[begin:]) for name in steps[0]}
-    commit = statistics.median(commits[begin:])
-    found["exchange"] -= found["waiting"]
-    found["bookkeeping"] = commit - found["exchange"] - found["waiting"] - found["update"]
-    return {"step": whole, "computing": whole - commit - found["loading"] - found["folding"], **found}
+    step_seconds([*command, "--parts"], folder)
+    (times_file,), (parts_file,) = folder.glob("*.json"), folder.glob("*.parts")
+    (commits_file,) = folder.glob("*.commits")
+    times, parts, commits = (json.loads(file.read_text()) for file in (times_file, parts_file, commits_file))
+    steps: list[dict[str, float]] = []
+    for index in range(len(times) // 4, len(times)):  # a median of differences is not the difference of medians
+        found, commit, whole = parts[index], commits[index], times[index] - times[index - 1]
+        computing = whole - commit - found["loading"] - found["folding"]
+        bookkeeping = commit - found["exchange"] - found["update"]
+        found["exchange"] -= found["waiting"]
+        steps.append({"step": whole, "computing": computing, **found, "bookkeeping": bookkeeping})
+    return {name: statistics.median(step[name] for step in steps) for name in steps[0]}
 
 
 def main() -> None:
