@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import re
 import shutil
 import subprocess
 import sys
@@ -91,7 +92,8 @@ class ElementwiseKernel:
             text.append(f"{c}* {name} = _{name};" if raw else f"{c}& {name} = _{name}[i];")
         body = "".join(f"typedef {c} {k};\n" for k, c in types.items())
         code = (
-            "#include <complex>\n#include <cmath>\n#include <cstdint>\n#include <algorithm>\nusing namespace std;\n"
+            "".join(f"#include <{each}>\n" for each in _headers(self.operation, [*types.values(), *heads]))
+            + "using namespace std;\n"
             + _SHIM
             + self.preamble
             + body
@@ -112,6 +114,13 @@ class ElementwiseKernel:
             raise NotImplementedError("the stand-in's kernels need such outputs given")
         shape = np.broadcast_shapes(*(v.shape for v in arrays))
         return [sys.modules["cupy"].empty(shape, kind) for *_, kind, _ in self.outputs]
+
+
+def _headers(operation: str, kinds: list[str]) -> list[str]:
+    """Those that are needed: the others take longer to read than all that is compiled."""
+    complex_numbers = any("complex" in kind for kind in kinds)
+    return ["cmath", "cstdint", *(["complex"] if complex_numbers else []),
+            *(["algorithm"] if re.search(r"\b(min|max|swap)\(", operation) else [])]  # fmt: skip
 
 
 @cache
