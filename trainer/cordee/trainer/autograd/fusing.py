@@ -177,9 +177,8 @@ class Fused:
         return None if loop is None else (loop, names)
 
 
-_CHEAP = frozenset(("+", "-", "*", "/", "neg", "max", "min", "abs", "sqrt", "floor", "sign", "real_of"))
-
-
+_CHEAP = frozenset(("+", "-", "*", "/", "neg", "abs", "sqrt", "floor", "sign", "real_of"))
+"""Single passes of NumPy's that are as fast as a loop can be; its maximum with a number is not."""
 _PLAIN = frozenset(("+", "-", "*", "neg"))
 
 

@@ -15,8 +15,9 @@ from cordee.trainer.kernels import kernel
 from cordee.trainer.tensors import Tensor, wrap
 
 __all__ = [
-    "Axis", "ValuesAndIndices", "as_axis", "axes_cases", "bad_axis", "count", "in_one_dimension", "kept_shape", "plain",
-    "reduced_shape", "reduced_shape_of_some", "require_float", "same_shape", "wide_sum", "wide_sum_dtype",
+    "Axis", "ValuesAndIndices", "as_axis", "axes_cases", "bad_axis", "count", "extreme_of", "in_one_dimension",
+    "is_large", "kept_shape", "plain", "product", "reduced_shape", "reduced_shape_of_some", "require_float",
+    "same_shape", "square_total", "wide_sum", "wide_sum_dtype",
 ]  # fmt: skip
 
 Axis: TypeAlias = "int | tuple[int, ...] | None"
@@ -125,11 +126,40 @@ def wide_sum_dtype(dtype: Any) -> Any:
 _LARGE = 4096  # elements; what has fewer is added up before another is found who would
 
 
+def is_large(a: Any) -> bool:
+    """Whether a kernel is asked for: it is of float32, and has enough elements."""
+    return a.dtype is _float32 and a.size >= _LARGE
+
+
 @kernel
 def _total(xp: Any, a: Any, *, axis: Axis, keepdims: bool) -> Any:
     if a.dtype.itemsize == 2:
         return a.sum(axis=axis, keepdims=keepdims, dtype=_float32).astype(a.dtype)
     return a.sum(axis=axis, keepdims=keepdims)
+
+
+@kernel
+def square_total(xp: Any, a: Any, *, axis: Axis, keepdims: bool) -> Any:
+    """The sum of squares."""
+    return (a * a).sum(axis=axis, keepdims=keepdims)
+
+
+@kernel
+def product(xp: Any, a: Any, *, axis: Axis, keepdims: bool) -> Any:
+    """The product, in the elements' dtype."""
+    return a.prod(axis=axis, keepdims=keepdims)
+
+
+@kernel
+def _extreme(xp: Any, a: Any, *, axis: Axis, keepdims: bool, largest: bool) -> Any:
+    return (a.max if largest else a.min)(axis=axis, keepdims=keepdims)
+
+
+def extreme_of(xp: Any, a: Any, axis: Axis, keepdims: bool, largest: bool) -> Any:
+    """The largest or the smallest element; NaN where there is one."""
+    if is_large(a):
+        return _extreme(xp, a, axis=axis, keepdims=keepdims, largest=largest)
+    return (a.max if largest else a.min)(axis=axis, keepdims=keepdims)
 
 
 def wide_sum(a: Any, axis: Axis, keepdims: bool) -> Any:

@@ -14,6 +14,7 @@ from cordee.trainer.ops.axes import (
     as_axis,
     axes_cases,
     bad_axis,
+    extreme_of,
     in_one_dimension,
     kept_shape,
     plain,
@@ -39,14 +40,14 @@ def _nothing(s: Sampler) -> list[Any]:
 
 AMAX = op(
     "amax", "the largest element over dimensions; equal ones share the gradient",
-    forward=lambda xp, a, *, axis, keepdims: a.max(axis=axis, keepdims=keepdims),
+    forward=lambda xp, a, *, axis, keepdims: extreme_of(xp, a, axis, keepdims, True),
     vjps=(_extreme_vjp,), saves=("a out",), samples=axes_cases("distinct", empty=False), shape=reduced_shape_of_some,
     reference=lambda a, axis, keepdims: np.max(a, axis, keepdims=keepdims), errors=_nothing,
 )  # fmt: skip
 
 AMIN = op(
     "amin", "the smallest element over dimensions; equal ones share the gradient",
-    forward=lambda xp, a, *, axis, keepdims: a.min(axis=axis, keepdims=keepdims),
+    forward=lambda xp, a, *, axis, keepdims: extreme_of(xp, a, axis, keepdims, False),
     vjps=(_extreme_vjp,), saves=("a out",), samples=axes_cases("distinct", empty=False), shape=reduced_shape_of_some,
     reference=lambda a, axis, keepdims: np.min(a, axis, keepdims=keepdims), errors=_nothing,
 )  # fmt: skip

@@ -21,10 +21,13 @@ from cordee.trainer.ops.axes import (
     axes_cases,
     bad_axis,
     count,
+    is_large,
     kept_shape,
     plain,
+    product,
     reduced_shape,
     require_float,
+    square_total,
     wide_sum,
     wide_sum_dtype,
 )
@@ -107,6 +110,8 @@ def _length(xp: Any, a: Any, *, axis: Axis, keepdims: bool) -> Any:
     if a.dtype.itemsize == 2:
         wide = a.astype(np.float32)
         return xp.sqrt((wide * wide).sum(axis=axis, keepdims=keepdims)).astype(a.dtype)
+    if is_large(a):
+        return xp.sqrt(square_total(xp, a, axis=axis, keepdims=keepdims))
     return xp.sqrt((a * a).sum(axis=axis, keepdims=keepdims))
 
 
@@ -292,6 +297,8 @@ def count_nonzero(input: Tensor, dim: Any = None, keepdim: bool = False) -> Tens
 def _prod(xp: Any, a: Any, *, axis: Axis, keepdims: bool) -> Any:
     if a.dtype.itemsize == 2 and a.dtype.kind in "fV":
         return a.prod(axis=axis, keepdims=keepdims, dtype=np.float32).astype(a.dtype)
+    if is_large(a):
+        return product(xp, a, axis=axis, keepdims=keepdims)
     return a.prod(axis=axis, keepdims=keepdims, dtype=np.int64 if a.dtype.kind in "iub" else None)
 
 

@@ -11,8 +11,9 @@ from cordee.trainer.array import DTypeLike, array_module
 from cordee.trainer.autograd.graph import apply_one
 from cordee.trainer.autograd.out import into
 from cordee.trainer.autograd.record import Sampler, op
+from cordee.trainer.kernels import kernel
 from cordee.trainer.ops.arithmetic import as_mask
-from cordee.trainer.ops.axes import ValuesAndIndices, in_one_dimension, same_shape, wide_sum_dtype
+from cordee.trainer.ops.axes import ValuesAndIndices, in_one_dimension, is_large, same_shape, wide_sum_dtype
 from cordee.trainer.tensors import Tensor, wrap
 
 __all__ = [
@@ -41,17 +42,21 @@ def _bad_axis(s: Sampler) -> list[Any]:
     return [s.case(s.normal(2, 3), axis=2, reverse=False), s.case(s.normal(0), axis=-2, reverse=False)]
 
 
+@kernel
+def _running(xp: Any, a: Any, *, axis: int, reverse: bool, what: str) -> Any:
+    wide = wide_sum_dtype(a.dtype)
+    if reverse:
+        return xp.flip(getattr(xp.flip(a, axis), what)(axis, dtype=wide), axis)
+    return getattr(a, what)(axis, dtype=wide)
+
+
 def _scanned(name: str) -> Any:
     """A forward that scans with the array method of that name, backwards if asked."""
 
     def forward(xp: Any, a: Any, *, axis: int, reverse: bool) -> Any:
         if not a.ndim:
             return getattr(a.reshape(1), name)(axis).reshape(())
-        wide = wide_sum_dtype(a.dtype)
-        if reverse:
-            out = xp.flip(getattr(xp.flip(a, axis), name)(axis, dtype=wide), axis)
-        else:
-            out = getattr(a, name)(axis, dtype=wide)
+        out = (_running if is_large(a) else _running.reference)(xp, a, axis=axis, reverse=reverse, what=name)
         return out.astype(a.dtype) if a.dtype.itemsize == 2 and a.dtype.kind in "fV" else out
 
     return forward
@@ -194,25 +199,22 @@ def logcumsumexp(input: Tensor, dim: int) -> Tensor:
 # -- extremes ----------------------------------------------------------------------------------------------------------
 
 
-def _running_place(data: Any, dim: int, name: str) -> Any:
+@kernel
+def _running_place(xp: Any, a: Any, *, axis: int, what: str) -> Any:
     """Where the extreme of all elements so far is (the last, if several); from a NaN on, the last NaN."""
-    xp = array_module(data)
-    if xp is np:
-        best = getattr(np, name).accumulate(data, dim)
-    else:
-        best = accumulate(xp, getattr(xp, name), data, dim)
-    hit = (data == best) | (data != data)  # noqa: PLR0124 (NaN)
-    shape = [1] * data.ndim
-    shape[dim] = -1
-    places = xp.where(hit, xp.arange(data.shape[dim]).reshape(shape), 0)
-    return np.maximum.accumulate(places, dim) if xp is np else accumulate(xp, xp.maximum, places, dim)
+    best = getattr(np, what).accumulate(a, axis) if xp is np else accumulate(xp, getattr(xp, what), a, axis)
+    hit = (a == best) | (a != a)  # noqa: PLR0124 (NaN)
+    shape = [1] * a.ndim
+    shape[axis] = -1
+    places = xp.where(hit, xp.arange(a.shape[axis]).reshape(shape), 0)
+    return np.maximum.accumulate(places, axis) if xp is np else accumulate(xp, xp.maximum, places, axis)
 
 
 def _cumulative(input: Tensor, dim: int, name: str) -> ValuesAndIndices:
     same_shape(input.shape, axis=dim)
     if not input.ndim:
         return in_one_dimension(_cumulative, input, 0, name)  # type: ignore[no-any-return]
-    indices = wrap(_running_place(input.data, dim, name))
+    indices = wrap(_running_place(array_module(input.data), input.data, axis=dim, what=name))
     return ValuesAndIndices(input.gather(dim, indices), indices)
 
 

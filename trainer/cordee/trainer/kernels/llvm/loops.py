@@ -232,17 +232,42 @@ class Rows(Code):
 
     def max_lanes(self, count: Value, term: Callable[[Value, Value | None], Value], unroll: int = 4) -> Value:
         """The largest of `term(index, mask)`'s lanes; NaN where there is one."""
-        parts = [self.variable(self.splat(self.real(float("-inf")))) for _ in range(unroll)]
+        return self.extreme_lanes(count, term, True, unroll)
+
+    def extreme_lanes(
+        self, count: Value, term: Callable[[Value, Value | None], Value], largest: bool, unroll: int = 4
+    ) -> Value:
+        """The largest of the lanes, or the smallest; NaN where there is one."""
+        spoilt = self.variable(self.splat(Value(self, ir.Constant(BOOL, 0))))
+
+        def combine(known: Value, more: Value) -> Value:
+            spoilt.set(spoilt.get() | more.differs(more))
+            return self.where(more > known if largest else more < known, more, known)
+
+        start = float("-inf" if largest else "inf")
+        found = self.lanes_together(count, term, start, combine, unroll)
+        found = self.where(spoilt.get(), self.splat(self.real(float("nan"))), found)
+        return self.largest(found) if largest else self.smallest(found)
+
+    def lanes_together(
+        self, count: Value, term: Callable[[Value, Value | None], Value], start: float,
+        combine: Callable[[Value, Value], Value], unroll: int = 4,
+    ) -> Value:  # fmt: skip
+        """16 lanes, each what `combine` makes of its terms; `start` is what makes no difference."""
+        neutral = self.splat(self.real(start))
+        parts = [self.variable(neutral) for _ in range(unroll)]
         turn = 0
 
         def body(index: Value, mask: Value | None) -> None:
             nonlocal turn
-            part = parts[turn % unroll]
-            part.set(self.kept(mask, self.maximum(part.get(), term(index, mask)), part.get()))
+            part, given = parts[turn % unroll], term(index, mask)
+            if mask is not None:
+                given = self.where(mask, given, neutral)
+            part.set(combine(part.get(), given))
             turn += 1
 
         self.lanes(count, body, unroll)
-        return self.largest(pairwise([part.get() for part in parts], self.maximum))
+        return pairwise([part.get() for part in parts], combine)  # type: ignore[no-any-return]
 
 
 def pairwise(values: list[Any], combine: Callable[[Any, Any], Any]) -> Any:

@@ -288,18 +288,14 @@ class Code:
     def total(self, vector: Value) -> Value:
         return self.fold(vector, lambda a, b: a + b)
 
+    def product(self, vector: Value) -> Value:
+        return self.fold(vector, lambda a, b: a * b)
+
     def largest(self, vector: Value) -> Value:
-        return self.fold(
-            vector,
-            lambda a, b: _Narrow(
-                self,
-                self.ir.select(
-                    self.ir.or_(self.ir.fcmp_ordered(">", a.ref, b.ref), self.ir.fcmp_unordered("uno", a.ref, a.ref)),
-                    a.ref,
-                    b.ref,
-                ),
-            ),
-        )
+        return self.fold(vector, lambda a, b: a.extreme(">", b))
+
+    def smallest(self, vector: Value) -> Value:
+        return self.fold(vector, lambda a, b: a.extreme("<", b))
 
 
 class _Narrow:
@@ -313,3 +309,14 @@ class _Narrow:
 
     def __add__(self, other: _Narrow) -> _Narrow:
         return _Narrow(self.code, self.code.ir.fadd(self.ref, other.ref))
+
+    def __mul__(self, other: _Narrow) -> _Narrow:
+        return _Narrow(self.code, self.code.ir.fmul(self.ref, other.ref))
+
+    def extreme(self, sign: str, other: _Narrow) -> _Narrow:
+        """Lane by lane whichever is larger (">") or smaller ("<"); NaN where one of both is."""
+        builder = self.code.ir
+        own = builder.or_(
+            builder.fcmp_ordered(sign, self.ref, other.ref), builder.fcmp_unordered("uno", self.ref, self.ref)
+        )
+        return _Narrow(self.code, builder.select(own, self.ref, other.ref))
