@@ -50,7 +50,8 @@ def ops() -> str:
     """All ops, by the file that declares them."""
     families: dict[str, list[Op]] = {}
     for op in REGISTRY.values():
-        families.setdefault(op.forward.__module__.rpartition(".")[2], []).append(op)
+        forward = getattr(op.small_forward, "reference", op.small_forward)  # neither a fused loop nor a kernel
+        families.setdefault(forward.__module__.rpartition(".")[2], []).append(op)
     head = ("op", "result", "dtype", "gradient")
     return "\n\n".join(
         f"### {family}\n\n{table(head, map(describe_op, members))}" for family, members in sorted(families.items())
