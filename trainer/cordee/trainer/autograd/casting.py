@@ -55,7 +55,7 @@ class _Switch:
         self.lock = threading.Lock()
 
 
-SWITCH = _Switch()
+SWITCH: _Switch = _Switch()
 
 
 class Regions(NamedTuple):
@@ -192,9 +192,8 @@ def _in(dtype: Any, x: Tensor) -> Tensor:
 
 
 def _cast(x: Tensor, dtype: Any) -> Tensor:
-    from cordee.trainer.autograd.graph import apply_one
 
-    return apply_one(REGISTRY["cast"], x, dtype=dtype, source=x.data.dtype)
+    return REGISTRY["cast"].run(x, dtype=dtype, source=x.data.dtype)
 
 
 def autocasts(kind: str) -> Callable[[Callable[P, R]], Callable[P, R]]:

@@ -142,7 +142,7 @@ class Function:
         saved = tuple(getattr(arg, "shape", None) for arg in args)
         values = tuple(out.data for out in outputs)
         single = not isinstance(result, tuple)
-        node = Node(
+        node = Node.of(
             _operation(
                 None if single else len(outputs),
                 any(id(out) not in dirty and _viewed(out, args[:1]) is not None for out in outputs),

@@ -5,52 +5,40 @@ read, and a number that grows with time. A result holds its node, a node holds i
 point backwards, so a graph that nobody holds is gone at once, without the garbage collector. A tensor that requires a
 gradient and was made by the user holds a `Leaf`, which refers to the tensor weakly.
 
-Nothing here is a closure per call and nothing is checked that a failing forward would notice anyway: the cost of
-recording is the design constraint. A failure is explained after the fact, by the op's record.
+The cost of recording is the design constraint. What is called for most operations is written out for each op
+(`specialised.py`); here is what they are made of, and the careful functions for what comes seldom. Nothing is a closure
+per call and nothing is checked that a failing forward would notice anyway: a failure is explained after the fact, by
+the op's record.
 """
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Callable
-from typing import Any, Protocol, TypeAlias
+from types import CodeType
+from typing import Any, Self
 
 import numpy as np
 
-from cordee.trainer.array import Array, array_module, bfloat16, default_dtype
+from cordee.trainer.array import array_module, bfloat16
+from cordee.trainer.autograd import specialised
 from cordee.trainer.autograd.casting import SWITCH, cast_input, cast_inputs
 from cordee.trainer.autograd.explain import refuse
 from cordee.trainer.autograd.fusing import LEAST
-from cordee.trainer.autograd.location import OURS, Location
+from cordee.trainer.autograd.location import OURS, Location, here
 from cordee.trainer.autograd.mixing import complexified, narrowed
 from cordee.trainer.autograd.mode import MODE, OFF
 from cordee.trainer.autograd.out import into
 from cordee.trainer.autograd.record import Op
-from cordee.trainer.autograd.settle import NARROWING, TO_SETTLE, constant, has_halves, settle
+from cordee.trainer.autograd.settle import NARROWING, TO_SETTLE, constant, has_halves, settle, settle_like
+from cordee.trainer.autograd.specialised import Binary, Operand, Unary, binary, unary
 from cordee.trainer.tensors import Leaf, Tensor, next_number, wrap
 
-__all__ = ["PICK", "Node", "Operand", "apply", "apply_one", "binary", "make_by", "pick", "unary"]
+__all__ = [
+    "PICK", "Binary", "Node", "Operand", "Unary", "apply", "apply_two", "binary", "finish", "make_by", "pick", "unary",
+]  # fmt: skip
 
-Operand: TypeAlias = "Tensor | Array | float | int | bool"
-
-
-class Unary(Protocol):
-    """A function of one operand."""
-
-    def __call__(self, input: Operand, *, out: Tensor | None = None) -> Tensor: ...
-
-
-class Binary(Protocol):
-    """A function of two operands."""
-
-    def __call__(self, input: Operand, other: Operand, *, out: Tensor | None = None) -> Tensor: ...
-
-
-_ndarray, _FLOAT32 = np.ndarray, np.dtype(np.float32)
-_NO_PARAMS: dict[str, Any] = {}
-_NO_SHAPE, _NO_SHAPES = (None,), (None, None)
-_NUMBERS = frozenset((float, int, bool))
-_frame = sys._getframe
+NO_PARAMS: dict[str, Any] = {}
 
 
 class Node:
@@ -63,30 +51,33 @@ class Node:
 
     __slots__ = ("__weakref__", "code", "edges", "hooks", "lasti", "number", "op", "out", "params", "saved", "uneven")
 
-    def __init__(
-        self,
-        op: Op,
-        edges: tuple[Node | Leaf | None, ...],
-        saved: tuple[Any, ...],
-        out: Any,
-        params: dict[str, Any],
-    ) -> None:
-        self.op = op
-        self.edges = edges
-        self.saved: tuple[Any, ...] | None = saved
-        self.out = out
-        self.params = params
-        self.uneven = op.broadcasts
-        self.number = next_number()
-        frame: Any = _frame(2)
-        code = frame.f_code
-        while code.co_filename in OURS:
-            back = frame.f_back
-            if back is None:
-                break
-            frame, code = back, back.f_code
-        self.code = code
-        self.lasti = frame.f_lasti
+    code: CodeType
+    edges: tuple[Node | Leaf | None, ...]
+    hooks: Any
+    lasti: int
+    number: int
+    op: Op
+    out: Any
+    params: dict[str, Any]
+    saved: tuple[Any, ...] | None
+    uneven: bool
+
+    @classmethod
+    def of(
+        cls, op: Op, edges: tuple[Node | Leaf | None, ...], saved: tuple[Any, ...], out: Any, params: dict[str, Any]
+    ) -> Self:
+        """The node of an operation that is being run; the class itself makes an empty one, in half the time."""
+        node = cls()
+        node.op = op
+        node.edges = edges
+        node.saved = saved
+        node.out = out
+        node.params = params
+        node.uneven = op.broadcasts
+        node.number = next_number()
+        place = here()
+        node.code, node.lasti = place.code, place.lasti
+        return node
 
     def keep_apart(self, apart: Callable[[Any], Any]) -> None:
         """Let a function put copies in the place of what is about to be overwritten."""
@@ -111,149 +102,111 @@ class Node:
         return f"<{self.op.name} node {self.number}>"
 
 
-_new, _Node = object.__new__, Node
+class _Told:
+    """Whether somebody is told of what is recorded: hooks on what is saved, and anomaly mode."""
+
+    __slots__ = ("on",)
+
+    def __init__(self) -> None:
+        self.on = False
 
 
-def _record(data: Any, op: Op, edges: Any, saved: Any, out: Any, params: dict[str, Any], uneven: bool) -> Tensor:
-    """The tensor that an operation returns, around its node: `wrap` and `Node`, without a call for each."""
-    node = _new(_Node)
-    node.op = op
-    node.edges = edges
-    node.saved = saved
-    node.out = out
-    node.params = params
-    node.uneven = uneven
-    node.number = next_number()
-    frame: Any = _frame(2)
-    code = frame.f_code
-    while code.co_filename in OURS:
-        back = frame.f_back
-        if back is None:
-            break
-        frame, code = back, back.f_code
-    node.code = code
-    node.lasti = frame.f_lasti
-    tensor = _new(Tensor)
-    tensor.data = data
-    tensor._node = node
-    tensor._grad = None
-    tensor._sink = None
-    return tensor
-
-
-def _record_as_told(
-    data: Any, record: Op, edges: Any, saved: Any, out: Any, params: dict[str, Any], uneven: bool
-) -> Tensor:
-    """The same with what stands in the place of `Node` and `wrap`: hooks on what is saved, and anomaly mode."""
-    node = Node(record, edges, saved, out, params)
-    node.uneven = uneven
-    return wrap(data, node)
+TOLD = _Told()
+new_node: Callable[..., Node] = Node.of
+_wrap = wrap
 
 
 def make_by(*, node: Any = None, wrapping: Any = None) -> None:
-    """Put something else in the place of `Node` or of `wrap`, for all threads; or those themselves again."""
-    global Node, wrap, record
-    Node = Node if node is None else node  # type: ignore[misc]
+    """Put something else in the place of `Node.of` or of `wrap`, for all threads; or those themselves again."""
+    global new_node, wrap
+    new_node = new_node if node is None else node
     wrap = wrap if wrapping is None else wrapping
-    record = _record if Node is _Node and wrap is _wrap else _record_as_told
+    TOLD.on = new_node != Node.of or wrap is not _wrap
 
 
-_wrap: Any = wrap
-record: Callable[..., Tensor] = _record
+def finish(op: Op, out: Any, edges: tuple[Any, ...], arrays: list[Any], params: dict[str, Any]) -> Tensor:
+    """The tensor that an operation of one output returns, and its node where there is to be one."""
+    if (OFF.threads and not MODE.enabled) or not any(edge is not None for edge in edges):
+        return wrap(out, None)
+    if op.variadic:
+        saved, keep_out = tuple([x.shape for x in arrays]), False
+    else:
+        saved, keep_out = _kept(op, edges, arrays)
+    return wrap(out, new_node(op, edges, saved, out if keep_out else None, params))
+
+
+def _kept(op: Op, edges: tuple[Any, ...], arrays: list[Any]) -> tuple[tuple[Any, ...], bool]:
+    """What a node keeps of each input, and whether the result."""
+    keep = op.keep[sum(1 << i for i, edge in enumerate(edges) if edge is not None)]
+    saved = [x if kept or x is None else getattr(x, "shape", None) for x, kept in zip(arrays, keep, strict=False)]
+    return tuple(saved), keep[-1]
 
 
 def apply(op: Op, *inputs: Any, **params: Any) -> Any:
     """Run an op on tensors, arrays, numbers or None, and record it if a gradient may be wanted.
 
+    It takes everything; `op.run`, written for the op, is several times faster where tensors of one dtype come.
     Returns a tensor, or a tuple of tensors if the op has several outputs.
     """
     if SWITCH.on and op.autocast:
         inputs = tuple(cast_inputs(op.autocast, inputs))
-    arrays: list[Any] = []
-    edges: list[Node | Leaf | None] = []
-    mask, bit = 0, 1
-    for value in inputs:
-        if isinstance(value, Tensor):
-            arrays.append(value.data)
-            edge = value._node
-            edges.append(edge)
-            if edge is not None:
-                mask |= bit
-        else:
-            arrays.append(constant(value))
-            edges.append(None)
-        bit <<= 1
-    first = arrays[0]
-    xp = np if type(first) is _ndarray else array_module(*arrays)
+    arrays = [x.data if isinstance(x, Tensor) else constant(x) for x in inputs]
+    edges = tuple([x._node if isinstance(x, Tensor) else None for x in inputs])
     try:
-        out = op.forward(xp, *arrays, **params)
+        out = op.forward(array_module(*arrays), *arrays, **params)
     except (ValueError, IndexError, TypeError) as error:
         refuse(op, arrays, params, error)
-    aux = None
     if op.aux:
-        out, aux = out
+        out, params["aux"] = out
     if op.many:
-        out = tuple([settle(op, part, arrays) for part in out])
-    elif type(out) is _ndarray and out.dtype is _FLOAT32 and type(first) is _ndarray and first.dtype is _FLOAT32:
-        if op.broadcasts and has_halves(arrays, True):
-            out = settle(op, out, arrays)
-            edges = [narrowed(Node, edge, x, out) for edge, x in zip(edges, arrays, strict=True)]
-    elif type(out) is not _ndarray or out.dtype in TO_SETTLE or has_halves(arrays, op.broadcasts):
-        if mask and out.dtype.kind == "c" and (turned := complexified(op, inputs)) is not None:
+        return _finish_many(op, tuple([settle(op, part, arrays) for part in out]), edges, arrays, params)
+    if type(out) is not np.ndarray or out.dtype in TO_SETTLE or has_halves(arrays, op.broadcasts):
+        if out.dtype.kind == "c" and (turned := complexified(op, inputs)) is not None:
+            params.pop("aux", None)
             return apply(op, *turned, **params)
         out = settle(op, out, arrays)
-        if mask and op.dtype in NARROWING:
-            edges = [narrowed(Node, edge, x, out) for edge, x in zip(edges, arrays, strict=True)]
-    if not mask or (OFF.threads and not MODE.enabled):
-        return tuple([wrap(part, None) for part in out]) if op.many else wrap(out, None)
-    if op.aux:
-        params["aux"] = aux
-    if op.variadic:
-        return record(out, op, tuple(edges), tuple([x.shape for x in arrays]), None, params, op.broadcasts)
-    keep = op.keep[mask]
-    for i, x in enumerate(arrays):
-        if not keep[i] and x is not None:
-            arrays[i] = getattr(x, "shape", None)
-    saved, keep_out = tuple(arrays), keep[-1]
-    if op.many:
-        outputs: Any = out
-        return pick(outputs, Node(op, tuple(edges), saved, out if keep_out else None, params))
-    return record(out, op, tuple(edges), saved, out if keep_out else None, params, op.broadcasts)
+        if op.dtype in NARROWING:
+            edges = _narrowed(edges, arrays, out)
+    return finish(op, out, edges, arrays, params)
 
 
-def apply_one(op: Op, input: Tensor, **params: Any) -> Tensor:
-    """`apply` for an op of one input, which must be a tensor, and of one output."""
-    if SWITCH.on and op.autocast:
-        input = cast_input(op.autocast, input)
-    x, edge = input.data, input._node
+def _finish_many(op: Op, outs: tuple[Any, ...], edges: tuple[Any, ...], arrays: list[Any], params: Any) -> Any:
+    if (OFF.threads and not MODE.enabled) or not any(edge is not None for edge in edges):
+        return tuple([wrap(out, None) for out in outs])
+    saved, keep_out = _kept(op, edges, arrays)
+    return pick(outs, new_node(op, edges, saved, outs if keep_out else None, params))
+
+
+def apply_two(call: Any, op: Op, input: Any, other: Any) -> Tensor:
+    """The function of an op of two inputs, for what comes seldom: arrays, lists, mixed dtypes, no tensor at all."""
+    tensors = [x for x in (input, other) if isinstance(x, Tensor)]
+    x, y = (x.data if isinstance(x, Tensor) else constant(x, *tensors) for x in (input, other))
+    if not hasattr(x, "dtype") and not hasattr(y, "dtype"):
+        raise TypeError(f"{op.name}: needs a tensor, not {input!r} and {other!r}")
+    arrays = [x, y]
     try:
-        out = op.forward(np if type(x) is _ndarray else array_module(x), x, **params)
-    except (ValueError, IndexError, TypeError) as error:
-        refuse(op, [x], params, error)
-    aux = None
-    if op.aux:
-        out, aux = out
-    if type(out) is not _ndarray or out.dtype is not x.dtype:
-        out = np.asarray(out) if type(out) is x.dtype.type else settle(op, out, [x])
-    if edge is None or (OFF.threads and not MODE.enabled):
-        result = wrap(out, None)
-    else:
-        if op.aux:
-            params["aux"] = aux
-        keep_input, keep_out = op.keep[1]
-        result = record(
-            out, op, (edge,), (x if keep_input else x.shape,), out if keep_out else None, params, op.broadcasts
-        )
-    if op.view:
-        result._base = input
-    return result
+        out = op.forward(array_module(*arrays), *arrays)
+    except (ValueError, TypeError) as error:
+        refuse(op, arrays, NO_PARAMS, error)
+    if out.dtype.kind == "c" and (turned := complexified(op, (input, other))) is not None:
+        result: Tensor = call(*turned)
+        return result
+    out = settle_like(op, out, arrays)
+    edges = tuple([x._node if isinstance(x, Tensor) else None for x in (input, other)])
+    return finish(op, out, _narrowed(edges, arrays, out), arrays, NO_PARAMS)
+
+
+def _narrowed(edges: tuple[Any, ...], arrays: list[Any], out: Any) -> tuple[Any, ...]:
+    return tuple([narrowed(new_node, edge, x, out) for edge, x in zip(edges, arrays, strict=True)])
 
 
 def pick(outputs: tuple[Any, ...], node: Node) -> tuple[Tensor, ...]:
     """The outputs of a node as tensors, each with a node of its own that passes its gradient on. Integers have none."""
     return tuple(
         [
-            wrap(out, Node(PICK, (node,), (out.shape,), None, {"index": i}) if out.dtype.kind not in "iub" else None)
+            wrap(
+                out, new_node(PICK, (node,), (out.shape,), None, {"index": i}) if out.dtype.kind not in "iub" else None
+            )
             for i, out in enumerate(outputs)
         ]
     )
@@ -273,114 +226,10 @@ PICK = Op(  # not in the registry: it is no operation, but the place of one outp
 )
 
 
-def unary(op: Op) -> Unary:
-    """The function of an elementwise op of one input and no params: `apply` with everything known beforehand."""
-    forward, small, kind = op.forward, op.small_forward, op.autocast
-    keep_input, keep_out = op.keep[1]
-
-    def call(input: Operand, *, out: Tensor | None = None) -> Tensor:
-        if out is not None:
-            return into(out, call(input))
-        if not isinstance(input, Tensor):
-            input = Tensor(input)
-        if kind and SWITCH.on:
-            input = cast_input(kind, input)
-        x, edge = input.data, input._node
-        xp = np if type(x) is _ndarray else array_module(x)
-        try:
-            y = forward(xp, x) if forward is not small and (xp is not np or x.size >= LEAST) else small(xp, x)
-        except (ValueError, TypeError) as error:
-            refuse(op, [x], _NO_PARAMS, error)
-        if type(y) is not _ndarray or y.dtype is not x.dtype:
-            if y.dtype.char == "e" and x.dtype.kind in "iub":  # NumPy's functions of small integers
-                y = forward(array_module(x), x.astype(default_dtype()))
-            y = settle(op, y, [x])
-        if edge is None or (OFF.threads and not MODE.enabled):
-            return wrap(y, None)
-        return record(y, op, (edge,), (x,) if keep_input else _NO_SHAPE, y if keep_out else None, _NO_PARAMS, False)
-
-    call.__name__ = call.__qualname__ = op.name
-    call.__doc__ = op.doc
-    return call
-
-
-def binary(op: Op) -> Binary:
-    """The function of an elementwise op of two inputs and no params: `apply` with everything known beforehand."""
-    forward: Any = op.forward
-    kind = op.autocast
-    _, only_left, only_right, both = op.keep
-    keep_x, keep_y, keep_out = both
-    elementwise = op.elementwise
-    keeps_none = elementwise and not (keep_x or keep_y)
-
-    def call(input: Operand, other: Operand, *, out: Tensor | None = None) -> Tensor:
-        if out is not None:
-            return into(out, call(input, other))
-        if kind and SWITCH.on:
-            input, other = cast_inputs(kind, (input, other))
-        like: Any
-        x: Any
-        y: Any
-        left = right = None
-        number = False
-        if isinstance(input, Tensor):
-            like = x = input.data
-            left = input._node
-            if isinstance(other, Tensor):
-                y, right = other.data, other._node
-                mixed = x.dtype is not y.dtype
-            elif type(other) in _NUMBERS and x.dtype is not bfloat16:
-                y, mixed, number = other, False, True
-            else:
-                y = constant(other, input)
-                mixed = hasattr(y, "dtype")
-        elif isinstance(other, Tensor):
-            x = constant(input, other)
-            like = y = other.data
-            right = other._node
-            mixed = hasattr(x, "dtype")
-        else:
-            like = x = constant(input)
-            y, mixed = constant(other), True
-            if not hasattr(x, "dtype") and not hasattr(y, "dtype"):
-                raise TypeError(f"{op.name}: needs a tensor, not {input!r} and {other!r}")
-        xp = np if type(like) is _ndarray else array_module(x, y)
-        try:
-            z = forward(xp, x, y)
-        except (ValueError, TypeError) as error:
-            refuse(op, [x, y], _NO_PARAMS, error)
-        if mixed or type(z) is not _ndarray or z.dtype is not like.dtype:
-            if z.dtype.kind == "c" and (turned := complexified(op, (input, other))) is not None:
-                result: Tensor = call(*turned)
-                return result
-            if z.dtype.char == "e" and not any(getattr(v, "dtype", z.dtype).kind == "f" for v in (x, y)):
-                z = forward(xp, *[v.astype(default_dtype()) for v in (x, y)])  # NumPy's functions of small integers
-            z = settle(op, z, [x, y])
-            left, right = narrowed(Node, left, x, z), narrowed(Node, right, y, z)
-        if left is None:
-            if right is None or (OFF.threads and not MODE.enabled):
-                return wrap(z, None)
-            kept_x, kept_y, kept_out = only_right
-            shape = y.shape
-            uneven = shape != z.shape
-            saved = (x if kept_x else None, y if kept_y else shape)
-        elif OFF.threads and not MODE.enabled:
-            return wrap(z, None)
-        elif right is None:
-            kept_x, kept_y, kept_out = only_left
-            shape = None if number and elementwise else x.shape
-            uneven = not number and shape != z.shape
-            saved = (x if kept_x else shape, y if kept_y else None)
-        else:
-            kept_out = keep_out
-            shape = x.shape
-            uneven = shape != y.shape
-            if keeps_none and not uneven:
-                saved = _NO_SHAPES
-            else:
-                saved = (x if keep_x else shape, y if keep_y else y.shape if uneven else shape)
-        return record(z, op, (left, right), saved, z if kept_out else None, _NO_PARAMS, uneven)
-
-    call.__name__ = call.__qualname__ = op.name
-    call.__doc__ = op.doc
-    return call
+specialised.NAMES.update(
+    LEAST=LEAST, MODE=MODE, NOTHING_SAVED=(None,), NOTHING_SAVED_OF_TWO=(None, None), NO_PARAMS=NO_PARAMS, OFF=OFF,
+    OURS=OURS, SWITCH=SWITCH, TOLD=TOLD, Node=Node, Tensor=Tensor, apply=apply, apply_two=apply_two,
+    array_module=array_module, bfloat16=bfloat16, cast_input=cast_input, cast_inputs=cast_inputs, finish=finish,
+    getframe=sys._getframe, into=into, ndarray=np.ndarray, new=object.__new__, next_number=next_number, np=np,
+    refuse=refuse, settle_like=settle_like, wrap=wrap,
+)  # fmt: skip

@@ -19,8 +19,9 @@ HERE = str(Path(__file__).parent.parent) + os.sep
 """The engine's own folder: frames in it are not the user's."""
 
 
-OURS = frozenset(str(path) for path in Path(HERE).rglob("*.py"))
-"""Its files: to look a name up is several times faster than to compare its beginning."""
+OURS = {str(path) for path in Path(HERE).rglob("*.py")}
+"""Its files, and the texts that it writes for ops. To look a name up is several times faster than to compare its
+beginning."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,13 +11,17 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
 from cordee.trainer.array import Array, default_dtype, is_complex, is_float, promote
 from cordee.trainer.autograd.fusing import Fused, fused_forward, fused_rule
+from cordee.trainer.autograd.specialised import back_later, run_later
 from cordee.trainer.errors import ShapeError
+
+if TYPE_CHECKING:
+    from cordee.trainer.tensors import Tensor
 
 __all__ = [
     "AUTOCAST", "DTYPE_RULES", "NO_ERRORS", "REGISTRY", "Op", "Rule", "Sample", "Sampler", "Shape", "broadcast_shape",
@@ -108,14 +112,16 @@ class Op:
     small_forward: Callable[..., Any] = field(init=False)
     small_vjps: tuple[Rule | None, ...] = field(init=False)
     """`forward` and `vjps` for arrays of less than `LEAST` elements, for which fused loops do not pay."""
-    lone: bool = field(init=False)
-    """It has one input, and one rule that says all about its gradient."""
     short: tuple[bool, ...] = field(init=False)
     """By input: there is a short cut for its gradient, `adds` or `writes`."""
     keeps: bool = field(init=False)
     """Its nodes hold values that a backward frees."""
     params: tuple[str, ...] = field(init=False)
     """What forward takes by name beside the inputs."""
+    run: Callable[..., Tensor] = field(init=False)
+    """`run(*inputs, **params)` on tensors (or None), recorded; written for the op, see `specialised.py`."""
+    back: Callable[..., Any] | None = field(init=False)
+    """What walks back over its nodes, where each gradient has a rule of its own."""
     variadic: bool = field(init=False)
     """Takes any number of tensors (cat), and saves none of them."""
 
@@ -140,10 +146,10 @@ class Op:
         object.__setattr__(self, "small_vjps", self.vjps)
         writes = self.writes or (None,) * len(self.vjps)
         object.__setattr__(self, "short", tuple([self.adds is not None or each is not None for each in writes]))
-        lone = len(self.vjps) == 1 and self.vjps[0] is not None and not self.broadcasts
-        object.__setattr__(self, "lone", lone and not self.joint and not any(self.short))
         object.__setattr__(self, "keeps", self.aux or any(self.saves))
         object.__setattr__(self, "variadic", bool(code.co_flags & 0x04))
+        object.__setattr__(self, "run", run_later(self))
+        object.__setattr__(self, "back", None if self.joint or self.variadic else back_later(self))
         object.__setattr__(self, "keep", tuple(_keep_table(self.inputs, self.saves)))
 
     @property

@@ -62,13 +62,13 @@ def _count(more: int) -> None:
     global _blocks
     with _LOCK:
         _blocks += more
-        graph.make_by(node=_chosen if _blocks else Node)
+        graph.make_by(node=_chosen if _blocks else Node.of)
 
 
 def _chosen(*fields: Any) -> Node:
     """A node of the kind that counts in this thread."""
     kinds = _HERE.kinds
-    return (kinds[-1] if kinds else Node)(*fields)
+    return (kinds[-1] if kinds else Node).of(*fields)
 
 
 class _Packed:

@@ -6,12 +6,12 @@ from typing import Any
 
 import numpy as np
 
-from cordee.trainer.array import as_array, bfloat16, default_dtype, default_module, float16
+from cordee.trainer.array import array_module, as_array, bfloat16, default_dtype, default_module, float16
 from cordee.trainer.autograd.explain import TENSOR_IN_DATA
 from cordee.trainer.autograd.record import Op
 from cordee.trainer.tensors import Tensor
 
-__all__ = ["NARROWING", "TO_SETTLE", "constant", "has_halves", "settle"]
+__all__ = ["NARROWING", "TO_SETTLE", "constant", "has_halves", "settle", "settle_like"]
 
 _PLAIN = frozenset((float, int, bool, type(None)))
 
@@ -29,6 +29,19 @@ def constant(value: Any, beside: Any = None) -> Any:
     if isinstance(beside, Tensor) and beside.data.dtype is bfloat16 and isinstance(value, (float, int)):
         return bfloat16.type(value)
     return value
+
+
+def settle_like(op: Op, out: Any, arrays: list[Any]) -> Any:
+    """`settle`; NumPy's functions of small integers, which return float16, are asked again in the default dtype."""
+    if (
+        op.elementwise
+        and not op.params
+        and getattr(out, "dtype", float16) is float16
+        and all(getattr(x, "dtype", float16).kind in "iub" for x in arrays)
+    ):
+        wide = [x.astype(default_dtype()) if hasattr(x, "dtype") else x for x in arrays]
+        out = op.forward(array_module(*wide), *wide)
+    return settle(op, out, arrays)
 
 
 def settle(op: Op, out: Any, arrays: list[Any]) -> Any:

@@ -10,6 +10,9 @@ from __future__ import annotations
 import functools
 from typing import Any
 
+import numpy as np
+
+from cordee.trainer.autograd.fusing import LEAST
 from cordee.trainer.autograd.record import REGISTRY, Op
 
 __all__ = ["ArrayVocabulary", "array_vocabulary"]
@@ -22,6 +25,8 @@ class ArrayVocabulary:
 
     def __init__(self, xp: Any) -> None:
         self.xp = xp
+        self.least = LEAST if xp is np else 0
+        """Elements from which on fused loops pay; on a device always."""
 
     def __getattr__(self, name: str) -> Any:
         record = REGISTRY[name]

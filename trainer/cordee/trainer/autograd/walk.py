@@ -2,12 +2,15 @@
 
 Nodes bear numbers that grow with time, so the newest of those that have a gradient has all of it: what was computed
 from its output has been visited. Along a chain that is always the node just come to, and the walk goes straight on,
-without noting anything down. Saved arrays are dropped as the walk passes, unless the graph is to be retained, and
-nothing here holds a gradient longer than its node's visit: memory falls as the walk goes.
+without noting anything down. How a node is visited is written out for each op (`templates.BACK`); `_Way.visit` does
+what is left: gradients that one rule computes together, complex ones, hooks. Saved arrays are dropped as the walk
+passes, unless the graph is to be retained, and nothing here holds a gradient longer than its node's visit: memory falls
+as the walk goes.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from heapq import heapify, heappop, heappush
 from typing import Any
@@ -15,12 +18,12 @@ from typing import Any
 import numpy as np
 
 from cordee.trainer.array import array_module
+from cordee.trainer.autograd import specialised
 from cordee.trainer.autograd.arrive import add_array, to_leaf, write
-from cordee.trainer.autograd.fusing import LEAST
 from cordee.trainer.autograd.graph import PICK, Node
 from cordee.trainer.autograd.hooks import HOOKS
 from cordee.trainer.autograd.mode import MODE
-from cordee.trainer.autograd.record import Op, shape_of
+from cordee.trainer.autograd.record import shape_of
 from cordee.trainer.autograd.vocabulary import array_vocabulary
 from cordee.trainer.autograd.writes import BOOK
 from cordee.trainer.errors import GraphError
@@ -30,116 +33,135 @@ __all__ = ["check_unwritten", "collect", "freed", "gradients", "walk"]
 
 _ndarray = np.ndarray
 _FLOAT32 = np.dtype(np.float32)
+_NOWHERE = (None, None)
+
+
+class _Way:
+    """Gradients on their way: of nodes that have some, but not yet all of it, and of leaves with hooks."""
+
+    __slots__ = ("F", "grads", "heap", "hooked", "owned", "watched")
+
+    def __init__(self, grads: dict[Any, Any]) -> None:
+        self.F = array_vocabulary(array_module(*grads.values()))
+        self.grads = grads
+        self.heap = [(-edge.number, edge) for edge in grads if type(edge) is not Leaf]  # the newest node first
+        heapify(self.heap)
+        self.owned: set[Any] = set()  # those whose gradient so far is an array that only this walk refers to
+        self.hooked, self.watched = bool(HOOKS), bool(BOOK)
+
+    def meet(self, edge: Any, d: Any, fresh: bool = False) -> Any:
+        """Put a gradient beside those on their way, or add it to the one that its node has already.
+
+        Args:
+            fresh: nobody else refers to it.
+        """
+        known = self.grads.get(edge)
+        if known is None:
+            if type(edge) is not Leaf:
+                heappush(self.heap, (-edge.number, edge))
+            if fresh:
+                self.owned.add(edge)
+        elif edge in self.owned:
+            known += d
+            d = known
+        else:
+            d = known + d
+            if d.ndim:  # without dimensions NumPy's sum is a number, which cannot be added to in place
+                self.owned.add(edge)
+        self.grads[edge] = d
+        return _NOWHERE
+
+    def visit(self, node: Any, g: Any, retain: bool) -> Any:
+        """What an op's `back` does, for all ops and with all that may be asked for on the way."""
+        F, grads, op, edges = self.F, self.grads, node.op, node.edges
+        if self.hooked and node in HOOKS:
+            g = HOOKS.run(node, g)
+        if op is PICK:
+            if collect(grads, edges[0], node.params["index"], g):
+                heappush(self.heap, (-edges[0].number, edges[0]))
+            return _NOWHERE
+        saved = node.saved
+        if saved is None:
+            raise freed(node)
+        if self.watched:
+            BOOK.check(node, saved, node.out)
+        if node.number < Leaf.newest:
+            check_unwritten(node, saved)
+        following: Any = None
+        coming: Any = None
+        at_once = op.joint or g.dtype.kind == "c"
+        found = gradients(F, node, g, saved, node.out, [edge is not None for edge in edges]) if at_once else None
+        for i, edge in enumerate(edges):
+            d = next(found) if found is not None else None
+            if edge is None or (found is None and op.short[i] and self._written(node, i, edge, g)):
+                continue
+            if found is None:
+                rule = (op.small_vjps if g.size < F.least else op.vjps)[i]
+                d = rule and rule(F, g, node.out, *saved, **node.params)
+            if d is None:
+                continue
+            if node.uneven:
+                shape = shape_of(saved[i])
+                if d.shape != shape:
+                    d = F.sum_to(d, shape=shape)
+            if type(edge) is Leaf:
+                if self.hooked and edge in HOOKS:
+                    self.meet(edge, d)
+                else:
+                    add_array(edge, d, 0)
+            elif following is None and edge not in grads:
+                following, coming = edge, d
+            else:
+                if edge is following:
+                    self.meet(edge, coming)
+                    following = None
+                self.meet(edge, d)
+        if not retain and op.keeps:
+            node.saved = node.out = node.params = None
+        return following, coming
+
+    def _written(self, node: Any, i: int, edge: Any, g: Any) -> bool:
+        """Let an op add a gradient to one that is there, or write it to where an optimiser wants it, if it can."""
+        op = node.op
+        if op.adds is not None:
+            if edge not in self.owned:
+                return False
+            op.adds(self.F, self.grads[edge], g, node.out, *node.saved, **node.params)
+            return True
+        if type(edge) is not Leaf or (self.hooked and edge in HOOKS):
+            return False
+        return write(edge, op.writes[i], self.F, g, node.out, node.saved, node.params)
 
 
 def walk(grads: dict[Any, Any], retain: bool) -> None:
     """Add to the leaves' `.grad` what flows from these gradients of nodes (and of leaves), which are used up."""
-    F = array_vocabulary(array_module(*grads.values()))
-    least = LEAST if F.xp is np else 0  # on a device fused loops always pay
-    heap = [(-edge.number, edge) for edge in grads if type(edge) is not Leaf]  # of the nodes in `grads`, the newest
-    heapify(heap)
-    owned: set[Any] = set()  # those whose gradient so far is an array that only this walk refers to
-    hooked, watched, newest_write = bool(HOOKS), bool(BOOK), Leaf.newest
+    way = _Way(grads)
+    F, heap, visit = way.F, way.heap, way.visit
+    # Nodes from this number on are walked over by what was written for their op: nothing was written to since they
+    # were recorded, and no hook is to be run.
+    plain = math.inf if way.hooked or way.watched else Leaf.newest
     node: Any = None
-    edge: Any
-    following: Any
-    coming: Any = None
     outer, MODE.enabled = MODE.enabled, False
     try:
         while heap:
             node = heappop(heap)[1]
             g = grads.pop(node)
-            while node is not None:
+            while True:
                 if type(g) is not _ndarray and isinstance(g, np.generic):
                     g = np.asarray(g)  # of no dimensions: NumPy's sums and products are numbers, which no rule expects
-                if hooked and node in HOOKS:
-                    g = HOOKS.run(node, g)
-                op, edges, saved, out, params = node.op, node.edges, node.saved, node.out, node.params
-                if saved is None:
-                    raise freed(node)
-                if watched:
-                    BOOK.check(node, saved, out)
-                if node.number < newest_write:
-                    check_unwritten(node, saved)
-                rules = op.small_vjps if op.joint or g.size < least else op.vjps
-                special: Any = None
-                following = None
-                if op.joint or (g.dtype is not _FLOAT32 and g.dtype.kind == "c"):
-                    if op is PICK:
-                        if collect(grads, edges[0], params["index"], g):
-                            heappush(heap, (-edges[0].number, edges[0]))
-                        break
-                    special = list(gradients(F, node, g, saved, out, [edge is not None for edge in edges]))
-                elif op.lone:  # one input, and nothing else to look at
-                    edge = edges[0]
-                    d = rules[0](F, g, out, *saved, **params) if params else rules[0](F, g, out, saved[0])
-                    if not retain and op.keeps:
-                        node.saved = node.out = node.params = None
-                    if not grads and d is not None and type(edge) is not Leaf:
-                        node, g = edge, d
-                        continue
-                    special = (d,)
-                i = -1
-                for edge in edges:
-                    i += 1
-                    if edge is None:
-                        continue
-                    if special is not None:
-                        d = special[i]
-                    elif (
-                        op.short[i] and _written(F, op, i, edge, g, grads, owned, hooked, out, saved, params)
-                    ) or rules[i] is None:
-                        continue
-                    elif params:
-                        d = rules[i](F, g, out, *saved, **params)
-                    elif len(saved) == 2:
-                        d = rules[i](F, g, out, saved[0], saved[1])
-                    else:
-                        d = rules[i](F, g, out, *saved)
-                    if d is None:
-                        continue
-                    if node.uneven:
-                        shape = shape_of(saved[i])
-                        if d.shape != shape:
-                            d = F.sum_to(d, shape=shape)
-                    is_leaf = type(edge) is Leaf
-                    if is_leaf:
-                        if not hooked or edge not in HOOKS:
-                            add_array(edge, d, 0 if special is None else 1)
-                            continue
-                    elif following is None and edge not in grads:
-                        following, coming = edge, d
-                        continue
-                    if edge is following:
-                        grads[edge], following = coming, None
-                        heappush(heap, (-edge.number, edge))
-                    known = grads.get(edge)
-                    if known is None:
-                        if not is_leaf:
-                            heappush(heap, (-edge.number, edge))
-                        if op.adds is not None:
-                            owned.add(edge)
-                    elif edge in owned:
-                        known += d
-                        d = known
-                    else:
-                        d = known + d
-                        if d.ndim:  # without dimensions NumPy's sum is a number, which cannot be added to in place
-                            owned.add(edge)
-                    grads[edge] = d
-                d = known = special = out = None
-                if not retain and op.keeps:
-                    node.saved = node.out = node.params = None
-                if following is not None and heap and heap[0][0] < -following.number:
-                    grads[following] = coming
-                    heappush(heap, (-following.number, following))
-                    if op.adds is not None:
-                        owned.add(following)
-                    following = None
+                op = node.op
+                back = op.back
+                if back is None or node.number < plain or (g.dtype is not _FLOAT32 and g.dtype.kind == "c"):
+                    following, g = visit(node, g, retain)
+                else:
+                    following, g = back(F, node, g, retain, grads, way)
+                if following is None:
+                    break
+                if heap and heap[0][0] < -following.number:
+                    way.meet(following, g, op.adds is not None)
+                    break
                 node = following
-                if node is not None:
-                    g = coming
-                coming = None
+            g = following = None
         node = None
         for edge, g in grads.items():
             to_leaf(edge, g, False)
@@ -149,21 +171,6 @@ def walk(grads: dict[Any, Any], retain: bool) -> None:
         raise
     finally:
         MODE.enabled = outer
-
-
-def _written(
-    F: Any, op: Op, i: int, edge: Any, g: Any, grads: dict[Any, Any], owned: set[Any], hooked: bool,
-    out: Any, saved: Any, params: Any,
-) -> bool:  # fmt: skip
-    """Let an op add a gradient to one that is there, or write it to where an optimiser wants it, if it can."""
-    if op.adds is not None:
-        if edge not in owned:
-            return False
-        op.adds(F, grads[edge], g, out, *saved, **params)
-        return True
-    if type(edge) is not Leaf or (hooked and edge in HOOKS):
-        return False
-    return write(edge, op.writes[i], F, g, out, saved, params)
 
 
 # -- what every walk does ----------------------------------------------------------------------------------------------
@@ -223,3 +230,8 @@ def check_unwritten(node: Node, saved: tuple[Any, ...]) -> None:
                 "its gradient was written to since (by an optimiser's step, or under no_grad()): call backward() "
                 "first, or compute anew"
             )
+
+
+specialised.NAMES.update(
+    Leaf=Leaf, NOWHERE=_NOWHERE, add_array=add_array, freed=freed, shape_of=shape_of, write=write
+)  # fmt: skip

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from cordee.trainer.autograd.graph import apply_one, unary
+from cordee.trainer.autograd.graph import unary
 from cordee.trainer.autograd.record import NO_ERRORS, Sampler, op
 from cordee.trainer.errors import ShapeError
 from cordee.trainer.ops.arithmetic import as_mask
@@ -212,7 +212,7 @@ SOFTPLUS = op(
 
 def softplus(input: Tensor, beta: float = 1.0, threshold: float = 20.0) -> Tensor:
     """`log(1 + exp(beta * input)) / beta`; the input itself where `beta * input` is above the threshold."""
-    return apply_one(SOFTPLUS, input, beta=beta, threshold=threshold)
+    return SOFTPLUS.run(input, beta=beta, threshold=threshold)
 
 
 def _log1p_exp(xp: Any, a: Any) -> Any:

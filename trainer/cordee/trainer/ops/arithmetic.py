@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from cordee.trainer.array import default_dtype, is_float
-from cordee.trainer.autograd.graph import Operand, apply_one, binary, unary
+from cordee.trainer.autograd.graph import Operand, binary, unary
 from cordee.trainer.autograd.out import into
 from cordee.trainer.autograd.record import NO_ERRORS, op
 from cordee.trainer.kernels import kernel
@@ -202,7 +202,7 @@ def pow(input: Operand, exponent: Operand) -> Tensor:
         ShapeError: a whole number to a negative whole power, which is none.
     """
     if isinstance(exponent, (int, float)) and isinstance(input, Tensor):
-        return apply_one(POWER, input, exponent=exponent)
+        return POWER.run(input, exponent=exponent)
     return _tensor_pow(input, exponent)
 
 

@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 
-from cordee.trainer.autograd.graph import apply, apply_one
 from cordee.trainer.autograd.record import Sampler, Shape, op
 from cordee.trainer.errors import ShapeError, TrainerIndexError
 from cordee.trainer.ops.shape import dimension, dimensions, ravel, sizes_of, transpose
@@ -54,17 +53,17 @@ FLIP = op(
 def flip(input: Tensor, dims: Any, *more: int) -> Tensor:
     """The elements in reverse order along dimensions: `flip(x, (0, 1))` or `x.flip(0, 1)`."""
     axes = sizes_of((dims, *more))
-    return apply_one(FLIP, input, axis=dimensions("flip", input, axes) if input.ndim else ())
+    return FLIP.run(input, axis=dimensions("flip", input, axes) if input.ndim else ())
 
 
 def fliplr(input: Tensor) -> Tensor:
     """The order of the columns (dimension 1) reversed."""
-    return apply_one(FLIP, input, axis=(1,))
+    return FLIP.run(input, axis=(1,))
 
 
 def flipud(input: Tensor) -> Tensor:
     """The order of the rows (dimension 0) reversed."""
-    return apply_one(FLIP, input, axis=(0,))
+    return FLIP.run(input, axis=(0,))
 
 
 def _roll_shape(a: tuple[int, ...], *, shifts: tuple[int, ...], axis: tuple[int, ...]) -> Shape:
@@ -105,11 +104,11 @@ def roll(input: Tensor, shifts: int | Sequence[int], dims: int | Sequence[int] |
     if not moves:
         raise ShapeError("roll: needs at least one shift")
     if dims is None or dims == ():
-        return apply_one(ROLL, ravel(input), shifts=moves, axis=(0,)).reshape(input.shape)
+        return ROLL.run(ravel(input), shifts=moves, axis=(0,)).reshape(input.shape)
     axes = (dims,) if isinstance(dims, int) else tuple(dims)
     if len(moves) != len(axes):
         raise ShapeError(f"roll: {len(moves)} shifts {moves} for {len(axes)} dimensions {axes}")
-    return apply_one(ROLL, input, shifts=moves, axis=axes)
+    return ROLL.run(input, shifts=moves, axis=axes)
 
 
 def rot90(input: Tensor, k: int = 1, dims: Sequence[int] = (0, 1)) -> Tensor:
@@ -171,12 +170,12 @@ TRIU = op(
 
 def tril(input: Tensor, diagonal: int = 0) -> Tensor:
     """The lower triangle of matrices; zeros above the given diagonal."""
-    return apply_one(TRIL, input, k=diagonal)
+    return TRIL.run(input, k=diagonal)
 
 
 def triu(input: Tensor, diagonal: int = 0) -> Tensor:
     """The upper triangle of matrices; zeros below the given diagonal."""
-    return apply_one(TRIU, input, k=diagonal)
+    return TRIU.run(input, k=diagonal)
 
 
 # -- diagonals ---------------------------------------------------------------------------------------------------------
@@ -266,7 +265,7 @@ def diagonal(input: Tensor, offset: int = 0, dim1: int = 0, dim2: int = 1) -> Te
 
     `offset` counts diagonals to the right of the main one.
     """
-    return apply_one(DIAGONAL, input, offset=offset, axis1=dim1, axis2=dim2)
+    return DIAGONAL.run(input, offset=offset, axis1=dim1, axis2=dim2)
 
 
 def diag_embed(input: Tensor, offset: int = 0, dim1: int = -2, dim2: int = -1) -> Tensor:
@@ -279,7 +278,7 @@ def diag_embed(input: Tensor, offset: int = 0, dim1: int = -2, dim2: int = -1) -
     size = input.shape[-1] + abs(offset)
     rest = iter(input.shape[:-1])
     shape = tuple(size if i in (first, second) else next(rest) for i in range(input.ndim + 1))
-    return apply_one(UNDIAGONAL, input, shape=shape, offset=offset, axis1=first, axis2=second)
+    return UNDIAGONAL.run(input, shape=shape, offset=offset, axis1=first, axis2=second)
 
 
 def diag(input: Tensor, diagonal: int = 0) -> Tensor:
@@ -291,7 +290,7 @@ def diag(input: Tensor, diagonal: int = 0) -> Tensor:
     if input.ndim == 1:
         return diag_embed(input, diagonal)
     if input.ndim == 2:
-        return apply_one(DIAGONAL, input, offset=diagonal, axis1=0, axis2=1).clone()
+        return DIAGONAL.run(input, offset=diagonal, axis1=0, axis2=1).clone()
     raise ShapeError(f"diag: needs a vector or a matrix, not shape {input.shape}")
 
 
@@ -339,4 +338,4 @@ def diagonal_scatter(input: Tensor, src: Tensor, offset: int = 0, dim1: int = 0,
     Raises:
         ShapeError: `src` has not the diagonal's shape.
     """
-    return apply(DIAGONAL_SCATTER, input, src, offset=offset, axis1=dim1, axis2=dim2)  # type: ignore[no-any-return]
+    return DIAGONAL_SCATTER.run(input, src, offset=offset, axis1=dim1, axis2=dim2)

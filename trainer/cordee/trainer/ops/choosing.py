@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from cordee.trainer.array import as_array, default_dtype
-from cordee.trainer.autograd.graph import Operand, apply, apply_one, binary
+from cordee.trainer.autograd.graph import Operand, binary
 from cordee.trainer.autograd.record import NO_ERRORS, op
 from cordee.trainer.ops.arithmetic import as_mask
 from cordee.trainer.ops.cases import clash, corner_pairs
@@ -97,7 +97,7 @@ def where(condition: Operand, input: Operand | None = None, other: Operand | Non
 
         found = condition.data if isinstance(condition, Tensor) else as_array(condition)
         return tuple(wrap(indices) for indices in found.nonzero())
-    return apply(WHERE, condition, input, other)
+    return WHERE.run(condition, input, other)
 
 
 # -- the larger, the smaller -------------------------------------------------------------------------------------------
@@ -221,7 +221,7 @@ def clamp(input: Tensor, min: Operand | None = None, max: Operand | None = None)
     if isinstance(min, (Tensor, np.ndarray)) or isinstance(max, (Tensor, np.ndarray)):
         held = input if min is None else maximum(input, min)
         return held if max is None else minimum(held, max)
-    return apply_one(CLAMP, input, min=min, max=max)
+    return CLAMP.run(input, min=min, max=max)
 
 
 def clamp_min(input: Tensor, min: Operand) -> Tensor:
@@ -297,4 +297,4 @@ def nan_to_num(
     input: Tensor, nan: float | None = 0.0, posinf: float | None = None, neginf: float | None = None
 ) -> Tensor:
     """`input` with NaN as `nan`, infinities as `posinf` and `neginf` (by default the dtype's largest and smallest)."""
-    return apply_one(NAN_TO_NUM, input, nan=nan or 0.0, posinf=posinf, neginf=neginf)
+    return NAN_TO_NUM.run(input, nan=nan or 0.0, posinf=posinf, neginf=neginf)

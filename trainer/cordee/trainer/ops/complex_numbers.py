@@ -15,7 +15,6 @@ import numpy as np
 
 from cordee.trainer.array import array_module
 from cordee.trainer.autograd.casting import autocasts
-from cordee.trainer.autograd.graph import apply, apply_one
 from cordee.trainer.autograd.record import NO_ERRORS, Sampler, op
 from cordee.trainer.errors import ShapeError
 from cordee.trainer.ops.elementwise import cos, sin
@@ -78,7 +77,7 @@ IMAG = op(
 
 def conj(input: Tensor) -> Tensor:
     """The complex conjugate of every element; a real tensor is returned as it is."""
-    return apply_one(CONJ, input) if input.data.dtype.kind == "c" else input
+    return CONJ.run(input) if input.data.dtype.kind == "c" else input
 
 
 def resolve_conj(input: Tensor) -> Tensor:
@@ -91,14 +90,14 @@ conj_physical = conj
 
 def real(input: Tensor) -> Tensor:
     """The real parts, sharing memory; a real tensor is returned as it is."""
-    return apply_one(REAL, input) if input.data.dtype.kind == "c" else input
+    return REAL.run(input) if input.data.dtype.kind == "c" else input
 
 
 def imag(input: Tensor) -> Tensor:
     """The imaginary parts, sharing memory."""
     if input.data.dtype.kind != "c":
         raise TypeError(f"imag: a tensor of {input.dtype.name} has no imaginary part")
-    return apply_one(IMAG, input)
+    return IMAG.run(input)
 
 
 def is_complex(input: Tensor) -> bool:
@@ -147,7 +146,7 @@ SGN = op(
 
 def sgn(input: Tensor) -> Tensor:
     """The direction `z / |z|` of complex numbers (0 at 0), the sign of real ones."""
-    return apply_one(SGN, input)
+    return SGN.run(input)
 
 
 def _angle(xp: Any, a: Any) -> Any:
@@ -176,7 +175,7 @@ def angle(input: Tensor) -> Tensor:
         from cordee.trainer.array import default_dtype
 
         input = input.to(default_dtype())
-    return apply_one(ANGLE, input)
+    return ANGLE.run(input)
 
 
 # -- from real numbers and back ----------------------------------------------------------------------------------------
@@ -209,7 +208,7 @@ def _same_floating(name: str, first: Any, second: Any) -> None:
 def complex(real: Tensor, imag: Tensor) -> Tensor:
     """Complex numbers of their real and imaginary parts, which have the same floating dtype."""
     _same_floating("complex", real, imag)
-    return apply(COMPLEX, real, imag)  # type: ignore[no-any-return]
+    return COMPLEX.run(real, imag)
 
 
 @autocasts("single on cpu")
@@ -261,11 +260,11 @@ def view_as_real(input: Tensor) -> Tensor:
     """`(…)` complex as `(…, 2)` real: real and imaginary part last; shares memory when the input is contiguous."""
     if input.data.dtype.kind != "c":
         raise TypeError(f"view_as_real: needs a complex tensor, not {input.dtype.name}")
-    return apply_one(VIEW_AS_REAL, input)
+    return VIEW_AS_REAL.run(input)
 
 
 def view_as_complex(input: Tensor) -> Tensor:
     """`(…, 2)` real as `(…)` complex; shares memory when the input is contiguous."""
     if input.data.dtype.kind != "f" or input.data.dtype.itemsize < 4:
         raise TypeError(f"view_as_complex: needs a tensor of float32 or float64, not {input.dtype.name}")
-    return apply_one(VIEW_AS_COMPLEX, input)
+    return VIEW_AS_COMPLEX.run(input)

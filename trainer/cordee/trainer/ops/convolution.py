@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 
 from cordee.trainer.autograd.casting import autocasts
-from cordee.trainer.autograd.graph import apply
 from cordee.trainer.autograd.record import Op, Shape, op, shape_of
 from cordee.trainer.errors import ShapeError
 from cordee.trainer.ops import correlation
@@ -297,7 +296,7 @@ def _convolve(
     sliding = make_window(record.name, ndim, weight.shape[2:], stride, padding, dilation)
     unbatched = input.ndim == ndim + 1
     batch = input.reshape(1, *input.shape) if unbatched else input
-    out: Tensor = apply(record, batch, weight, bias, window=sliding, groups=groups)
+    out: Tensor = record.run(batch, weight, bias, window=sliding, groups=groups)
     return out.squeeze(0) if unbatched else out
 
 
@@ -371,7 +370,7 @@ def _convolve_transposed(
         raise ShapeError(f"{record.name}: of input {input.shape} the result would have sizes {sizes}")
     unbatched = input.ndim == len(sizes) + 1
     batch = input.reshape(1, *input.shape) if unbatched else input
-    out: Tensor = apply(record, batch, weight, bias, sizes=sizes, window=sliding, groups=groups)
+    out: Tensor = record.run(batch, weight, bias, sizes=sizes, window=sliding, groups=groups)
     return out.squeeze(0) if unbatched else out
 
 

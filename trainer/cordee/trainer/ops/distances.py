@@ -8,7 +8,6 @@ import numpy as np
 
 from cordee.trainer.array import array_module
 from cordee.trainer.autograd.casting import autocasts
-from cordee.trainer.autograd.graph import apply_one
 from cordee.trainer.errors import ShapeError
 from cordee.trainer.ops.elementwise import maximum, where
 from cordee.trainer.ops.products import matmul
@@ -29,7 +28,7 @@ _FEW = 25  # rows, up to which PyTorch does not use a matrix product either
 def _norm(x: Tensor, p: float, dim: int, keepdim: bool = False) -> Tensor:
     """The norm of order p along a dimension; its gradient is 0 where it has none."""
     if p == 2:
-        return apply_one(LENGTH, x, axis=dim, keepdims=keepdim)
+        return LENGTH.run(x, axis=dim, keepdims=keepdim)
     if p == 0:
         return (x != 0).to(x.dtype).sum(dim, keepdim)
     if p == 1:

@@ -13,7 +13,6 @@ import numpy as np
 
 from cordee.trainer import random
 from cordee.trainer.array import array_module
-from cordee.trainer.autograd.graph import apply_one
 from cordee.trainer.autograd.record import Shape, op
 from cordee.trainer.errors import ShapeError
 from cordee.trainer.kernels import kernel
@@ -94,7 +93,7 @@ def dropout(input: Tensor, p: float = 0.5, training: bool = True, inplace: bool 
     if not training or p == 0.0:
         return input
     kept = kept_mask(input.shape, p, array_module(input.data))
-    return apply_one(DROPOUT, input, kept=kept, scale=_scale(p))
+    return DROPOUT.run(input, kept=kept, scale=_scale(p))
 
 
 # -- whole channels ----------------------------------------------------------------------------------------------------
@@ -113,8 +112,8 @@ def _feature_dropout(name: str, input: Tensor, p: float, training: bool, unbatch
         return input
     if input.ndim == unbatched:
         batch = input.reshape(1, *input.shape)
-        return apply_one(DROPOUT, batch, kept=_channels(batch, p), scale=_scale(p)).reshape(input.shape)
-    return apply_one(DROPOUT, input, kept=_channels(input, p), scale=_scale(p))
+        return DROPOUT.run(batch, kept=_channels(batch, p), scale=_scale(p)).reshape(input.shape)
+    return DROPOUT.run(input, kept=_channels(input, p), scale=_scale(p))
 
 
 def feature_dropout(input: Tensor, p: float = 0.5, train: bool = True) -> Tensor:
@@ -153,7 +152,7 @@ def _alpha(input: Tensor, p: float, kept: Any) -> Tensor:
     shift = -factor * _LOW * p
     xp = array_module(input.data)
     added = xp.where(kept, shift, factor * _LOW + shift).astype(input.dtype)
-    scaled: Tensor = apply_one(DROPOUT, input, kept=kept, scale=factor)
+    scaled: Tensor = DROPOUT.run(input, kept=kept, scale=factor)
     return scaled + wrap(added)
 
 

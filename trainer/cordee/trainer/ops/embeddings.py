@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 
 from cordee.trainer.array import array_module
-from cordee.trainer.autograd.graph import apply
 from cordee.trainer.autograd.mode import no_grad
 from cordee.trainer.autograd.record import Sampler, Shape, op
 from cordee.trainer.errors import ShapeError
@@ -163,7 +162,7 @@ def embedding(
         padding_idx = _padding_row("embedding", padding_idx, weight.shape[0])
     if max_norm is not None:
         _shorten(weight, input, max_norm, norm_type)
-    return apply(EMBEDDING, weight, input, padding_idx=padding_idx, by_frequency=scale_grad_by_freq)  # type: ignore[no-any-return]
+    return EMBEDDING.run(weight, input, padding_idx=padding_idx, by_frequency=scale_grad_by_freq)
 
 
 def _shorten(weight: Tensor, indices: Tensor, max_norm: float, norm_type: float) -> None:

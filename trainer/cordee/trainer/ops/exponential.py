@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from cordee.trainer.array import default_dtype
-from cordee.trainer.autograd.graph import apply_one, binary, unary
+from cordee.trainer.autograd.graph import binary, unary
 from cordee.trainer.autograd.record import NO_ERRORS, op
 from cordee.trainer.ops.arithmetic import as_mask
 from cordee.trainer.ops.cases import any_values, clash, pairs, positive_pairs, positive_values
@@ -171,4 +171,4 @@ LOGIT = op(
 
 def logit(input: Tensor, eps: float | None = None) -> Tensor:
     """log(input / (1 - input)), the inverse of `sigmoid`; with eps, of input held within [eps, 1 - eps]."""
-    return apply_one(LOGIT, input, eps=eps)
+    return LOGIT.run(input, eps=eps)

@@ -6,7 +6,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from cordee.trainer.autograd.graph import apply_one
 from cordee.trainer.autograd.record import Sampler, op
 from cordee.trainer.ops.axes import (
     Axis,
@@ -62,12 +61,12 @@ class MinAndMax(NamedTuple):
 
 def amax(input: Tensor, dim: Any = None, keepdim: bool = False) -> Tensor:
     """The largest element over all dimensions, one, or several."""
-    return apply_one(AMAX, input, axis=as_axis(dim), keepdims=keepdim)
+    return AMAX.run(input, axis=as_axis(dim), keepdims=keepdim)
 
 
 def amin(input: Tensor, dim: Any = None, keepdim: bool = False) -> Tensor:
     """The smallest element over all dimensions, one, or several."""
-    return apply_one(AMIN, input, axis=as_axis(dim), keepdims=keepdim)
+    return AMIN.run(input, axis=as_axis(dim), keepdims=keepdim)
 
 
 def aminmax(input: Tensor, *, dim: int | None = None, keepdim: bool = False) -> MinAndMax:

@@ -13,7 +13,6 @@ import numpy as np
 
 from cordee.trainer.array import DTypeLike, default_dtype, default_module
 from cordee.trainer.autograd.casting import SWITCH, cast_input
-from cordee.trainer.autograd.graph import apply_one
 from cordee.trainer.autograd.record import op
 from cordee.trainer.errors import ShapeError, TrainerIndexError
 from cordee.trainer.ops.complex_numbers import complex_dtype, conj, real_dtype
@@ -241,14 +240,14 @@ def _c2c(
         raise ValueError(f"{name}: dimensions {tuple(dims)} name one twice")
     for n, d in zip(sizes, chosen, strict=True):
         input = _resized(name, input, n, d)
-    return apply_one(FFT_C2C, input, axes=chosen, inverse=inverse, norm=_norm(name, norm))
+    return FFT_C2C.run(input, axes=chosen, inverse=inverse, norm=_norm(name, norm))
 
 
 def rfft(input: Tensor, n: int | None = None, dim: int = -1, norm: str | None = None) -> Tensor:
     """The Fourier transform of real numbers: the n // 2 + 1 frequencies from 0; the others are their conjugates."""
     input = _number("rfft", input, False)
     at = _dim("rfft", input, dim)
-    return apply_one(FFT_R2C, _resized("rfft", input, n, at), axis=at, norm=_norm("rfft", norm))
+    return FFT_R2C.run(_resized("rfft", input, n, at), axis=at, norm=_norm("rfft", norm))
 
 
 def irfft(input: Tensor, n: int | None = None, dim: int = -1, norm: str | None = None) -> Tensor:
@@ -262,7 +261,7 @@ def _c2r(name: str, input: Tensor, n: int | None, dim: int, norm: str) -> Tensor
     size = 2 * (input.shape[at] - 1) if n is None else n
     if size < 1:
         raise ShapeError(f"{name}: the number of points must be at least 1, not {size} (input of shape {input.shape})")
-    return apply_one(FFT_C2R, _resized(name, input, size // 2 + 1, at), axis=at, n=size, norm=norm)
+    return FFT_C2R.run(_resized(name, input, size // 2 + 1, at), axis=at, n=size, norm=norm)
 
 
 def hfft(input: Tensor, n: int | None = None, dim: int = -1, norm: str | None = None) -> Tensor:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from cordee.trainer.autograd.graph import apply_one
 from cordee.trainer.errors import ShapeError
 from cordee.trainer.ops.pooling import batched
 from cordee.trainer.ops.windows import PATCHES, UNPATCHES, numbers
@@ -19,7 +18,7 @@ def unfold(input: Tensor, kernel_size: Any, dilation: Any = 1, padding: Any = 0,
     """What every window over `(N, C, H, W)` sees, as columns: `(N, C · kernel area, windows)`; without N as well."""
     batch = batched("unfold", input, 2)
     sliding = make_window("unfold", 2, kernel_size, stride, padding, dilation)
-    patches = apply_one(PATCHES, batch, window=sliding)  # (C, kh, kw, N, h, w)
+    patches = PATCHES.run(batch, window=sliding)  # (C, kh, kw, N, h, w)
     n, c = batch.shape[:2]
     num_windows = math.prod(patches.shape[4:])
     columns = patches.permute(3, 0, 1, 2, 4, 5).reshape(n, c * len(sliding.places), num_windows)
@@ -48,7 +47,7 @@ def fold(
     if count != high * wide:
         raise ShapeError(f"fold: images of {sizes} have {high}×{wide} windows, input has {count} ({input.shape})")
     columns = batch.reshape(n, length // area, *sliding.kernel, high, wide).permute(1, 2, 3, 0, 4, 5)
-    out = apply_one(UNPATCHES, columns, shape=(n, length // area, *sizes), window=sliding)
+    out = UNPATCHES.run(columns, shape=(n, length // area, *sizes), window=sliding)
     return out if batch is input else out.squeeze(0)
 
 

@@ -14,7 +14,6 @@ from typing import Any
 import numpy as np
 
 from cordee.trainer.array import array_module
-from cordee.trainer.autograd.graph import apply_one
 from cordee.trainer.autograd.record import Sampler, Shape, op
 from cordee.trainer.errors import ShapeError, TrainerIndexError
 from cordee.trainer.ops.places import add_at, check_inside, check_range, index_shape, plain_index
@@ -153,9 +152,9 @@ def getitem(input: Tensor, index: Any) -> Tensor:
     """
     kind = type(index)
     if kind is int or kind is slice:
-        return apply_one(GETITEM, input, index=index)
+        return GETITEM.run(input, index=index)
     index, advanced = plain_index(index, input.data.shape)
-    return apply_one(TAKE_AT if advanced else GETITEM, input, index=index)
+    return (TAKE_AT if advanced else GETITEM).run(input, index=index)
 
 
 def at_dimension(name: str, input: Tensor, dim: int, index: Any) -> tuple[Any, ...]:

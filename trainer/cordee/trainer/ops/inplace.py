@@ -18,7 +18,7 @@ import numpy as np
 
 from cordee.trainer.array import Array, array_module, as_array, is_complex, is_float
 from cordee.trainer.autograd.explain import refuse
-from cordee.trainer.autograd.graph import Node, Operand, apply
+from cordee.trainer.autograd.graph import Node, Operand
 from cordee.trainer.autograd.mode import MODE
 from cordee.trainer.autograd.record import Op, op
 from cordee.trainer.autograd.writes import BOOK, Write, address, owner_of
@@ -84,7 +84,7 @@ ASSIGN = op(
 
 def assign(input: Tensor, index: Any, value: Operand) -> Tensor:
     """A copy of `input` in which `input[index]` is `value`."""
-    return apply(ASSIGN, input, value, index=plain_index(index, input.shape)[0])  # type: ignore[no-any-return]
+    return ASSIGN.run(input, value, index=plain_index(index, input.shape)[0])
 
 
 # -- writing -----------------------------------------------------------------------------------------------------------
@@ -229,11 +229,11 @@ def _move(tensor: Tensor, node: Any, write: Write, ways: Ways) -> None:
     while hasattr(root, "_base"):
         root = root._base
     whole = root._node
-    root._node = Node(_ASSIGN_PLACES, (whole, node), (root.shape, tensor.shape), None, {"places": ways[0][1]})
+    root._node = Node.of(_ASSIGN_PLACES, (whole, node), (root.shape, tensor.shape), None, {"places": ways[0][1]})
     BOOK.leave(whole, write)
     for view, places in ways:
         BOOK.leave(view._node, write)
-        view._node = Node(_VIEW_PLACES, (root._node,), (root.shape,), None, {"places": places})
+        view._node = Node.of(_VIEW_PLACES, (root._node,), (root.shape,), None, {"places": places})
     if whole is None:
         _follow(root, [view for view, _ in ways])
 
@@ -262,7 +262,7 @@ def _follow(root: Tensor, moved: list[Tensor]) -> None:
             if id(view) not in known and view._node is None and view.data.dtype == root.data.dtype:
                 places = _places(view, root)
                 if places is not None:
-                    view._node = Node(_VIEW_PLACES, (root._node,), (root.shape,), None, {"places": places})
+                    view._node = Node.of(_VIEW_PLACES, (root._node,), (root.shape,), None, {"places": places})
 
 
 def _refuse_shared(tensor: Tensor) -> None:
@@ -354,7 +354,7 @@ def setitem(input: Tensor, index: Any, value: Operand) -> None:
     node = None
     if recording:
         shape = data.shape if hasattr(data, "shape") else None
-        node = Node(
+        node = Node.of(
             ASSIGN, (input._node, source), (input.shape, shape), None, {"index": index}
         )  # reads before it writes
         ways = _ways(input, node)

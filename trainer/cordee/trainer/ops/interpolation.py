@@ -15,7 +15,6 @@ import numpy as np
 
 from cordee.trainer.array import Array, is_float
 from cordee.trainer.autograd.casting import autocasts
-from cordee.trainer.autograd.graph import apply_one
 from cordee.trainer.errors import ShapeError
 from cordee.trainer.ops.pooling import batched
 from cordee.trainer.ops.pooling_mean import avg_pool1d, avg_pool2d, avg_pool3d
@@ -151,7 +150,7 @@ def _resized(input: Tensor, sizes: Sizes, scales: Any, align_corners: bool, kind
             continue  # as in PyTorch: also where the factor is not quite 1
         taps = table(input.shape[i + 2], sizes[i], scales[i], align_corners)
         if sizes[i] != taps.size or not _is_identity(taps):
-            input = apply_one(RESAMPLE, input, axis=i + 2, taps=taps)
+            input = RESAMPLE.run(input, axis=i + 2, taps=taps)
     return input
 
 

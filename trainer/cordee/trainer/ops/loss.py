@@ -12,7 +12,6 @@ import numpy as np
 
 from cordee.trainer.array import array_module, is_float
 from cordee.trainer.autograd.casting import autocasts
-from cordee.trainer.autograd.graph import apply_one
 from cordee.trainer.autograd.record import op, shape_of
 from cordee.trainer.errors import ShapeError, TrainerIndexError
 from cordee.trainer.kernels import kernel
@@ -211,7 +210,7 @@ def cross_entropy(
     plain = weight is None and label_smoothing == 0.0
     if _check_classes("cross_entropy", target, flat, rows.shape[1], ignore_index) and plain:
         flat = _without(flat, ignore_index, rows.shape[1])
-        losses = apply_one(CROSS_ENTROPY, rows, target=flat, reduction=reduction)
+        losses = CROSS_ENTROPY.run(rows, target=flat, reduction=reduction)
         return losses.reshape(shape) if reduction == "none" and losses.shape != shape else losses
     _check_weight("cross_entropy", weight, rows.shape[1])
     log_probabilities = log_softmax(rows, 1)

@@ -13,7 +13,6 @@ import numpy as np
 
 from cordee.trainer.array import array_module
 from cordee.trainer.autograd.casting import autocasts
-from cordee.trainer.autograd.graph import apply
 from cordee.trainer.autograd.record import op
 from cordee.trainer.errors import ShapeError
 from cordee.trainer.ops.activation import logsigmoid, sigmoid
@@ -70,7 +69,7 @@ def mse_loss(
     check_reduction("mse_loss", reduction)
     check_pair("mse_loss", input, target, broadcast)
     if reduction == "mean" and weight is None and input.shape == target.shape:
-        mean: Tensor = apply(MSE_LOSS, input, target)
+        mean: Tensor = MSE_LOSS.run(input, target)
         return mean
     away = input - target
     return _weighted_mean("mse_loss", away * away, weight, reduction)
@@ -147,7 +146,7 @@ def huber_loss(
         raise ValueError(f"huber_loss: delta must be positive, not {delta}")
     if weight is not None:
         check_pair("huber_loss", input, weight, names="input weight")
-    return weighted(apply(HUBER, input, target, delta=float(delta)), weight, reduction)
+    return weighted(HUBER.run(input, target, delta=float(delta)), weight, reduction)
 
 
 @autocasts("single")
@@ -161,7 +160,7 @@ def smooth_l1_loss(
         raise ValueError(f"smooth_l1_loss: beta must not be negative, got {beta}")
     if beta == 0:
         return reduce((input - target).abs(), reduction)
-    losses = apply(HUBER, input, target, delta=float(beta))
+    losses = HUBER.run(input, target, delta=float(beta))
     return reduce(losses if beta == 1 else losses / beta, reduction)
 
 
@@ -217,7 +216,7 @@ def binary_cross_entropy(
             f"binary_cross_entropy: input holds {float(worst):.6g}, which is no probability (0 to 1): apply sigmoid, "
             "or call binary_cross_entropy_with_logits"
         )
-    return weighted(apply(BINARY_CROSS_ENTROPY, input, target), weight, reduction)
+    return weighted(BINARY_CROSS_ENTROPY.run(input, target), weight, reduction)
 
 
 BCE_WITH_LOGITS = op(
@@ -251,7 +250,7 @@ def binary_cross_entropy_with_logits(
     check_reduction("binary_cross_entropy_with_logits", reduction)
     check_pair("binary_cross_entropy_with_logits", input, target, broadcast)
     if pos_weight is None:
-        losses = apply(BCE_WITH_LOGITS, input, target)
+        losses = BCE_WITH_LOGITS.run(input, target)
     else:
         losses = (1.0 - target) * input - (1.0 + (pos_weight - 1.0) * target) * logsigmoid(input)
     return weighted(losses, weight, reduction)
@@ -275,7 +274,7 @@ def sigmoid_focal_loss(
     check_pair("sigmoid_focal_loss", inputs, targets, broadcast, "inputs targets")
     p = sigmoid(inputs)
     right = p * targets + (1.0 - p) * (1.0 - targets)
-    losses = apply(BCE_WITH_LOGITS, inputs, targets) * (1.0 - right) ** gamma
+    losses = BCE_WITH_LOGITS.run(inputs, targets) * (1.0 - right) ** gamma
     if alpha >= 0:
         losses = losses * (alpha * targets + (1.0 - alpha) * (1.0 - targets))
     return reduce(losses, reduction)

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from cordee.trainer.array import DTypeLike, as_array, bfloat16, is_complex
-from cordee.trainer.autograd.graph import Operand, apply_one
+from cordee.trainer.autograd.graph import Operand
 from cordee.trainer.errors import DeviceError
 from cordee.trainer.ops import company, compare, complex_numbers, elementwise, indexing, inplace, products, shape
 from cordee.trainer.surface import Surface
@@ -69,7 +69,7 @@ def to(
         )
     wanted = self.dtype if dtype is None else np.dtype(dtype)
     if wanted != self.dtype:
-        return apply_one(elementwise.CAST, self, dtype=wanted, source=self.dtype)
+        return elementwise.CAST.run(self, dtype=wanted, source=self.dtype)
     return elementwise.clone(self) if copy else self
 
 
@@ -95,7 +95,7 @@ def type(self: Tensor, dtype: DTypeLike = None) -> Any:
 
 def _caster(name: str, dtype: Any) -> Any:
     def call(self: Tensor) -> Tensor:
-        return self if self.data.dtype == dtype else apply_one(elementwise.CAST, self, dtype=dtype, source=self.dtype)
+        return self if self.data.dtype == dtype else elementwise.CAST.run(self, dtype=dtype, source=self.dtype)
 
     call.__name__ = call.__qualname__ = name
     call.__doc__ = f"The same values as {np.dtype(dtype).name}."
@@ -176,11 +176,11 @@ OPERATORS: dict[str, Any] = {
     "real": property(complex_numbers.real),
     "imag": property(complex_numbers.imag),
     "__add__": elementwise.plain_add,
-    "__radd__": _reflected(elementwise.plain_add),
+    "__radd__": elementwise.plain_add,
     "__sub__": elementwise.plain_sub,
     "__rsub__": _reflected(elementwise.plain_sub),
     "__mul__": elementwise.mul,
-    "__rmul__": _reflected(elementwise.mul),
+    "__rmul__": elementwise.mul,
     "__truediv__": elementwise.plain_div,
     "__rtruediv__": _reflected(elementwise.plain_div),
     "__pow__": elementwise.pow,

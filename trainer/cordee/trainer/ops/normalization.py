@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 
 from cordee.trainer.autograd.casting import autocasts
-from cordee.trainer.autograd.graph import apply
 from cordee.trainer.autograd.record import Shape, op
 from cordee.trainer.errors import ShapeError
 from cordee.trainer.kernels import kernel
@@ -166,7 +165,7 @@ def layer_norm(
     if input.data.dtype.itemsize < 4:
         weight, bias = widened(weight), widened(bias)
     rows, weight, bias = _as_rows("layer_norm", input, normalized_shape, weight=weight, bias=bias)
-    out: Tensor = apply(LAYER_NORM, rows, weight, bias, eps=eps)
+    out: Tensor = LAYER_NORM.run(rows, weight, bias, eps=eps)
     return out if rows is input else out.reshape(input.shape)
 
 
@@ -251,7 +250,7 @@ def rms_norm(
     if input.data.dtype.itemsize < 4:
         weight = widened(weight)
     rows, weight = _as_rows("rms_norm", input, normalized_shape, weight=weight)
-    out: Tensor = apply(RMS_NORM, rows, weight, eps=eps)
+    out: Tensor = RMS_NORM.run(rows, weight, eps=eps)
     return out if rows is input else out.reshape(input.shape)
 
 

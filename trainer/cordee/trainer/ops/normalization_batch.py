@@ -282,7 +282,7 @@ def _by_running(
     shift = -mean * scale
     if bias is not None:
         shift = shift + bias
-    out: Tensor = apply(CHANNEL_AFFINE, input, scale, shift)
+    out: Tensor = CHANNEL_AFFINE.run(input, scale, shift)
     return out if out.dtype == input.dtype else out.to(input.dtype)
 
 

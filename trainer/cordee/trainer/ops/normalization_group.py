@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 
 from cordee.trainer.autograd.casting import autocasts
-from cordee.trainer.autograd.graph import apply
 from cordee.trainer.autograd.mode import no_grad
 from cordee.trainer.autograd.record import Shape, op
 from cordee.trainer.errors import ShapeError
@@ -167,7 +166,7 @@ def group_norm(
         raise ValueError(f"group_norm: num_groups must be at least 1, not {num_groups}")
     if input.data.dtype.itemsize < 4:
         weight, bias = widened(weight), widened(bias)
-    return apply(GROUP_NORM, input, weight, bias, groups=num_groups, eps=eps)  # type: ignore[no-any-return]
+    return GROUP_NORM.run(input, weight, bias, groups=num_groups, eps=eps)
 
 
 def instance_norm(

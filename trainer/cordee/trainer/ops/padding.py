@@ -8,7 +8,6 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from cordee.trainer.autograd.casting import SWITCH, cast_input
-from cordee.trainer.autograd.graph import apply_one
 from cordee.trainer.autograd.record import Shape, op
 from cordee.trainer.errors import ShapeError
 from cordee.trainer.ops.arranging import flip
@@ -119,7 +118,7 @@ def pad(input: Tensor, pad: Sequence[int], mode: str = "constant", value: float 
     pairs = [(pad[i], pad[i + 1]) for i in range(0, len(pad), 2)]
     widths = ((0, 0),) * (input.ndim - len(pairs)) + tuple(pairs[::-1])
     if mode == "constant":
-        return apply_one(PAD, input, widths=widths, value=0.0 if value is None else value)
+        return PAD.run(input, widths=widths, value=0.0 if value is None else value)
     if value is not None:
         raise ValueError(f"pad: value is for mode 'constant'; mode {mode!r} takes it from the tensor")
     if SWITCH.on and mode != "circular":
@@ -127,7 +126,7 @@ def pad(input: Tensor, pad: Sequence[int], mode: str = "constant", value: float 
     parts, less, reason = _MODES[mode]
     cuts = tuple((min(before, 0), min(after, 0)) for before, after in widths)
     if mode == "circular" and any(map(any, cuts)):  # goes around what is left
-        input, cuts = apply_one(PAD, input, widths=cuts, value=0.0), ()
+        input, cuts = PAD.run(input, widths=cuts, value=0.0), ()
     out = input
     for dim, (before, after) in enumerate(widths):
         size = input.shape[dim]
@@ -139,7 +138,7 @@ def pad(input: Tensor, pad: Sequence[int], mode: str = "constant", value: float 
                 f"{reason} the size, {size}"
             )
         out = cat(parts(out, dim, max(before, 0), max(after, 0)), dim)
-    return apply_one(PAD, out, widths=cuts, value=0.0) if any(map(any, cuts)) else out
+    return PAD.run(out, widths=cuts, value=0.0) if any(map(any, cuts)) else out
 
 
 def block_diag(*tensors: Any) -> Tensor:

@@ -256,9 +256,8 @@ def positions(xp: Any, shape: tuple[int, ...], index: Any) -> Any:
 
 def add_at(xp: Any, out: Any, index: Any, a: Any) -> None:
     """Adds to the elements that the index names, as often as it names them, in the order of the index."""
-    arrays = _arrays(index)
-    if not arrays:  # slices and masks name each element once
-        out[index] += a
+    if type(index) is slice or type(index) is int or not (arrays := _arrays(index)):
+        out[index] += a  # slices and masks name each element once
     elif xp is np and a.size <= 8:
         np.add.at(out, index, a)
     elif len(arrays) == 1 and _stays(index) and not _has_masks(index) and not _by_element(xp, out, index, a):

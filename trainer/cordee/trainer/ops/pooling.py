@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 
 from cordee.trainer.array import array_module, is_float
-from cordee.trainer.autograd.graph import apply_one
 from cordee.trainer.autograd.record import Op, Shape, op
 from cordee.trainer.errors import ShapeError
 from cordee.trainer.kernels import kernel
@@ -228,8 +227,8 @@ def batched(name: str, input: Tensor, ndim: int) -> Tensor:
 
 def pool(record: Op, input: Tensor, sliding: Window, **params: Any) -> Tensor:
     if input.ndim == len(sliding.kernel) + 1:
-        return apply_one(record, input.reshape(1, *input.shape), window=sliding, **params).squeeze(0)
-    return apply_one(record, input, window=sliding, **params)
+        return record.run(input.reshape(1, *input.shape), window=sliding, **params).squeeze(0)
+    return record.run(input, window=sliding, **params)
 
 
 def _max(

@@ -15,7 +15,6 @@ import numpy as np
 from cordee.trainer import random
 from cordee.trainer.array import array_module, is_float
 from cordee.trainer.autograd.casting import autocasts
-from cordee.trainer.autograd.graph import apply_one
 from cordee.trainer.autograd.record import Shape, op
 from cordee.trainer.errors import ShapeError, TrainerIndexError
 from cordee.trainer.ops.interpolation import adaptive_sizes, segments
@@ -249,7 +248,7 @@ def _unpool(
         for n, m, s in zip(sizes, usual, steps, strict=True):
             if not m - s < n < m + s:
                 raise ValueError(f"{name}: output_size {sizes} must be within a stride of {usual}")
-    out = apply_one(MAX_UNPOOL, batch, indices=places.data, sizes=sizes)
+    out = MAX_UNPOOL.run(batch, indices=places.data, sizes=sizes)
     return out if batch is input else out.squeeze(0)
 
 

@@ -15,7 +15,7 @@ import numpy as np
 
 from cordee.trainer.array import get_num_threads, is_float, on_num_threads
 from cordee.trainer.autograd.casting import autocasts
-from cordee.trainer.autograd.graph import apply, binary
+from cordee.trainer.autograd.graph import binary
 from cordee.trainer.autograd.out import into
 from cordee.trainer.autograd.record import NO_ERRORS, Shape, broadcast_shape, op, shape_of
 from cordee.trainer.errors import ShapeError
@@ -114,16 +114,22 @@ def multiplier(xp: Any, b: Any) -> Any:
 
 
 def _matmul(xp: Any, a: Any, b: Any) -> Any:
+    if b.ndim == 2 and a.ndim == 2:
+        return product(xp, a, b)
     if b.ndim == 2 and a.ndim > 2:  # one large product instead of one per batch entry
         return multiply(xp, _rows(a), b).reshape(*a.shape[:-1], b.shape[-1])
-    return product(xp, a, b)
+    return multiply(xp, a, b)
 
 
 def _left_vjp(F: Any, g: Any, out: Any, a: Any, b: Any) -> Any:
+    if F.raw and b.ndim == 2 and g.ndim == 2:
+        return product(F.xp, g, b.T)
     return F.matmul(g, b.swapaxes(-1, -2))
 
 
 def _right_vjp(F: Any, g: Any, out: Any, a: Any, b: Any) -> Any:
+    if F.raw and a.ndim == 2 and g.ndim == 2:
+        return product(F.xp, a.T, g)
     if len(shape_of(b)) == 2:
         return F.matmul(_rows(a).swapaxes(-1, -2), _rows(g))
     return F.matmul(a.swapaxes(-1, -2), g)
@@ -382,8 +388,10 @@ COLUMN_SUMS = op(
 
 
 def _linear(xp: Any, input: Any, weight: Any, bias: Any) -> Any:
+    if input.ndim == 2:
+        return product(xp, input, weight.T, None, bias)
     out = product(xp, _rows(input), weight.T, None, bias)
-    return out if input.ndim == 2 else out.reshape(*input.shape[:-1], weight.shape[0])
+    return out.reshape(*input.shape[:-1], weight.shape[0])
 
 
 def _linear_input_vjp(F: Any, g: Any, out: Any, input: Any, weight: Any, bias: Any) -> Any:
@@ -412,6 +420,8 @@ def _with_sums(xp: Any, g: Any, input: Any, dest: Any = None) -> Any:
 def _linear_weight_vjp(F: Any, g: Any, out: Any, input: Any, weight: Any, bias: Any) -> Any:
     if F.raw and F.xp is not np and bias is not None:
         return _with_sums(F.xp, g, input)
+    if F.raw and g.ndim == 2:
+        return product(F.xp, g.T, input)
     return F.matmul(_rows(g).T, _rows(input))
 
 
@@ -419,7 +429,7 @@ def _linear_bias_vjp(F: Any, g: Any, out: Any, input: Any, weight: Any, bias: An
     if F.raw and F.xp is not np and _SUMS.of is not None and _SUMS.of() is g:
         sums, _SUMS.of, _SUMS.found = _SUMS.found, None, None
         return sums
-    return F.column_sums(_rows(g))
+    return _column_sums(F.xp, _rows(g)) if F.raw else F.column_sums(_rows(g))
 
 
 def _write_weight_grad(F: Any, dest: Any, g: Any, out: Any, input: Any, weight: Any, bias: Any) -> None:
@@ -478,7 +488,7 @@ def linear(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     if weight.data.ndim == 1:
         out = matmul(input, weight)
         return out if bias is None else out + bias
-    return apply(LINEAR, input, weight, bias)  # type: ignore[no-any-return]
+    return LINEAR.run(input, weight, bias)
 
 
 @autocasts("widest")

@@ -12,7 +12,6 @@ import numpy as np
 
 from cordee.trainer import random
 from cordee.trainer.array import array_module
-from cordee.trainer.autograd.graph import apply, apply_one
 from cordee.trainer.autograd.record import NO_ERRORS, Sampler, op
 from cordee.trainer.errors import ShapeError
 from cordee.trainer.ops.arithmetic import as_mask
@@ -49,7 +48,7 @@ LEAKY_RELU = op(
 
 def leaky_relu(input: Tensor, negative_slope: float = 0.01) -> Tensor:
     """`input` above 0, `negative_slope * input` below."""
-    return apply_one(LEAKY_RELU, input, slope=negative_slope)
+    return LEAKY_RELU.run(input, slope=negative_slope)
 
 
 PRELU = op(
@@ -87,7 +86,7 @@ def prelu(input: Tensor, weight: Tensor) -> Tensor:
         weight = weight.reshape(-1, *(1,) * (input.ndim - 2))
     elif not input.ndim:
         weight = weight.reshape(())
-    return apply(PRELU, input, weight)  # type: ignore[no-any-return]
+    return PRELU.run(input, weight)
 
 
 def rrelu(input: Tensor, lower: float = 1 / 8, upper: float = 1 / 3, training: bool = False) -> Tensor:
@@ -103,7 +102,7 @@ def rrelu(input: Tensor, lower: float = 1 / 8, upper: float = 1 / 3, training: b
         return leaky_relu(input, (lower + upper) / 2)
     xp = array_module(input.data)
     slopes = random.generator().uniform(lower, upper, input.shape)
-    return apply(PRELU, input, wrap(xp.asarray(slopes, input.dtype)))  # type: ignore[no-any-return]
+    return PRELU.run(input, wrap(xp.asarray(slopes, input.dtype)))
 
 
 # -- exponential below -------------------------------------------------------------------------------------------------
@@ -136,12 +135,12 @@ ELU = op(
 
 def elu(input: Tensor, alpha: float = 1.0) -> Tensor:
     """`input` above 0, `alpha * (exp(input) - 1)` below (Clevert et al., 2015)."""
-    return apply_one(ELU, input, alpha=alpha, scale=1.0, rate=1.0)
+    return ELU.run(input, alpha=alpha, scale=1.0, rate=1.0)
 
 
 def selu(input: Tensor) -> Tensor:
     """`elu` with the constants that keep mean 0 and variance 1 (Klambauer et al., 2017)."""
-    return apply_one(ELU, input, alpha=1.6732632423543772848, scale=1.0507009873554804934, rate=1.0)
+    return ELU.run(input, alpha=1.6732632423543772848, scale=1.0507009873554804934, rate=1.0)
 
 
 def celu(input: Tensor, alpha: float = 1.0) -> Tensor:
@@ -152,7 +151,7 @@ def celu(input: Tensor, alpha: float = 1.0) -> Tensor:
     """
     if alpha == 0:
         raise ValueError("celu: alpha cannot be 0")
-    return apply_one(ELU, input, alpha=alpha, scale=1.0, rate=1.0 / alpha)
+    return ELU.run(input, alpha=alpha, scale=1.0, rate=1.0 / alpha)
 
 
 # -- within bounds -----------------------------------------------------------------------------------------------------
@@ -188,7 +187,7 @@ THRESHOLD = op(
 
 def threshold(input: Tensor, threshold: float, value: float) -> Tensor:
     """`input` where it is above the threshold, `value` elsewhere."""
-    return apply_one(THRESHOLD, input, limit=threshold, value=value)
+    return THRESHOLD.run(input, limit=threshold, value=value)
 
 
 HARDSHRINK = op(
@@ -203,7 +202,7 @@ HARDSHRINK = op(
 
 def hardshrink(input: Tensor, lambd: float = 0.5) -> Tensor:
     """`input` where its magnitude is above lambd, 0 elsewhere."""
-    return apply_one(HARDSHRINK, input, lambd=lambd)
+    return HARDSHRINK.run(input, lambd=lambd)
 
 
 SOFTSHRINK = op(
@@ -224,4 +223,4 @@ def softshrink(input: Tensor, lambd: float = 0.5) -> Tensor:
     """
     if lambd < 0:
         raise ValueError(f"softshrink: lambd must be at least 0, not {lambd}")
-    return apply_one(SOFTSHRINK, input, lambd=lambd)
+    return SOFTSHRINK.run(input, lambd=lambd)

@@ -10,7 +10,6 @@ import numpy as np
 
 from cordee.trainer.array import DTypeLike, array_module
 from cordee.trainer.autograd.casting import autocasts
-from cordee.trainer.autograd.graph import apply_one
 from cordee.trainer.autograd.out import into
 from cordee.trainer.autograd.record import NO_ERRORS, Shape, op
 from cordee.trainer.errors import ShapeError
@@ -47,7 +46,7 @@ METHODS = "all any count_nonzero dist logsumexp mean nanmean nansum norm prod su
 def _spread(xp: Any, g: Any, *, shape: tuple[int, ...], axis: Axis) -> Any:
     """The opposite of a sum: repeat over what was reduced."""
     out = xp.empty(shape, g.dtype)
-    out[...] = g if axis is None else g.reshape(kept_shape(shape, axis))
+    out[...] = g if axis is None or g.ndim == len(shape) else g.reshape(kept_shape(shape, axis))
     return out
 
 
@@ -187,7 +186,7 @@ def sum(
         return into(out, sum(input, dim, keepdim, dtype=dtype))
     if dtype is not None:
         input = input.to(dtype)
-    return apply_one(SUM, input, axis=as_axis(dim), keepdims=keepdim)
+    return SUM.run(input, dim if dim is None or type(dim) is int else as_axis(dim), keepdim)
 
 
 def mean(
@@ -199,7 +198,7 @@ def mean(
     if dtype is not None:
         input = input.to(dtype)
     require_float(input, "mean")
-    return apply_one(MEAN, input, axis=as_axis(dim), keepdims=keepdim)
+    return MEAN.run(input, axis=as_axis(dim), keepdims=keepdim)
 
 
 def nansum(input: Tensor, dim: Any = None, keepdim: bool = False, *, dtype: DTypeLike = None) -> Tensor:
@@ -232,7 +231,7 @@ def norm(
     if input.dtype.kind == "c":
         input = input.abs()
     if p in (None, "fro", 2):
-        return apply_one(LENGTH, input, axis=as_axis(dim), keepdims=keepdim)
+        return LENGTH.run(input, axis=as_axis(dim), keepdims=keepdim)
     if isinstance(p, str):
         raise ValueError(f"norm: p is a number, 'fro' or 'nuc', not {p!r}; matrix norms are in linalg.matrix_norm")
     if p == 0:
@@ -243,7 +242,7 @@ def norm(
         return amin(input.abs(), dim, keepdim)
     if p == 1:
         return sum(input.abs(), dim, keepdim)
-    return apply_one(P_NORM, input, axis=as_axis(dim), keepdims=keepdim, p=float(p))
+    return P_NORM.run(input, axis=as_axis(dim), keepdims=keepdim, p=float(p))
 
 
 @autocasts("single on cuda")
@@ -374,11 +373,11 @@ def prod(
         return into(out, prod(input, dim, keepdim, dtype=dtype))
     if dtype is not None:
         input = input.to(dtype)
-    return apply_one(PROD, input, axis=as_axis(dim), keepdims=keepdim)
+    return PROD.run(input, axis=as_axis(dim), keepdims=keepdim)
 
 
 def logsumexp(input: Tensor, dim: Any, keepdim: bool = False) -> Tensor:
     """log(sum(exp(input))) over dimensions, without overflow; -inf of no elements."""
     if input.dtype.kind in "iub":
         input = input.float()
-    return apply_one(LOGSUMEXP, input, axis=as_axis(dim), keepdims=keepdim)
+    return LOGSUMEXP.run(input, axis=as_axis(dim), keepdims=keepdim)

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from cordee.trainer.autograd.casting import autocasts
-from cordee.trainer.autograd.graph import Operand, apply
+from cordee.trainer.autograd.graph import Operand
 from cordee.trainer.autograd.record import Shape, op
 from cordee.trainer.errors import ShapeError
 from cordee.trainer.ops.elementwise import where
@@ -82,7 +82,7 @@ def index_put(input: Tensor, indices: Sequence[Any], values: Operand, accumulate
     if not accumulate:
         return assign(input, tuple(indices), values)
     index, _ = plain_index(tuple(slice(None) if part is None else part for part in indices), input.shape)
-    return apply(INDEX_ADD, input, values, index=index)  # type: ignore[no-any-return]
+    return INDEX_ADD.run(input, values, index=index)
 
 
 def _check_source(name: str, input: Tensor, at: int, index: Tensor, source: Tensor) -> None:
@@ -105,7 +105,7 @@ def index_add(input: Tensor, dim: int, index: Tensor, source: Tensor, *, alpha: 
     at = dimension("index_add", input, dim)
     _check_source("index_add", input, at, index, source)
     place, _ = plain_index((*(slice(None),) * at, reshape(index, -1)), input.shape)
-    return apply(INDEX_ADD, input, source if alpha == 1 else source * alpha, index=place)  # type: ignore[no-any-return]
+    return INDEX_ADD.run(input, source if alpha == 1 else source * alpha, index=place)
 
 
 @autocasts("widest on cpu")

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from cordee.trainer.autograd.graph import Operand, apply, apply_one, binary, unary
+from cordee.trainer.autograd.graph import Operand, binary, unary
 from cordee.trainer.autograd.record import NO_ERRORS, Sampler, op
 from cordee.trainer.ops.cases import clash, corner_values
 from cordee.trainer.tensors import Tensor
@@ -82,7 +82,7 @@ ROUND = op(
 
 def round(input: Tensor, *, decimals: int = 0) -> Tensor:
     """Rounded to the nearest multiple of 10^-decimals, halves to the even one."""
-    return apply_one(ROUND, input, decimals=decimals)
+    return ROUND.run(input, decimals=decimals)
 
 
 fix = trunc
@@ -165,7 +165,7 @@ def floor_divide(input: Operand, other: Operand) -> Tensor:
     Raises:
         ZeroDivisionError: whole numbers by a whole zero.
     """
-    return apply(QUOTIENT, input, other, mode="floor")  # type: ignore[no-any-return]
+    return QUOTIENT.run(input, other, mode="floor")
 
 
 def rounded_division(input: Operand, other: Operand, rounding_mode: str) -> Tensor:
@@ -176,4 +176,4 @@ def rounded_division(input: Operand, other: Operand, rounding_mode: str) -> Tens
     """
     if rounding_mode not in ("trunc", "floor"):
         raise ValueError(f"div: rounding_mode is None, 'trunc' or 'floor', not {rounding_mode!r}")
-    return apply(QUOTIENT, input, other, mode=rounding_mode)  # type: ignore[no-any-return]
+    return QUOTIENT.run(input, other, mode=rounding_mode)

@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 
 from cordee.trainer.array import DTypeLike, array_module
-from cordee.trainer.autograd.graph import apply_one
 from cordee.trainer.autograd.out import into
 from cordee.trainer.autograd.record import Sampler, op
 from cordee.trainer.kernels import kernel
@@ -181,19 +180,19 @@ def cumsum(input: Tensor, dim: int, *, dtype: DTypeLike = None, out: Tensor | No
     """Running sums along a dimension; of whole numbers and bools, in int64."""
     if out is not None:
         return into(out, cumsum(input, dim, dtype=dtype))
-    return apply_one(CUMSUM, input if dtype is None else input.to(dtype), axis=dim, reverse=False)
+    return CUMSUM.run(input if dtype is None else input.to(dtype), axis=dim, reverse=False)
 
 
 def cumprod(input: Tensor, dim: int, *, dtype: DTypeLike = None, out: Tensor | None = None) -> Tensor:
     """Running products along a dimension; of whole numbers and bools, in int64."""
     if out is not None:
         return into(out, cumprod(input, dim, dtype=dtype))
-    return apply_one(CUMPROD, input if dtype is None else input.to(dtype), axis=dim, reverse=False)
+    return CUMPROD.run(input if dtype is None else input.to(dtype), axis=dim, reverse=False)
 
 
 def logcumsumexp(input: Tensor, dim: int) -> Tensor:
     """The logarithm of running sums of exponentials along a dimension, without overflow."""
-    return apply_one(LOGCUMSUMEXP, input, axis=dim, reverse=False)
+    return LOGCUMSUMEXP.run(input, axis=dim, reverse=False)
 
 
 # -- extremes ----------------------------------------------------------------------------------------------------------

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from cordee.trainer.array import array_module, is_float
-from cordee.trainer.autograd.graph import Operand, apply
+from cordee.trainer.autograd.graph import Operand
 from cordee.trainer.errors import ShapeError
 from cordee.trainer.ops.along import GATHER, REDUCTIONS, SCATTER, SCATTER_ADD, SCATTER_REDUCE
 from cordee.trainer.ops.shape import broadcast_to, dimension, ravel, reshape
@@ -42,8 +42,8 @@ def gather(input: Tensor, dim: int, index: Tensor) -> Tensor:
     if not index.data.size and index.ndim != input.ndim:
         return reshape(ravel(input)[:0], index.shape)
     if not input.ndim or not index.ndim:
-        return reshape(apply(GATHER, _vector(input), _vector(index), axis=dim), index.shape)
-    return apply(GATHER, input, index, axis=dim)  # type: ignore[no-any-return]
+        return reshape(GATHER.run(_vector(input), _vector(index), axis=dim), index.shape)
+    return GATHER.run(input, index, axis=dim)
 
 
 def _vector(value: Any) -> Any:
@@ -91,8 +91,8 @@ def scatter(
     if isinstance(given, Tensor) and not given.ndim and index.ndim:
         given = broadcast_to(given, index.shape)
     if not input.ndim or not index.ndim:
-        return reshape(apply(SCATTER, _vector(input), _vector(index), _vector(given), axis=dim), input.shape)
-    return apply(SCATTER, input, index, given, axis=dim)  # type: ignore[no-any-return]
+        return reshape(SCATTER.run(_vector(input), _vector(index), _vector(given), axis=dim), input.shape)
+    return SCATTER.run(input, index, given, axis=dim)
 
 
 def _filled(index: Tensor, value: Any, like: Tensor) -> Tensor:
@@ -105,8 +105,8 @@ def scatter_add(input: Tensor, dim: int, index: Tensor, src: Tensor) -> Tensor:
     """A copy with `src[i][j]` added to `copy[i][index[i][j]]` for dim 1, and so on."""
     _require_index("scatter_add", index, input, src)
     if not input.ndim or not index.ndim:
-        return reshape(apply(SCATTER_ADD, _vector(input), _vector(index), _vector(src), axis=dim), input.shape)
-    return apply(SCATTER_ADD, input, index, src, axis=dim)  # type: ignore[no-any-return]
+        return reshape(SCATTER_ADD.run(_vector(input), _vector(index), _vector(src), axis=dim), input.shape)
+    return SCATTER_ADD.run(input, index, src, axis=dim)
 
 
 def scatter_reduce(
@@ -130,7 +130,7 @@ def scatter_reduce(
     _require_index("scatter_reduce", index, input, src)
     base = input if include_self else scatter(input, dim, index, _identity(reduce, input.dtype))
     if reduce in REDUCTIONS:
-        return apply(SCATTER_REDUCE, base, index, src, axis=dim, reduce=reduce)  # type: ignore[no-any-return]
+        return SCATTER_REDUCE.run(base, index, src, axis=dim, reduce=reduce)
     total = scatter_add(base, dim, index, src)
     if reduce == "sum":
         return total

@@ -6,6 +6,7 @@ nothing.
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Sequence
 from typing import Any
@@ -13,7 +14,6 @@ from typing import Any
 import numpy as np
 
 from cordee.trainer.array import array_module, to_numpy
-from cordee.trainer.autograd.graph import apply_one
 from cordee.trainer.autograd.record import REGISTRY, Shape, op
 from cordee.trainer.autograd.writes import owner_of
 from cordee.trainer.errors import ShapeError, TrainerIndexError
@@ -107,7 +107,9 @@ def reshape(input: Tensor, shape: Any = (), *more: int) -> Tensor:
     Raises:
         ShapeError: the elements do not fill that shape.
     """
-    return apply_one(RESHAPE, input, shape=sizes_of((shape, *more)))
+    if more or type(shape) is not tuple:
+        shape = sizes_of((shape, *more))
+    return RESHAPE.run(input, shape)
 
 
 def view(input: Tensor, *shape: Any) -> Tensor:
@@ -117,12 +119,12 @@ def view(input: Tensor, *shape: Any) -> Tensor:
             return wrap(input.data.view(np.dtype(shape[0])))
         except ValueError as error:
             raise ShapeError(f"view: shape {input.shape} of {input.dtype.name}: {error}") from error
-    return apply_one(RESHAPE, input, shape=sizes_of(shape))
+    return RESHAPE.run(input, shape=sizes_of(shape))
 
 
 def ravel(input: Tensor) -> Tensor:
     """All elements in one dimension."""
-    return apply_one(RESHAPE, input, shape=(-1,) if input.data.size else (0,))
+    return RESHAPE.run(input, shape=(-1,) if input.data.size else (0,))
 
 
 def flatten(input: Tensor, start_dim: int = 0, end_dim: int = -1) -> Tensor:
@@ -157,22 +159,35 @@ def squeeze(input: Tensor, dim: int | tuple[int, ...] | None = None) -> Tensor:
         drop: Any = range(len(old))
     else:
         drop = dimensions("squeeze", input, dim)
-    return apply_one(RESHAPE, input, shape=tuple([n for i, n in enumerate(old) if n != 1 or i not in drop]))
+    return RESHAPE.run(input, shape=tuple([n for i, n in enumerate(old) if n != 1 or i not in drop]))
 
 
 def unsqueeze(input: Tensor, dim: int) -> Tensor:
     """With a new dimension of size 1 at `dim`."""
     old = input.data.shape
     at = dim if 0 <= dim <= len(old) else dimension("unsqueeze", input, dim, new=1)
-    return apply_one(RESHAPE, input, shape=(*old[:at], 1, *old[at:]))
+    return RESHAPE.run(input, shape=(*old[:at], 1, *old[at:]))
 
 
 # -- order of dimensions -----------------------------------------------------------------------------------------------
 
 
+@functools.lru_cache(maxsize=256)
 def _inverse(axes: tuple[int, ...]) -> tuple[int, ...]:
     """The order that undoes an order."""
     return tuple(sorted(range(len(axes)), key=lambda i: axes[i] % len(axes)))
+
+
+@functools.lru_cache(maxsize=256, typed=True)
+def _swapped(ndim: int, dim0: int, dim1: int) -> tuple[int, ...]:
+    """The order with two dimensions exchanged."""
+    axes = list(range(ndim))
+    axes[dim0], axes[dim1] = axes[dim1], axes[dim0]
+    return tuple(axes)
+
+
+def _permute_vjp(F: Any, g: Any, out: Any, a: Any, *, axes: tuple[int, ...]) -> Any:
+    return g.transpose(_inverse(axes)) if F.raw else F.permute(g, axes=_inverse(axes))
 
 
 def _permute_shape(a: tuple[int, ...], *, axes: tuple[int, ...]) -> Shape:
@@ -185,7 +200,7 @@ def _permute_shape(a: tuple[int, ...], *, axes: tuple[int, ...]) -> Shape:
 PERMUTE = op(
     "permute", "the dimensions in another order",
     forward=lambda xp, a, *, axes: a.transpose(axes),
-    vjps=(lambda F, g, out, a, *, axes: F.permute(g, axes=_inverse(axes)),),
+    vjps=(_permute_vjp,),
     saves=("",), reference=np.transpose, shape=_permute_shape, dtype="first", view=True,
     samples=lambda s: [
         s.case(s.normal(2, 3, 4), axes=(2, 0, 1)),
@@ -203,20 +218,21 @@ PERMUTE = op(
 
 def permute(input: Tensor, dims: Any = (), *more: int) -> Tensor:
     """The dimensions in the given order."""
-    return apply_one(PERMUTE, input, axes=sizes_of((dims, *more)))
+    return PERMUTE.run(input, axes=sizes_of((dims, *more)))
 
 
 def transpose(input: Tensor, dim0: int, dim1: int) -> Tensor:
     """Two dimensions exchanged."""
-    axes = list(range(input.data.ndim))
+    ndim = input.data.ndim
     try:
-        axes[dim0], axes[dim1] = axes[dim1], axes[dim0]
+        axes = _swapped(ndim, dim0, dim1)
     except IndexError:
-        if axes or dim0 not in (0, -1) or dim1 not in (0, -1):  # a tensor without dimensions has one to speak of
+        axes = ()
+        if ndim or dim0 not in (0, -1) or dim1 not in (0, -1):  # a tensor without dimensions has one to speak of
             raise TrainerIndexError(
                 f"transpose: there are no dimensions {dim0} and {dim1} in shape {input.shape}"
             ) from None
-    return apply_one(PERMUTE, input, axes=tuple(axes))
+    return PERMUTE.run(input, axes)
 
 
 swapaxes = transpose
@@ -231,12 +247,12 @@ def t(input: Tensor) -> Tensor:
     """
     if input.ndim > 2:
         raise ShapeError(f"t: needs at most two dimensions, not shape {input.shape}: transpose(dim0, dim1) names two")
-    return apply_one(PERMUTE, input, axes=tuple(reversed(range(input.ndim))))
+    return PERMUTE.run(input, axes=tuple(reversed(range(input.ndim))))
 
 
 def reverse_dims(input: Tensor) -> Tensor:
     """All dimensions in reverse order: `.T`."""
-    return apply_one(PERMUTE, input, axes=tuple(reversed(range(input.ndim))))
+    return PERMUTE.run(input, axes=tuple(reversed(range(input.ndim))))
 
 
 def matrix_transpose(input: Tensor) -> Tensor:
@@ -268,7 +284,7 @@ def movedim(input: Tensor, source: int | Sequence[int], destination: int | Seque
     axes = [axis for axis in range(input.ndim) if axis not in sources]
     for place, axis in sorted(zip(places, sources, strict=True)):
         axes.insert(place, axis)
-    return apply_one(PERMUTE, input, axes=tuple(axes))
+    return PERMUTE.run(input, axes=tuple(axes))
 
 
 moveaxis = movedim
@@ -313,7 +329,7 @@ def broadcast_to(input: Tensor, shape: Sequence[int]) -> Tensor:
         if lead < 0 or -1 in wanted[:lead]:
             raise ShapeError(f"expand: -1 in {wanted} stands for a size that shape {input.shape} does not have")
         wanted = tuple(input.shape[i - lead] if n == -1 else n for i, n in enumerate(wanted))
-    return apply_one(BROADCAST_TO, input, shape=wanted)
+    return BROADCAST_TO.run(input, shape=wanted)
 
 
 def expand(input: Tensor, *sizes: Any) -> Tensor:
@@ -355,7 +371,7 @@ def repeat(input: Tensor, *repeats: Any) -> Tensor:
     spread = broadcast_to(spaced, [n for k, size in zip(times, own, strict=True) for n in (k, size)])
     result = spread.reshape([k * size for k, size in zip(times, own, strict=True)])
     if owner_of(result.data) is owner_of(input.data):  # never a view, as in PyTorch
-        return apply_one(REGISTRY["clone"], result)
+        return REGISTRY["clone"].run(result)
     return result
 
 

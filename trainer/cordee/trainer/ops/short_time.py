@@ -15,7 +15,6 @@ import numpy as np
 
 from cordee.trainer.array import DTypeLike, array_module, as_array, default_dtype
 from cordee.trainer.autograd.casting import autocasts
-from cordee.trainer.autograd.graph import apply_one
 from cordee.trainer.errors import ShapeError
 from cordee.trainer.ops.complex_numbers import real_dtype, view_as_complex, view_as_real
 from cordee.trainer.ops.fft import fft, ifft, irfft, rfft
@@ -230,9 +229,9 @@ def istft(
         frames = irfft(columns[..., : n_fft // 2 + 1], n_fft, norm=norm)
     num_frames = frames.shape[1]
     size = n_fft + hop * (num_frames - 1)
-    signal = apply_one(UNSLIDE, frames * weights, axis=1, step=hop, shape=(frames.shape[0], size))
+    signal = UNSLIDE.run(frames * weights, axis=1, step=hop, shape=(frames.shape[0], size))
     squares = (weights * weights).expand(num_frames, n_fft)
-    envelope = apply_one(UNSLIDE, squares, axis=0, step=hop, shape=(size,))
+    envelope = UNSLIDE.run(squares, axis=0, step=hop, shape=(size,))
     start = n_fft // 2 if center else 0
     stop = start + length if length is not None else size - start if center else size
     kept = min(stop, size)

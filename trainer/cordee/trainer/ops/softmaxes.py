@@ -8,7 +8,6 @@ import numpy as np
 
 from cordee.trainer import random
 from cordee.trainer.array import DTypeLike, array_module, is_float
-from cordee.trainer.autograd.graph import apply_one
 from cordee.trainer.autograd.record import Sampler, Shape, op
 from cordee.trainer.errors import TrainerIndexError
 from cordee.trainer.kernels import kernel
@@ -133,12 +132,12 @@ def _floating(input: Tensor, dtype: DTypeLike, name: str) -> Tensor:
 
 def softmax(input: Tensor, dim: int, *, dtype: DTypeLike = None) -> Tensor:
     """Exponentials along a dimension, made to add up to 1."""
-    return apply_one(SOFTMAX, _floating(input, dtype, "softmax"), axis=dim)
+    return SOFTMAX.run(_floating(input, dtype, "softmax"), axis=dim)
 
 
 def log_softmax(input: Tensor, dim: int, *, dtype: DTypeLike = None) -> Tensor:
     """The logarithm of softmax along a dimension, without overflow."""
-    return apply_one(LOG_SOFTMAX, _floating(input, dtype, "log_softmax"), axis=dim)
+    return LOG_SOFTMAX.run(_floating(input, dtype, "log_softmax"), axis=dim)
 
 
 def softmin(input: Tensor, dim: int, *, dtype: DTypeLike = None) -> Tensor:

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from cordee.trainer.autograd.graph import apply_one, unary
+from cordee.trainer.autograd.graph import unary
 from cordee.trainer.autograd.record import NO_ERRORS, Sampler, op
 from cordee.trainer.ops import gamma, special
 from cordee.trainer.ops.arithmetic import as_mask
@@ -129,7 +129,7 @@ def polygamma(n: int | Tensor, input: Tensor | int) -> Tensor:
         raise ValueError(f"polygamma: n must be a whole number of at least 0, not {n!r}")
     if not isinstance(input, Tensor):
         input = Tensor(input)
-    return digamma(input) if n == 0 else apply_one(POLYGAMMA, input, n=n)
+    return digamma(input) if n == 0 else POLYGAMMA.run(input, n=n)
 
 
 def mvlgamma(input: Tensor, p: int) -> Tensor:

@@ -9,7 +9,6 @@ import numpy as np
 
 from cordee.trainer.array import array_module, default_dtype, is_complex, is_float, promote
 from cordee.trainer.autograd.casting import autocasts
-from cordee.trainer.autograd.graph import apply_one
 from cordee.trainer.errors import ShapeError
 from cordee.trainer.ops.axes import ValuesAndIndices, as_axis, count, in_one_dimension, require_float, same_shape
 from cordee.trainer.ops.places import add_rows
@@ -45,8 +44,8 @@ def var(
     if input.dtype.itemsize == 2:  # the distances from the mean are not to be rounded
         return var(input.float(), dim, unbiased, keepdim, correction=correction).to(input.dtype)
     axis, freedom = _freedom(input, dim, unbiased, correction)
-    away = input - apply_one(MEAN, input, axis=axis, keepdims=True)
-    return apply_one(SUM, away * away, axis=axis, keepdims=keepdim) / freedom
+    away = input - MEAN.run(input, axis=axis, keepdims=True)
+    return SUM.run(away * away, axis=axis, keepdims=keepdim) / freedom
 
 
 def std(
@@ -57,8 +56,8 @@ def std(
     if input.dtype.itemsize == 2:
         return std(input.float(), dim, unbiased, keepdim, correction=correction).to(input.dtype)
     axis, freedom = _freedom(input, dim, unbiased, correction)
-    away = input - apply_one(MEAN, input, axis=axis, keepdims=True)
-    return apply_one(LENGTH, away, axis=axis, keepdims=keepdim) / math.sqrt(freedom)
+    away = input - MEAN.run(input, axis=axis, keepdims=True)
+    return LENGTH.run(away, axis=axis, keepdims=keepdim) / math.sqrt(freedom)
 
 
 def var_mean(

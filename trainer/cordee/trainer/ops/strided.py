@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 
-from cordee.trainer.autograd.graph import apply_one
 from cordee.trainer.autograd.record import Shape, op
 from cordee.trainer.errors import ShapeError, TrainerIndexError
 from cordee.trainer.ops.places import add_rows
@@ -95,7 +94,7 @@ def unfold(input: Tensor, dimension: int, size: int, step: int) -> Tensor:
     """Windows of `size` along a dimension, every `step` elements, each as a new last dimension: a view."""
     if not input.ndim:
         return unfold(input.reshape(1), dimension, size, step).reshape(size)
-    return apply_one(SLIDE, input, axis=_dimension("unfold", input, dimension), size=size, step=step)
+    return SLIDE.run(input, axis=_dimension("unfold", input, dimension), size=size, step=step)
 
 
 _dimension = dimension
@@ -195,4 +194,4 @@ def as_strided(input: Tensor, size: Any, stride: Any, storage_offset: int | None
     Raises:
         TrainerIndexError: they reach outside the tensor.
     """
-    return apply_one(AS_STRIDED, input, size=tuple(size), stride=tuple(stride), offset=storage_offset or 0)
+    return AS_STRIDED.run(input, size=tuple(size), stride=tuple(stride), offset=storage_offset or 0)

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from cordee.trainer.array import default_dtype
-from cordee.trainer.autograd.graph import apply, apply_one
+from cordee.trainer.autograd.graph import apply
 from cordee.trainer.autograd.record import op
 from cordee.trainer.ops.elementwise import where
 from cordee.trainer.ops.linalg.common import adjoint, guarded, real_dtype, refuse_half, regular, square, transposed
@@ -114,7 +114,7 @@ DET = op(
 
 def det(A: Tensor) -> Tensor:
     """The determinants `(…,)` of square matrices `(…, n, n)`. First and second gradients hold for singular ones too."""
-    return apply_one(DET, A)
+    return DET.run(A)
 
 
 # -- slogdet -----------------------------------------------------------------------------------------------------------

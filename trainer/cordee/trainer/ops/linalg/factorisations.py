@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from cordee.trainer.array import array_module
-from cordee.trainer.autograd.graph import apply, apply_one
+from cordee.trainer.autograd.graph import apply
 from cordee.trainer.autograd.record import op
 from cordee.trainer.errors import GraphError, LinAlgError, ShapeError
 from cordee.trainer.ops.linalg.common import (
@@ -84,8 +84,8 @@ def cholesky(A: Tensor, *, upper: bool = False) -> Tensor:
         LinAlgError: a matrix is not positive definite; it says which.
     """
     if upper:
-        return apply_one(CHOLESKY, A.transpose(-1, -2).conj(), lower=True).transpose(-1, -2).conj()
-    return apply_one(CHOLESKY, A, lower=True)
+        return CHOLESKY.run(A.transpose(-1, -2).conj(), lower=True).transpose(-1, -2).conj()
+    return CHOLESKY.run(A, lower=True)
 
 
 class CholeskyResult(NamedTuple):

@@ -7,7 +7,6 @@ from typing import Any
 
 from cordee.trainer.array import DTypeLike, array_module
 from cordee.trainer.autograd.casting import autocasts
-from cordee.trainer.autograd.graph import apply_one
 from cordee.trainer.errors import ShapeError, TrainerIndexError
 from cordee.trainer.ops.linalg.spectral import svdvals
 from cordee.trainer.ops.reduction import LENGTH, P_NORM
@@ -74,8 +73,8 @@ def vector_norm(x: Tensor, ord: Any = 2, dim: Any = None, keepdim: bool = False,
     if special is not None:
         return special(x.abs(), dims, keepdim)  # type: ignore[no-any-return]
     if ord == 2:
-        return apply_one(LENGTH, x, axis=dims, keepdims=keepdim)
-    return apply_one(P_NORM, x, axis=dims, keepdims=keepdim, p=float(ord))
+        return LENGTH.run(x, axis=dims, keepdims=keepdim)
+    return P_NORM.run(x, axis=dims, keepdims=keepdim, p=float(ord))
 
 
 def _zero_added(values: Tensor, dim: int) -> Tensor:

@@ -9,7 +9,6 @@ import numpy as np
 
 from cordee.trainer.array import array_module
 from cordee.trainer.autograd.casting import autocasts
-from cordee.trainer.autograd.graph import apply, apply_one
 from cordee.trainer.autograd.record import broadcast_shape, op, shape_of
 from cordee.trainer.errors import ShapeError, TrainerIndexError
 from cordee.trainer.ops.arranging import diagonal as _diagonal
@@ -89,7 +88,7 @@ MATRIX_EXP = op(
 
 def matrix_exp(A: Tensor) -> Tensor:
     """The exponential of square matrices `(…, n, n)`."""
-    return apply_one(MATRIX_EXP, A)
+    return MATRIX_EXP.run(A)
 
 
 # -- powers and chains -------------------------------------------------------------------------------------------------
@@ -204,7 +203,7 @@ def cross(input: Tensor, other: Tensor, *, dim: int = -1) -> Tensor:
         raise ShapeError(f"cross: both need the same number of dimensions, not shapes {input.shape} and {other.shape}")
     if not -ndim <= dim < ndim:
         raise TrainerIndexError(f"cross: there is no dimension {dim} in shapes {input.shape} and {other.shape}")
-    return apply(CROSS, input, other, axis=dim if dim < 0 else dim - ndim)  # type: ignore[no-any-return]
+    return CROSS.run(input, other, axis=dim if dim < 0 else dim - ndim)
 
 
 def diagonal(A: Tensor, *, offset: int = 0, dim1: int = -2, dim2: int = -1) -> Tensor:

@@ -8,7 +8,6 @@ import numpy as np
 
 from cordee.trainer.array import array_module
 from cordee.trainer.autograd.casting import autocasts
-from cordee.trainer.autograd.graph import apply_one
 from cordee.trainer.autograd.record import op
 from cordee.trainer.errors import LinAlgError, ShapeError
 from cordee.trainer.ops.linalg.common import adjoint, guarded, matrices, real_dtype, regular
@@ -90,7 +89,7 @@ def pinv(A: Tensor, *, atol: Any = None, rtol: Any = None, hermitian: bool = Fal
     if hermitian and A.shape[-1:] != A.shape[-2:-1]:
         raise ShapeError(f"pinv: a hermitian matrix is square, not of shape {A.shape}")
     absolute, relative = _tolerances(A, atol, rtol)
-    return apply_one(PINV, A, atol=absolute, rtol=relative, hermitian=hermitian)
+    return PINV.run(A, atol=absolute, rtol=relative, hermitian=hermitian)
 
 
 # -- rank and condition ------------------------------------------------------------------------------------------------

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from cordee.trainer.array import array_module
-from cordee.trainer.autograd.graph import apply, apply_one
+from cordee.trainer.autograd.graph import apply
 from cordee.trainer.autograd.record import broadcast_shape, op
 from cordee.trainer.errors import ShapeError
 from cordee.trainer.ops.linalg.common import guarded, matrices, regular, solved, square, transposed
@@ -55,7 +55,7 @@ def inv(A: Tensor) -> Tensor:
     Raises:
         LinAlgError: a matrix is singular; it says which.
     """
-    return apply_one(INV, A)
+    return INV.run(A)
 
 
 class InvResult(NamedTuple):
@@ -146,10 +146,10 @@ def solve(A: Tensor, B: Tensor, *, left: bool = True) -> Tensor:
     if vector and not left:
         raise ShapeError(f"solve: left=False needs matrices on the right, not vectors of shape {B.shape}")
     if vector:
-        return apply(SOLVE, A, B.unsqueeze(-1)).squeeze(-1)  # type: ignore[no-any-return]
+        return SOLVE.run(A, B.unsqueeze(-1)).squeeze(-1)
     if left:
-        return apply(SOLVE, A, B)  # type: ignore[no-any-return]
-    return apply(SOLVE, A.transpose(-1, -2), B.transpose(-1, -2)).transpose(-1, -2)  # type: ignore[no-any-return]
+        return SOLVE.run(A, B)
+    return SOLVE.run(A.transpose(-1, -2), B.transpose(-1, -2)).transpose(-1, -2)
 
 
 class SolveResult(NamedTuple):
@@ -250,7 +250,7 @@ def solve_triangular(A: Tensor, B: Tensor, *, upper: bool, left: bool = True, un
     infinities, not an error.
     """
     if left:
-        return apply(SOLVE_TRIANGULAR, A, B, upper=upper, unitriangular=unitriangular)  # type: ignore[no-any-return]
+        return SOLVE_TRIANGULAR.run(A, B, upper=upper, unitriangular=unitriangular)
     turned = apply(
         SOLVE_TRIANGULAR, A.transpose(-1, -2), B.transpose(-1, -2), upper=not upper, unitriangular=unitriangular
     )

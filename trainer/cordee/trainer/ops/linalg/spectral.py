@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from cordee.trainer.array import default_dtype
-from cordee.trainer.autograd.graph import apply, apply_one
+from cordee.trainer.autograd.graph import apply
 from cordee.trainer.autograd.record import op
 from cordee.trainer.errors import GraphError
 from cordee.trainer.ops.linalg.common import (
@@ -174,7 +174,7 @@ def eigh(A: Tensor, UPLO: str = "L") -> EighResult:
 
 def eigvalsh(A: Tensor, UPLO: str = "L") -> Tensor:
     """Eigenvalues `(…, n)`, ascending, of symmetric (Hermitian) matrices `(…, n, n)`."""
-    return apply_one(EIGVALSH, A, uplo=_uplo("eigvalsh", UPLO))
+    return EIGVALSH.run(A, uplo=_uplo("eigvalsh", UPLO))
 
 
 def matrix_sqrth(A: Tensor) -> Tensor:
@@ -303,7 +303,7 @@ def svd(A: Tensor, full_matrices: bool = True) -> SVDResult:
 
 def svdvals(A: Tensor) -> Tensor:
     """Singular values `(…, min(m, n))`, descending."""
-    return apply_one(SVDVALS, A)
+    return SVDVALS.run(A)
 
 
 # -- general square matrices -------------------------------------------------------------------------------------------
