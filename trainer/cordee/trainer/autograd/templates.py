@@ -154,7 +154,7 @@ def {name}(input, other, *, out=None):
         out = {forward}
     except (ValueError, TypeError) as error:
         refuse(OP, [x0, x1], NO_PARAMS, error)
-    if type(out) is not ndarray:                                              #? same_dtype
+    if type(out) is not ndarray or (kind is float and out.dtype is not dtype):    #? same_dtype
         out = settle_like(OP, out, [x0, x1])                                  #? same_dtype
     if type(out) is not ndarray or out.dtype is not dtype:                    #? not_same_dtype
         out = settle_like(OP, out, [x0, x1])                                  #? not_same_dtype

@@ -80,24 +80,26 @@ class _Way:
             if collect(grads, edges[0], node.params["index"], g):
                 heappush(self.heap, (-edges[0].number, edges[0]))
             return _NOWHERE
-        saved = node.saved
+        saved, out = node.saved, node.out
         if saved is None:
             raise freed(node)
         if self.watched:
-            BOOK.check(node, saved, node.out)
+            BOOK.check(node, saved, out)
         if node.number < Leaf.newest:
             check_unwritten(node, saved)
         following: Any = None
         coming: Any = None
         at_once = op.joint or g.dtype.kind == "c"
-        found = gradients(F, node, g, saved, node.out, [edge is not None for edge in edges]) if at_once else None
+        found = gradients(F, node, g, saved, out, [edge is not None for edge in edges]) if at_once else None
         for i, edge in enumerate(edges):
             d = next(found) if found is not None else None
-            if edge is None or (found is None and op.short[i] and self._written(node, i, edge, g)):
+            if edge is None or (
+                found is None and op.short[i] and self._written(op, i, edge, (g, out, saved, node.params))
+            ):
                 continue
             if found is None:
                 rule = (op.small_vjps if g.size < F.least else op.vjps)[i]
-                d = rule and rule(F, g, node.out, *saved, **node.params)
+                d = rule and rule(F, g, out, *saved, **node.params)
             if d is None:
                 continue
             if node.uneven:
@@ -120,17 +122,17 @@ class _Way:
             node.saved = node.out = node.params = None
         return following, coming
 
-    def _written(self, node: Any, i: int, edge: Any, g: Any) -> bool:
+    def _written(self, op: Any, i: int, edge: Any, read: tuple[Any, ...]) -> bool:
         """Let an op add a gradient to one that is there, or write it to where an optimiser wants it, if it can."""
-        op = node.op
+        g, out, saved, params = read
         if op.adds is not None:
             if edge not in self.owned:
                 return False
-            op.adds(self.F, self.grads[edge], g, node.out, *node.saved, **node.params)
+            op.adds(self.F, self.grads[edge], g, out, *saved, **params)
             return True
         if type(edge) is not Leaf or (self.hooked and edge in HOOKS):
             return False
-        return write(edge, op.writes[i], self.F, g, node.out, node.saved, node.params)
+        return write(edge, op.writes[i], self.F, g, out, saved, params)
 
 
 def walk(grads: dict[Any, Any], retain: bool) -> None:
