@@ -1,4 +1,4 @@
-"""Products of matrices by oneDNN, beside NumPy's: whichever way the operands lie, and right where they are wanted."""
+"""Products of matrices by oneDNN and MKL, beside NumPy's: however the operands lie, and right where they are wanted."""
 
 from __future__ import annotations
 
@@ -16,6 +16,14 @@ from cordee.trainer.kernels import registry
 from cordee.trainer.kernels.providers import PROVIDERS
 
 pytestmark = pytest.mark.skipif(bool(PROVIDERS["onednn"].lack()), reason=PROVIDERS["onednn"].lack() or "-")
+
+_MKL = pytest.mark.skipif(not PROVIDERS["mkl"].installed(), reason="mkl is not installed: pip install 'cordee[mkl]'")
+TYPES = [
+    pytest.param("onednn", np.float32, id="onednn-float32"),
+    pytest.param("onednn", bfloat16, id="onednn-bfloat16"),
+    pytest.param("mkl", np.float32, id="mkl-float32", marks=_MKL),
+    pytest.param("mkl", np.float64, id="mkl-float64", marks=_MKL),
+]
 
 
 @pytest.fixture(params=[1, 2])
@@ -41,10 +49,10 @@ def ways(rng: Any, rows: int, columns: int, dtype: Any) -> dict[str, Any]:
     }
 
 
-@pytest.mark.parametrize("dtype", [np.float32, bfloat16], ids=["float32", "bfloat16"])
-def test_as_numpys(dtype: Any, threads: int) -> None:
-    multiply, (m, k, n) = registry.load("multiply", "onednn"), (130, 97, 101)
-    rng, tolerance = np.random.default_rng(0), 1e-4 if dtype == np.float32 else 0.2
+@pytest.mark.parametrize(("provider", "dtype"), TYPES)
+def test_as_numpys(provider: str, dtype: Any, threads: int) -> None:
+    multiply, (m, k, n) = registry.load("multiply", provider), (130, 97, 101)
+    rng, tolerance = np.random.default_rng(0), 0.2 if dtype == bfloat16 else 1e-4
     for (how, a), (other, b) in itertools.product(ways(rng, m, k, dtype).items(), ways(rng, k, n, dtype).items()):
         out = multiply(a, b)
         if how in ("reversed", "every other") or other in ("reversed", "every other"):
@@ -53,15 +61,15 @@ def test_as_numpys(dtype: Any, threads: int) -> None:
         expected = a.astype(np.float64) @ b.astype(np.float64)
         np.testing.assert_allclose(out.astype(np.float64), expected, rtol=2**-8, atol=tolerance)
         assert out.tobytes() == multiply(a, b).tobytes()
-        place = np.zeros((m, n + 4), np.float32)
+        place = np.zeros((m, n + 4), np.float64 if dtype == np.float64 else np.float32)
         assert multiply(a, b, out=place[:, :n]) is not NotImplemented
         np.testing.assert_allclose(place[:, :n], expected, rtol=1e-4, atol=1e-4)
         assert not place[:, n:].any()
 
 
-@pytest.mark.parametrize("dtype", [np.float32, bfloat16], ids=["float32", "bfloat16"])
-def test_a_bias_and_a_batch(dtype: Any, threads: int) -> None:
-    multiply, rng = registry.load("multiply", "onednn"), np.random.default_rng(0)
+@pytest.mark.parametrize(("provider", "dtype"), TYPES)
+def test_a_bias_and_a_batch(provider: str, dtype: Any, threads: int) -> None:
+    multiply, rng = registry.load("multiply", provider), np.random.default_rng(0)
     a, b, bias = (rng.standard_normal(shape).astype(dtype) for shape in ((128, 90), (90, 120), (120,)))
     wide = [each.astype(np.float64) for each in (a, b, bias)]
     out = multiply(a, b, bias=bias)
@@ -96,8 +104,9 @@ def test_rows_that_overlap_are_left_to_numpy(dtype: Any) -> None:
     np.testing.assert_array_equal(product, ops.matmul(tensor(windows.copy()), tensor(right)).numpy())
 
 
-def test_what_is_left_to_numpy() -> None:
-    multiply = registry.load("multiply", "onednn")
+@pytest.mark.parametrize("provider", ["onednn", pytest.param("mkl", marks=_MKL)])
+def test_what_is_left_to_numpy(provider: str) -> None:
+    multiply = registry.load("multiply", provider)
     a = np.ones((200, 200), np.float32)
     for x, y in (
         (a[:10], a),

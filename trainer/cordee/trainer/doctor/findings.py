@@ -112,6 +112,8 @@ def _advice(found: dict[str, Any]) -> Iterator[str]:
             continue
         others = {name.removesuffix("_grad") for name in provider["kernels"] if found["kernels"]["by"][name] == "numpy"}
         what = ", ".join([*(["fused elementwise operations"] if provider["formulas"] else []), *sorted(others)])
+        if not what:  # another is asked first for all that it has
+            continue
         if provider["state"] == "lacking":
             yield f"{provider['lack']}. Until then NumPy computes: {what}"
         elif provider["state"] == "not chosen":

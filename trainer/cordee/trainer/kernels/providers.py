@@ -10,7 +10,7 @@ import importlib.metadata
 import platform
 from dataclasses import dataclass
 
-__all__ = ["GENERATORS", "PROVIDERS", "TABLE", "Provider"]
+__all__ = ["GENERATORS", "PROVIDERS", "TABLE", "Provider", "automatic"]
 
 
 @dataclass(frozen=True)
@@ -76,14 +76,32 @@ PROVIDERS: dict[str, Provider] = {
         ),
         Provider("llvm", "generated loops, compiled by LLVM", "llvmlite", f"{_HERE}.llvm"),
         Provider("onednn", "convolutions and products", "onednn-cpu-gomp", f"{_HERE}.onednn", machines=("x86_64",)),
+        Provider("mkl", "products, on Intel's CPUs", "mkl", f"{_HERE}.mkl", extra="mkl", machines=("x86_64",)),
     )
 }
 """In order of preference."""
 
+
+def automatic(device: str = "") -> tuple[str, ...]:
+    """Those (of a device) that are taken where nobody has chosen, in order of preference.
+
+    MKL's loops for Intel's CPUs are ahead of oneDNN's, those for others behind: there it stands in where oneDNN is not.
+    """
+    order = list(PROVIDERS)
+    if PROVIDERS["mkl"].installed():
+        if importlib.import_module(f"{_HERE}.mkl.library").is_intel():
+            order.remove("mkl")
+            order.insert(order.index("onednn"), "mkl")
+        elif not PROVIDERS["onednn"].lack():
+            order.remove("mkl")  # unasked: it is large, and not loaded for nothing
+    there = [name for name in order if device in ("", PROVIDERS[name].device)]
+    return tuple([name for name in there if not PROVIDERS[name].lack()])
+
+
 _LLVM, _ONEDNN = f"{_HERE}.llvm", f"{_HERE}.onednn"
 
 TABLE: dict[str, dict[str, str]] = {
-    "multiply": {"onednn": f"{_ONEDNN}.products:multiply"},
+    "multiply": {"onednn": f"{_ONEDNN}.products:multiply", "mkl": f"{_HERE}.mkl.products:multiply"},
     "multiplier": {"onednn": f"{_ONEDNN}.packed:multiplier"},
     "cast": {"llvm": f"{_LLVM}.bfloat16:cast"},
     "softmax": {"llvm": f"{_LLVM}.softmax:softmax"},

@@ -2,7 +2,7 @@
 
 The choice is made once per process, by what is installed and what the CPU can do, never by timing: the same machine
 with the same packages computes the same bits each time. `CORDEE_KERNELS` (or `choose`) changes it: `auto` takes every
-provider that is there, in the table's order; `numpy` takes none; a list like `llvm,onednn` takes those.
+provider that is there and of use, in order of preference; `numpy` takes none; a list like `llvm,onednn` takes those.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from cordee.trainer.errors import KernelError
-from cordee.trainer.kernels.providers import GENERATORS, PROVIDERS, TABLE
+from cordee.trainer.kernels.providers import GENERATORS, PROVIDERS, TABLE, automatic
 
 __all__ = ["KERNELS", "Kernel", "choose", "generator", "identity", "in_use", "kernel", "load", "on_choice", "preload"]
 
@@ -96,7 +96,7 @@ def choose(names: str) -> tuple[str, ...]:
         KernelError: there is no such provider, or it cannot be used here; it says what is missing.
     """
     if names == "auto":
-        chosen = tuple(name for name, provider in PROVIDERS.items() if not provider.lack())
+        chosen = automatic()
     elif names == "numpy":
         chosen = ()
     else:
@@ -120,10 +120,10 @@ def choose(names: str) -> tuple[str, ...]:
 
 def preload() -> None:
     """Import what kernels on the CPU need, and choose nobody: for a process whose forks will. No thread starts."""
-    wanted = _wanted().split(",")
-    for name, provider in PROVIDERS.items():
-        if provider.device == "cpu" and ("auto" in wanted or name in map(str.strip, wanted)):
-            provider.lack()
+    wanted = [name.strip() for name in _wanted().split(",")]
+    for name in automatic("cpu") if "auto" in wanted else wanted:
+        if name in PROVIDERS and PROVIDERS[name].device == "cpu":
+            PROVIDERS[name].lack()
 
 
 def _wanted() -> str:
