@@ -26,9 +26,59 @@ __all__ = [
 METHODS = "argsort kthvalue msort sort topk unique unique_consecutive"
 
 
+_FEWEST = 2048
+"""Elements from which on numbers that hold value and place are sorted."""
+
+
+def _keys(xp: Any, a: Any, axis: int, descending: bool) -> Any:
+    """Whole numbers that are in the elements' order, those of equal ones in the order of their places, which are the
+    lower halves; with the dimension at the end. None: of what sorts as fast itself.
+
+    NumPy sorts whole numbers, and finds the smallest, by the CPU's vectors; places it sorts one by one.
+    """
+    if xp is not np or a.dtype != np.float32 or a.size < _FEWEST or not -a.ndim <= axis < a.ndim:
+        return None
+    lines = np.moveaxis(a, axis, -1) + np.float32(0.0)  # a new array, in which -0 is 0
+    bits = lines.view(np.int32)
+    np.bitwise_xor(bits, (bits >> 31) & 0x7FFFFFFF, out=bits)
+    missing = np.moveaxis(a, axis, -1)
+    np.copyto(bits, np.iinfo(np.int32).max, where=missing != missing)  # noqa: PLR0124 (NaN)
+    if descending:
+        np.invert(bits, out=bits)
+    return (bits.astype(np.int64) << 32) | np.arange(lines.shape[-1])
+
+
+def _places(keys: Any, axis: int) -> Any:
+    """Where elements were, by their keys."""
+    return np.ascontiguousarray(np.moveaxis(keys & 0xFFFFFFFF, -1, axis))
+
+
+def _first(input: Tensor, k: int, dim: int, descending: bool) -> Tensor:
+    """Where the first k elements in order are."""
+    xp = array_module(input.data)
+    keys = _keys(xp, input.data, dim, descending) if 0 < k < input.shape[dim] else None
+    if keys is None:
+        return argsort(input, dim, descending=descending).narrow(dim, 0, k)
+    keys = np.partition(keys, k - 1, axis=-1)[..., :k]
+    keys.sort(axis=-1)
+    return wrap(_places(keys, dim))
+
+
+def place_of_rank(input: Tensor, rank: int, dim: int) -> Tensor:
+    """Where the element is that so many come before, in order; the dimension stays, with size 1."""
+    keys = _keys(array_module(input.data), input.data, dim, False)
+    if keys is None:
+        return argsort(input, dim).narrow(dim, rank, 1)
+    return wrap(_places(np.partition(keys, rank, axis=-1)[..., rank : rank + 1], dim))
+
+
 def _argsort(xp: Any, a: Any, *, axis: int, descending: bool) -> Any:
     if not a.ndim:
         return xp.zeros((), np.int64) + 0 * _checked(a, axis)
+    keys = _keys(xp, a, axis, descending)
+    if keys is not None:
+        keys.sort(axis=-1)
+        return _places(keys, axis)
     if not descending:
         return a.argsort(axis=axis, kind="stable")
     # Not by sorting -a: the smallest integer, and unsigned ones, have no negative. Backwards, and backwards again,
@@ -85,7 +135,7 @@ def topk(input: Tensor, k: int, dim: int = -1, largest: bool = True, sorted: boo
         return in_one_dimension(topk, input, k)  # type: ignore[no-any-return]
     if not 0 <= k <= input.shape[dim]:
         raise ValueError(f"topk: k is {k}, but dimension {dim} of shape {input.shape} has only {input.shape[dim]}")
-    indices = argsort(input, dim, descending=largest).narrow(dim, 0, k)
+    indices = _first(input, k, dim, largest)
     return ValuesAndIndices(input.gather(dim, indices), indices)
 
 
@@ -99,7 +149,7 @@ def kthvalue(input: Tensor, k: int, dim: int = -1, keepdim: bool = False) -> Val
         return in_one_dimension(kthvalue, input, k, 0, True)  # type: ignore[no-any-return]
     if not 1 <= k <= input.shape[dim]:
         raise ValueError(f"kthvalue: k is {k}, but dimension {dim} of shape {input.shape} has {input.shape[dim]}")
-    indices = argsort(input, dim).narrow(dim, k - 1, 1)
+    indices = place_of_rank(input, k - 1, dim)
     values = input.gather(dim, indices)
     return ValuesAndIndices(values, indices) if keepdim else ValuesAndIndices(values.squeeze(dim), indices.squeeze(dim))
 

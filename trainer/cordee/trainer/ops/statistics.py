@@ -13,7 +13,7 @@ from cordee.trainer.errors import ShapeError
 from cordee.trainer.ops.axes import ValuesAndIndices, as_axis, count, in_one_dimension, require_float, same_shape
 from cordee.trainer.ops.places import add_rows
 from cordee.trainer.ops.reduction import LENGTH, MEAN, SUM
-from cordee.trainer.ops.sorting import argsort
+from cordee.trainer.ops.sorting import argsort, place_of_rank
 from cordee.trainer.tensors import Tensor, wrap
 
 __all__ = [
@@ -235,10 +235,11 @@ def _median(input: Tensor, dim: int | None, keepdim: bool, ignore_nan: bool) -> 
     xp = array_module(data)
     missing = data != data  # noqa: PLR0124 (NaN)
     numbers = n - missing.sum(dim, keepdims=True)
-    middles = xp.maximum(numbers - 1, 0) // 2 if ignore_nan else xp.full(numbers.shape, (n - 1) // 2)
-    indices = xp.take_along_axis(argsort(input, dim).data, middles, dim)
-    if not ignore_nan:
-        indices = xp.where(numbers < n, missing.argmax(dim, keepdims=True), indices)
+    if ignore_nan:
+        indices = xp.take_along_axis(argsort(input, dim).data, xp.maximum(numbers - 1, 0) // 2, dim)
+    else:
+        middle = place_of_rank(input, (n - 1) // 2, dim).data
+        indices = xp.where(numbers < n, missing.argmax(dim, keepdims=True), middle)
     places = wrap(indices)
     values = input.gather(dim, places)
     return ValuesAndIndices(values, places) if keepdim else ValuesAndIndices(values.squeeze(dim), places.squeeze(dim))
