@@ -21,9 +21,11 @@ def mlp(nn: Any, *widths: int) -> Any:
 
 
 def tiny(nn: Any) -> Any:
-    """Layers of every kind, for `(N, 64)`."""
+    """Layers of every kind, for `(N, 64)`; the first two have products that are large enough for the libraries' own
+    ones, whose machine code is made when they are first needed."""
     return nn.Sequential(
-        nn.Linear(64, 64),
+        nn.Linear(64, 512),
+        nn.Linear(512, 64),
         nn.LayerNorm(64),
         nn.GELU(),
         nn.Unflatten(1, (4, 4, 4)),

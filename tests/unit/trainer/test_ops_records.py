@@ -13,7 +13,6 @@ import pytest
 import cordee.trainer as ct
 from cordee.trainer.array import as_array, bfloat16, device_name, to_numpy
 from cordee.trainer.autograd import gradcheck, gradgradcheck
-from cordee.trainer.autograd.graph import apply
 from cordee.trainer.autograd.record import NO_ERRORS, REGISTRY, Op, Sample, Sampler, op
 
 OPS = [pytest.param(record, id=name) for name, record in sorted(REGISTRY.items())]
@@ -62,7 +61,7 @@ def _moved(value: Any) -> Any:
 
 
 def _run(record: Op, sample: Sample, tensors: list[Any]) -> Any:
-    return apply(record, *tensors, **_on_device(sample.params))
+    return record.run(*tensors, **_on_device(sample.params))
 
 
 def _outputs(result: Any) -> tuple[Any, ...]:

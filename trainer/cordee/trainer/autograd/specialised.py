@@ -88,6 +88,7 @@ def _later(op: Op, name: str, like: Any, text: Callable[[Op, str], str]) -> Any:
     names: dict[str, Any] = {}
     function = FunctionType(like.__code__, names, name)
     names["WRITE"] = functools.partial(_write, function, op, text)
+    function.__qualname__ = name
     function.__kwdefaults__ = like.__kwdefaults__
     function.__annotations__ = like.__annotations__
     function.__doc__ = op.doc
@@ -105,6 +106,8 @@ def _write(function: Any, op: Op, text: Callable[[Op, str], str]) -> Any:
     linecache.cache[filename] = (len(source), None, source.splitlines(keepends=True), filename)
     OURS.add(filename)
     function.__code__ = code
+    if text is _run_text:
+        function.__defaults__ = tuple(_defaults(op).values()) or None
     return function
 
 
