@@ -32,6 +32,7 @@ def steps() -> dict[str, Any]:
 
 @pytest.mark.parametrize("model", MODELS)
 def test_a_step_waits_for_nothing(steps: dict[str, Any], model: str) -> None:
+    """Nor does it copy to the device, or compute a product by what refuses to be recorded in a graph."""
     assert steps[model]["waits"] == {}
 
 

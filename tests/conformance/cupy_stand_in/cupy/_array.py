@@ -18,7 +18,8 @@ __all__ = ["NOTES", "SURFACE", "host", "ndarray", "note", "signature", "wrapped"
 
 SURFACE: dict[str, Any] = json.loads((Path(__file__).resolve().parents[2] / "cupy_surface.json").read_text())
 NOTES: Counter[tuple[str, str, int]] = Counter()
-"""(what, file, line) of every wait for the device, and of every copy to it, that the engine's code asked for."""
+"""(what, file, line) of every wait for the device, every copy to it, and every product by CuPy's own cuBLAS, which
+cannot be recorded in a graph, that the engine's code asked for."""
 
 _KINDS = "biufc"
 
@@ -284,8 +285,8 @@ def _method(name: str, arguments: str) -> Any:
 
     def call(self: Any, *args: Any, **keywords: Any) -> Any:
         known.bind(self, *args, **keywords)
-        if name == "nonzero":
-            note("nonzero")
+        if name in ("nonzero", "dot"):
+            note(name)
         if name in ("sort", "argsort") and keywords.get("kind") not in (None, "stable"):
             raise ValueError("kind can only be None or 'stable'")
         if name in ("sort", "argsort"):

@@ -17,6 +17,8 @@ __all__ = ["function", "ufunc"]
 
 COPYING = frozenset(("ascontiguousarray", "asfortranarray", "from_dlpack", "can_cast", "result_type", "isscalar"))
 WAITING = frozenset(("nonzero", "flatnonzero", "argwhere", "unique", "extract", "compress", "array_equal", "isin"))
+BY_CUBLAS = frozenset(("dot", "einsum", "inner", "outer", "tensordot", "vdot", "matmul"))
+"""Refused while a step is recorded as a graph."""
 CONSTANTS = frozenset(("ogrid", "mgrid", "r_", "c_", "s_", "index_exp"))
 
 
@@ -38,7 +40,7 @@ def function(path: str) -> Any:
 
     def call(*args: Any, **keywords: Any) -> Any:
         known.bind(*args, **keywords)
-        if name in WAITING:
+        if name in WAITING or name in BY_CUBLAS:
             note(name)
         if name in ("sort", "argsort"):
             if keywords.get("kind") not in (None, "stable"):
@@ -178,6 +180,8 @@ class ufunc:
         self.nin, self.nout = len(self.loops[0][0]), len(self.loops[0][1])
 
     def __call__(self, *args: Any, out: Any = None, dtype: Any = None, casting: str = "same_kind") -> Any:
+        if self.__name__ in BY_CUBLAS:
+            note(self.__name__)
         inputs, given = args[: self.nin], args[self.nin :]
         if given:
             out = given[0] if self.nout == 1 else given

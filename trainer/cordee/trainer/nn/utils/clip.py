@@ -6,7 +6,10 @@ import math
 from collections.abc import Iterable
 from typing import Any
 
+import numpy as np
+
 from cordee.trainer.array import array_module
+from cordee.trainer.ops.axes import wide_sum
 from cordee.trainer.tensors import Tensor, wrap
 
 __all__ = ["clip_grad_norm_", "clip_grad_value_", "clip_grads_with_norm_", "get_total_norm"]
@@ -46,7 +49,10 @@ def _norm(array: Any, order: float) -> Any:
     if not flat.size:
         return xp.zeros((), array.dtype)
     if order == 2.0:
-        return xp.sqrt(flat.dot(flat))
+        if xp is np:
+            return xp.sqrt(flat.dot(flat))
+        wide = flat.astype(np.float32) if flat.dtype.itemsize == 2 else flat
+        return xp.sqrt(wide_sum(wide * wide, None, False)).astype(array.dtype, copy=False)
     if math.isinf(order):
         return xp.abs(flat).max() if order > 0 else xp.abs(flat).min()
     if order == 0:
