@@ -36,6 +36,8 @@ def pytest_configure(config: pytest.Config) -> None:
     # Before anything imports the engine: it reads its device and its thread count from the environment once.
     device = config.getoption("--device")
     os.environ["CORDEE_DEVICE"] = "cpu" if device == "cpu" else "cuda"
+    if device == "cuda":
+        os.environ.setdefault("CUDA_LAUNCH_BLOCKING", "1")  # what is wrong with indices is raised where it is asked
     if device == "stand-in":
         sys.path.insert(0, str(Path(__file__).parent / "conformance" / "cupy_stand_in"))
         os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, (sys.path[0], os.environ.get("PYTHONPATH"))))

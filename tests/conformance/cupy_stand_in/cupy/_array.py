@@ -285,7 +285,7 @@ def _method(name: str, arguments: str) -> Any:
 
     def call(self: Any, *args: Any, **keywords: Any) -> Any:
         known.bind(self, *args, **keywords)
-        if name in ("nonzero", "dot"):
+        if name in ("nonzero", "dot", "sort", "argsort"):
             note(name)
         if name in ("sort", "argsort") and keywords.get("kind") not in (None, "stable"):
             raise ValueError("kind can only be None or 'stable'")

@@ -16,7 +16,10 @@ from cupy._memory import allocated
 __all__ = ["function", "ufunc"]
 
 COPYING = frozenset(("ascontiguousarray", "asfortranarray", "from_dlpack", "can_cast", "result_type", "isscalar"))
-WAITING = frozenset(("nonzero", "flatnonzero", "argwhere", "unique", "extract", "compress", "array_equal", "isin"))
+WAITING = frozenset((
+    "nonzero", "flatnonzero", "argwhere", "unique", "extract", "compress", "array_equal", "isin",
+    "sort", "argsort", "lexsort",  # Thrust's, which waits for the end
+))  # fmt: skip
 BY_CUBLAS = frozenset(("dot", "einsum", "inner", "outer", "tensordot", "vdot", "matmul"))
 """Refused while a step is recorded as a graph."""
 CONSTANTS = frozenset(("ogrid", "mgrid", "r_", "c_", "s_", "index_exp"))

@@ -151,6 +151,7 @@ _ON_CUDA = {
         "attention_weights attention_slopes layer_norm layer_norm_grad rms_norm rms_norm_grad",
         "channels": "batch_norm batch_norm_grad channel_affine group_norm group_norm_grad",
         "sums": "total",
+        "order": "row_order",
         "pooling": "max_pool unpool sum_pool spread_pool",
         "steps": "lstm_layer lstm_layer_grad gru_layer gru_layer_grad",
     },

@@ -325,7 +325,7 @@ def add_rows(xp: Any, out: Any, rows: Any, a: Any) -> None:
         _add_elements(xp, out, rows, a)
         return
     rows += (rows < 0) * out.shape[0]  # not by a mask: a device would have to wait for it
-    order = stable_order(xp, rows)
+    order = _row_order(xp, rows, height=out.shape[0])
     rows, a = rows[order], a.reshape(rows.size, -1)
     if xp is np:
         starts = np.concatenate((np.zeros(1, np.intp), np.flatnonzero(rows[1:] != rows[:-1]) + 1))
@@ -351,6 +351,12 @@ def _add_elements(xp: Any, out: Any, rows: Any, a: Any) -> None:
     for start in range(0, rows.size, step):
         places = (rows[start : start + step, None] + columns).reshape(-1)
         np.add.at(flat, places, a[start : start + step].reshape(-1))
+
+
+@kernel
+def _row_order(xp: Any, rows: Any, *, height: int) -> Any:
+    """What sorts numbers of rows, of so many that there are."""
+    return stable_order(xp, rows)
 
 
 def stable_order(xp: Any, a: Any) -> Any:
