@@ -118,6 +118,8 @@ TABLE: dict[str, dict[str, str]] = {
     "flash_attention": {"onednn": f"{_ONEDNN}.attention:flash_attention"},
     "flash_attention_grad": {"onednn": f"{_ONEDNN}.attention:flash_attention_grad"},
     "add_elements": {"llvm": f"{_LLVM}.places:add_elements"},
+    "take_from_lines": {"llvm": f"{_LLVM}.places:take_from_lines"},
+    "add_to_lines": {"llvm": f"{_LLVM}.places:add_to_lines"},
     "group_norm": {"llvm": f"{_LLVM}.groups:group_norm"},
     "group_norm_grad": {"llvm": f"{_LLVM}.groups:group_norm_grad"},
     "max_pool": {"llvm": f"{_LLVM}.pooling:max_pool"},

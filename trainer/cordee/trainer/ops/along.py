@@ -15,6 +15,7 @@ from cordee.trainer.array import array_module
 from cordee.trainer.autograd.record import Sampler, Shape, op
 from cordee.trainer.errors import ShapeError, TrainerIndexError
 from cordee.trainer.ops.elementwise import as_mask
+from cordee.trainer.ops.lines import add_to_lines, are_lines, take_from_lines
 from cordee.trainer.ops.places import add_rows, assign_at, check_range, last_named, stable_order
 
 __all__ = ["GATHER", "REDUCTIONS", "SCATTER", "SCATTER_ADD", "SCATTER_REDUCE"]
@@ -86,6 +87,8 @@ def _source_rule(a: tuple[int, ...], index: tuple[int, ...], src: tuple[int, ...
 
 def _gather(xp: Any, a: Any, index: Any, *, axis: int) -> Any:
     at = _check(a.shape, index, axis)
+    if at == a.ndim - 1 and a.shape[:-1] == index.shape[:-1] and are_lines(xp, a, index):
+        return take_from_lines(xp, a.reshape(-1, a.shape[-1]), index.reshape(-1, index.shape[-1])).reshape(index.shape)
     grid = list(xp.ogrid[_corner(index.shape)])
     grid[at] = index
     return a[tuple(grid)]
@@ -120,9 +123,18 @@ GATHER = op(
 
 
 def _ungather(xp: Any, a: Any, index: Any, *, axis: int, shape: tuple[int, ...]) -> Any:
-    out = xp.zeros(math.prod(shape), a.dtype)
-    add_rows(xp, out, _linear(xp, shape, index, axis).reshape(-1), a.reshape(-1))
-    return out.reshape(shape)
+    out = xp.zeros(shape, a.dtype)
+    _add_along(xp, out, index, a, axis)
+    return out
+
+
+def _add_along(xp: Any, out: Any, index: Any, a: Any, axis: int) -> None:
+    """Adds in place, in the order of `a`; `out` lies in row-major order."""
+    if axis in (-1, out.ndim - 1) and out.shape[:-1] == index.shape[:-1] and are_lines(xp, out, index):
+        _check(out.shape, index, axis)
+        add_to_lines(xp, out.reshape(-1, out.shape[-1]), *(x.reshape(-1, index.shape[-1]) for x in (index, a)))
+        return
+    add_rows(xp, out.reshape(-1), _linear(xp, out.shape, index, axis).reshape(-1), a.reshape(-1))
 
 
 def _ungather_shape(a: tuple[int, ...], index: tuple[int, ...], *, axis: int, shape: tuple[int, ...]) -> Shape:
@@ -218,11 +230,10 @@ SCATTER = op(
 
 
 def _scatter_add(xp: Any, a: Any, index: Any, src: Any, *, axis: int) -> Any:
-    out = a.copy()
-    places, src = _linear(xp, a.shape, index, axis), _like_index(src, index)
+    out, src = a.copy(), _like_index(src, index)
     if not hasattr(src, "shape"):
         src = xp.full(index.shape, src, a.dtype)
-    add_rows(xp, out.reshape(-1), places.reshape(-1), src.astype(a.dtype, copy=False).reshape(-1))
+    _add_along(xp, out, index, src.astype(a.dtype, copy=False), axis)
     return out
 
 

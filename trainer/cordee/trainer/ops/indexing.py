@@ -16,6 +16,7 @@ import numpy as np
 from cordee.trainer.array import array_module
 from cordee.trainer.autograd.record import Sampler, Shape, op
 from cordee.trainer.errors import ShapeError, TrainerIndexError
+from cordee.trainer.ops.lines import are_lines, last_alone, take_from_lines
 from cordee.trainer.ops.places import add_at, check_inside, check_range, index_shape, plain_index
 from cordee.trainer.ops.shape import broadcast_tensors, dimension, ravel, reshape
 from cordee.trainer.tensors import Tensor, wrap
@@ -39,6 +40,9 @@ def _getitem(xp: Any, a: Any, *, index: Any) -> Any:
 
 def _take_at(xp: Any, a: Any, *, index: Any) -> Any:
     check_inside(xp, a.shape, index)
+    places = last_alone(a.shape, index)
+    if places is not None and are_lines(xp, a, places):
+        return take_from_lines(xp, a.reshape(-1, a.shape[-1]), places).reshape(*a.shape[:-1], places.size)
     return a[index]
 
 

@@ -18,6 +18,7 @@ from cordee.trainer.array import array_module, default_module, is_float, to_nump
 from cordee.trainer.errors import ShapeError, TrainerIndexError
 from cordee.trainer.kernels import kernel
 from cordee.trainer.kernels.cuda.doubts import expect
+from cordee.trainer.ops.lines import add_to_lines, are_lines, last_alone
 from cordee.trainer.tensors import Tensor
 
 __all__ = [
@@ -260,6 +261,8 @@ def add_at(xp: Any, out: Any, index: Any, a: Any) -> None:
         out[index] += a  # slices and masks name each element once
     elif xp is np and a.size <= 8:
         np.add.at(out, index, a)
+    elif (same := last_alone(out.shape, index)) is not None and are_lines(xp, out, same):
+        add_to_lines(xp, out.reshape(-1, out.shape[-1]), same, a.reshape(-1, same.size))
     elif len(arrays) == 1 and _stays(index) and not _has_masks(index) and not _by_element(xp, out, index, a):
         view, rows, moved = _one_array(out, index, arrays[0], a)
         add_rows(xp, view, rows, moved)
@@ -275,7 +278,9 @@ def add_at(xp: Any, out: Any, index: Any, a: Any) -> None:
 
 def _by_element(xp: Any, out: Any, index: Any, a: Any) -> bool:
     """Whether it pays to spell out the place of every element: where slices come first, rows lie apart in memory."""
-    return xp is np and type(index) is tuple and out.flags.c_contiguous and 4 * a.size > out.size and not _is_half(a)
+    if type(index) is not tuple or type(index[0]) is np.ndarray:
+        return False
+    return xp is np and out.flags.c_contiguous and 4 * a.size > out.size and not _is_half(a)
 
 
 def _stays(index: Any) -> bool:
