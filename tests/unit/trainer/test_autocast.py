@@ -260,6 +260,43 @@ def test_a_gradient_has_the_dtype_of_what_it_is_of(function: Any, dtypes: tuple[
     assert (first.dtype, second.dtype) == (narrow_dtype, narrow_dtype)
 
 
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_a_linear_layers_weight_gets_its_gradient_unrounded(dtype: str) -> None:
+    """However it arrives: as the first or to be added, in an optimiser's storage or not, seen by a hook or not."""
+    if HERE != "cpu":
+        pytest.skip("rounded to 16 bits on a device")
+    low, rng = getattr(ct, dtype), np.random.default_rng(0)
+    values, start = rng.standard_normal((96, 40)), rng.standard_normal((24, 40))
+    x, slopes = ct.tensor(values, dtype=low), ct.tensor(rng.standard_normal((96, 24)), dtype=low)
+    wide = to_numpy(slopes.double().data).T @ to_numpy(x.double().data)
+
+    def gradient(times: int = 1, hooked: bool = False, optimised: bool = False, uses: int = 1) -> Any:
+        weight = nn.Parameter(ct.tensor(start, dtype=ct.float32))
+        seen: list[Any] = []
+        if hooked:
+            weight.register_hook(seen.append)
+        optimizer = optim.SGD([weight], lr=0.1) if optimised else None
+        for _ in range(times):
+            with ct.autocast(HERE, low):
+                outs = [nn.functional.linear(x, weight) for _ in range(uses)]
+            autograd.backward(outs, [slopes] * uses)
+        assert weight.grad is not None
+        assert weight.grad.dtype == ct.float32
+        found = to_numpy(weight.grad.data).copy()
+        assert len(seen) == (times if hooked else 0)
+        np.testing.assert_array_equal(sum(to_numpy(each.data) for each in seen) if hooked else found, found)
+        if optimizer is not None:
+            assert np.shares_memory(weight.grad.data, optimizer.groups[0].grad)
+        return found
+
+    once = gradient()
+    np.testing.assert_allclose(once, wide, rtol=1e-5, atol=1e-4)  # rounded, it would be 2^-9 away
+    for how in ({"optimised": True}, {"hooked": True}, {"hooked": True, "optimised": True}):
+        np.testing.assert_array_equal(gradient(**how), once)
+        np.testing.assert_array_equal(gradient(times=2, **how), 2 * once)
+        np.testing.assert_array_equal(gradient(uses=2, **how), 2 * once)
+
+
 def test_gradients_land_in_the_flat_storage_and_the_step_is_that_of_float32() -> None:
     model = _model()
     optimizer = optim.SGD(model.named_parameters(), lr=0.1)

@@ -14,7 +14,7 @@ from cordee.trainer.autograd.hooks import HOOKS
 from cordee.trainer.autograd.record import REGISTRY
 from cordee.trainer.tensors import Leaf, Tensor, wrap
 
-__all__ = ["WATCHED", "add_array", "add_tensor", "as_gradient", "cast", "to_leaf", "write"]
+__all__ = ["WATCHED", "add_array", "add_tensor", "as_gradient", "cast", "to_leaf", "write", "write_wide"]
 
 WATCHED: dict[Leaf, Callable[[Tensor], object]] = {}
 """Leaves of which somebody is told whenever an array has been added to their gradient, and their hooks have run."""
@@ -114,10 +114,51 @@ def write(leaf: Leaf, rule: Any, F: Any, g: Any, out: Any, inputs: tuple[Any, ..
     sink = tensor._sink
     if sink is None or sink.dtype is not g.dtype:
         return False
+    _write(leaf, tensor, rule, F, g, out, inputs, params)
+    return True
+
+
+def _write(
+    leaf: Leaf, tensor: Tensor, rule: Any, F: Any, g: Any, out: Any, inputs: tuple[Any, ...], params: dict[str, Any]
+) -> None:
+    sink = tensor._sink
     rule(F, sink, g, out, *inputs, **params)
     tensor._grad = wrap(sink)
     if WATCHED and leaf in WATCHED:
         WATCHED[leaf](tensor)
+
+
+def write_wide(
+    edge: Any, rule: Any, F: Any, g: Any, out: Any, inputs: tuple[Any, ...], params: dict[str, Any],
+    meet: Callable[[Any, Any], object] | None = None,
+) -> bool:  # fmt: skip
+    """Let an op of 16 bits, whose sums are wider, compute its gradient by a leaf that was cast for it in the leaf's own
+    dtype, if it can: it is rounded once, to that, and no cast is to be walked through.
+
+    The numbers are the same whether they are the first to arrive at the leaf or not, whether hooks see them or not.
+
+    Args:
+        edge: the node of what the op read.
+        meet: puts gradients by their leaf where hooks are to be run.
+    """
+    if edge.op.name != "cast" or F.xp is not np or g.dtype.itemsize != 2 or g.dtype is not edge.params["dtype"]:
+        return False
+    leaf = edge.edges[0]
+    tensor = leaf.ref() if type(leaf) is Leaf else None
+    hooked = bool(HOOKS) and leaf in HOOKS
+    if tensor is None or tensor.data.dtype is not edge.params["source"] or (HOOKS and edge in HOOKS):
+        return False
+    if not hooked and tensor._grad is None and tensor._sink is not None:
+        _write(leaf, tensor, rule, F, g, out, inputs, params)
+        return True
+    if hooked and meet is None:
+        return False
+    wide = np.empty(tensor.data.shape, tensor.data.dtype)
+    rule(F, wide, g, out, *inputs, **params)
+    if meet is not None and hooked:
+        meet(leaf, wide)
+    else:
+        add_array(leaf, wide, 0)
     return True
 
 

@@ -156,6 +156,7 @@ def _words(op: Op) -> dict[str, bool]:
         "broadcasts": op.broadcasts,
         "elementwise": op.elementwise,
         "keeps": op.keeps,
+        "low": op.autocast == "low",
         "params": bool(op.params or op.aux),
         "same_dtype": op.dtype == "promote" and op.elementwise and op.expr in _SAME_DTYPE,
         "view": op.view,

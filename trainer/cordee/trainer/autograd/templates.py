@@ -235,6 +235,7 @@ def {name}(F, node, g, retain, grads, way):
 BACK_OF_INPUT = """
 if edge{i} is not None and not (                                              #? writes
     type(edge{i}) is Leaf and write(edge{i}, WRITES{i}, F, g, out, saved, node.params)    #? writes
+    or type(edge{i}) is not Leaf and write_wide(edge{i}, WRITES{i}, F, g, out, saved, node.params)    #? writes low
 ):                                                                            #? writes
 if edge{i} is not None:                                                       #? not_writes
     d = {rule}

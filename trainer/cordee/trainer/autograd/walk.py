@@ -19,7 +19,7 @@ import numpy as np
 
 from cordee.trainer.array import array_module
 from cordee.trainer.autograd import specialised
-from cordee.trainer.autograd.arrive import add_array, to_leaf, write
+from cordee.trainer.autograd.arrive import add_array, to_leaf, write, write_wide
 from cordee.trainer.autograd.graph import PICK, Node
 from cordee.trainer.autograd.hooks import HOOKS
 from cordee.trainer.autograd.mode import MODE
@@ -130,7 +130,9 @@ class _Way:
                 return False
             op.adds(self.F, self.grads[edge], g, out, *saved, **params)
             return True
-        if type(edge) is not Leaf or (self.hooked and edge in HOOKS):
+        if type(edge) is not Leaf:
+            return op.autocast == "low" and write_wide(edge, op.writes[i], self.F, g, out, saved, params, self.meet)
+        if self.hooked and edge in HOOKS:
             return False
         return write(edge, op.writes[i], self.F, g, out, saved, params)
 
@@ -235,5 +237,5 @@ def check_unwritten(node: Node, saved: tuple[Any, ...]) -> None:
 
 
 specialised.NAMES.update(
-    Leaf=Leaf, NOWHERE=_NOWHERE, add_array=add_array, freed=freed, shape_of=shape_of, write=write
+    Leaf=Leaf, NOWHERE=_NOWHERE, add_array=add_array, freed=freed, shape_of=shape_of, write=write, write_wide=write_wide
 )  # fmt: skip
