@@ -27,13 +27,13 @@ _C = {
 
 
 _SHIM = """
-#include <cstring>
+#include <string.h>
 #define __device__
 #define __forceinline__ inline
 #define erfcxf(x) (expf((x) * (x)) * erfcf(x))
 #define erfinvf(x) (x)
-static inline float __uint_as_float(unsigned x) { float y; std::memcpy(&y, &x, 4); return y; }
-static inline unsigned __float_as_uint(float x) { unsigned y; std::memcpy(&y, &x, 4); return y; }
+static inline float __uint_as_float(unsigned x) { float y; memcpy(&y, &x, 4); return y; }
+static inline unsigned __float_as_uint(float x) { unsigned y; memcpy(&y, &x, 4); return y; }
 """
 
 
@@ -93,7 +93,7 @@ class ElementwiseKernel:
         body = "".join(f"typedef {c} {k};\n" for k, c in types.items())
         code = (
             "".join(f"#include <{each}>\n" for each in _headers(self.operation, [*types.values(), *heads]))
-            + "using namespace std;\n"
+            + "namespace std {}\nusing namespace std;\n"
             + _SHIM
             + self.preamble
             + body
@@ -119,6 +119,8 @@ class ElementwiseKernel:
 def _headers(operation: str, kinds: list[str]) -> list[str]:
     """Those that are needed: the others take longer to read than all that is compiled."""
     complex_numbers = any("complex" in kind for kind in kinds)
+    if not complex_numbers and not re.search(r"\b(min|max|swap|abs|std::\w+)\(", operation):
+        return ["math.h", "stdint.h"]
     return ["cmath", "cstdint", *(["complex"] if complex_numbers else []),
             *(["algorithm"] if re.search(r"\b(min|max|swap)\(", operation) else [])]  # fmt: skip
 

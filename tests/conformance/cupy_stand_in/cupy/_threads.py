@@ -23,13 +23,11 @@ from cupy._array import ndarray
 __all__ = ["RawKernel", "RawModule", "compiled"]
 
 SHIM = r"""
-#include <cmath>
-#include <cstring>
-#include <cstdint>
-#include <cstdlib>
-#include <functional>
-#include <vector>
-#include <csetjmp>
+#include <math.h>
+#include <string.h>
+#include <stdint.h>
+#include <stdlib.h>
+#include <setjmp.h>
 #include <ucontext.h>
 #define __device__
 #define __global__
@@ -42,19 +40,20 @@ static Place blockIdx, blockDim, threadIdx, gridDim;
 static inline unsigned long long __umul64hi(unsigned long long a, unsigned long long b) {
     return (unsigned long long)(((unsigned __int128)a * b) >> 64);
 }
-static inline float __uint_as_float(unsigned x) { float y; std::memcpy(&y, &x, 4); return y; }
-static inline unsigned __float_as_uint(float x) { unsigned y; std::memcpy(&y, &x, 4); return y; }
-static inline float from_half(unsigned short x) { _Float16 y; std::memcpy(&y, &x, 2); return (float)y; }
+static inline float __uint_as_float(unsigned x) { float y; memcpy(&y, &x, 4); return y; }
+static inline unsigned __float_as_uint(float x) { unsigned y; memcpy(&y, &x, 4); return y; }
+static inline float from_half(unsigned short x) { _Float16 y; memcpy(&y, &x, 2); return (float)y; }
 static inline unsigned short to_half(float x) {
-    _Float16 y = (_Float16)x; unsigned short z; std::memcpy(&z, &y, 2); return z;
+    _Float16 y = (_Float16)x; unsigned short z; memcpy(&z, &y, 2); return z;
 }
 
 struct Jump { jmp_buf to; };
 static Jump scheduler;
-static std::vector<Jump> fibres;
-static std::vector<char> ended, stacks;
-static std::vector<float> shuffled;
-static std::function<void()> body;
+static Jump* fibres;
+static char *ended, *stacks;
+static float* shuffled;
+static void (*call)(void*);  // a thread's work
+static void* work;
 static unsigned current;
 static const size_t STACK = 1 << 15;
 
@@ -70,7 +69,7 @@ static float __shfl_xor_sync(unsigned, float value, int apart) {
     __syncthreads();
     return other;
 }
-static void fibre() { body(); ended[current] = 1; _longjmp(scheduler.to, 1); }
+static void fibre() { call(work); ended[current] = 1; _longjmp(scheduler.to, 1); }
 static void begin(unsigned i) {
     ucontext_t fresh;
     getcontext(&fresh);
@@ -84,13 +83,18 @@ static void begin(unsigned i) {
 static void launch(const unsigned* grid, unsigned threads) {
     gridDim = {grid[0], grid[1], grid[2]};
     blockDim = {threads, 1, 1};
-    fibres.resize(threads); shuffled.resize(threads); stacks.resize(threads * STACK);
+    if (!fibres) {  // for as many as a block has at most
+        fibres = (Jump*)malloc(1024 * sizeof(Jump));
+        ended = (char*)malloc(1024);
+        stacks = (char*)malloc(1024 * STACK);
+        shuffled = (float*)malloc(1024 * sizeof(float));
+    }
     static unsigned left;  // not in a register: a jump would not bring it back
     static bool first;
     for (blockIdx.z = 0; blockIdx.z < grid[2]; ++blockIdx.z)
     for (blockIdx.y = 0; blockIdx.y < grid[1]; ++blockIdx.y)
     for (blockIdx.x = 0; blockIdx.x < grid[0]; ++blockIdx.x) {
-        ended.assign(threads, 0);
+        memset(ended, 0, threads);
         for (left = threads, first = true; left; first = false)
             for (current = 0; current < threads; ++current)
                 if (!ended[current]) {
@@ -111,7 +115,7 @@ static void launch_apart(const unsigned* grid, unsigned threads) {
     for (blockIdx.z = 0; blockIdx.z < grid[2]; ++blockIdx.z)
     for (blockIdx.y = 0; blockIdx.y < grid[1]; ++blockIdx.y)
     for (blockIdx.x = 0; blockIdx.x < grid[0]; ++blockIdx.x)
-    for (threadIdx.x = 0; threadIdx.x < threads; ++threadIdx.x) body();
+    for (threadIdx.x = 0; threadIdx.x < threads; ++threadIdx.x) call(work);
 }
 """
 
@@ -142,7 +146,18 @@ def _library(text: str) -> Any:
         raise NotImplementedError("the stand-in's kernels need g++")
     folder = Path(tempfile.mkdtemp())
     (folder / "kernel.cpp").write_text(text)
-    command = [compiler, "-O1", "-ffp-contract=off", "-std=c++17", "-shared", "-fPIC", "-w"]
+    # Fortified, jumps between stacks would be taken for mistakes.
+    command = [
+        compiler,
+        "-O1",
+        "-U_FORTIFY_SOURCE",
+        "-ffp-contract=off",
+        "-std=c++17",
+        "-nostdinc++",
+        "-shared",
+        "-fPIC",
+        "-w",
+    ]
     done = subprocess.run(
         [*command, "-o", str(folder / "kernel.so"), str(folder / "kernel.cpp")], capture_output=True, check=False
     )
@@ -181,7 +196,8 @@ class RawModule:
             way = "launch" if name in waiting else "launch_apart"
             entries.append(
                 f'extern "C" void run_{name}(const unsigned* grid, unsigned threads, {parameters}) '
-                f"{{ body = [=]() {{ {name}({names}); }}; {way}(grid, threads); }}"
+                f"{{ auto body = [=]() {{ {name}({names}); }}; work = &body; "
+                f"call = [](void* at) {{ (*(decltype(body)*)at)(); }}; {way}(grid, threads); }}"
             )
         self._library = compiled(code + "\n".join(entries))
 
