@@ -25,10 +25,10 @@ def take_from_lines(xp: Any, a: Any, index: Any) -> Any:
 
 @kernel
 def add_to_lines(xp: Any, out: Any, index: Any, a: Any) -> None:
-    """Adds `a (lines, m)` to lines in place, in the order of `a`."""
+    """Adds `a (lines, m)` to lines in place, in the order of `a`. (Only of NumPy's arrays: see `are_lines`.)"""
     lines, n = out.shape
-    places = index + (xp.arange(lines) * n).reshape(-1, 1)
-    xp.add.at(out.reshape(-1), places.reshape(-1), a.reshape(-1))
+    places = index + (np.arange(lines) * n).reshape(-1, 1)
+    np.add.at(out.reshape(-1), places.reshape(-1), a.reshape(-1))
 
 
 def are_lines(xp: Any, a: Any, index: Any) -> bool:
