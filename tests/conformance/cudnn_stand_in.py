@@ -91,8 +91,8 @@ class _Tensor:
 class pygraph:
     """A graph: operands, operations in order, and how far it is planned."""
 
-    _STEPS = ("validate", "build_operation_graph", "create_execution_plans", "deselect_numeric_notes", "check_support",
-              "build_plans")  # fmt: skip
+    _STEPS = ("validate", "build_operation_graph", "create_execution_plans", "deselect_numeric_notes",
+              "deselect_engines", "check_support", "build_plans")  # fmt: skip
 
     def __init__(self, *, io_data_type: Any, intermediate_data_type: Any, compute_data_type: Any, handle: Any) -> None:
         assert intermediate_data_type == compute_data_type == data_type.FLOAT

@@ -30,6 +30,9 @@ __all__ = [
 
 _TYPES = {np.dtype(np.float32): "FLOAT", np.dtype(np.float16): "HALF", np.dtype(ml_dtypes.bfloat16): "BFLOAT16"}
 _MAX_GRAPHS = 512
+_OTHER_ENGINES = ["frost", "norm_", "sdpa_"]
+"""Parts of the names of engines that the frontend brings and compiles itself, while a program runs. cuDNN's are taken:
+their notes say which add in another order each time, and they read addresses."""
 
 
 def lack() -> str:
@@ -100,6 +103,7 @@ class _Graph:
             self.graph.build_operation_graph()
             self.graph.create_execution_plans([library.heur_mode.A, library.heur_mode.FALLBACK])
             self.graph.deselect_numeric_notes(refused)
+            self.graph.deselect_engines(_OTHER_ENGINES)
             self.graph.check_support()
             self.graph.build_plans()
         except (library.cudnnGraphNotSupportedError, NotImplementedError):
