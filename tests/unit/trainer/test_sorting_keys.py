@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from cordee.trainer import argsort, kthvalue, median, ops, quantile, tensor, topk
+from cordee.trainer import argsort, kernels, kthvalue, median, ops, quantile, tensor, topk
+from cordee.trainer.kernels.providers import PROVIDERS
 from cordee.trainer.ops import sorting
 
 
@@ -35,6 +36,17 @@ def test_the_order_is_that_of_a_stable_sort(monkeypatch: Any, axis: int, descend
     ]  # fmt: skip
     for one, other in zip(found, expected, strict=True):
         np.testing.assert_array_equal(one.numpy(), other.numpy())
+
+
+@pytest.mark.parametrize("descending", [False, True])
+@pytest.mark.parametrize("k", [1, 7, 64])
+def test_the_first_of_lines_by_a_generated_loop(k: int, descending: bool) -> None:
+    if PROVIDERS["llvm"].lack():
+        pytest.skip(PROVIDERS["llvm"].lack())
+    kernel = kernels.KERNELS["first_places"]
+    a = lines()
+    found = kernels.registry.load("first_places", "llvm")(a, k=k, descending=descending)
+    np.testing.assert_array_equal(found, kernel.reference(np, a, k=k, descending=descending))
 
 
 def test_quantiles_of_long_lines() -> None:

@@ -118,6 +118,7 @@ TABLE: dict[str, dict[str, str]] = {
     "flash_attention": {"onednn": f"{_ONEDNN}.attention:flash_attention"},
     "flash_attention_grad": {"onednn": f"{_ONEDNN}.attention:flash_attention_grad"},
     "add_elements": {"llvm": f"{_LLVM}.places:add_elements"},
+    "first_places": {"llvm": f"{_LLVM}.selecting:first_places"},
     "take_from_lines": {"llvm": f"{_LLVM}.places:take_from_lines"},
     "add_to_lines": {"llvm": f"{_LLVM}.places:add_to_lines"},
     "group_norm": {"llvm": f"{_LLVM}.groups:group_norm"},

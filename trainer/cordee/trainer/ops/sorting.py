@@ -15,6 +15,7 @@ from cordee.trainer.array import array_module, as_array
 from cordee.trainer.autograd.graph import Operand
 from cordee.trainer.autograd.record import op
 from cordee.trainer.errors import ShapeError
+from cordee.trainer.kernels import kernel
 from cordee.trainer.ops.axes import ValuesAndIndices, in_one_dimension, plain, same_shape
 from cordee.trainer.tensors import Tensor, wrap
 
@@ -53,15 +54,21 @@ def _places(keys: Any, axis: int) -> Any:
     return np.ascontiguousarray(np.moveaxis(keys & 0xFFFFFFFF, -1, axis))
 
 
-def _first(input: Tensor, k: int, dim: int, descending: bool) -> Tensor:
-    """Where the first k elements in order are."""
-    xp = array_module(input.data)
-    keys = _keys(xp, input.data, dim, descending) if 0 < k < input.shape[dim] else None
+@kernel
+def _first_places(xp: Any, a: Any, *, k: int, descending: bool) -> Any:
+    """Where the first k elements in order are, along the last dimension."""
+    keys = _keys(xp, a, -1, descending) if 0 < k < a.shape[-1] else None
     if keys is None:
-        return argsort(input, dim, descending=descending).narrow(dim, 0, k)
+        return _argsort(xp, a, axis=-1, descending=descending)[..., :k]
     keys = np.partition(keys, k - 1, axis=-1)[..., :k]
     keys.sort(axis=-1)
-    return wrap(_places(keys, dim))
+    return _places(keys, -1)
+
+
+def _first(input: Tensor, k: int, dim: int, descending: bool) -> Tensor:
+    xp = array_module(input.data)
+    places = _first_places(xp, xp.moveaxis(input.data, dim, -1), k=k, descending=descending)
+    return wrap(xp.ascontiguousarray(xp.moveaxis(places, -1, dim)))
 
 
 def place_of_rank(input: Tensor, rank: int, dim: int) -> Tensor:
