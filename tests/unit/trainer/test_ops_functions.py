@@ -308,3 +308,16 @@ def test_wrong_dtypes_are_refused(call: Any, words: str) -> None:
 def test_impossible_options_are_refused(call: Any) -> None:
     with pytest.raises(ValueError):
         call()
+
+
+@pytest.mark.parametrize("divisor", [0.3, -0.7, 5, 1e-30, -3e38, math.inf, 0.0])
+def test_the_remainders_of_many_have_numpys_bits(divisor: float) -> None:
+    rng = np.random.default_rng(0)
+    a = (rng.standard_normal(40000) * 10.0 ** rng.uniform(-6, 6, 40000)).astype(np.float32)
+    a[::7] = np.float32(divisor) * rng.integers(-50, 50, a[::7].size).astype(np.float32) if divisor < math.inf else 1
+    a[:2], a[20000:20003] = (0.0, -0.0), (np.nan, np.inf, -np.inf)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        expected = np.remainder(a, np.float32(divisor))
+    found = ct.remainder(ct.tensor(a), divisor).numpy()
+    np.testing.assert_array_equal(found, expected)
+    assert (np.signbit(found) == np.signbit(expected))[expected == expected].all()

@@ -110,9 +110,37 @@ def _refuse_zero(a: Any, b: Any) -> None:
         raise ZeroDivisionError("a whole number cannot be divided by a whole zero")
 
 
+_BLOCK = 1 << 14
+"""Elements that are divided in double precision at once: they stay in the cache."""
+_EXACT = 2.0**28
+"""Below it, the product of a quotient and a divisor of single precision is exact in double precision."""
+
+
 def _remainder(xp: Any, a: Any, b: Any) -> Any:
     _refuse_zero(a, b)
+    if xp is np and type(b) in (float, int) and type(a) is np.ndarray and a.dtype == np.float32 and a.size >= _BLOCK:
+        divisor = np.float32(b)
+        if divisor and np.isfinite(divisor) and a.flags.c_contiguous:
+            return _remainder_of_many(a, divisor)
     return xp.remainder(a, b)
+
+
+def _remainder_of_many(a: Any, b: Any) -> Any:
+    """The same bits as NumPy's, which divides one number at a time."""
+    out, wide = np.empty(a.shape, a.dtype), np.float64(b)
+    given, results = a.reshape(-1), out.reshape(-1)
+    both = np.empty((2, _BLOCK))
+    for start in range(0, a.size, _BLOCK):
+        part, target = given[start : start + _BLOCK], results[start : start + _BLOCK]
+        values, quotients = both[:, : part.size]
+        values[...] = part
+        np.floor(np.divide(values, wide, out=quotients), out=quotients)
+        if not np.abs(quotients).max() < _EXACT:  # or something is no number
+            np.remainder(part, b, out=target)
+            continue
+        values -= np.multiply(quotients, wide, out=quotients)
+        np.copysign(values, wide, out=target, casting="same_kind")  # of zeros; all else has this sign
+    return out
 
 
 def _fmod(xp: Any, a: Any, b: Any) -> Any:
