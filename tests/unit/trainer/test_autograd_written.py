@@ -89,3 +89,27 @@ def test_one_tensor_in_several_places_of_an_operation() -> None:
     (y * y + ct.lerp(y, y, y)).sum().backward()
     assert x.grad is not None
     np.testing.assert_allclose(x.grad.numpy(), 2 * np.array([2.0, 3.0]) + 1.0)
+
+
+@pytest.mark.parametrize("careful", [False, True])
+@pytest.mark.parametrize("name", ["clamp", "hardsigmoid", "hardswish", "relu6"])
+def test_the_gradient_of_a_gradient_passes_an_operation_without_a_rule(name: str, careful: bool) -> None:
+    x = ct.tensor([-1.0, 0.25, 0.5, 3.0, 8.0], requires_grad=True)
+    handles = [x.register_hook(lambda g: None)] if careful else []
+    y = x.clamp(0.0, 1.0) if name == "clamp" else getattr(ct.nn.functional, name)(x)
+    (slope,) = ct.autograd.grad((y * y).sum(), x, create_graph=True)
+    (expected,) = ct.autograd.grad((slope * slope).sum(), x, retain_graph=True)
+    (slope * slope).sum().backward()
+    assert x.grad is not None
+    np.testing.assert_array_equal(x.grad.numpy(), expected.numpy())
+    for handle in handles:
+        handle.remove()
+
+
+def test_no_gradient_is_added_to_none_that_is_there() -> None:
+    """`between` has no gradient, and is recorded where its input requires one."""
+    x = ct.tensor([0.5, 2.0], requires_grad=True)
+    y = x * 1.0
+    (REGISTRY["between"].run(y, min=0.0, max=1.0) * 3.0 + y * 2.0).sum().backward()
+    assert x.grad is not None
+    np.testing.assert_array_equal(x.grad.numpy(), [2.0, 2.0])

@@ -224,7 +224,9 @@ _IDIOMS = (
 
 
 def _rule(op: Op, i: int) -> str:
-    """The call of the rule for an input's gradient, likewise."""
+    """The call of the rule for an input's gradient, likewise; None where there is no rule."""
+    if op.vjps[i] is None:
+        return "None"
     inputs = [f"x{j}" for j in range(len(op.inputs))]
     params = (*op.params, *(("aux",) if op.aux else ()))
     if op.vjps[i] is op.small_vjps[i]:
@@ -330,7 +332,7 @@ def _back_text(op: Op, name: str) -> str:
     if len(op.inputs) == 1:
         rule = _rule(op, 0)
         named = ", ".join(["g, out, x0", *(f"{name}={name}" for name in op.params)])
-        words |= {"adds": op.adds is not None, "sure": "RULE" not in rule}
+        words |= {"adds": op.adds is not None, "sure": "RULE" not in rule and rule != "None"}
         words["params"] = words["params"] and not words["sure"]
         parts["unpack"] = "\n".join(unpack)
         return _filled(templates.BACK_ONE, words, name=name, rule=rule, arguments=named, **parts)

@@ -203,15 +203,14 @@ def {name}(F, node, g, retain, grads, way):
     d = {rule}
     if not retain:                                                            #? keeps
         node.saved = node.out = node.params = None                            #? keeps
+    if d is None:                                                             #? not_sure
+        return NOWHERE                                                        #? not_sure
     if type(edge0) is Leaf:
-        if d is not None:                                                     #? not_sure
-            add_array(edge0, d, 0)                                            #? not_sure
-        add_array(edge0, d, 0)                                                #? sure
+        add_array(edge0, d, 0)
         return NOWHERE
     if grads and edge0 in grads:
         return way.meet(edge0, d)
-    return (edge0, d) if d is not None else NOWHERE                           #? not_sure
-    return edge0, d                                                           #? sure
+    return edge0, d
 """
 
 BACK = """
