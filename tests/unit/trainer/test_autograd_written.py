@@ -113,3 +113,10 @@ def test_no_gradient_is_added_to_none_that_is_there() -> None:
     (REGISTRY["between"].run(y, min=0.0, max=1.0) * 3.0 + y * 2.0).sum().backward()
     assert x.grad is not None
     np.testing.assert_array_equal(x.grad.numpy(), [2.0, 2.0])
+
+
+def test_what_numpy_refuses_is_told_in_its_words() -> None:
+    """It imports its sentences when it needs them, by the names of the function that called it."""
+    x = ct.tensor([1, 2], dtype=ct.uint8)
+    with pytest.raises(OverflowError, match="300 out of bounds for uint8"):
+        x + 300

@@ -10,6 +10,7 @@ first call.
 
 from __future__ import annotations
 
+import builtins
 import dis
 import functools
 import linecache
@@ -85,7 +86,7 @@ def back_later(op: Op) -> Callable[..., Any]:
 
 
 def _later(op: Op, name: str, like: Any, text: Callable[[Op, str], str]) -> Any:
-    names: dict[str, Any] = {}
+    names: dict[str, Any] = {"__builtins__": builtins}  # NumPy's C code looks there for what it imports when it fails
     function = FunctionType(like.__code__, names, name)
     names["WRITE"] = functools.partial(_write, function, op, text)
     function.__qualname__ = name
