@@ -189,15 +189,20 @@ async def test_notes_and_checkpoints_reach_the_history_and_the_metrics(coordinat
     view = await coordinator.view_when(job, lambda view: any(event["kind"] == "healed" for event in view["events"]))
     assert view["events"][-1]["message"] == f"{job}-w0: took the state from w1 (0.25 s)"
 
-    async def checkpoint_shown() -> bool:
-        return (
-            f'cordee_job_checkpoint_step{{job_id="{job}",name="job"}} 30.0'
-            in (await coordinator.http.get("/metrics")).text
-        )
+    async def shown(name: str, value: str) -> bool:
+        line = f'cordee_job_{name}{{job_id="{job}",name="job"}} {value}\n'
+        return line in (await coordinator.http.get("/metrics")).text
 
     async with asyncio.timeout(20):
-        while not await checkpoint_shown():
+        while not await shown("checkpoint_step", "30.0"):
             pass
+    # One that was found on storage is none that was written.
+    await peer.say(checkpointed=pb.Checkpointed(step=40, path="/c"))
+    async with asyncio.timeout(20):
+        while not await shown("checkpoint_step", "40.0"):
+            pass
+    assert await shown("checkpoints_total", "1.0")
+    assert await shown("checkpoint_bytes", "10.0")
 
 
 async def test_a_worker_that_attaches_twice_is_known_by_its_newer_stream(coordinator: Any) -> None:

@@ -215,14 +215,60 @@ def test_a_turn_for_each_before_it_that_may_be_there(
     assert turn_seconds(asked[0]) == pytest.approx(turns * turn_seconds(1))
 
 
-def test_nobody_saves_what_is_on_storage(tmp_path: Path) -> None:
+def test_nobody_saves_what_is_on_storage_but_says_so(tmp_path: Path) -> None:
+    """Who saved it may be gone, and its word with it."""
     crew = Crew(tmp_path, 3)
     crew.leave_all()
     with crew.savers[1].standing_by(POSITION, Place(3, 1, 3), suspects=(0,)):
-        assert eventually(lambda: crew.savers[1]._whole_step == 5)
+        assert crew.members[1].told.wait(30)
     crew.savers[1].wait()
-    assert crew.saved == [[5], [], []]
+    assert crew.saved == [[5], [5], []]
     assert len(parts_of(tmp_path)) == 3
+
+
+def test_who_has_restored_says_that_its_state_is_on_storage(tmp_path: Path) -> None:
+    """It waits with a step that nobody has saved in this world, and need not."""
+    crew = Crew(tmp_path, 2)
+    crew.leave_all()
+    member = Member(tmp_path, 60.0)
+    saver = saver_of(member)
+    restored = saver.restore(first_world=False)
+    assert restored is not None
+    assert restored.step == 5
+    member.told.clear()
+    with saver.standing_by(POSITION, Place(4, 0, 1)):
+        assert member.told.wait(30)
+    member.told.clear()
+    with saver.standing_by(POSITION, Place(4, 0, 1)):  # once is enough
+        assert not member.told.wait(0.2)
+    assert member.saved == [5]
+
+
+def test_who_cannot_save_tries_again_until_it_can(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(saving, "RETRY_SECONDS", 0.01)
+    place, away = tmp_path / "mount" / "checkpoints", tmp_path / "mount"
+    away.write_text("there is a file where a folder is to be")
+    crew = Crew(place, 1)
+    member, saver = crew.members[0], crew.savers[0]
+    with saver.standing_by(POSITION, Place(3, 0, 1)):
+        assert eventually(lambda: len(member.notes) >= 3), "it has given up"
+        assert not member.saved
+        away.unlink()
+        assert eventually(lambda: member.saved == [5])
+    assert parts_of(place) == ["part-00000-of-00001-g3.safetensors"]
+
+
+def test_who_waits_for_others_that_may_go_on_with_its_state_saves_it_later(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A member that met for a change: whoever leaves may leave too few."""
+    monkeypatch.setattr(Member, "leaving", lambda _: False)
+    monkeypatch.setattr(saving, "CHANGE_SECONDS", 0.3)
+    crew = Crew(tmp_path, 3)
+    with crew.savers[0].between_worlds(POSITION, Place(3, 0, 3), (), holds_alone=False):
+        assert not crew.members[0].told.wait(0.1)
+        assert crew.members[0].told.wait(30)
+    assert crew.saved == [[5], [], []]
 
 
 # --- a world goes on without some -----------------------------------------------------------------------------------

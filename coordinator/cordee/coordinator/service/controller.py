@@ -348,8 +348,8 @@ class Controller:
             self.metrics.observe_waits(job.id, before, told.step, known)
 
     def checkpointed(self, job: Job, step: int, num_bytes: int, seconds: float) -> None:
-        """A checkpoint has been committed, after so many seconds."""
-        if step != job.progress.checkpoint_step:  # who attaches again says it again
+        """A checkpoint has been committed, after so many seconds; without a size, it was found there."""
+        if step != job.progress.checkpoint_step and num_bytes:  # who attaches again says it again
             self.metrics.observe_checkpoint(job.id, num_bytes, seconds)
         job.progress = replace(job.progress, checkpoint_step=step, checkpoint_at=self._clock.now())
         job.progress_saved = False

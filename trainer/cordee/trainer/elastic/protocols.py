@@ -226,7 +226,8 @@ class Membership(Protocol):
         ...
 
     def checkpointed(self, step: int, where: str, size_bytes: int, seconds: float) -> None:
-        """A checkpoint is committed at the path or URL `where`. Called from any thread, like `note`."""
+        """A checkpoint is committed at the path or URL `where`; without a size: another member did it, and may not have
+        said so. Called from any thread, like `note`."""
         ...
 
     def note(self, kind: str, message: str, seconds: float = 0.0) -> None:

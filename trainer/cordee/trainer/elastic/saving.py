@@ -38,6 +38,10 @@ STANDBY_SECONDS = 1.0
 TURN_BYTES_PER_SECOND, LONGEST_TURN_SECONDS, MOST_TURNS = 200e6, 5.0, 3
 """How much longer for each one before it in the ranks: about what that one needs to do so. The last may be waiting to
 be killed, so it does not wait for many."""
+CHANGE_SECONDS = 4.0
+"""How much longer where nobody was lost: the others may be evaluating, or go on with its state."""
+RETRY_SECONDS, LONGEST_RETRY_SECONDS = 2.0, 60.0
+"""After how long one that could not save tries again, at first and at most."""
 PARTS_SECONDS, FINISH_SECONDS = 5.0, 30.0
 """At a run's end, how long others' parts are waited for, and how long the storage: the result is there."""
 
@@ -75,6 +79,8 @@ class Saver:
         self._last_step = 0
         self._whole_step = 0
         """The last one that is known to be on storage; only who commits is told."""
+        self._told_step = 0
+        """The last one that the job was told of by this member."""
         self._last_time = time.monotonic()
         self._rank: int | None = None
         self._overdue = False
@@ -222,9 +228,10 @@ class Saver:
         self, position: Position, place: Place, suspects: Sequence[int], *, holds_alone: bool
     ) -> Iterator[None]:
         """Around a rendezvous. `holds_alone`: nobody else may hold the state."""
-        stands_by = holds_alone or self._membership.leaving()
+        # The others may leave, too, and too few may be left: so it stands by in any case.
+        later = 0.0 if holds_alone or self._membership.leaving() else CHANGE_SECONDS
         try:
-            with self.standing_by(position, place, suspects) if stands_by else contextlib.nullcontext():
+            with self.standing_by(position, place, suspects, later):
                 yield
         except BaseException:  # told to leave: a drain loses nothing
             if holds_alone:
@@ -234,16 +241,20 @@ class Saver:
             raise
 
     @contextlib.contextmanager
-    def standing_by(self, position: Position, place: Place, suspects: Sequence[int] = ()) -> Iterator[None]:
+    def standing_by(
+        self, position: Position, place: Place, suspects: Sequence[int] = (), later: float = 0.0
+    ) -> Iterator[None]:
         """While this worker waits in here for a world, with a state that it may be the last to hold: should that take
-        long, it saves it, unless it is on storage. Nothing changes the state meanwhile.
+        long (`later`: so much longer), it saves it, unless it is on storage, and tries until it is. Then it says so:
+        who has saved it may be gone, and the job may wait for that word. Nothing changes the state meanwhile.
 
         Others may wait as well, all with this state; one is enough to save it. Nobody knows who is left, but everybody
         knows the ranks: they look, and save, in their order, without those that are known to be gone (`suspects`). Two
         that save at a time write the same files.
         """
         over, lock = threading.Event(), threading.Lock()
-        seconds = STANDBY_SECONDS + self._turn_seconds(place.rank - sum(rank < place.rank for rank in set(suspects)))
+        num_before = place.rank - sum(rank < place.rank for rank in set(suspects))
+        seconds = STANDBY_SECONDS + later + self._turn_seconds(num_before)
 
         def save() -> None:
             if over.wait(seconds) or not self.wanted or not position.step:
@@ -251,11 +262,19 @@ class Saver:
             if self._lost or place.size == 1:  # a part that is not there was of one that is gone, as far as one knows
                 self._writer.hurry(place.generation)
             self.wait()
-            if self._is_whole(position.step):
-                return
-            with lock:  # storage may let one wait for long, and training goes on meanwhile
-                if not over.is_set():
+            pause = RETRY_SECONDS
+            while not self._is_whole(position.step):
+                with lock:  # storage may let one wait for long, and training goes on meanwhile
+                    if over.is_set():
+                        return
                     self.save(position, place.alone)
+                self.wait()
+                if not self._is_whole(position.step) and over.wait(pause):
+                    return
+                pause = min(2 * pause, LONGEST_RETRY_SECONDS)
+            if self._told_step < position.step and not over.is_set():
+                self._told_step = position.step
+                self._membership.checkpointed(position.step, self._policy.storage, 0, 0.0)
 
         threading.Thread(target=save, name="checkpoint-standby", daemon=True).start()
         try:
@@ -317,6 +336,7 @@ class Saver:
     def written(self, step: int, where: str, num_bytes: int, seconds: float) -> None:
         """A checkpoint is committed."""
         self._whole_step = max(self._whole_step, step)
+        self._told_step = max(self._told_step, step)
         self._membership.checkpointed(step, where, num_bytes, seconds)
 
     def failed(self, step: int, error: Exception) -> None:
