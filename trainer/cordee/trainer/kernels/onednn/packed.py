@@ -13,7 +13,7 @@ import numpy as np
 from cordee.trainer.kernels import team
 from cordee.trainer.kernels.onednn.library import FLOAT32, Pointer, calls, has_bfloat16
 from cordee.trainer.kernels.onednn.primitives import (
-    SHARED,
+    SHARED_PRODUCT,
     Description,
     Layout,
     Operand,
@@ -55,7 +55,7 @@ class _Multiplier:
 
     def __call__(self, a: Any, out: Any) -> None:
         rows = len(a)
-        threads = 1 if rows * self._b.size < SHARED else team.size()
+        threads = 1 if rows * self._b.size < SHARED_PRODUCT else team.size()
         try:
             run = self._runs[rows, threads]
         except KeyError:
@@ -70,7 +70,7 @@ class _Multiplier:
         """What multiplies with so many rows, and where for it the matrix lies packed."""
         if rows == 1 or rows * self._b.size < LEAST[self._b.dtype]:
             return None
-        share(rows * self._b.size)
+        share(rows * self._b.size, SHARED_PRODUCT)
         described = self._b.shape, TYPES[self._b.dtype], strides_in_elements(self._b)
         made = cached(("packed", rows, *described, threads), _make, rows, *described)
         if made is None:

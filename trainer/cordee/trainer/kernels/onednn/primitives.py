@@ -24,8 +24,8 @@ from cordee.trainer.kernels import team
 from cordee.trainer.kernels.onednn.library import Dims, Pointer, calls, check, told_threads, use_threads
 
 __all__ = [
-    "SHARED", "Description", "Layout", "Operand", "Primitive", "address", "attributes", "cached", "fast", "reordering",
-    "share",
+    "SHARED_PRODUCT", "Description", "Layout", "Operand", "Primitive", "address", "attributes", "cached", "fast",
+    "reordering", "share",
 ]  # fmt: skip
 
 Made = TypeVar("Made")
@@ -36,8 +36,9 @@ CAPACITY_BYTES = 64 << 20
 """What the primitives that a thread keeps may take: generated code and tables, some ten to two hundred KB each."""
 _LEAST_BYTES, _MOST_BYTES = 32 << 10, CAPACITY_BYTES // 8
 """Of one primitive, as it counts: it may lie in memory that was given back, and others may ask for some meanwhile."""
-SHARED = 1 << 24
-"""Multiplications from which on the team shares them: waking a thread that sleeps takes what a third of them take."""
+SHARED, SHARED_PRODUCT = 1 << 24, 1 << 22
+"""Multiplications from which on the team shares them, those of an image and those of a product: waking a thread that
+sleeps takes what half of the latter take. A convolution is more steps, some of them copies."""
 _ALIGNMENT = 64
 _PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 _TAG_ANY, _SCRATCHPAD_IS_OURS = 1, 1  # dnnl_format_tag_any, dnnl_scratchpad_mode_user
@@ -249,9 +250,9 @@ def fast(description: Description) -> Description:
     return description
 
 
-def share(num_multiplications: int) -> int:
+def share(num_multiplications: int, least: int = SHARED) -> int:
     """On how many threads to compute so many; what is made next is made for them."""
-    threads = 1 if num_multiplications < SHARED else team.size()
+    threads = 1 if num_multiplications < least else team.size()
     use_threads(threads)
     return threads
 

@@ -18,6 +18,7 @@ from cordee.trainer.array import bfloat16
 from cordee.trainer.kernels import team
 from cordee.trainer.kernels.onednn.library import BFLOAT16, FLOAT32, calls, check, has_bfloat16, use_threads
 from cordee.trainer.kernels.onednn.primitives import (
+    SHARED_PRODUCT,
     Description,
     Layout,
     Operand,
@@ -118,7 +119,7 @@ def _describe(a: Any, b: Any, out: Any, bias: Any, work: int) -> Primitive | _Fu
         ones = (1,) * (a.ndim - 1)
         added = ((*ones, bias.size), TYPES[bias.dtype], (*(bias.size,) * len(ones), 1))
     left, right, result = described
-    threads = share(work)
+    threads = share(work, SHARED_PRODUCT)
     by_columns, few = left[2][1] != 1, a.shape[0] <= FEW_ROWS
     if a.ndim == 2 and a.dtype is _float32 and bias is None and result[2][1] == 1 and (by_columns or few):
         return _Function(threads, a.shape[0], *b.shape, *[each[2] for each in described])
