@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.metadata
+import os
 import platform
 from collections.abc import Iterator
 from pathlib import Path
@@ -96,3 +97,25 @@ def test_the_quota_of_a_container(tmp_path: Path) -> None:
     (tmp_path / "cpu" / "cpu.cfs_quota_us").write_text("50000\n")
     (tmp_path / "cpu" / "cpu.cfs_period_us").write_text("100000\n")
     assert team.available_cores(tmp_path) == 1
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ({}, ("passive", "2000")),
+        ({"OMP_WAIT_POLICY": "passive"}, ("passive", None)),
+        ({"GOMP_SPINCOUNT": "9"}, ("passive", "9")),
+    ],
+    ids=["unset", "as a worker", "chosen"],
+)
+def test_how_the_teams_threads_wait(
+    given: dict[str, str], expected: tuple[str, str | None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT")
+    for name in names:
+        monkeypatch.setenv(name, "")  # so that what is set meanwhile is taken back
+        monkeypatch.delenv(name)
+    for name, value in given.items():
+        monkeypatch.setenv(name, value)
+    team.library.__wrapped__()
+    assert tuple(os.environ.get(name) for name in names) == expected
