@@ -34,6 +34,7 @@ def alone(family: str, log: Path) -> str:
         pytest.param("turns", (4, 40), marks=pytest.mark.long),
         pytest.param("state", (30,), marks=pytest.mark.long),
         ("loops", (35,)),
+        ("halves", (25,)),
         ("evaluation", (5,)),
     ],
 )

@@ -14,7 +14,7 @@ from cordee.trainer import amp, data, elastic, nn, optim
 
 parser = argparse.ArgumentParser()
 parser.add_argument("--log", type=Path, required=True)
-parser.add_argument("--family", choices=["turns", "state", "loops", "evaluation"], required=True)
+parser.add_argument("--family", choices=["turns", "state", "loops", "halves", "evaluation"], required=True)
 arguments = parser.parse_args()
 arguments.log.mkdir(parents=True, exist_ok=True)
 worker = os.environ.get("CORDEE_WORKER", "alone")
@@ -133,6 +133,40 @@ def loops():
         optimizer.scalars(),
         scaler.state_dict(),
     ]
+
+
+class Halves(nn.Module):
+    """Convolution, pooling, attention and products: what has kernels of its own for bfloat16."""
+
+    def __init__(self):
+        super().__init__()
+        self.convolution = nn.Conv2d(1, 16, 3, padding=1)
+        self.norm = nn.LayerNorm(16)
+        self.attention = nn.MultiheadAttention(16, 2, batch_first=True)
+        self.head = nn.Linear(16 * 16, 10)
+
+    def forward(self, x):
+        x = nn.functional.max_pool2d(self.convolution(trainer.as_tensor(x).reshape(-1, 1, 8, 8)).relu(), 2)
+        x = x.flatten(2).transpose(1, 2)
+        y = self.norm(x)
+        return self.head((x + self.attention(y, y, y, need_weights=False)[0]).flatten(1))
+
+
+def halves():
+    """Everything in bfloat16 but the parameters."""
+    model = Halves()
+    run = elastic.Run(model, optim.AdamW(model.parameters(), lr=0.01), loader, state={"losses": (losses := [])})
+    for step in run.steps(12):
+        world = world_of(run)
+        for x, y in shards(step):
+            with trainer.autocast("cpu", dtype=trainer.bfloat16):
+                loss = nn.functional.cross_entropy(model(x), y)
+            step.backward(loss)
+        step.commit()
+        losses.append(run.loss)
+        note(run, step, world)
+    assert losses[-1] < 0.5 * losses[0], "it learns nothing"
+    return run, [losses]
 
 
 def evaluation():
