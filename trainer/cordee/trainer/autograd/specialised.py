@@ -151,6 +151,7 @@ def _filled(template: str, words: dict[str, bool], **parts: str) -> str:
 
 
 def _words(op: Op) -> dict[str, bool]:
+    forward = _forward(op, "")
     return {
         "autocast": bool(op.autocast),
         "aux": op.aux,
@@ -159,7 +160,7 @@ def _words(op: Op) -> dict[str, bool]:
         "keeps": op.keeps,
         "low": op.autocast == "low",
         "params": bool(op.params or op.aux),
-        "same_dtype": op.dtype == "promote" and op.elementwise and op.expr in _SAME_DTYPE,
+        "same_dtype": "FORWARD" not in forward and (op.expr is None or op.expr in _SAME_DTYPE),
         "view": op.view,
     }
 
@@ -185,6 +186,7 @@ def _parts(op: Op, forward: str) -> dict[str, str]:
         "no_edge": " and ".join(f"edge{i} is None" for i in names),
         "kept_out": _kept(op, "out", "out", "None"),
         "new_node": templates.NEW_NODE.strip("\n"),
+        "new_tensor": templates.NEW_TENSOR.strip("\n"),
     }
 
 
@@ -208,8 +210,9 @@ def _defaults(op: Op) -> dict[str, Any]:
 def _forward(op: Op, xp: str) -> str:
     """The call of the record's forward; or what it does, where its code is that of the record's formula."""
     inputs = [f"x{i}" for i in range(len(op.inputs))]
-    if op.forward is op.small_forward and op.expr is not None:
-        text = _same_code(op.forward, ("xp", *op.inputs), (op.expr,))
+    if op.forward is op.small_forward:
+        formulas = _IDIOMS_OF_VIEWS if op.expr is None else (op.expr,)
+        text = _same_code(op.forward, ("xp", *op.inputs), formulas, op.params)
         if text is not None:
             return _renamed(text, dict(zip(op.inputs, inputs, strict=True)))
     arguments = ", ".join([xp, *inputs, *(f"{name}={name}" for name in op.params)])
@@ -218,6 +221,7 @@ def _forward(op: Op, xp: str) -> str:
     return f"FORWARD({arguments})"
 
 
+_IDIOMS_OF_VIEWS = ("a.reshape(shape)", "a.transpose(axes)")
 _IDIOMS = (
     "g", "-g", "g * a", "g * b", "g / b", "g * out", "g.reshape(a)", "g.swapaxes(-1, -2)",
 )  # fmt: skip

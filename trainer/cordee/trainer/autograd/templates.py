@@ -11,7 +11,8 @@ Names in capitals are of the op: `OP` its record, `KIND` its kind under autocast
 from __future__ import annotations
 
 __all__ = [
-    "BACK", "BACK_OF_INPUT", "BACK_ONE", "BINARY", "LOAD", "NEW_NODE", "ONE", "RUN_ANY", "RUN_ONE", "SEVERAL", "UNARY",
+    "BACK", "BACK_OF_INPUT", "BACK_ONE", "BINARY", "LOAD", "NEW_NODE", "NEW_TENSOR", "ONE", "RUN_ANY", "RUN_ONE",
+    "SEVERAL", "UNARY",
 ]  # fmt: skip
 
 # -- forward -----------------------------------------------------------------------------------------------------------
@@ -29,9 +30,11 @@ while code.co_filename in OURS:
     frame, code = back, back.f_code
 node.code = code
 node.lasti = frame.f_lasti
+"""
+
+NEW_TENSOR = """
 result = new(Tensor)
 result.data = out
-result._node = node
 result._grad = result._sink = None
 """
 
@@ -63,12 +66,20 @@ RUN_ONE = """
     except (ValueError, IndexError, TypeError) as error:
         refuse(OP, [x0], {named}, error)
     out, aux = out                                                            #? aux
-    if type(out) is not ndarray or out.dtype is not x0.dtype:
-        out = settle_like(OP, out, [x0])
+    if type(out) is not ndarray:                                              #? same_dtype
+        out = settle_like(OP, out, [x0])                                      #? same_dtype
+    if type(out) is not ndarray or out.dtype is not x0.dtype:                 #? not_same_dtype
+        out = settle_like(OP, out, [x0])                                      #? not_same_dtype
     if edge0 is None or (OFF.threads and not MODE.enabled) or TOLD.on:
-        result = finish(OP, out, (edge0,), [x0], {noted}) if TOLD.on else wrap(out)
+        if TOLD.on:
+            result = finish(OP, out, (edge0,), [x0], {noted})
+        else:
+            {new_tensor}
+            result._node = None
     else:
         {new_node}
+        {new_tensor}
+        result._node = node
         node.edges = (edge0,)
         node.saved = {saved}
         node.out = {kept_out}
@@ -109,6 +120,8 @@ def {name}({inputs}{params}):
     if ({no_edge}) or (OFF.threads and not MODE.enabled) or TOLD.on:
         return finish(OP, out, ({edges}), [{xs}], {noted}) if TOLD.on else wrap(out)
     {new_node}
+    {new_tensor}
+    result._node = node
     node.edges = ({edges})
     node.saved = ({saved})
     node.out = {kept_out}
@@ -161,6 +174,8 @@ def {name}(input, other, *, out=None):
     if (edge0 is None and edge1 is None) or (OFF.threads and not MODE.enabled) or TOLD.on:
         return finish(OP, out, (edge0, edge1), [x0, x1], NO_PARAMS) if TOLD.on else wrap(out)
     {new_node}
+    {new_tensor}
+    result._node = node
     node.edges = (edge0, edge1)
     if kind is float or kind is int or (shape0 := x0.shape) == (shape1 := x1.shape):    #? elementwise
         node.saved = {even}                                                             #? elementwise

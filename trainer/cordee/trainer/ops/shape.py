@@ -107,8 +107,8 @@ def reshape(input: Tensor, shape: Any = (), *more: int) -> Tensor:
     Raises:
         ShapeError: the elements do not fill that shape.
     """
-    if more or type(shape) is not tuple:
-        shape = sizes_of((shape, *more))
+    if type(shape) is not tuple:
+        shape = (shape, *more) if more else sizes_of((shape,))
     return RESHAPE.run(input, shape)
 
 
