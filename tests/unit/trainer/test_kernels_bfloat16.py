@@ -69,6 +69,20 @@ def test_a_reduction_is_one_thread_s(operands: tuple[Any, Any]) -> None:
     assert results == {0.25}  # where adding so little to so much changes nothing any more
 
 
+@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize("axis", [0, 1])
+def test_running_values_wait_for_those_before(axis: int, threads: int, operands: tuple[Any, Any]) -> None:
+    a = operands[0][9 : 9 + 80_000].reshape((-1, 1) if axis == 0 else (2, -1))
+    before = get_num_threads()
+    set_num_threads(threads)
+    try:
+        for name in ("maximum", "minimum"):
+            accumulate = getattr(np, name).accumulate
+            same(accumulate(a, axis), accumulate(a.astype(np.float32), axis))
+    finally:
+        set_num_threads(before)
+
+
 def test_casts(operands: tuple[Any, Any]) -> None:
     cast = registry.load("cast", "llvm")
     a = operands[0].astype(np.float32) * np.float32(1.001)

@@ -106,9 +106,9 @@ def _write(function: Any, op: Op, text: Callable[[Op, str], str]) -> Any:
     (code,) = [const for const in compile(source, filename, "exec").co_consts if isinstance(const, CodeType)]
     linecache.cache[filename] = (len(source), None, source.splitlines(keepends=True), filename)
     OURS.add(filename)
-    function.__code__ = code
     if text is _run_text:
         function.__defaults__ = tuple(_defaults(op).values()) or None
+    function.__code__ = code  # at last: another thread may call it at once
     return function
 
 

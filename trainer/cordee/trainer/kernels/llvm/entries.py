@@ -88,8 +88,9 @@ def _build_elements(work: ir.Function, loop: Loop) -> None:
     if len([i for i in varying if i < len(inputs)]) == 2:
         fixed_sets += [{i} for i in varying if i < len(inputs)]
     done = builder.append_basic_block("done")
+    in_any_order = builder.not_(_accumulates(builder, loop, args, steps))
     for fixed in fixed_sets:
-        fits: Any = ir.Constant(BOOL, 1)
+        fits: Any = in_any_order
         for i in varying:
             fits = builder.and_(fits, lies(i, 0 if i in fixed else BYTES[kinds[i]]))
         with builder.if_then(fits):
@@ -121,6 +122,17 @@ def _build_elements(work: ir.Function, loop: Loop) -> None:
     builder.branch(done)
     builder.position_at_end(done)
     builder.ret_void()
+
+
+def _accumulates(builder: ir.IRBuilder, loop: Loop, args: Any, steps: Any) -> Any:
+    """Whether NumPy's `accumulate` calls: each result is an input of the next, so they are computed one by one."""
+    inputs, results = loop.operands
+    if len(inputs) != 2 or results != inputs[0]:
+        return ir.Constant(BOOL, 0)
+    first, last = (builder.load(builder.gep(steps, [ir.Constant(LONG, i)])) for i in (0, 2))
+    source, target = (builder.ptrtoint(builder.load(builder.gep(args, [ir.Constant(LONG, i)])), LONG) for i in (0, 2))
+    behind = builder.icmp_signed("==", builder.sub(target, source), last)
+    return builder.and_(behind, builder.icmp_signed("==", first, last))  # of one place (0) it is a reduction
 
 
 def _results(given: Any) -> Sequence[Value]:
@@ -157,6 +169,7 @@ def _build_entry(module: ir.Module, loop: Loop, work: ir.Function) -> None:
         for i in range(len(inputs), len(inputs + results)):
             step = builder.load(builder.gep(steps, [ir.Constant(LONG, i)]))
             shared = builder.and_(shared, builder.icmp_signed("!=", step, ir.Constant(LONG, 0)))
+        shared = builder.and_(shared, builder.not_(_accumulates(builder, loop, args, steps)))
     together, alone = builder.append_basic_block("together"), builder.append_basic_block("alone")
     builder.cbranch(shared, together, alone)
     builder.position_at_end(alone)
