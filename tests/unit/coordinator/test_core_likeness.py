@@ -11,7 +11,7 @@ from tests.unit.coordinator.party import Party
 from cordee.coordinator.core import actions as act
 from cordee.coordinator.core import events as ev
 from cordee.coordinator.core.activity import Activity, Doing
-from cordee.coordinator.core.model import JobState, StopReason
+from cordee.coordinator.core.model import ArrivalReason, JobState, StopReason
 
 OLD = ("NumPy 2.4", "OpenBLAS Zen", "1 thread")
 NEW = ("NumPy 2.4", "OpenBLAS SkylakeX", "1 thread")
@@ -261,6 +261,22 @@ def test_too_few_of_either_kind_wait_for_more_and_lose_nothing() -> None:
     )
     party.tell(ev.ScaleRequested(1, 2))  # then it is enough
     assert party.ranks == [0]
+
+
+def test_who_is_left_of_a_world_that_broke_before_it_had_a_state_makes_nobody_wait() -> None:
+    party = job(3, minimum=2)
+    for k in range(3):
+        come(party, k, OLD)
+    for k in (1, 2):  # while they restore
+        party.tell(ev.WorkerDetached(*party.who(k)))
+        party.life[k] = 1
+    party.tell(ev.WorkerArrived(*party.who(0), 1, None, ArrivalReason.PEER_LOST, ("j-w1",), computes_with=OLD))
+    for k in (1, 2):
+        come(party, k, NEW)
+    stand(party, 5.0, 0, 1, 2)
+    assert [(stop.worker, stop.reason) for stop in party.take(act.SendStop)] == [("j-w0", StopReason.FENCED)]
+    assert party.ranks == [1, 2]
+    assert party.events("outnumbered")[0].endswith("compute with OpenBLAS SkylakeX: they go on")
 
 
 def test_workers_of_a_newer_cordee_take_over_from_those_that_do_not_say() -> None:

@@ -78,43 +78,43 @@ def settle_on(crew: Crew, world: World) -> None:
 def give_way(crew: Crew, muster: Muster) -> tuple[bool, float | None]:
     """Too few are left of those who trained. Are enough others there, and is all saved that is held? Then those that
     are left begin anew. Returns whether they do, and else when to look again."""
-    held = [slot.session for slot in crew.in_order() if slot.session is not None and _holds(crew, slot)]
+    left = [slot.session for slot in crew.in_order() if slot.session is not None and _is_left(crew, slot)]
     others = [s.session for s in crew.in_order() if s.session is not None and crew.is_odd(s) and not s.draining]
     counts = Counter(session.computes_with for session in others)
     kind = max(counts, key=lambda parts: (counts[parts], parts), default=())
-    before = next((session.computes_with for session in held if session.computes_with), crew.durable.computes_with)
-    if muster.awaited or not held or counts[kind] < crew.durable.minimum:
+    before = next((session.computes_with for session in left if session.computes_with), crew.durable.computes_with)
+    if muster.awaited or not left or counts[kind] < crew.durable.minimum:
         crew.outnumbered_since = None
         return False, None
-    step = max(session.step or 0 for session in held)
+    step = max(session.step or 0 for session in left)
     old, new = _what_of(before, kind), _what_of(kind, before)
     if crew.outnumbered_since is None:
         crew.outnumbered_since = crew.now
         words = (
             f"too few are left that compute with {old}, and {counts[kind]} workers are there that compute with {new}"
         )
-        crew.tell("outnumbered", f"{words}: they go on once step {step} is saved")
+        crew.tell("outnumbered", f"{words}: they go on once step {step} is saved" if step else f"{words}: they go on")
     more_to_come = len(muster.present) + len(others) < crew.expected()
     until = crew.outnumbered_since + (crew.policy.absence_timeout_seconds if more_to_come else 0.0)
     if crew.now < until:
         return False, until
     if step > crew.durable.saved:
         return False, None  # who waits with a state saves it, and says so
-    words = f"the job begins anew with {new}, no more with {old}, from step {step}"
+    words = f"the job begins anew with {new}, no more with {old}{f', from step {step}' if step else ''}"
     crew.tell("computes", f"{words}: its bits may differ from those of an undisturbed run")
-    why = "too few are left that compute as it does, its state is saved, and others go on from there"
+    why = f"too few are left that compute as it does{', its state is saved' if step else ''}, and others go on"
     for slot in crew.in_order():
-        if _holds(crew, slot):
+        if _is_left(crew, slot):
             crew.fence(slot, why)
     crew.durable, crew.outnumbered_since = replace(crew.durable, computes_with=kind), None
     keep_alike(crew)
     return True, None
 
 
-def _holds(crew: Crew, slot: Slot) -> bool:
-    """It is of the last world, and waits with what it has trained."""
-    session = slot.session
-    return session is not None and session.phase is Phase.WAITING and session.step is not None and crew.is_live(slot)
+def _is_left(crew: Crew, slot: Slot) -> bool:
+    """It is of the last world, and waits: with what it has trained, or with nothing, where that world broke before it
+    had a state."""
+    return slot.session is not None and slot.session.phase is Phase.WAITING and crew.is_live(slot)
 
 
 def _hope_until(crew: Crew, joiners: list[tuple[Slot, Session]]) -> float | None:
