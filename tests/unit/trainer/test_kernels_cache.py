@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import multiprocessing
 import os
@@ -188,6 +189,20 @@ def test_one_prunes_at_a_time_and_nobody_waits(folder: Path) -> None:
     fcntl.flock(held, fcntl.LOCK_EX)
     assert pruning.prune(folder) == 0
     os.close(held)
+    assert pruning.prune(folder) == 1
+
+
+def test_where_folders_cannot_be_locked_they_are_pruned_all_the_same(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As by NFS, where many have their home."""
+
+    def flock(*_: object) -> None:
+        raise OSError(errno.EBADF, "Bad file descriptor")
+
+    cache.write(name_of(1), b"code")
+    aged(folder / name_of(1), 2 * pruning.MOST_AGE_SECONDS)
+    monkeypatch.setattr(fcntl, "flock", flock)
     assert pruning.prune(folder) == 1
 
 

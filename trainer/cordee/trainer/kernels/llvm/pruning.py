@@ -68,9 +68,13 @@ def prune(folder: Path) -> int:
     except OSError:
         return 0
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        with contextlib.suppress(OSError):  # file systems without locks, and NFS, which has none for folders
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:  # another prunes
+                return 0
         return _prune(folder)
-    except OSError:  # another prunes; or a file system without locks
+    except OSError:
         return 0
     finally:
         os.close(descriptor)
