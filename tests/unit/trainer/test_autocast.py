@@ -233,6 +233,8 @@ def test_gradients_arrive_in_the_dtype_of_the_parameters() -> None:
         lambda narrow, wide: wide - narrow,
         lambda narrow, wide: ct.where(wide > 0, narrow, wide),
         lambda narrow, wide: ct.lerp(wide, narrow, wide),
+        lambda narrow, wide: ct.cat([wide, narrow]),
+        lambda narrow, wide: nn.functional.linear(wide, narrow),
     ],
 )
 @pytest.mark.parametrize("dtypes", [("bfloat16", "float32"), ("float16", "float32"), ("float32", "float64")])

@@ -165,8 +165,8 @@ def apply(op: Op, *inputs: Any, **params: Any) -> Any:
             params.pop("aux", None)
             return apply(op, *turned, **params)
         out = settle(op, out, arrays)
-        if op.dtype in NARROWING:
-            edges = _narrowed(edges, arrays, out)
+    if len(arrays) > 1 and op.dtype in NARROWING:
+        edges = _narrowed(edges, arrays, out)
     return finish(op, out, edges, arrays, params)
 
 
