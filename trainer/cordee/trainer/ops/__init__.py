@@ -28,6 +28,7 @@ from cordee.trainer.ops import (
     inplace,
     interpolation,
     linalg,
+    linear_maps,
     loss,
     loss_ctc,
     loss_margin,
@@ -82,6 +83,7 @@ from cordee.trainer.ops.inplace import *
 from cordee.trainer.ops.interpolation import *
 from cordee.trainer.ops.linalg import *
 from cordee.trainer.ops.linalg import aliases as linalg_aliases
+from cordee.trainer.ops.linear_maps import *
 from cordee.trainer.ops.loss import *
 from cordee.trainer.ops.loss_ctc import *
 from cordee.trainer.ops.loss_margin import *
@@ -136,6 +138,7 @@ __all__ += indexing.__all__
 __all__ += inplace.__all__
 __all__ += interpolation.__all__
 __all__ += linalg.__all__
+__all__ += linear_maps.__all__
 __all__ += loss.__all__
 __all__ += loss_ctc.__all__
 __all__ += loss_margin.__all__

@@ -11,7 +11,8 @@ from cordee.trainer.errors import ShapeError
 from cordee.trainer.kernels import kernel
 from cordee.trainer.ops.activation import sigmoid, tanh
 from cordee.trainer.ops.composed import composed_vjp
-from cordee.trainer.ops.products import linear, multiplier, multiply
+from cordee.trainer.ops.linear_maps import linear
+from cordee.trainer.ops.products import multiplier, multiply
 from cordee.trainer.ops.recurrent_steps import (
     alike,
     check_gates,
