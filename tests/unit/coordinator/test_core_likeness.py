@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.unit.coordinator.party import Party
@@ -261,6 +262,23 @@ def test_too_few_of_either_kind_wait_for_more_and_lose_nothing() -> None:
     )
     party.tell(ev.ScaleRequested(1, 2))  # then it is enough
     assert party.ranks == [0]
+
+
+@pytest.mark.parametrize("saves", [True, False])
+def test_who_is_left_and_asked_to_go_is_waited_for_until_it_has_saved_or_is_gone(saves: bool) -> None:
+    party = outnumbered(NEW, NEW)
+    party.tell(ev.WorkerLeaving(*party.who(0), "SIGTERM"))
+    assert [(stop.worker, stop.reason) for stop in party.take(act.SendStop)] == [("j-w0", StopReason.DRAINED)]
+    stand(party, 5.0, 1, 2)
+    assert party.machine.generation == 1, "they would begin from an older checkpoint"
+    if saves:
+        party.tell(ev.WorkerCheckpointed(*party.who(0), 50))
+    else:
+        party.tell(ev.WorkerDetached(*party.who(0)))
+        party.life[0] = 1
+        come(party, 0, OLD)
+    stand(party, 1.0, 1, 2)
+    assert party.ranks == [1, 2]
 
 
 def test_who_is_left_of_a_world_that_broke_before_it_had_a_state_makes_nobody_wait() -> None:

@@ -271,6 +271,25 @@ def test_who_waits_for_others_that_may_go_on_with_its_state_saves_it_later(
     assert crew.saved == [[5], [], []]
 
 
+@pytest.mark.parametrize("waited", [True, False])
+def test_who_is_told_to_go_saves_if_it_has_waited_for_a_world_in_vain(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, waited: bool
+) -> None:
+    """Where the others go on with its state, they do so at once."""
+
+    class Told(BaseException):
+        pass
+
+    monkeypatch.setattr(Member, "leaving", lambda _: False)
+    monkeypatch.setattr(saving, "STANDBY_SECONDS", 0.05 if waited else 60.0)
+    monkeypatch.setattr(saving, "CHANGE_SECONDS", 60.0)
+    crew = Crew(tmp_path, 2)
+    with pytest.raises(Told), crew.savers[0].between_worlds(POSITION, Place(3, 0, 2), (), holds_alone=False):
+        threading.Event().wait(0.1)
+        raise Told
+    assert crew.saved == [[5] if waited else [], []]
+
+
 # --- a world goes on without some -----------------------------------------------------------------------------------
 
 

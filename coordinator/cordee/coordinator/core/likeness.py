@@ -125,8 +125,16 @@ def _hope_until(crew: Crew, joiners: list[tuple[Slot, Session]]) -> float | None
         return None
     if crew.alone_since is None:
         crew.alone_since = crew.now
-    more_to_come = len(joiners) < crew.expected()
+    more_to_come = len(joiners) < crew.expected() or any(_saves_and_goes(crew, slot) for slot in crew.slots.values())
     return crew.alone_since + (crew.policy.absence_timeout_seconds if more_to_come else 0.0)
+
+
+def _saves_and_goes(crew: Crew, slot: Slot) -> bool:
+    """It was told to go with a state that is not on storage yet, where it puts it on its way out."""
+    session = slot.session
+    if session is None or session.phase is not Phase.STOPPED:
+        return False
+    return session.step is not None and session.step > crew.durable.saved
 
 
 def _what_of(parts: tuple[str, ...], others: tuple[str, ...]) -> str:

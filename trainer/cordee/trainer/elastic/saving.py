@@ -230,11 +230,12 @@ class Saver:
         """Around a rendezvous. `holds_alone`: nobody else may hold the state."""
         # The others may leave, too, and too few may be left: so it stands by in any case.
         later = 0.0 if holds_alone or self._membership.leaving() else CHANGE_SECONDS
+        alone_from = time.monotonic() + (0.0 if holds_alone else STANDBY_SECONDS)
         try:
             with self.standing_by(position, place, suspects, later):
                 yield
         except BaseException:  # told to leave: a drain loses nothing
-            if holds_alone:
+            if time.monotonic() >= alone_from:  # where the others go on with it, they do so at once
                 self.save_last(position, place)
             else:
                 self.wait_leaving(place)  # the others wait for this member's part
