@@ -14,7 +14,7 @@ from hypothesis.extra import numpy as hnp
 
 import cordee.trainer as ct
 from cordee.trainer.array import as_array, to_numpy
-from cordee.trainer.ops import along, contraction, places
+from cordee.trainer.ops import along, contraction, writing
 
 SHAPES = hnp.array_shapes(min_dims=1, max_dims=4, max_side=4)
 INT_DTYPES = (np.int8, np.int16, np.int32, np.int64, np.uint8)
@@ -247,10 +247,11 @@ class _Kernel:
     def __init__(self, *_: Any) -> None:
         pass
 
-    def __call__(self, a: Any, rows: Any, order: Any, count: int, width: int, zero: Any, out: Any, *, size: int) -> Any:
+    def __call__(self, a: Any, rows: Any, order: Any, *given: Any, size: int) -> Any:
+        count, width, height, zero, out = given
         for i in range(size):
             first, column = divmod(i, width)
-            if first and rows[first - 1] == rows[first]:
+            if not 0 <= rows[first] < height or (first and rows[first - 1] == rows[first]):
                 continue
             total = zero[0]
             for k in range(first, count):
@@ -284,8 +285,8 @@ def test_without_atomics_the_sums_are_the_same(data: st.DataObject, shape: Any) 
     values = _values(np.empty(shape)[index].shape, 1)
     expected, out, turned = np.zeros(shape), np.zeros(shape), np.zeros(shape[::-1]).transpose()
     np.add.at(expected, index, values)
-    places.add_at(DEVICE, out, index, values)
-    places.add_at(DEVICE, turned, index, values)
+    writing.add_at(DEVICE, out, index, values)
+    writing.add_at(DEVICE, turned, index, values)
     np.testing.assert_allclose(out, expected, rtol=1e-12, atol=1e-12)
     np.testing.assert_allclose(turned, expected, rtol=1e-12, atol=1e-12)
     zeros = np.zeros(shape, np.int64)

@@ -1,7 +1,7 @@
 """The records of gather and scatter: elements taken from, or brought to, the places along one dimension.
 
 The index may be smaller than the tensor in the other dimensions: it then speaks of the corner at 0. Indices are counted
-from the front only, as in PyTorch. Sums have one order on every device (see `places.py`).
+from the front only, as in PyTorch. Sums have one order on every device (see `writing.py`).
 """
 
 from __future__ import annotations
@@ -16,7 +16,8 @@ from cordee.trainer.autograd.record import Sampler, Shape, op
 from cordee.trainer.errors import ShapeError, TrainerIndexError
 from cordee.trainer.ops.elementwise import as_mask
 from cordee.trainer.ops.lines import add_to_lines, are_lines, take_from_lines
-from cordee.trainer.ops.places import add_rows, assign_at, check_range, last_named, stable_order
+from cordee.trainer.ops.places import check_range
+from cordee.trainer.ops.writing import add_rows, assign_at, last_named, stable_order
 
 __all__ = ["GATHER", "REDUCTIONS", "SCATTER", "SCATTER_ADD", "SCATTER_REDUCE"]
 

@@ -14,9 +14,10 @@ from cordee.trainer.array import array_module
 from cordee.trainer.autograd.mode import no_grad
 from cordee.trainer.autograd.record import Sampler, Shape, op
 from cordee.trainer.errors import ShapeError
-from cordee.trainer.ops.places import add_at, check_range
+from cordee.trainer.ops.places import check_range
 from cordee.trainer.ops.replacing import index_add
 from cordee.trainer.ops.scattering import index_reduce
+from cordee.trainer.ops.writing import add_at
 from cordee.trainer.tensors import Tensor, wrap
 
 __all__ = ["embedding", "embedding_bag"]

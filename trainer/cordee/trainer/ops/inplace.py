@@ -23,7 +23,8 @@ from cordee.trainer.autograd.mode import MODE
 from cordee.trainer.autograd.record import Op, op
 from cordee.trainer.autograd.writes import BOOK, Write, address, owner_of
 from cordee.trainer.errors import GraphError, ShapeError
-from cordee.trainer.ops.places import assign_at, check_inside, index_shape, last_at, plain_index
+from cordee.trainer.ops.places import check_inside, index_shape, plain_index
+from cordee.trainer.ops.writing import assign_at, last_at
 from cordee.trainer.tensors import Leaf, Tensor
 
 __all__ = ["assign", "setitem"]

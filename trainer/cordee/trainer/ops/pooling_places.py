@@ -18,9 +18,9 @@ from cordee.trainer.autograd.casting import autocasts
 from cordee.trainer.autograd.record import Shape, op
 from cordee.trainer.errors import ShapeError, TrainerIndexError
 from cordee.trainer.ops.interpolation import adaptive_sizes, segments
-from cordee.trainer.ops.places import assign_at
 from cordee.trainer.ops.pooling import batched, max_pool1d, max_pool2d, max_pool3d, take_planes
 from cordee.trainer.ops.windows import Sizes, numbers
+from cordee.trainer.ops.writing import assign_at
 from cordee.trainer.tensors import Tensor, wrap
 
 __all__ = [

@@ -11,9 +11,9 @@ from cordee.trainer.array import array_module, default_dtype, is_complex, is_flo
 from cordee.trainer.autograd.casting import autocasts
 from cordee.trainer.errors import ShapeError
 from cordee.trainer.ops.axes import ValuesAndIndices, as_axis, count, in_one_dimension, require_float, same_shape
-from cordee.trainer.ops.places import add_rows
 from cordee.trainer.ops.reduction import LENGTH, MEAN, SUM
 from cordee.trainer.ops.sorting import argsort, place_of_rank
+from cordee.trainer.ops.writing import add_rows
 from cordee.trainer.tensors import Tensor, wrap
 
 __all__ = [

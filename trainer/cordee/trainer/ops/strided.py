@@ -9,8 +9,8 @@ import numpy as np
 
 from cordee.trainer.autograd.record import Shape, op
 from cordee.trainer.errors import ShapeError, TrainerIndexError
-from cordee.trainer.ops.places import add_rows
 from cordee.trainer.ops.shape import dimension
+from cordee.trainer.ops.writing import add_rows
 from cordee.trainer.tensors import Tensor
 
 __all__ = ["as_strided"]
