@@ -45,6 +45,7 @@ from cordee.trainer.ops import (
     rectifiers,
     recurrent,
     reduction,
+    repetition,
     replacing,
     rounding,
     sampling,
@@ -98,6 +99,7 @@ from cordee.trainer.ops.pooling_places import *
 from cordee.trainer.ops.products import *
 from cordee.trainer.ops.rectifiers import *
 from cordee.trainer.ops.reduction import *
+from cordee.trainer.ops.repetition import *
 from cordee.trainer.ops.replacing import *
 from cordee.trainer.ops.rounding import *
 from cordee.trainer.ops.sampling import *
@@ -157,6 +159,7 @@ __all__ += reduction.__all__
 __all__ += sampling.__all__
 __all__ += scan.__all__
 __all__ += scattering.__all__
+__all__ += repetition.__all__
 __all__ += shape.__all__
 __all__ += short_time.__all__
 __all__ += softmaxes.__all__
@@ -168,8 +171,8 @@ __all__ += strided.__all__
 FAMILIES: list[ModuleType] = [
     arranging, company, contraction, distances, embeddings, padding, scattering, strided,
     activation, attention, compare, complex_numbers, convolution, creation, fft, indexing, inplace, replacing,
-    linalg_aliases, loss, normalization, pooling, products, recurrent, reduction, extremes, shape, short_time,
-    arithmetic, choosing, dtypes, exponential, fillers, rectifiers, rounding, sampling, scan,
+    linalg_aliases, loss, normalization, pooling, products, recurrent, reduction, extremes, repetition, shape,
+    short_time, arithmetic, choosing, dtypes, exponential, fillers, rectifiers, rounding, sampling, scan,
     softmaxes, sorting, special_functions, statistics, trigonometry,
 ]  # fmt: skip
 """The files that declare operations; each may name `METHODS` and `INPLACE` (see `methods.py`)."""

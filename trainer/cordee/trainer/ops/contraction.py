@@ -16,7 +16,8 @@ from typing import Any
 from cordee.trainer.errors import ShapeError
 from cordee.trainer.ops.arranging import diagonal
 from cordee.trainer.ops.products import matmul
-from cordee.trainer.ops.shape import broadcast_to, dimensions, permute, reshape
+from cordee.trainer.ops.repetition import broadcast_to
+from cordee.trainer.ops.shape import dimensions, permute, reshape
 from cordee.trainer.tensors import Tensor
 
 __all__ = ["einsum", "kron", "tensordot"]

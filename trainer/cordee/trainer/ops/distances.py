@@ -12,7 +12,8 @@ from cordee.trainer.errors import ShapeError
 from cordee.trainer.ops.elementwise import maximum, where
 from cordee.trainer.ops.products import matmul
 from cordee.trainer.ops.reduction import LENGTH
-from cordee.trainer.ops.shape import broadcast_tensors, unsqueeze
+from cordee.trainer.ops.repetition import broadcast_tensors
+from cordee.trainer.ops.shape import unsqueeze
 from cordee.trainer.tensors import Tensor, wrap
 
 __all__ = ["cdist", "cosine_similarity", "pairwise_distance", "pdist"]

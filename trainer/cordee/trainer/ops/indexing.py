@@ -18,7 +18,8 @@ from cordee.trainer.autograd.record import Sampler, Shape, op
 from cordee.trainer.errors import ShapeError, TrainerIndexError
 from cordee.trainer.ops.lines import are_lines, last_alone, take_from_lines
 from cordee.trainer.ops.places import check_inside, check_range, index_shape, plain_index
-from cordee.trainer.ops.shape import broadcast_tensors, dimension, ravel, reshape
+from cordee.trainer.ops.repetition import broadcast_tensors
+from cordee.trainer.ops.shape import dimension, ravel, reshape
 from cordee.trainer.ops.writing import add_at
 from cordee.trainer.tensors import Tensor, wrap
 

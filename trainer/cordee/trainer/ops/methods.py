@@ -16,7 +16,17 @@ import numpy as np
 from cordee.trainer.array import DTypeLike, as_array, bfloat16, is_complex
 from cordee.trainer.autograd.graph import Operand
 from cordee.trainer.errors import DeviceError
-from cordee.trainer.ops import company, compare, complex_numbers, elementwise, indexing, inplace, products, shape
+from cordee.trainer.ops import (
+    company,
+    compare,
+    complex_numbers,
+    elementwise,
+    indexing,
+    inplace,
+    products,
+    repetition,
+    shape,
+)
 from cordee.trainer.surface import Surface
 from cordee.trainer.tensors import Tensor, wrap
 
@@ -141,7 +151,7 @@ def reshape_as(self: Tensor, other: Tensor) -> Tensor:
 
 def expand_as(self: Tensor, other: Tensor) -> Tensor:
     """Repeated, without a copy, up to the shape of `other`."""
-    return shape.broadcast_to(self, other.shape)
+    return repetition.broadcast_to(self, other.shape)
 
 
 def fill(self: Tensor, value: Operand) -> Tensor:

@@ -13,7 +13,7 @@ from cordee.trainer.errors import ShapeError
 from cordee.trainer.ops.arranging import flip
 from cordee.trainer.ops.company import atleast_2d, cat
 from cordee.trainer.ops.indexing import narrow
-from cordee.trainer.ops.shape import broadcast_to
+from cordee.trainer.ops.repetition import broadcast_to
 from cordee.trainer.tensors import Tensor
 
 __all__ = ["block_diag", "pad"]

@@ -18,7 +18,8 @@ from cordee.trainer.ops.elementwise import where
 from cordee.trainer.ops.indexing import at_dimension, getitem, require_mask
 from cordee.trainer.ops.inplace import assign
 from cordee.trainer.ops.places import check_inside, index_shape, plain_index
-from cordee.trainer.ops.shape import broadcast_tensors, dimension, ravel, reshape
+from cordee.trainer.ops.repetition import broadcast_tensors
+from cordee.trainer.ops.shape import dimension, ravel, reshape
 from cordee.trainer.ops.writing import add_at
 from cordee.trainer.tensors import Tensor
 

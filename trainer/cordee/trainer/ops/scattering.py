@@ -15,7 +15,8 @@ from cordee.trainer.array import array_module, is_float
 from cordee.trainer.autograd.graph import Operand
 from cordee.trainer.errors import ShapeError
 from cordee.trainer.ops.along import GATHER, REDUCTIONS, SCATTER, SCATTER_ADD, SCATTER_REDUCE
-from cordee.trainer.ops.shape import broadcast_to, dimension, ravel, reshape
+from cordee.trainer.ops.repetition import broadcast_to
+from cordee.trainer.ops.shape import dimension, ravel, reshape
 from cordee.trainer.tensors import Tensor, wrap
 
 __all__ = ["gather", "index_reduce", "scatter", "scatter_add", "scatter_reduce", "take_along_dim"]
