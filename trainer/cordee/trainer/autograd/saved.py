@@ -123,7 +123,7 @@ def _packing(pack: Callable[[Tensor], Any], unpack: Callable[[Any], Tensor]) -> 
             return values if values is None or "aux" not in values else {**values, "aux": unpacked(values["aux"])}
 
         @params.setter
-        def params(self, values: Any) -> None:
+        def params(self, values: Any) -> None:  # pyright: ignore[reportIncompatibleVariableOverride]
             if values is not None and "aux" in values:
                 values = {**values, "aux": packed(values["aux"])}
             self._params = values
