@@ -59,13 +59,21 @@ def annotation(value: Any, used: set[tuple[str, str]], home: Any) -> str:
     return text
 
 
+HOMES = {
+    "DTypeLike": "cordee.trainer.array",
+    "Operand": "cordee.trainer.autograd.graph",
+    "Tensor": "cordee.trainer.tensors",
+}
+"""Of names that not every file has in which a function with them is made."""
+
+
 def module_of(name: str, home: Any) -> str:
     """Where the file imports a name from: the module that defines it, else the one that uses it."""
     thing = getattr(home, name, None)
     defined = getattr(thing, "__module__", None)
     if inspect.isclass(thing) and defined and defined.startswith("cordee."):
         return str(defined)
-    return {"Operand": "cordee.trainer.autograd.graph", "DTypeLike": "cordee.trainer.array"}.get(name, home.__name__)
+    return HOMES.get(name, home.__name__)
 
 
 def declare(name: str, method: Any, used: set[tuple[str, str]]) -> str:

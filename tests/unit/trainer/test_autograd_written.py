@@ -5,8 +5,9 @@ from __future__ import annotations
 import ast
 import inspect
 import linecache
+import pickle
 import traceback
-from typing import Any
+from typing import Any, get_type_hints
 
 import numpy as np
 import pytest
@@ -120,3 +121,10 @@ def test_what_numpy_refuses_is_told_in_its_words() -> None:
     x = ct.tensor([1, 2], dtype=ct.uint8)
     with pytest.raises(OverflowError, match="300 out of bounds for uint8"):
         x + 300
+
+
+@pytest.mark.parametrize("function", [ct.exp, ct.tanh, ct.mul, ct.maximum])
+def test_a_function_can_be_pickled_and_its_annotations_read(function: Any) -> None:
+    """A layer may hold one: by the name that it has where it was made."""
+    assert pickle.loads(pickle.dumps(function)) is function
+    assert get_type_hints(function)["return"] is ct.Tensor

@@ -14,6 +14,7 @@ import builtins
 import dis
 import functools
 import linecache
+import sys
 from collections.abc import Callable, Iterator
 from types import CodeType, FunctionType
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
@@ -61,15 +62,21 @@ def _any(*arguments: Any, **params: Any) -> Any:
     return WRITE()(*arguments, **params)  # type: ignore[name-defined]  # noqa: F821
 
 
+_ANNOTATED: dict[str, Any] = {"Array": Array, "Operand": Operand, "Tensor": Tensor, "__builtins__": builtins}
+"""The names in the functions' annotations; and Python's own, by which NumPy's C code imports what it raises."""
+
+
 def unary(op: Op) -> Unary:
     """The function of an elementwise op of one input and no params."""
     function: Unary = _later(op, op.name, _unary, _unary_text)
+    function.__module__ = sys._getframe(1).f_globals["__name__"]  # where it is found by its name, by pickle for one
     return function
 
 
 def binary(op: Op) -> Binary:
     """The function of an op of two inputs and no params that broadcasts."""
     function: Binary = _later(op, op.name, _binary, _binary_text)
+    function.__module__ = sys._getframe(1).f_globals["__name__"]
     return function
 
 
@@ -86,7 +93,7 @@ def back_later(op: Op) -> Callable[..., Any]:
 
 
 def _later(op: Op, name: str, like: Any, text: Callable[[Op, str], str]) -> Any:
-    names: dict[str, Any] = {"__builtins__": builtins}  # NumPy's C code looks there for what it imports when it fails
+    names = dict(_ANNOTATED)
     function = FunctionType(like.__code__, names, name)
     names["WRITE"] = functools.partial(_write, function, op, text)
     function.__qualname__ = name
