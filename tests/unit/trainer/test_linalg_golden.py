@@ -20,7 +20,7 @@ from cordee.trainer.autograd.record import REGISTRY
 GOLDEN = Path(__file__).parents[2] / "golden"
 TABLE = runpy.run_path(str(GOLDEN / "calls_linalg.py"))
 CALLS: dict[str, Any] = TABLE["CALLS"]
-OURS = ("cordee.trainer.ops.linalg", "cordee.trainer.ops.fft", "cordee.trainer.ops.complex_numbers")
+OURS = ("cordee.trainer.ops.linalg", "cordee.trainer.ops.fourier", "cordee.trainer.ops.complex_numbers")
 
 
 def _make(array: Any, requires_grad: bool) -> ct.Tensor:
