@@ -4,15 +4,13 @@ Each is made of its twin that returns a new tensor: the result is computed and r
 old values, and the tensor moves on to the result's node. What was written, when and where is noted
 (`autograd/writes.py`), so that a gradient which has to read the old values is refused instead of wrong.
 
-A write into a view (`y = x[0]; y += 1`) is recorded as a write into the tensor that it views, at the view's places.
+A write into a view (`y = x[0]; y += 1`) is recorded as a write into the tensor that it views: see `views.py`.
 """
 
 from __future__ import annotations
 
-import gc
-import sys
 from collections.abc import Callable
-from typing import Any, TypeAlias
+from typing import Any
 
 import numpy as np
 
@@ -20,10 +18,11 @@ from cordee.trainer.array import Array, array_module, as_array, is_complex, is_f
 from cordee.trainer.autograd.explain import refuse
 from cordee.trainer.autograd.graph import Node, Operand
 from cordee.trainer.autograd.mode import MODE
-from cordee.trainer.autograd.record import Op, op
+from cordee.trainer.autograd.record import op
 from cordee.trainer.autograd.writes import BOOK, Write, address, owner_of
 from cordee.trainer.errors import GraphError, ShapeError
 from cordee.trainer.ops.places import check_inside, index_shape, plain_index
+from cordee.trainer.ops.views import Ways, move_on, ways_of
 from cordee.trainer.ops.writing import assign_at, last_at
 from cordee.trainer.tensors import Leaf, Tensor
 
@@ -147,10 +146,10 @@ def in_place(function: Callable[..., Tensor], name: str) -> Callable[..., Tensor
         node = result._node
         if isinstance(node, Node):
             _keep_old_values(node, self.data)
-        ways = _ways(self, node)
+        ways = ways_of(self, node)
         write = _note(self, name)
         self.data[...] = result.data
-        _move(self, node, write, ways)
+        move_on(self, node, write, ways)
         return self
 
     call.__name__ = call.__qualname__ = name
@@ -195,140 +194,10 @@ def _keep_old_values(node: Node, old: Array) -> None:
     node.keep_apart(kept)
 
 
-Ways: TypeAlias = "list[tuple[Tensor, Array]]"
-"""The views to move on with a write, the one written to first, with their places in the root."""
-
-
-def _ways(tensor: Tensor, node: Any) -> Ways:
-    """What has to move on with a tensor to a new node: found out (and refused, if need be) before a byte is written."""
-    views = [tensor]
-    while hasattr(views[-1], "_base"):
-        views.append(views[-1]._base)
-    root = views.pop()  # the whole tensor; `views` are views of it, one of the next
-    if not views:
-        if node is not None and tensor._node is None and tensor.data.base is not None:
-            _refuse_shared(tensor)
-        return []
-    if node is None and root._node is None and tensor._node is None:
-        return []
-    found = [(view, _places(view, root)) for view in views]
-    return [] if found[0][1] is None else [(view, places) for view, places in found if places is not None]
-
-
-def _move(tensor: Tensor, node: Any, write: Write, ways: Ways) -> None:
-    """The tensor now stands for the value of `node`; and so does, at its places, the tensor it is a view of."""
-    old = tensor._node
-    if not ways:  # no view, or one that has no memory in common with what it came from
-        if old is node and node is None:
-            return
-        tensor._node = node
-        BOOK.leave(old, write)
-        if old is None:
-            _follow(tensor, [])
-        return
-    root = tensor
-    while hasattr(root, "_base"):
-        root = root._base
-    whole = root._node
-    root._node = Node.of(_ASSIGN_PLACES, (whole, node), (root.shape, tensor.shape), None, {"places": ways[0][1]})
-    BOOK.leave(whole, write)
-    for view, places in ways:
-        BOOK.leave(view._node, write)
-        view._node = Node.of(_VIEW_PLACES, (root._node,), (root.shape,), None, {"places": places})
-    if whole is None:
-        _follow(root, [view for view, _ in ways])
-
-
 def rewritten(tensor: Tensor, node: Any, what: str) -> None:
     """A tensor that was written to already stands for the value of a node from now on."""
-    ways = _ways(tensor, node)
-    _move(tensor, node, _note(tensor, what), ways)
-
-
-def _follow(root: Tensor, moved: list[Tensor]) -> None:
-    """A tensor had no history, and has one now: so have the views of it that are there already.
-
-    They are looked for only here, where something else than `moved` does refer to the memory: that is rare.
-    """
-    if sys.getrefcount(root.data) <= 2 + len(moved) and root.data.base is None:
-        return
-    known = {id(view) for view in moved}
-    pending = [root]
-    while pending:
-        base = pending.pop()
-        for view in gc.get_referrers(base):
-            if not isinstance(view, Tensor) or getattr(view, "_base", None) is not base:
-                continue
-            pending.append(view)
-            if id(view) not in known and view._node is None and view.data.dtype == root.data.dtype:
-                places = _places(view, root)
-                if places is not None:
-                    view._node = Node.of(_VIEW_PLACES, (root._node,), (root.shape,), None, {"places": places})
-
-
-def _refuse_shared(tensor: Tensor) -> None:
-    """A tensor without history that shares memory: with whom is not known, so their history cannot follow."""
-    if sys.getrefcount(tensor.data.base) > 2:
-        raise GraphError(
-            "writing recorded values into memory that another tensor or array may share, whose history would not "
-            "follow: clone() first"
-        )
-
-
-def _places(view: Tensor, base: Tensor) -> Array | None:
-    """Where the elements of a view lie in its base, counted in the base's row-major order."""
-    xp = array_module(base.data)
-    if not base.data.size or not np.may_share_memory(view.data, base.data) if xp is np else False:
-        return None
-    if view.dtype != base.dtype:
-        raise GraphError(
-            f"a write into a view of {view.dtype.name} of a tensor of {base.dtype.name} cannot be recorded: clone() it "
-            "first"
-        )
-    size = base.data.itemsize
-    start = address(view.data) - address(base.data)
-    if base.data.flags.c_contiguous:
-        if start % size or not 0 <= start < base.data.nbytes:
-            return None
-        return xp.asarray(_steps(view.data, start) // size)  # type: ignore[no-any-return]
-    there, wanted = _steps(base.data, 0).ravel(), _steps(view.data, start)
-    order = np.argsort(there, kind="stable")
-    found = np.minimum(np.searchsorted(there[order], wanted), there.size - 1)
-    if not np.array_equal(there[order][found], wanted):
-        return None
-    return xp.asarray(order[found])  # type: ignore[no-any-return]
-
-
-def _steps(array: Array, start: int) -> Array:
-    """Of each element, how many bytes from a place in memory it lies."""
-    steps = np.full(array.shape, start, np.int64)
-    for dim, (n, stride) in enumerate(zip(array.shape, array.strides, strict=True)):
-        steps += (np.arange(n) * stride).reshape(-1, *(1,) * (array.ndim - dim - 1))
-    return steps
-
-
-def _not_run(xp: Any, a: Any, value: Any = None, *, places: Any) -> Any:
-    raise TypeError("this op is only a place in the graph")
-
-
-def _assign_places_vjp(F: Any, g: Any, out: Any, a: Any, value: Any, *, needs: Any, places: Any) -> Any:
-    flat = F.reshape(g, shape=(-1,))
-    rest = F.reshape(F.assign(flat, 0.0, index=places), shape=a) if needs[0] else None
-    return rest, F.getitem(flat, index=places) if needs[1] else None
-
-
-def _view_places_vjp(F: Any, g: Any, out: Any, a: Any, *, needs: Any, places: Any) -> Any:
-    return (F.reshape(F.put(g, index=places, shape=(int(np.prod(a, dtype=np.int64)),)), shape=a),)
-
-
-_ASSIGN_PLACES = Op(
-    name="assign", doc="a write into a view", forward=_not_run, saves=("", ""), vjp=_assign_places_vjp,
-    samples=lambda _: (), reference=_not_run,
-)  # fmt: skip
-_VIEW_PLACES = Op(
-    name="view", doc="a view that was written to", forward=lambda xp, a, *, places: _not_run(xp, a, places=places),
-    saves=("",), vjp=_view_places_vjp, samples=lambda _: (), reference=_not_run, view=True,
-)  # fmt: skip
+    ways = ways_of(tensor, node)
+    move_on(tensor, node, _note(tensor, what), ways)
 
 
 # -- assignments -------------------------------------------------------------------------------------------------------
@@ -358,7 +227,7 @@ def setitem(input: Tensor, index: Any, value: Operand) -> None:
         node = Node.of(
             ASSIGN, (input._node, source), (input.shape, shape), None, {"index": index}
         )  # reads before it writes
-        ways = _ways(input, node)
+        ways = ways_of(input, node)
     write = _note(input, "an assignment to an index")
     try:
         xp = array_module(input.data)
@@ -367,7 +236,7 @@ def setitem(input: Tensor, index: Any, value: Operand) -> None:
     except (ValueError, IndexError, TypeError) as error:
         refuse(ASSIGN, [input.data, data], {"index": index}, error)
     if recording:
-        _move(input, node, write, ways)
+        move_on(input, node, write, ways)
 
 
 def _is_there(input: Tensor, index: Any, value: Tensor) -> bool:
