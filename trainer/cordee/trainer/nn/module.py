@@ -18,7 +18,7 @@ import numpy as np
 from cordee.trainer import array as arrays
 from cordee.trainer.nn import state as states
 from cordee.trainer.nn.hooks import Hooks, RemovableHandle, call_with_hooks, register
-from cordee.trainer.nn.parameter import Buffer, Parameter, check_device
+from cordee.trainer.nn.parameter import Parameter, buffers_of, check_device, destination, parameters_of
 from cordee.trainer.nn.state import LoadReport
 from cordee.trainer.nn.trail import locate
 from cordee.trainer.tensors import Tensor, forget_gradient
@@ -102,7 +102,7 @@ class Module:
         self, prefix: str = "", recurse: bool = True, remove_duplicate: bool = True
     ) -> Iterator[tuple[str, Parameter]]:
         """All parameters by path, each once under its first name, unless `remove_duplicate=False`."""
-        return self._named_members(_parameters_of, prefix, recurse, remove_duplicate)
+        return self._named_members(parameters_of, prefix, recurse, remove_duplicate)
 
     def parameters(self, recurse: bool = True) -> NamedParameters:
         """All parameters, each once."""
@@ -112,7 +112,7 @@ class Module:
         self, prefix: str = "", recurse: bool = True, remove_duplicate: bool = True
     ) -> Iterator[tuple[str, Tensor]]:
         """All buffers by path, each once under its first name, unless `remove_duplicate=False`."""
-        return self._named_members(_buffers_of, prefix, recurse, remove_duplicate)
+        return self._named_members(buffers_of, prefix, recurse, remove_duplicate)
 
     def buffers(self, recurse: bool = True) -> Iterator[Tensor]:
         return (buffer for _, buffer in self.named_buffers(recurse=recurse))
@@ -220,7 +220,7 @@ class Module:
         """Converts floating-point parameters and buffers to a dtype: `to(dtype)`, `to(device)`, `to(device, dtype)`, or
         `to(tensor)` for that tensor's. The device must be the one that all tensors of the process are on.
         """
-        device, dtype = _destination(args, kwargs)
+        device, dtype = destination(args, kwargs)
         if device is not None:
             check_device(device)
         if dtype is None:
@@ -365,37 +365,6 @@ class Module:
         from cordee.trainer.nn.summary import summary
 
         return summary(self, *inputs, input_size=input_size, depth=depth, **kwargs)
-
-
-def _parameters_of(module: Module) -> Iterator[tuple[str, Parameter]]:
-    for name, value in vars(module).items():
-        if isinstance(value, Parameter):
-            yield name, value
-
-
-def _buffers_of(module: Module) -> Iterator[tuple[str, Tensor]]:
-    attributes = vars(module)
-    registered = attributes.get("_buffers", ())
-    for name in registered:
-        value = attributes.get(name)
-        if value is not None:
-            yield name, value
-    for name, value in attributes.items():
-        if isinstance(value, Buffer) and name not in registered:
-            yield name, value
-
-
-def _destination(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, Any]:
-    """Device and dtype out of PyTorch's ways to call `to`."""
-    device, dtype = kwargs.get("device"), kwargs.get("dtype")
-    for value in args:
-        if isinstance(value, Tensor):
-            dtype = value.dtype
-        elif isinstance(value, str) and value.partition(":")[0] in ("cpu", "cuda"):
-            device = value
-        elif value is not None and not isinstance(value, bool):  # a flag such as non_blocking
-            dtype = value
-    return device, dtype
 
 
 def _check_name(module: Module, name: str) -> None:

@@ -1,14 +1,15 @@
-"""A tensor that a module owns and an optimiser may move."""
+"""What a module owns: parameters, which an optimiser may move, and buffers."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 from cordee.trainer.array import DTypeLike, array_module, default_dtype, default_module, device_name
 from cordee.trainer.errors import DeviceError
 from cordee.trainer.tensors import Tensor
 
-__all__ = ["Buffer", "Parameter", "check_device", "empty_parameter"]
+__all__ = ["Buffer", "Parameter", "buffers_of", "check_device", "destination", "empty_parameter", "parameters_of"]
 
 
 class Parameter(Tensor):
@@ -57,3 +58,36 @@ def check_device(device: Any) -> None:
         raise DeviceError(
             f"this process computes on {ours}, not {device}: CORDEE_DEVICE chooses the device of all its tensors"
         )
+
+
+def parameters_of(module: object) -> Iterator[tuple[str, Parameter]]:
+    """The parameters among a module's own attributes, by name."""
+    for name, value in vars(module).items():
+        if isinstance(value, Parameter):
+            yield name, value
+
+
+def buffers_of(module: object) -> Iterator[tuple[str, Tensor]]:
+    """The buffers among a module's own attributes, by name; registered ones come first."""
+    attributes = vars(module)
+    registered = attributes.get("_buffers", ())
+    for name in registered:
+        value = attributes.get(name)
+        if value is not None:
+            yield name, value
+    for name, value in attributes.items():
+        if isinstance(value, Buffer) and name not in registered:
+            yield name, value
+
+
+def destination(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, Any]:
+    """Device and dtype out of PyTorch's ways to call a module's `to`."""
+    device, dtype = kwargs.get("device"), kwargs.get("dtype")
+    for value in args:
+        if isinstance(value, Tensor):
+            dtype = value.dtype
+        elif isinstance(value, str) and value.partition(":")[0] in ("cpu", "cuda"):
+            device = value
+        elif value is not None and not isinstance(value, bool):  # a flag such as non_blocking
+            dtype = value
+    return device, dtype
