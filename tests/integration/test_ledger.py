@@ -154,8 +154,8 @@ def test_scaling_and_draining_cost_no_sample(
             assert job.cordee("scale", "train", scale, "--state", str(job.state)).returncode == 0
         at = max((c.step for c in job.commits()), default=0)
         job.wait_for(lambda commits, s=size, a=at: any(c.size == s and c.step > a for c in commits), f"{size} train")
-    before = job.commits()
-    generation = before[-1].generation
+    generation = job.commits()[-1].generation
+    job.wait_for(lambda commits: any(c.generation == generation and c.rank == 0 for c in commits), "rank 0 trains, too")
     first = next(c.pid for c in job.commits() if c.generation == generation and c.rank == 0)
     os.kill(first, signal.SIGTERM)  # rank 0 is asked to go: it leaves at a step's end, and another one writes
     job.wait_for(lambda commits: any(c.generation > generation for c in commits), "the others go on")
