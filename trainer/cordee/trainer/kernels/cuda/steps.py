@@ -13,6 +13,7 @@ import numpy as np
 
 from cordee.trainer.kernels.cuda.launch import KINDS, blocks, function, pointer
 from cordee.trainer.kernels.registry import KERNELS
+from cordee.trainer.kernels.sequences import states_around, steps
 
 __all__ = ["gru_layer", "gru_layer_grad", "lstm_layer", "lstm_layer_grad"]
 
@@ -31,35 +32,9 @@ def _run(kind: str, name: str, n: int, units: int, *arrays: Any) -> None:
     )  # fmt: skip
 
 
-def _steps(sizes: tuple[int, ...], reverse: bool) -> list[tuple[slice, int]]:
-    """The rows of each step, and how many they are, in the order in which steps are taken."""
-    steps, start = [], 0
-    for size in sizes:
-        steps.append((slice(start, start + size), size))
-        start += size
-    return steps[::-1] if reverse else steps
-
-
 def _fit(dtype: Any, *expected: tuple[Any, tuple[int, ...]]) -> bool:
     """Whether each array that is there has its shape and this dtype, and no gaps."""
     return all(a is None or (a.shape == shape and a.dtype == dtype and a.flags.c_contiguous) for a, shape in expected)
-
-
-def _states(start: Any, total: int, reverse: bool, even: bool) -> tuple[Any, Any, Any]:
-    """Where the states before and after each step lie, and the last ones, which are those to start from at first.
-
-    With as many rows in each step, what is after one is before the next: the two are parts of one array then.
-    """
-    cupy, (batch, width), dtype = _cupy(), start.shape, start.dtype
-    if not even:
-        return cupy.empty((total, width), dtype), cupy.empty((total, width), dtype), start.copy()
-    both = cupy.empty((batch + total, width), dtype)
-    early, late = both[:total], both[batch:]
-    if reverse:
-        both[total:] = start
-        return late, early, both[:batch]
-    both[:batch] = start
-    return early, late, both[total:]
 
 
 def _slopes(g: Any, batch: int, width: int) -> Any:
@@ -86,12 +61,12 @@ def lstm_layer(
     if not gates.size or not _taken(dtype, projection) or not _fit(dtype, *operands):
         return NotImplemented
     times, even = KERNELS["multiplier"](cupy, weight.T), min(sizes) == batch
-    before_h, out, h = _states(hidden, total, reverse, even)
-    before_c, after_c, c = _states(cell.astype(np.float32, copy=False), total, reverse, even)
+    before_h, out, h = states_around(_cupy(), hidden, total, reverse, even)
+    before_c, after_c, c = states_around(_cupy(), cell.astype(np.float32, copy=False), total, reverse, even)
     acts, across = cupy.empty(gates.shape, np.float32), cupy.empty((batch, 4 * units), np.float32)
     bent = cupy.empty((total, units), np.float32)
     full = out if projection is None else cupy.empty_like(bent)
-    for rows, n in _steps(sizes, reverse):
+    for rows, n in steps(sizes, reverse):
         if not even:
             before_h[rows], before_c[rows] = h[:n], c[:n]
         times(before_h[rows], across[:n])
@@ -123,7 +98,7 @@ def lstm_layer_grad(
     slopes = None if g_out is None else cupy.ascontiguousarray(g_out)
     d = cupy.empty(acts.shape, dtype)
     d_out: Any = None if projection is None else cupy.empty_like(before_h)
-    for rows, n in reversed(_steps(sizes, reverse)):
+    for rows, n in reversed(steps(sizes, reverse)):
         here, given = dh[:n], None if slopes is None else slopes[rows]
         if projection is not None:
             if given is not None:
@@ -152,14 +127,14 @@ def gru_layer(
     if not gates.size or dtype not in KINDS or not _fit(dtype, *operands):
         return NotImplemented
     times, even = KERNELS["multiplier"](cupy, weight.T), min(sizes) == batch
-    before, out, h = _states(hidden, total, reverse, even)
+    before, out, h = states_around(_cupy(), hidden, total, reverse, even)
     known, after, wide = before, out, h
     if dtype != _float32:  # only what is multiplied is rounded with every step
-        known, after, wide = _states(hidden.astype(np.float32), total, reverse, even)
+        known, after, wide = states_around(_cupy(), hidden.astype(np.float32), total, reverse, even)
     acts, across = cupy.empty(gates.shape, np.float32), cupy.empty((batch, 3 * units), np.float32)
     fresh = cupy.empty((total, units), np.float32)
     added = None if bias is None else bias.astype(np.float32, copy=False)
-    for rows, n in _steps(sizes, reverse):
+    for rows, n in steps(sizes, reverse):
         if not even:
             before[rows], known[rows] = h[:n], wide[:n]
         times(before[rows], across[:n])
@@ -184,7 +159,7 @@ def gru_layer_grad(
     dh, through = _slopes(g_h, batch, units), cupy.empty((batch, units), np.float32)
     slopes = None if g_out is None else cupy.ascontiguousarray(g_out)
     d, d_hidden = cupy.empty(acts.shape, dtype), cupy.empty(acts.shape, dtype)
-    for rows, n in reversed(_steps(sizes, reverse)):
+    for rows, n in reversed(steps(sizes, reverse)):
         given = None if slopes is None else slopes[rows]
         _run(KINDS[dtype], "gru_step_grad", n, units, acts[rows], fresh[rows], before[rows], given, dh[:n],
              d[rows], d_hidden[rows])  # fmt: skip

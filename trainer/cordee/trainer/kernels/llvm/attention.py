@@ -20,6 +20,20 @@ from cordee.trainer.kernels.llvm.values import Value
 __all__ = ["attention_slopes", "attention_weights", "slopes_to_rows", "weights_to_rows"]
 
 
+def _soften(k: Rows, place: Memory, target: Memory, visible: Value, length: Value, factor: Value) -> None:
+    """The softmax of a row's first columns, of scores times a factor (which it writes over), and zeros behind them."""
+    top = k.max_lanes(visible, lambda i, mask: place.lanes(i, mask) * factor)
+
+    def term(i: Value, mask: Value | None) -> Value:
+        e = m.exp(k, place.lanes(i, mask) * factor - top)
+        place.put_lanes(i, e, mask)
+        return e
+
+    share = 1.0 / k.sum_lanes(visible, term)
+    k.lanes(visible, lambda i, mask: target.put_lanes(i, place.lanes(i, mask) * share, mask), 2)
+    k.clear(length - visible, target.at(visible))
+
+
 def _attention_weights(k: Rows, scale: Memory, first: Memory, queries: Memory, scores: Memory) -> None:
     """`first`: how many columns a row sees beside the one of its own number; `queries`: after how many rows numbers
     begin anew."""
@@ -30,16 +44,7 @@ def _attention_weights(k: Rows, scale: Memory, first: Memory, queries: Memory, s
         place = scores.at(r * length)
         visible = before + (r - r / period * period) + 1
         visible = k.where(visible < length, visible, length)
-        top = k.max_lanes(visible, lambda i, mask: place.lanes(i, mask) * factor)
-
-        def term(i: Value, mask: Value | None) -> Value:
-            e = m.exp(k, place.lanes(i, mask) * factor - top)
-            place.put_lanes(i, e, mask)
-            return e
-
-        share = 1.0 / k.sum_lanes(visible, term)
-        k.lanes(visible, lambda i, mask: place.put_lanes(i, place.lanes(i, mask) * share, mask), 2)
-        k.clear(length - visible, place.at(visible))
+        _soften(k, place, place, visible, length, factor)
 
     k.share(row)
 
@@ -73,16 +78,7 @@ def _weights_to_rows(k: Rows, scale: Memory, numbers: Memory, scores: Memory, we
             )
             visible = before + r + 1
             visible = k.where(visible < length, visible, length)
-            top = k.max_lanes(visible, lambda i, mask: place.lanes(i, mask) * factor)
-
-            def term(i: Value, mask: Value | None) -> Value:
-                e = m.exp(k, place.lanes(i, mask) * factor - top)
-                place.put_lanes(i, e, mask)
-                return e
-
-            share = 1.0 / k.sum_lanes(visible, term)
-            k.lanes(visible, lambda i, mask: target.put_lanes(i, place.lanes(i, mask) * share, mask), 2)
-            k.clear(length - visible, target.at(visible))
+            _soften(k, place, target, visible, length, factor)
 
         k.count(zero, rows, 1, row)
 

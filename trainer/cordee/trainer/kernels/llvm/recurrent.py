@@ -17,6 +17,7 @@ from cordee.trainer.kernels.llvm.loops import Loop, Memory, Rows
 from cordee.trainer.kernels.llvm.ufuncs import family
 from cordee.trainer.kernels.llvm.values import Value
 from cordee.trainer.kernels.registry import KERNELS
+from cordee.trainer.kernels.sequences import states_around, steps
 
 __all__ = ["lstm_layer", "lstm_layer_grad"]
 
@@ -98,15 +99,6 @@ def _ufuncs() -> dict[str, Any]:
     )
 
 
-def _steps(sizes: tuple[int, ...], reverse: bool) -> list[tuple[slice, int]]:
-    """The rows of each step, and how many they are, in the order in which steps are taken."""
-    steps, start = [], 0
-    for size in sizes:
-        steps.append((slice(start, start + size), size))
-        start += size
-    return steps[::-1] if reverse else steps
-
-
 def _fit(dtype: Any, *expected: tuple[Any, tuple[int, ...]]) -> bool:
     """Whether each array that is there lies in its shape."""
     return all(a is None or lies(a, shape, dtype) for a, shape in expected)
@@ -125,13 +117,13 @@ def lstm_layer(
         return NotImplemented
     step, times = _ufuncs()["lstm_step" + KINDS[dtype]], KERNELS["multiplier"](np, weight.T)
     even = min(sizes) == batch
-    before_h, out, h = _states(hidden, total, reverse, even)
-    before_c, after_c, c = _states(cell.astype(np.float32, copy=False), total, reverse, even)
+    before_h, out, h = states_around(np, hidden, total, reverse, even)
+    before_c, after_c, c = states_around(np, cell.astype(np.float32, copy=False), total, reverse, even)
     acts, product = np.empty(gates.shape, np.float32), np.empty((batch, 4 * units), np.float32)
     bent = np.empty((total, units), np.float32)
     full = out if projection is None else np.empty_like(bent)
     given, result = as_bits(gates), as_bits(full)
-    for rows, n in _steps(sizes, reverse):
+    for rows, n in steps(sizes, reverse):
         if not even:
             before_h[rows], before_c[rows] = h[:n], c[:n]
         times(before_h[rows], product[:n])
@@ -145,23 +137,6 @@ def lstm_layer(
 
 def _taken(dtype: Any, projection: Any) -> bool:
     return dtype in KINDS and (projection is None or dtype is _float32)
-
-
-def _states(start: Any, total: int, reverse: bool, even: bool) -> tuple[Any, Any, Any]:
-    """Where the states before and after each step lie, and the last ones, which are those to start from at first.
-
-    With as many rows in each step, what is after one is before the next: the two are parts of one array then.
-    """
-    (batch, width), dtype = start.shape, start.dtype
-    if not even:
-        return np.empty((total, width), dtype), np.empty((total, width), dtype), start.copy()
-    both = np.empty((batch + total, width), dtype)
-    early, late = both[:total], both[batch:]
-    if reverse:
-        both[total:] = start
-        return late, early, both[:batch]
-    both[:batch] = start
-    return early, late, both[total:]
 
 
 def lstm_layer_grad(
@@ -186,7 +161,7 @@ def lstm_layer_grad(
     before, d = np.empty_like(dc), np.empty(acts.shape, dtype)
     into = as_bits(d)
     d_out: Any = None if projection is None else np.empty_like(before_h)
-    for rows, n in reversed(_steps(sizes, reverse)):
+    for rows, n in reversed(steps(sizes, reverse)):
         here = dh[:n]
         if slopes is not None:
             here += slopes[rows]
